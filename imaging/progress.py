@@ -1,0 +1,36 @@
+"""Progress for people: a bar on a terminal, a plain line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
+    """Yield `items`, showing how far along they are on standard error.
+
+    Args:
+        items: What to go through.
+        description: What is being done, such as `augmenting`.
+        total: How many items there are, where `items` has no length.
+    """
+    if sys.stderr.isatty():
+        yield from tqdm(items, desc=description, total=total, leave=False)
+        return
+    count = total if total is not None else (len(items) if hasattr(items, "__len__") else None)
+    start = last = time.monotonic()
+    done = 0
+    for item in items:
+        yield item
+        done += 1
+        now = time.monotonic()
+        if now - last >= _SECONDS_BETWEEN_LINES:
+            last = now
+            of = f"/{count}" if count else ""
+            print(f"{description}: {done}{of} after {now - start:.0f} s", file=sys.stderr, flush=True)

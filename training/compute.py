@@ -1,0 +1,62 @@
+"""Device, precision and memory layout: chosen once, printed, and handed to every training and prediction."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning_fabric import Fabric
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What a model runs on.
+
+    `fabric` places tensors and opens bf16 autocast; `memory_format` is `channels_last` wherever bf16 is used,
+    since it was measured 2 to 5 times faster there than NCHW.
+    """
+
+    fabric: Fabric
+    device: torch.device
+    precision: Literal["bf16", "fp32"]
+    memory_format: torch.memory_format
+
+    @property
+    def description(self) -> str:
+        """One line for people: device and precision."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
+        return f"{name}{threads}, {self.precision}"
+
+
+def cpu_has_bf16() -> bool:
+    """Tell whether this processor multiplies bf16 natively (AMX or AVX512-bf16)."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def choose_compute(device: Device = "auto", precision: Precision = "auto") -> Compute:
+    """Choose CUDA before CPU, and bf16 where it is native; both can be set.
+
+    Args:
+        device: `auto` takes a GPU if there is one.
+        precision: `auto` takes bf16 on CUDA and on processors with AMX or AVX512-bf16, else fp32.
+    """
+    accelerator = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    if precision == "auto":
+        precision = "bf16" if accelerator == "cuda" or cpu_has_bf16() else "fp32"
+    fabric = Fabric(
+        accelerator=accelerator, devices=1, precision="bf16-mixed" if precision == "bf16" else "32-true"
+    )
+    return Compute(
+        fabric=fabric,
+        device=fabric.device,
+        precision=precision,
+        memory_format=torch.channels_last if precision == "bf16" else torch.contiguous_format,
+    )

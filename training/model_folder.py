@@ -1,0 +1,54 @@
+"""Model folders: weights as safetensors, the frozen configuration, and a model card. Nothing is unpickled."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from imaging.config import FrozenConfig
+from imaging.errors import InputError
+from training.files import write_atomically, write_json
+
+Config = TypeVar("Config", bound=FrozenConfig)
+
+
+def write_model_folder(
+    folder: Path, weights: Mapping[str, torch.Tensor], config: FrozenConfig, card: Mapping[str, Any]
+) -> None:
+    """Write `weights.safetensors`, `config.json` and `model_card.json` into `folder`."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    write_atomically(folder / "weights.safetensors", lambda part: save_file(tensors, part))
+    write_json(folder / "config.json", config.model_dump(mode="json"))
+    write_json(folder / "model_card.json", card)
+
+
+def read_config(folder: Path, config_class: type[Config]) -> Config:
+    """Read `config.json` of a model folder."""
+    return config_class.model_validate(read_model_json(folder, "config.json"))
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Read `weights.safetensors` of a model folder onto the CPU.
+
+    Raises:
+        InputError: The file is absent, truncated or not safetensors.
+    """
+    path = folder / "weights.safetensors"
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); rematerialise the model asset") from error
+
+
+def read_model_json(folder: Path, name: str) -> dict[str, Any]:
+    """Read `config.json` or `model_card.json` of a model folder."""
+    path = folder / name
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); rematerialise the model asset") from error
+    return content
