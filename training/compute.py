@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from lightning_fabric import Fabric
 
-Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "bf16", "fp32"]
+from training.options import Device, Precision
+
 
 
 @dataclass(frozen=True)

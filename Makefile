@@ -1,0 +1,41 @@
+# Every target works from a fresh clone: the first one that runs makes .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.installed
+
+export SCARFORGE_HOME ?= workspace
+export MLFLOW_DISABLE_TELEMETRY = true
+export NO_ALBUMENTATIONS_UPDATE = 1
+
+.PHONY: install demo test check format ui clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+demo: install ## the whole graph on the built-in phantom, fold 0
+	$(BIN)/scarforge run --source phantom --profile demo --fold 0
+
+test: install ## every test but those that need a browser or a cluster
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal --durations 10
+
+check: install ## formatting, lints, types, import directions
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+ui: install ## Dagster on http://127.0.0.1:3000 and MLflow on http://127.0.0.1:5000
+	$(BIN)/scarforge ui
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

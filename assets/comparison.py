@@ -1,0 +1,130 @@
+"""The answer: does the real-plus-GAN arm score higher, for which tissue and by how much?"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import pandas as pd
+
+from assets.folds import OWNERS
+from pipeline.forge import Forge, say
+from pipeline.outcome import Check, Fact, Outcome, image
+from pipeline.record import is_finished
+
+if TYPE_CHECKING:
+    from segmentation.comparison import Comparison
+
+SCORES = (
+    "attention_res_unet_real_only_scores",
+    "attention_res_unet_real_plus_gan_scores",
+    "halsr_net_real_only_scores",
+    "halsr_net_real_plus_gan_scores",
+)
+
+
+@dg.asset(
+    deps=list(SCORES),
+    group_name="evaluation",
+    kinds={"pandas", "mlflow"},
+    owners=OWNERS,
+    code_version="1",
+    check_specs=[dg.AssetCheckSpec("arms_of_equal_size_and_steps", asset="comparison")],
+    description="Real-only against real-plus-GAN, paired by patient and seed, over every fold that is done.",
+)
+def comparison(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
+    """Compare the arms over all folds whose four score tables belong together."""
+    found = finished_scores(forge)
+    versions = {f"{name}/{fold}/{seed}": forge.version(name, fold, seed) for name, fold, seed in found}
+    return forge.materialise(context, lambda folder: _compare(context, forge, folder, found), None, versions)
+
+
+def finished_scores(forge: Forge) -> list[tuple[str, int, int]]:
+    """Return (score asset, fold, seed) of the folds in which all four assets are done with today's settings.
+
+    Tables made from other data, code or settings are left out, and said so: they must not be mixed.
+    """
+    folds: list[tuple[str, int, int]] = []
+    expected = forge.manifest()
+    for fold in range(5):
+        places = [(name, fold, seed) for name in SCORES for seed in forge.settings().seeds]
+        if not all(is_finished(forge.folder(*place)) for place in places):
+            continue
+        manifests = [json.loads((forge.folder(*place) / "manifest.json").read_text()) for place in places]
+        if all(manifest == expected for manifest in manifests):
+            folds += places
+        else:
+            say(f"    fold {fold}: scored with other data, code or settings; left out until it is rerun")
+    return folds
+
+
+def _compare(
+    context: dg.AssetExecutionContext, forge: Forge, folder: Path, found: list[tuple[str, int, int]]
+) -> Outcome:
+    from imaging.study_archive import StudyArchive
+    from segmentation.comparison import ScoredTable, compare_arms
+    from segmentation.comparison_text import render_comparison
+    from segmentation.scores import read_scores
+
+    tables = []
+    for place in found:
+        source = forge.folder(*place)
+        manifest = json.loads((source / "manifest.json").read_text(encoding="utf-8"))
+        tables.append(ScoredTable(read_scores(source / "scores.csv"), manifest))
+    result = compare_arms(tables)
+    result.summary.to_csv(folder / "summary.csv", index=False)
+    result.differences.to_csv(folder / "differences.csv", index=False)
+    result.pairs.to_csv(folder / "pairs.csv", index=False)
+    labels = StudyArchive.open(forge.folder("studies") / "studies.h5").label_set
+    markdown = render_comparison(result, labels)
+    (folder / "comparison.md").write_text(markdown, encoding="utf-8")
+    figures = _save_figures(result, folder)
+    run_id = forge.track_evaluation(
+        context,
+        "comparison real only / real plus GAN",
+        _headline(result),
+        [folder / "comparison.md", folder / "summary.csv", folder / "differences.csv", *figures],
+        stage="comparison",
+        network="both",
+        training_set="both",
+    )
+    facts = {"comparison": Fact("markdown", markdown), "differences": Fact.table(result.differences)}
+    facts |= {path.stem: image(path, folder) for path in figures}
+    facts["folds"] = Fact("text", ", ".join(sorted({str(fold) for _, fold, _ in found})))
+    if run_id:
+        facts["mlflow_run"] = Fact("url", forge.run_url(run_id))
+    return Outcome(facts, (_equal_arms(forge, found),))
+
+
+def _save_figures(result: "Comparison", folder: Path) -> list[Path]:
+    from segmentation.comparison_figures import plot_forest, plot_pairs
+
+    figures = [folder / "differences.png", folder / "pairs.png"]
+    plot_forest(result, figures[0])
+    plot_pairs(result, figures[1])
+    return figures
+
+
+def _headline(result: "Comparison") -> dict[str, float]:
+    """Return the differences under names that line up in MLflow."""
+    return {
+        f"difference/{row['network']}/{row['rule']}/{row['tissue']}": float(row["difference"])
+        for row in result.differences.to_dict("records")
+    }
+
+
+def _equal_arms(forge: Forge, found: list[tuple[str, int, int]]) -> Check:
+    """Check that both arms of each network had the same number of slices and optimiser steps."""
+    from training.model_folder import read_model_json
+
+    rows = []
+    for name, fold, seed in found:
+        card = read_model_json(forge.folder(name.removesuffix("_scores"), fold, seed), "model_card.json")
+        rows.append(
+            {"network": card["network"], "fold": fold, "seed": seed} | {k: card[k] for k in ("slices", "steps")}
+        )
+    table = pd.DataFrame(rows)
+    spread = table.groupby(["network", "fold", "seed"])[["slices", "steps"]].nunique()
+    equal = bool((spread == 1).all().all())
+    figures: dict[str, Any] = {"trainings": table.to_dict(orient="records")}
+    return Check("arms_of_equal_size_and_steps", equal, figures, "Both arms had equally many slices and steps.")

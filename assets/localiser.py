@@ -1,0 +1,79 @@
+"""Where the ventricle is: the first stage of HALSR-Net."""
+
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+
+from assets.checks import beats
+from assets.folds import FOLDS, OWNERS
+from assets.training_run import as_outcome, train_in_own_process
+from pipeline.forge import Forge, require_fold
+from pipeline.outcome import Fact, Outcome, number
+
+
+@dg.asset(
+    deps=["studies", "patient_split"],
+    partitions_def=FOLDS,
+    group_name="localiser",
+    kinds={"pytorch"},
+    owners=OWNERS,
+    code_version="1",
+    pool="gpu",
+    check_specs=[
+        dg.AssetCheckSpec("finite_losses", asset="lv_localiser", blocking=True),
+        dg.AssetCheckSpec("beats_fixed_box", asset="lv_localiser"),
+    ],
+    description="Regresses the left ventricle's bounding box; validation and test slices are cut around it.",
+)
+def lv_localiser(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
+    """Train the box regression on the fold's training patients and box every study."""
+
+    def build(folder: Path) -> Outcome:
+        return _train(context, forge, folder)
+
+    return forge.materialise(context, build, forge.settings().localiser)
+
+
+def _train(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outcome:
+    fold, settings = require_fold(context), forge.settings()
+    inputs = {
+        "studies": forge.folder("studies") / "studies.h5",
+        "patient_split": forge.folder("patient_split") / "patient_split.json",
+    }
+    tags = {"stage": "localiser", "network": "lv_localiser", "training_set": "studies"}
+    result = train_in_own_process(
+        context, forge, folder, "lv_localiser", inputs, settings.localiser, settings.split_seed, tags
+    )
+    boxes = _box_every_study(forge, folder, fold)
+    outcome = as_outcome(folder, result, forge)
+    others = boxes[boxes["part"] != "train"]
+    test = boxes[boxes["part"] == "test"]
+    check = beats(
+        "beats_fixed_box",
+        others["iou"].mean(),
+        others["fixed_box_iou"].mean(),
+        "Mean IoU of the predicted box against a central box of mean size, validation and test patients.",
+    )
+    facts = outcome.facts | {
+        "test/box_iou": number(test["iou"].mean()),
+        "test/centre_error_mm": number(test["centre_error_mm"].mean()),
+        "test/fixed_box_iou": number(test["fixed_box_iou"].mean()),
+        "boxes": Fact.table(others),
+    }
+    return Outcome(facts, (*outcome.checks, check))
+
+
+def _box_every_study(forge: Forge, folder: Path, fold: int) -> pd.DataFrame:
+    from imaging.split import read_split
+    from imaging.study_archive import StudyArchive
+    from segmentation.localiser import box_scores, load_localiser
+    from training.compute import choose_compute
+
+    settings = forge.settings()
+    archive = StudyArchive.open(forge.folder("studies") / "studies.h5")
+    split = read_split(forge.folder("patient_split") / "patient_split.json", fold)
+    localiser = load_localiser(folder, choose_compute(settings.device, settings.precision))
+    boxes = box_scores(localiser, archive, split)
+    boxes.to_csv(folder / "boxes.csv", index=False)
+    return boxes

@@ -1,0 +1,256 @@
+"""Dice under four rules on the fold's test patients, in each study's own grid, beside three yardsticks."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from assets.folds import FOLDS, OWNERS
+from assets.segmenters import seeds_together
+from imaging.slice_store import SliceStore
+from pipeline.forge import Forge, require_fold
+from pipeline.outcome import Check, Fact, Outcome, image, number
+
+if TYPE_CHECKING:
+    from segmentation.scores import ScoredVolume
+
+YARDSTICKS = ("all_background", "mean_mask", "other_patient")
+RULES_THAT_JUDGE = ("positive", "pooled", "per_slice")
+
+
+def scores(name: str, network: str, training_set: str) -> dg.AssetsDefinition:
+    """Return the asset that scores every seed of one model."""
+    model = f"{network}_{training_set}"
+
+    @dg.asset(
+        name=name,
+        deps=[model, "real_slices", "studies", "patient_split"],
+        partitions_def=FOLDS,
+        group_name="evaluation",
+        kinds={"pandas", "mlflow"},
+        owners=OWNERS,
+        code_version="1",
+        pool="gpu",
+        tags={"network": network, "training_set": training_set},
+        check_specs=[
+            dg.AssetCheckSpec("beats_all_background", asset=name),
+            dg.AssetCheckSpec("beats_mean_mask", asset=name),
+            dg.AssetCheckSpec("official_rule_beats_all_background", asset=name),
+        ],
+        description=f"Scores of {model} on the fold's test patients, put back into the studies' own grids.",
+    )
+    def score(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
+        fold, settings = require_fold(context), forge.settings()
+        parents = forge.parent_versions(context)
+        records = {}
+        for seed in settings.seeds:
+            own = {**parents, model: forge.version(model, fold, seed)}
+
+            def build(folder: Path, seed: int = seed) -> Outcome:
+                return _score(context, forge, folder, network, training_set, seed)
+
+            records[seed] = forge.produce(context, name, fold, seed, own, {"seed": seed}, build)
+        return seeds_together(records)
+
+    return score
+
+
+def _score(
+    context: dg.AssetExecutionContext, forge: Forge, folder: Path, network: str, training_set: str, seed: int
+) -> Outcome:
+    from segmentation.predict import load_segmenter
+    from segmentation.scores import ScoreIdentity, score_table, write_scores
+    from training.compute import choose_compute
+    from training.files import write_json
+
+    fold, settings = require_fold(context), forge.settings()
+    compute = choose_compute(settings.device, settings.precision)
+    segmenter = load_segmenter(forge.folder(f"{network}_{training_set}", fold, seed), compute)
+    world = _World(forge, fold)
+    predicted = segmenter.labels(world.test_images())
+    own = ScoreIdentity(fold, network, training_set, seed)
+    tables = [score_table(world.cases(predicted), own, world.labels)]
+    for yardstick, masks in world.yardsticks(settings.split_seed).items():
+        tables.append(score_table(world.cases(masks), ScoreIdentity(fold, yardstick), world.labels))
+    table = pd.concat(tables, ignore_index=True)
+    write_scores(folder / "scores.csv", table)
+    write_json(folder / "manifest.json", forge.manifest())
+    world.save_overlays(predicted, folder / "overlays.png")
+    return _outcome(context, forge, folder, table, network, training_set, seed)
+
+
+class _World:
+    """The test patients of a fold: slices in, label maps in the study's own grid out."""
+
+    def __init__(self, forge: Forge, fold: int) -> None:
+        from imaging.regions import read_regions
+        from imaging.split import read_split
+        from imaging.study_archive import StudyArchive
+
+        self.archive = StudyArchive.open(forge.folder("studies") / "studies.h5")
+        self.labels = self.archive.label_set
+        self.split = read_split(forge.folder("patient_split") / "patient_split.json", fold)
+        self.store = SliceStore.open(forge.folder("real_slices", fold) / "slices.h5")
+        regions = read_regions(forge.folder("real_slices", fold) / "regions.csv")
+        self.centres = {
+            (str(row.case_id), str(row.frame)): (float(str(row.centre_row)), float(str(row.centre_col)))
+            for row in regions.itertuples(index=False)
+        }
+        rows = self.store.rows
+        self.test = np.flatnonzero(rows["case_id"].isin(self.split.test).to_numpy())
+        self.train = np.flatnonzero(rows["case_id"].isin(self.split.train).to_numpy())
+
+    def test_images(self) -> NDArray[np.float32]:
+        return self.store.images(self.test).astype(np.float32)
+
+    def cases(self, masks: NDArray[np.uint8]) -> Iterator["ScoredVolume"]:
+        """Yield each test study's reference and prediction in its own grid; `masks` belong to the test rows."""
+        from imaging.prepare import paste_region, restore_mask
+        from segmentation.scores import ScoredVolume
+
+        rows = self.store.rows.iloc[self.test].reset_index(drop=True)
+        for key, part in rows.groupby(["case_id", "frame"], sort=True):
+            case_id, frame = _text_pair(key)
+            study = self.archive.load(case_id, frame)
+            ordered = masks[part.sort_values("slice_index").index.to_numpy()]
+            pasted = paste_region(ordered, study.mask.shape, self.centres[case_id, frame])
+            native = restore_mask(pasted, study.native_mask.shape, self.labels.num_classes)
+            yield ScoredVolume(case_id, frame, study.native_mask, native, study.spacing_mm)
+
+    def yardsticks(self, seed: int) -> dict[str, NDArray[np.uint8]]:
+        """Return what the trivial networks draw on the test rows."""
+        from segmentation.yardsticks import all_background, mean_mask, other_patient
+
+        training = self.store.masks(self.train)
+        mean = mean_mask(training, self.labels.num_classes)
+        borrowed = np.zeros((len(self.test), *mean.shape), np.uint8)
+        rows = self.store.rows.iloc[self.test].reset_index(drop=True)
+        lenders = self.store.rows.iloc[self.train].reset_index(drop=True)
+        for key, part in rows.groupby(["case_id", "frame"], sort=True):
+            case_id, frame = _text_pair(key)
+            places = part.sort_values("slice_index").index.to_numpy()
+            borrowed[places] = other_patient(training, lenders, case_id, frame, len(places), seed)
+        return {
+            "all_background": all_background(len(self.test), mean.shape[0]),
+            "mean_mask": np.repeat(mean[None], len(self.test), axis=0),
+            "other_patient": borrowed,
+        }
+
+    def save_overlays(self, predicted: NDArray[np.uint8], path: Path) -> None:
+        """Save slices with the reference above the prediction, those with most lesion first."""
+        from imaging.overlay import contact_sheet
+
+        reference = self.store.masks(self.test)
+        lesion = (reference >= 3).sum(axis=(1, 2)) if self.labels.num_classes > 3 else (reference > 0).sum(axis=(1, 2))
+        chosen = np.argsort(-lesion, kind="stable")[:6]
+        images = self.test_images()[chosen]
+        cases = self.store.rows["case_id"].to_numpy(dtype=str)[self.test][chosen]
+        titles = [f"{case} reference" for case in cases] + [f"{case} prediction" for case in cases]
+        sheet = contact_sheet(
+            np.concatenate([images, images]),
+            np.concatenate([reference[chosen], predicted[chosen]]),
+            self.labels,
+            columns=6,
+            titles=titles,
+        )
+        sheet.save(path, optimize=True)
+
+
+def dice_means(table: pd.DataFrame) -> pd.DataFrame:
+    """Return mean Dice by network (or yardstick), rule and tissue."""
+    dice = table[table["metric"] == "dice"]
+    return dice.groupby(["network", "rule", "tissue"], sort=False)["value"].mean().rename("dice").reset_index()
+
+
+DiceByName = dict[str, dict[tuple[str, str], float]]
+
+
+def _by_name(means: pd.DataFrame) -> DiceByName:
+    """Return the means as network → (rule, tissue) → Dice."""
+    found: DiceByName = {}
+    for row in means.to_dict("records"):
+        found.setdefault(str(row["network"]), {})[str(row["rule"]), str(row["tissue"])] = float(row["dice"])
+    return found
+
+
+def _outcome(
+    context: dg.AssetExecutionContext,
+    forge: Forge,
+    folder: Path,
+    table: pd.DataFrame,
+    network: str,
+    training_set: str,
+    seed: int,
+) -> Outcome:
+    means = dice_means(table)
+    values = _by_name(means)
+    own = {f"dice/{rule}/{tissue}": value for (rule, tissue), value in values[network].items()}
+    wide = means.pivot_table(index=["rule", "tissue"], columns="network", values="dice", sort=False).reset_index()
+    run_id = forge.track_evaluation(
+        context,
+        f"{network} {training_set} scores",
+        own,
+        [folder / "scores.csv", folder / "overlays.png"],
+        seed=seed,
+        stage="evaluation",
+        network=network,
+        training_set=training_set,
+    )
+    facts = {name: number(value) for name, value in own.items()}
+    facts |= {"dice": Fact.table(wide), "overlays": image(folder / "overlays.png", folder)}
+    if run_id:
+        facts["mlflow_run"] = Fact("url", forge.run_url(run_id))
+    checks = (
+        _beats_yardstick("beats_all_background", values, network, "all_background", RULES_THAT_JUDGE),
+        _beats_yardstick("beats_mean_mask", values, network, "mean_mask", RULES_THAT_JUDGE),
+        _beats_yardstick(
+            "official_rule_beats_all_background",
+            values,
+            network,
+            "all_background",
+            ("official",),
+            warning=True,
+        ),
+    )
+    return Outcome(facts, checks)
+
+
+def _beats_yardstick(
+    name: str,
+    values: DiceByName,
+    network: str,
+    yardstick: str,
+    rules: tuple[str, ...],
+    warning: bool = False,
+) -> Check:
+    """Check every tissue under `rules`; a tissue that no test patient has cannot be judged and is named so."""
+    rows = []
+    for (rule, tissue), ours in values[network].items():
+        if rule in rules:
+            theirs = values[yardstick].get((rule, tissue), float("nan"))
+            beaten = bool(ours > theirs) or (np.isnan(ours) and np.isnan(theirs))
+            rows.append({"rule": rule, "tissue": tissue, "ours": ours, "yardstick": theirs, "beaten": beaten})
+    figures: dict[str, Any] = {"tissues": [_without_nan(row) for row in rows]}
+    description = f"Dice of every tissue above that of {yardstick} under {', '.join(rules)}."
+    return Check(name, all(row["beaten"] for row in rows), figures, description, warning)
+
+
+def _text_pair(key: Any) -> tuple[str, str]:
+    case_id, frame = key
+    return str(case_id), str(frame)
+
+
+def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in row.items()}
+
+
+attention_res_unet_real_only_scores = scores("attention_res_unet_real_only_scores", "attention_res_unet", "real_only")
+halsr_net_real_only_scores = scores("halsr_net_real_only_scores", "halsr_net", "real_only")
+attention_res_unet_real_plus_gan_scores = scores(
+    "attention_res_unet_real_plus_gan_scores", "attention_res_unet", "real_plus_gan"
+)
+halsr_net_real_plus_gan_scores = scores("halsr_net_real_plus_gan_scores", "halsr_net", "real_plus_gan")

@@ -1,0 +1,123 @@
+"""The four trainings that are compared: each network on each training set, once for every seed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from assets.folds import FOLDS, OWNERS
+from assets.training_run import as_outcome, train_in_own_process
+from pipeline.emit import check_results_of, metadata_of
+from pipeline.forge import Forge, require_fold
+from pipeline.outcome import Check, Fact, Outcome
+from pipeline.record import Record
+
+
+def segmenter(name: str, network: str, training_set: str, description: str) -> dg.AssetsDefinition:
+    """Return the asset that trains `network` on one training set for each configured seed."""
+
+    @dg.asset(
+        name=name,
+        deps=[f"training_set_{training_set}", "real_slices", "patient_split"],
+        partitions_def=FOLDS,
+        group_name="segmentation",
+        kinds={"pytorch", "mlflow"},
+        owners=OWNERS,
+        code_version="1",
+        pool="gpu",
+        tags={"network": network, "training_set": training_set},
+        check_specs=[dg.AssetCheckSpec("finite_losses", asset=name, blocking=True)],
+        description=description,
+    )
+    def train(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
+        fold, settings = require_fold(context), forge.settings()
+        parents = forge.parent_versions(context)
+        records = {}
+        for seed in settings.seeds:
+            build = _training(context, forge, network, training_set, fold, seed)
+            config = settings.network(network)
+            records[seed] = forge.produce(context, name, fold, seed, {**parents, "seed": str(seed)}, config, build)
+        return seeds_together(records)
+
+    return train
+
+
+def _training(
+    context: dg.AssetExecutionContext, forge: Forge, network: str, training_set: str, fold: int, seed: int
+) -> Callable[[Path], Outcome]:
+    def build(folder: Path) -> Outcome:
+        inputs = {
+            "training_set": forge.folder(f"training_set_{training_set}", fold) / "slices.h5",
+            "real_slices": forge.folder("real_slices", fold) / "slices.h5",
+            "patient_split": forge.folder("patient_split") / "patient_split.json",
+        }
+        tags = {"stage": "training", "network": network, "training_set": training_set}
+        config = forge.settings().network(network)
+        result = train_in_own_process(context, forge, folder, "segmenter", inputs, config, seed, tags)
+        return as_outcome(folder, result, forge)
+
+    return build
+
+
+def seeds_together(records: dict[int, tuple[Record, Path]]) -> dg.MaterializeResult:
+    """Return one result for all seeds: facts named by seed where there are several, checks that hold for all."""
+    metadata: dict[str, Any] = {}
+    checks: dict[str, list[Check]] = {}
+    for seed, (record, folder) in records.items():
+        prefix = f"seed_{seed}/" if len(records) > 1 else ""
+        metadata |= {prefix + name: value for name, value in metadata_of(record.outcome, folder).items()}
+        for check in record.outcome.checks:
+            checks.setdefault(check.name, []).append(check)
+    if len(records) > 1:
+        metadata |= _means(records)
+    together = [_all_seeds(name, found) for name, found in checks.items()]
+    version = "+".join(record.data_version for record, _ in records.values())
+    return dg.MaterializeResult(
+        metadata=metadata,
+        check_results=check_results_of(Outcome({}, tuple(together))),
+        data_version=dg.DataVersion(version),
+    )
+
+
+def _all_seeds(name: str, found: list[Check]) -> Check:
+    if len(found) == 1:
+        return found[0]
+    figures = {
+        f"seed_{place}/{key}": value for place, check in enumerate(found) for key, value in check.figures.items()
+    }
+    return Check(name, all(check.passed for check in found), figures, found[0].description, found[0].warning)
+
+
+def _means(records: dict[int, tuple[Record, Path]]) -> dict[str, Any]:
+    """Return the mean over seeds of every number, so that Dagster plots one line an asset."""
+    rows = [
+        {name: fact.value for name, fact in record.outcome.facts.items() if fact.kind == "number"}
+        for record, _ in records.values()
+    ]
+    means = pd.DataFrame(rows).mean(numeric_only=True)
+    return {str(name): Fact("number", float(value)).value for name, value in means.items()}
+
+
+attention_res_unet_real_only = segmenter(
+    "attention_res_unet_real_only",
+    "attention_res_unet",
+    "real_only",
+    "Attention Res-UNet, trained on augmented real slices only.",
+)
+halsr_net_real_only = segmenter(
+    "halsr_net_real_only", "halsr_net", "real_only", "HALSR-Net, trained on augmented real slices only."
+)
+attention_res_unet_real_plus_gan = segmenter(
+    "attention_res_unet_real_plus_gan",
+    "attention_res_unet",
+    "real_plus_gan",
+    "Attention Res-UNet, trained on augmented real and synthetic slices.",
+)
+halsr_net_real_plus_gan = segmenter(
+    "halsr_net_real_plus_gan",
+    "halsr_net",
+    "real_plus_gan",
+    "HALSR-Net, trained on augmented real and synthetic slices.",
+)

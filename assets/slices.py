@@ -1,0 +1,127 @@
+"""Slices: real ones around the ventricle, and class-balanced augmentations of the training patients'."""
+
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+
+from assets.checks import class_balance, leak_check
+from assets.folds import FOLDS, OWNERS
+from assets.pictures import store_preview
+from imaging.slice_store import SliceStore
+from pipeline.forge import Forge, require_fold
+from pipeline.outcome import Check, Fact, Outcome, number
+
+
+@dg.asset(
+    deps=["studies", "patient_split", "lv_localiser"],
+    partitions_def=FOLDS,
+    group_name="data",
+    kinds={"python", "hdf5"},
+    owners=OWNERS,
+    code_version="1",
+    check_specs=[dg.AssetCheckSpec("every_patient_has_slices", asset="real_slices", blocking=True)],
+    description="128 x 128 regions: around the reference box for training patients, the predicted box for others.",
+)
+def real_slices(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
+    """Cut the regions of every study, intensities clipped to its percentiles and brought to [0, 1]."""
+    fold = require_fold(context)
+    config = forge.settings().region
+    return forge.materialise(context, lambda folder: _cut(folder, forge, fold, code_version_of(context)), config)
+
+
+def code_version_of(context: dg.AssetExecutionContext) -> str:
+    """Return the code version of the asset that is being built."""
+    return context.assets_def.code_versions_by_key[context.asset_key] or ""
+
+
+def _cut(folder: Path, forge: Forge, fold: int, code_version: str) -> Outcome:
+    from imaging.box import read_boxes
+    from imaging.regions import write_real_slices, write_regions
+    from imaging.split import read_split
+    from imaging.study_archive import StudyArchive
+
+    archive = StudyArchive.open(forge.folder("studies") / "studies.h5")
+    split = read_split(forge.folder("patient_split") / "patient_split.json", fold)
+    boxes = read_boxes(forge.folder("lv_localiser", fold) / "boxes.csv")
+    settings = forge.settings()
+    path = folder / "slices.h5"
+    regions = write_real_slices(path, archive, split, boxes, settings.region, settings.split_seed, code_version)
+    write_regions(folder / "regions.csv", regions)
+    store = SliceStore.open(path, verify=False)
+    parts = store.rows["case_id"].map(split.part_of)
+    missing = sorted(set(archive.groups()) - set(store.rows["case_id"]))
+    figures = {"patients": len(archive.groups()), "without_slices": ", ".join(missing) or "none"}
+    check = Check("every_patient_has_slices", not missing, figures, "Every patient of the split has slices.")
+    facts = store_facts(store, folder) | {
+        "slices_by_part": Fact.table(parts.value_counts().rename_axis("part").rename("slices").reset_index())
+    }
+    return Outcome(facts, (check,))
+
+
+def store_facts(store: SliceStore, folder: Path) -> dict[str, Fact]:
+    """Return what every slice store shows: its size, share of each tissue, and a contact sheet."""
+    masks = store.masks()
+    share = np.bincount(masks.ravel(), minlength=store.label_set.num_classes) / masks.size
+    tissues = pd.DataFrame({"tissue": store.label_set.tissues, "share_of_pixels": share})
+    return {
+        "dagster/row_count": number(len(store)),
+        "tissues": Fact.table(tissues, digits=5),
+        "preview": store_preview(store, folder),
+        "digest": Fact("text", store.digest),
+    }
+
+
+@dg.asset(
+    deps=["real_slices", "patient_split"],
+    partitions_def=FOLDS,
+    group_name="data",
+    kinds={"python", "hdf5", "albumentations"},
+    owners=OWNERS,
+    code_version="1",
+    check_specs=[
+        dg.AssetCheckSpec("no_patient_leak", asset="augmented_slices", blocking=True),
+        dg.AssetCheckSpec("class_balance", asset="augmented_slices"),
+    ],
+    description="Class-balanced augmentations of the training patients' slices.",
+)
+def augmented_slices(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
+    """Augment with albumentations: half the slices with infarct, 46 % with no-reflow, as the source did."""
+    fold, settings = require_fold(context), forge.settings()
+    config = {
+        "augment": settings.augment.model_dump(mode="json"),
+        "balance": settings.balance.model_dump(mode="json"),
+        "slices": settings.training_slices,
+    }
+    return forge.materialise(context, lambda folder: _augment(folder, forge, fold, code_version_of(context)), config)
+
+
+def _augment(folder: Path, forge: Forge, fold: int, code_version: str) -> Outcome:
+    from imaging.augmented import write_augmented_slices
+    from imaging.split import read_split
+    from pipeline.machine import worker_processes
+
+    settings = forge.settings()
+    split = read_split(forge.folder("patient_split") / "patient_split.json", fold)
+    real = SliceStore.open(forge.folder("real_slices", fold) / "slices.h5")
+    path = folder / "slices.h5"
+    write_augmented_slices(
+        path,
+        real,
+        training_rows(real, split.train),
+        settings.training_slices,
+        settings.augment,
+        settings.balance,
+        settings.split_seed,
+        worker_processes(settings.processes),
+        code_version,
+    )
+    store = SliceStore.open(path, verify=False)
+    checks = (leak_check(store, split), class_balance(store, settings.balance))
+    return Outcome(store_facts(store, folder), checks)
+
+
+def training_rows(real: SliceStore, patients: tuple[str, ...]) -> np.ndarray:
+    """Return the rows of `real` that belong to `patients`."""
+    return np.flatnonzero(real.rows["case_id"].isin(patients).to_numpy())

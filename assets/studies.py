@@ -1,0 +1,121 @@
+"""Studies in, and who is tested on what: the two assets that every fold shares."""
+
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+
+from assets.folds import OWNERS
+from imaging.errors import InputError
+from pipeline.forge import Forge, say
+from pipeline.outcome import Check, Fact, Outcome, number
+
+
+@dg.asset(
+    group_name="data",
+    kinds={"python", "hdf5"},
+    owners=OWNERS,
+    code_version="1",
+    check_specs=[dg.AssetCheckSpec("few_rejected", asset="studies")],
+    description="Reads and validates the source's studies and resamples them to 1 x 1 mm in plane.",
+)
+def studies(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
+    """Ingest the source. Its cache key holds a digest of the source's files, so that changed data is read again."""
+    from imaging.source_digest import source_digest
+
+    settings = forge.settings()
+    root = _root_in_use(forge)
+    digest = source_digest(root, settings.phantom)
+    config = {"source": forge.source, "files": digest}
+    return forge.materialise(context, lambda folder: _ingest(folder, forge, root), config)
+
+
+def _root_in_use(forge: Forge) -> Path | None:
+    """Return the folder of the studies, None for a source that needs none."""
+    from imaging.sources import source_format
+
+    if not source_format(forge.source).needs_root:
+        return None
+    if not forge.root:
+        raise InputError(f"source {forge.source!r} needs the folder that holds the studies; give --root DIR")
+    return Path(forge.root)
+
+
+def _ingest(folder: Path, forge: Forge, root: Path | None) -> Outcome:
+    from imaging.labels import LABEL_SETS
+    from imaging.sources import read_source, source_format
+    from imaging.study_archive import StudyArchive, write_studies
+    from pipeline.settings import FOLDS
+
+    items = read_source(forge.source, root, forge.settings().phantom)
+    labels = LABEL_SETS[source_format(forge.source).label_set]
+    write_studies(folder / "studies.h5", items, labels, forge.source, minimum_patients=FOLDS)
+    archive = StudyArchive.open(folder / "studies.h5")
+    table = archive.table()
+    table.to_csv(folder / "studies.csv", index=False)
+    rejected = [{"case_id": study.case_id, "reason": study.reason} for study in archive.rejected]
+    for study in archive.rejected:
+        say(f"    left out {study.case_id}: {study.reason}")
+    facts = {
+        "patients": number(table["case_id"].nunique()),
+        "slices": number(int(table["slices"].sum())),
+        "patients_by_group": Fact.table(_patients_by_group(table)),
+        "studies": Fact.table(table.head(100)),
+        "rejected": Fact("table", rejected) if rejected else Fact("text", "none"),
+    }
+    figures = {"read": len(table), "rejected": len(rejected), "reasons": rejected}
+    check = Check("few_rejected", not rejected, figures, "No study of the source had to be left out.", warning=True)
+    return Outcome(facts, (check,))
+
+
+def _patients_by_group(table: pd.DataFrame) -> pd.DataFrame:
+    patients = table.drop_duplicates("case_id")
+    return patients.groupby("group").size().rename("patients").reset_index()
+
+
+@dg.asset(
+    deps=["studies"],
+    group_name="data",
+    kinds={"python"},
+    owners=OWNERS,
+    code_version="1",
+    check_specs=[dg.AssetCheckSpec("parts_are_disjoint", asset="patient_split", blocking=True)],
+    description="Five folds by patient, stratified by normal, infarct and no-reflow, each with a validation part.",
+)
+def patient_split(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
+    """Split patients; no patient is in two parts of a fold, and each is tested in exactly one fold."""
+    settings = forge.settings()
+    config = {"split_seed": settings.split_seed, "validation_share": settings.validation_share}
+    return forge.materialise(context, lambda folder: _split(folder, forge), config)
+
+
+def _split(folder: Path, forge: Forge) -> Outcome:
+    from imaging.split import split_patients, write_splits
+    from imaging.study_archive import StudyArchive
+    from pipeline.settings import FOLDS
+
+    settings = forge.settings()
+    groups = StudyArchive.open(forge.folder("studies") / "studies.h5").groups()
+    splits = split_patients(groups, FOLDS, settings.validation_share, settings.split_seed)
+    write_splits(folder / "patient_split.json", splits)
+    rows = [
+        {"fold": split.fold, "part": part, "group": groups[case], "case_id": case}
+        for split in splits
+        for part in ("train", "validation", "test")
+        for case in getattr(split, part)
+    ]
+    table = pd.DataFrame(rows)
+    counts = table.pivot_table(index=["fold", "part"], columns="group", values="case_id", aggfunc="count")
+    twice = table[table.duplicated(["fold", "case_id"], keep=False)]
+    tested = table[table["part"] == "test"]["case_id"].value_counts()
+    wrong = sorted(set(tested[tested != 1].index) | (set(groups) - set(tested.index)))
+    figures = {
+        "patients": len(groups),
+        "in_two_parts_of_a_fold": twice["case_id"].tolist(),
+        "not_tested_once": wrong,
+    }
+    figures = {
+        name: value if not isinstance(value, list) else ", ".join(value) or "none" for name, value in figures.items()
+    }
+    check = Check("parts_are_disjoint", twice.empty and not wrong, figures, "Every patient is in one part of a fold.")
+    return Outcome({"patients": Fact.table(counts.fillna(0).astype(int).reset_index())}, (check,))

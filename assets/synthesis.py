@@ -1,0 +1,132 @@
+"""Label map to image: Pix2Pix, simulated lesion masks, and the synthetic slices drawn from them."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from assets.checks import class_balance, leak_check
+from assets.folds import FOLDS, OWNERS
+from assets.slices import code_version_of, store_facts, training_rows
+from assets.training_run import as_outcome, train_in_own_process
+from imaging.slice_store import SliceStore
+from pipeline.forge import Forge, require_fold
+from pipeline.outcome import Fact, Outcome
+
+
+@dg.asset(
+    deps=["augmented_slices", "real_slices", "patient_split"],
+    partitions_def=FOLDS,
+    group_name="synthesis",
+    kinds={"pytorch"},
+    owners=OWNERS,
+    code_version="1",
+    pool="gpu",
+    check_specs=[dg.AssetCheckSpec("finite_losses", asset="pix2pix", blocking=True)],
+    description="Pix2Pix: draws a slice for a label map; its checkpoint is chosen on validation patients.",
+)
+def pix2pix(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
+    """Train the generator on the fold's augmented slices."""
+    fold, settings = require_fold(context), forge.settings()
+
+    def build(folder: Path) -> Outcome:
+        inputs = {
+            "training_set": forge.folder("augmented_slices", fold) / "slices.h5",
+            "real_slices": forge.folder("real_slices", fold) / "slices.h5",
+            "patient_split": forge.folder("patient_split") / "patient_split.json",
+        }
+        tags = {"stage": "synthesis", "network": "pix2pix", "training_set": "augmented"}
+        result = train_in_own_process(
+            context, forge, folder, "pix2pix", inputs, settings.pix2pix, settings.split_seed, tags
+        )
+        return as_outcome(folder, result, forge)
+
+    return forge.materialise(context, build, settings.pix2pix)
+
+
+@dg.asset(
+    deps=["real_slices", "patient_split"],
+    partitions_def=FOLDS,
+    group_name="synthesis",
+    kinds={"python", "hdf5"},
+    owners=OWNERS,
+    code_version="1",
+    check_specs=[
+        dg.AssetCheckSpec("no_patient_leak", asset="lesion_masks", blocking=True),
+        dg.AssetCheckSpec("class_balance", asset="lesion_masks"),
+    ],
+    description="Simulated label maps: grown lesions, lesions carried over from other patients, synthetic anatomy.",
+)
+def lesion_masks(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
+    """Simulate masks, each with the background slice it will be drawn into."""
+    settings = forge.settings()
+    config = {
+        "simulator": settings.simulator.model_dump(mode="json"),
+        "balance": settings.balance.model_dump(mode="json"),
+        "masks": settings.synthetic_slices,
+    }
+    return forge.materialise(context, lambda folder: _simulate(context, forge, folder), config)
+
+
+def _simulate(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outcome:
+    from gan.simulator import write_lesion_masks
+    from imaging.split import read_split
+    from pipeline.machine import worker_processes
+
+    fold, settings = require_fold(context), forge.settings()
+    split = read_split(forge.folder("patient_split") / "patient_split.json", fold)
+    real = SliceStore.open(forge.folder("real_slices", fold) / "slices.h5")
+    path = folder / "slices.h5"
+    statistics = write_lesion_masks(
+        path,
+        real,
+        training_rows(real, split.train),
+        settings.synthetic_slices,
+        settings.simulator,
+        settings.balance,
+        settings.split_seed,
+        worker_processes(settings.processes),
+        code_version_of(context),
+    )
+    statistics.to_csv(folder / "statistics.csv", index=False)
+    store = SliceStore.open(path, verify=False)
+    facts = store_facts(store, folder) | {"strategies": Fact.table(statistics.head(60))}
+    return Outcome(facts, (leak_check(store, split), class_balance(store, settings.balance)))
+
+
+@dg.asset(
+    deps=["pix2pix", "lesion_masks", "patient_split"],
+    partitions_def=FOLDS,
+    group_name="synthesis",
+    kinds={"pytorch", "hdf5"},
+    owners=OWNERS,
+    code_version="1",
+    pool="gpu",
+    check_specs=[dg.AssetCheckSpec("no_patient_leak", asset="synthetic_slices", blocking=True)],
+    description="Slices that Pix2Pix drew from the simulated masks.",
+)
+def synthetic_slices(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
+    """Draw one slice for every simulated mask."""
+    config = {"slices": forge.settings().synthetic_slices}
+    return forge.materialise(context, lambda folder: _draw(context, forge, folder), config)
+
+
+def _draw(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outcome:
+    from gan.generate import generate_slices
+    from imaging.split import read_split
+    from training.compute import choose_compute
+
+    fold, settings = require_fold(context), forge.settings()
+    masks = SliceStore.open(forge.folder("lesion_masks", fold) / "slices.h5")
+    path = folder / "slices.h5"
+    generate_slices(
+        forge.folder("pix2pix", fold),
+        masks,
+        path,
+        settings.synthetic_slices,
+        choose_compute(settings.device, settings.precision),
+        settings.split_seed,
+        code_version_of(context),
+    )
+    store = SliceStore.open(path, verify=False)
+    split = read_split(forge.folder("patient_split") / "patient_split.json", fold)
+    return Outcome(store_facts(store, folder), (leak_check(store, split),))

@@ -1,0 +1,107 @@
+"""How an asset has something trained: in a process of its own, through Dagster Pipes."""
+
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+from dagster._core.pipes.client import DagsterPipesExecutionError
+
+from imaging.config import FrozenConfig
+from imaging.errors import InputError
+from pipeline.forge import Forge, require_fold
+from pipeline.outcome import Check, Fact, Outcome, number
+from pipeline.training_task import ERROR_FILE, RESULT_FILE, Stage, TrainingTask
+
+
+def train_in_own_process(
+    context: dg.AssetExecutionContext,
+    forge: Forge,
+    folder: Path,
+    stage: Stage,
+    inputs: Mapping[str, Path],
+    config: FrozenConfig,
+    seed: int,
+    tags: Mapping[str, str],
+) -> dict[str, Any]:
+    """Train into `folder` in a child process and return its scores and MLflow run.
+
+    A folder that holds the checkpoint of a killed attempt is continued.
+    """
+    from training.model_folder import read_model_json
+
+    fold, settings = require_fold(context), forge.settings()
+    name = " ".join([*tags.values(), f"fold {fold}", f"seed {seed}"])
+    card = {
+        "source": forge.source,
+        "profile": forge.profile,
+        "fold": fold,
+        "seed": seed,
+        "code_version": context.assets_def.code_versions_by_key[context.asset_key],
+        "parents": forge.parent_versions(context),
+        **tags,
+    }
+    task = TrainingTask(
+        stage=stage,
+        folder=str(folder),
+        inputs={key: str(path) for key, path in inputs.items()},
+        config=config.model_dump(mode="json"),
+        fold=fold,
+        seed=seed,
+        device=settings.device,
+        precision=settings.precision,
+        card=card,
+        tracking=forge.tracking(context, name, config, seed=seed, key=folder.name, **tags),
+        lock=str(forge.accelerator_lock()),
+    )
+    run_pipes(context, task)
+    return read_model_json(folder, RESULT_FILE)
+
+
+def run_pipes(context: dg.AssetExecutionContext, task: TrainingTask) -> None:
+    """Start the training process and wait for it; cancelling the step stops it."""
+    problem = Path(task.folder) / ERROR_FILE
+    problem.unlink(missing_ok=True)
+    client = dg.PipesSubprocessClient(termination_timeout_seconds=30)
+    command = [sys.executable, "-m", "pipeline.train_process"]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", dg.PreviewWarning)  # of Dagster's own use of its preview features
+            client.run(context=context, command=command, extras=task.to_extras())
+    except DagsterPipesExecutionError as error:
+        if problem.exists():
+            raise InputError(problem.read_text(encoding="utf-8")) from error
+        raise
+
+
+def training_facts(folder: Path, result: Mapping[str, Any], forge: Forge) -> dict[str, Fact]:
+    """Return what every trained asset shows: scores, the course of the training, the MLflow run."""
+    from assets.pictures import save_curves
+
+    history = pd.read_csv(folder / "history.csv")
+    curves = save_curves(history, folder / "curves.png")
+    facts = {name: number(value) for name, value in result["scores"].items()}
+    facts["curves"] = Fact("image", curves.name)
+    facts["course"] = Fact.table(history.tail(12))
+    if result.get("run_id"):
+        facts["mlflow_run"] = Fact("url", forge.run_url(result["run_id"]))
+    return facts
+
+
+def finite_losses(folder: Path) -> Check:
+    """Check that no loss of the training's course was other than finite."""
+    history = pd.read_csv(folder / "history.csv")
+    columns = [name for name in history.columns if "loss" in name]
+    if not columns:
+        raise InputError(f"{folder / 'history.csv'}: has no column of losses; rematerialise the asset")
+    bad = history[~history[columns].map(lambda value: abs(value) < float("inf")).all(axis=1)]
+    figures = {"rounds": len(history), "rounds_with_a_non_finite_loss": len(bad)}
+    return Check("finite_losses", len(bad) == 0, figures, "Every recorded loss is a finite number.")
+
+
+def as_outcome(folder: Path, result: Mapping[str, Any], forge: Forge, *checks: Check) -> Outcome:
+    """Return the outcome of a training with its checks."""
+    return Outcome(training_facts(folder, result, forge), (finite_losses(folder), *checks))

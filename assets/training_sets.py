@@ -1,0 +1,81 @@
+"""What the segmenters train on: two arms of the same size."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from assets.checks import leak_check
+from assets.folds import FOLDS, OWNERS
+from assets.slices import code_version_of, store_facts
+from imaging.slice_store import SliceStore
+from pipeline.forge import Forge, require_fold
+from pipeline.outcome import Check, Fact, Outcome
+
+
+@dg.asset(
+    deps=["augmented_slices", "patient_split"],
+    partitions_def=FOLDS,
+    group_name="training_sets",
+    kinds={"hdf5"},
+    owners=OWNERS,
+    code_version="1",
+    check_specs=[
+        dg.AssetCheckSpec("no_patient_leak", asset="training_set_real_only", blocking=True),
+        dg.AssetCheckSpec("size_as_configured", asset="training_set_real_only", blocking=True),
+    ],
+    description="The real-only arm: all augmented slices.",
+)
+def training_set_real_only(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
+    """Take every augmented slice."""
+    count = forge.settings().training_slices
+    return _mix(context, forge, {"augmented_slices": count})
+
+
+@dg.asset(
+    deps=["augmented_slices", "synthetic_slices", "synthesis_quality", "patient_split"],
+    partitions_def=FOLDS,
+    group_name="training_sets",
+    kinds={"hdf5"},
+    owners=OWNERS,
+    code_version="1",
+    check_specs=[
+        dg.AssetCheckSpec("no_patient_leak", asset="training_set_real_plus_gan", blocking=True),
+        dg.AssetCheckSpec("size_as_configured", asset="training_set_real_plus_gan", blocking=True),
+    ],
+    description="The real-plus-GAN arm: augmented slices and synthetic slices, in total as many as the other arm.",
+)
+def training_set_real_plus_gan(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
+    """Take part of the augmented slices and fill up with synthetic ones."""
+    settings = forge.settings()
+    synthetic = settings.synthetic_slices
+    return _mix(
+        context,
+        forge,
+        {"augmented_slices": settings.training_slices - synthetic, "synthetic_slices": synthetic},
+    )
+
+
+def _mix(context: dg.AssetExecutionContext, forge: Forge, counts: dict[str, int]) -> dg.MaterializeResult:
+    return forge.materialise(context, lambda folder: _write(context, forge, folder, counts), {"counts": counts})
+
+
+def _write(context: dg.AssetExecutionContext, forge: Forge, folder: Path, counts: dict[str, int]) -> Outcome:
+    from imaging.mixing import write_training_set
+    from imaging.split import read_split
+
+    fold, settings = require_fold(context), forge.settings()
+    parts = [(SliceStore.open(forge.folder(name, fold) / "slices.h5"), count) for name, count in counts.items()]
+    path = folder / "slices.h5"
+    write_training_set(path, parts, settings.split_seed, code_version_of(context))
+    store = SliceStore.open(path, verify=False)
+    split = read_split(forge.folder("patient_split") / "patient_split.json", fold)
+    facts = store_facts(store, folder)
+    origins = store.rows["origin"].value_counts().rename_axis("origin").rename("slices").reset_index()
+    facts["slices_by_origin"] = Fact.table(origins)
+    size = Check(
+        "size_as_configured",
+        len(store) == settings.training_slices,
+        {"slices": len(store), "configured": settings.training_slices},
+        "Both arms hold the configured total, so that they differ in nothing but what they are made of.",
+    )
+    return Outcome(facts, (leak_check(store, split), size))

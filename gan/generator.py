@@ -1,0 +1,135 @@
+"""The generator: a U-Net from a condition (labels, context, noise) to an image in [-1, 1].
+
+Architecture: Isola et al. 2017 as the infarct-synthesis study configured it, with upsampling, normalisation
+and a last layer at full resolution selectable. What does not live here: how the condition is made
+(`gan.conditioning`).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from gan.config import Pix2PixConfig
+from imaging.errors import InputError
+
+
+class Generator(nn.Module):
+    """A U-Net of stride-2 stages with a skip at every size.
+
+    Args:
+        in_channels: Channels of the condition.
+        config: Widths, upsampling, normalisation and dropout.
+    """
+
+    def __init__(self, in_channels: int, config: Pix2PixConfig):
+        super().__init__()
+        widths = config.widths
+        self.depth = len(widths)
+        self.down = nn.ModuleList(
+            _down(before, after, config, normalised=stage > 0)
+            for stage, (before, after) in enumerate(zip((in_channels, *widths[:-1]), widths, strict=True))
+        )
+        ups = tuple(reversed(widths[:-1]))
+        inputs = (widths[-1], *(2 * width for width in ups[:-1]))
+        self.up = nn.ModuleList(
+            _up(before, after, config, dropout=config.dropout if stage < 2 else 0.0)
+            for stage, (before, after) in enumerate(zip(inputs, ups, strict=True))
+        )
+        self.head = _Head(2 * widths[0], in_channels, config)
+
+    def forward(self, condition: Tensor) -> Tensor:
+        """Draw images.
+
+        Args:
+            condition: (N, C, H, W); H and W are multiples of 2 ** depth.
+
+        Returns:
+            (N, 1, H, W) in [-1, 1].
+        """
+        _check_size(condition, self.depth)
+        features = condition
+        skips = []
+        for stage in self.down:
+            features = stage(features)
+            skips.append(features)
+        features = skips.pop()
+        for stage in self.up:
+            features = torch.cat([stage(features), skips.pop()], dim=1)
+        return self.head(features, condition)
+
+
+class _Head(nn.Module):
+    """The last upsampling, to one channel; with `full_resolution_width` it also sees the condition itself."""
+
+    def __init__(self, in_channels: int, condition_channels: int, config: Pix2PixConfig):
+        super().__init__()
+        width = config.full_resolution_width
+        self.sees_condition = width > 0
+        self.upsample = upsampling(in_channels, width or 1, config.upsampling)
+        self.draw = nn.Sequential(
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width + condition_channels, width, kernel_size=3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 1, kernel_size=3, padding=1),
+        ) if width else nn.Identity()  # fmt: skip
+
+    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
+        features = self.upsample(features)
+        if self.sees_condition:
+            features = torch.cat([features, condition], dim=1)
+        return torch.tanh(self.draw(features))
+
+
+def upsampling(in_channels: int, out_channels: int, kind: str, bias: bool = True) -> nn.Module:
+    """Return a layer that doubles height and width.
+
+    `transposed` is the published 4 x 4 stride-2 convolution. `resize` (nearest neighbour, then 3 x 3; Odena
+    et al. 2016) and `sub_pixel` (3 x 3 to four times the channels, then shuffled; started as a resize,
+    Aitken et al. 2017) treat the four pixels of a block alike and so leave no grid.
+    """
+    if kind == "transposed":
+        return nn.ConvTranspose2d(in_channels, out_channels, kernel_size=4, stride=2, padding=1, bias=bias)
+    if kind == "resize":
+        convolution = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=bias)
+        return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), convolution)
+    convolution = nn.Conv2d(in_channels, 4 * out_channels, kernel_size=3, padding=1, bias=bias)
+    with torch.no_grad():
+        convolution.weight.copy_(convolution.weight[::4].repeat_interleave(4, dim=0))
+        if convolution.bias is not None:
+            convolution.bias.copy_(convolution.bias[::4].repeat_interleave(4))
+    return nn.Sequential(convolution, nn.PixelShuffle(2))
+
+
+def normalisation(channels: int, kind: str) -> nn.Module:
+    """Return a normalisation layer with a learned scale and shift."""
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    if kind == "instance":
+        return nn.InstanceNorm2d(channels, affine=True)
+    return nn.GroupNorm(8 if channels % 8 == 0 else 1, channels)
+
+
+def _down(before: int, after: int, config: Pix2PixConfig, normalised: bool) -> nn.Module:
+    convolution = nn.Conv2d(before, after, kernel_size=4, stride=2, padding=1, bias=not normalised)
+    layers: list[nn.Module] = [convolution]
+    if normalised:
+        layers.append(normalisation(after, config.normalisation))
+    return nn.Sequential(*layers, nn.LeakyReLU(0.2))
+
+
+def _up(before: int, after: int, config: Pix2PixConfig, dropout: float) -> nn.Module:
+    layers: list[nn.Module] = [
+        upsampling(before, after, config.upsampling, bias=False),
+        normalisation(after, config.normalisation),
+    ]
+    if dropout > 0:
+        layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers, nn.ReLU())
+
+
+def _check_size(condition: Tensor, depth: int) -> None:
+    height, width = condition.shape[-2:]
+    if height % 2**depth or width % 2**depth:
+        raise InputError(
+            f"generator: {height} x {width} pixels cannot be halved {depth} times; "
+            f"use a region that is a multiple of {2**depth} or fewer widths"
+        )

@@ -1,0 +1,48 @@
+"""A rectangle around the left ventricle, in pixels of the 1 mm grid."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from imaging.errors import InputError
+
+
+class Box(NamedTuple):
+    """Edges in 1 mm pixels: pixel `i` covers [i, i + 1), so `bottom` and `right` are exclusive."""
+
+    top: float
+    left: float
+    bottom: float
+    right: float
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """The middle as (row, column), on the same edge coordinates as the sides."""
+        return (self.top + self.bottom) / 2, (self.left + self.right) / 2
+
+    @property
+    def height(self) -> float:
+        """Extent along the rows."""
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> float:
+        """Extent along the columns."""
+        return self.right - self.left
+
+
+def read_boxes(path: Path) -> dict[tuple[str, str], Box]:
+    """Read the table of predicted boxes (`case_id, frame, top, left, bottom, right`) by case and frame.
+
+    Raises:
+        InputError: The table cannot be read.
+    """
+    try:
+        table = pd.read_csv(path, dtype={"case_id": str, "frame": str}, keep_default_na=False)
+        return {
+            (row.case_id, row.frame): Box(float(row.top), float(row.left), float(row.bottom), float(row.right))
+            for row in table.itertuples(index=False)
+        }
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); rematerialise the asset 'lv_localiser'") from error

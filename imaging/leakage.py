@@ -1,0 +1,73 @@
+"""Finds patients that appear where their part of the fold forbids it.
+
+The rule: everything trained, and everything a derived slice borrows, comes from the fold's training patients.
+"""
+
+import pandas as pd
+
+from imaging.errors import InputError
+from imaging.split import PARTS, FoldSplit
+
+_NAMED = 5  # patients that an error names before it counts the others
+
+
+def find_leaks(rows: pd.DataFrame, split: FoldSplit, allowed: tuple[str, ...] = ("train",)) -> pd.DataFrame:
+    """Return the rows whose patient or any donor is in a part that is not allowed.
+
+    Args:
+        rows: With `case_id` and `donor_ids` (joined by `;`, empty if none), such as `SliceStore.rows`.
+        split: The fold's parts. A patient in none of them is a leak too.
+        allowed: Parts whose patients may appear.
+
+    Returns:
+        The offending rows with a further column `leaked`: the patients, joined by `;`.
+    """
+    missing = [column for column in ("case_id", "donor_ids") if column not in rows.columns]
+    if missing:
+        raise InputError(f"rows lack the columns {missing}, so leakage cannot be checked; read them from a store")
+    unknown_parts = [part for part in allowed if part not in PARTS]
+    if unknown_parts:
+        raise InputError(f"parts {unknown_parts} are unknown; choose from {list(PARTS)}")
+    permitted = {patient for part in allowed for patient in getattr(split, part)}
+    donors = rows["donor_ids"].fillna("")
+    leaked = [
+        ";".join(_forbidden(case_id, donor_ids, permitted))
+        for case_id, donor_ids in zip(rows["case_id"], donors, strict=True)
+    ]
+    table = rows.assign(leaked=pd.Series(leaked, index=rows.index, dtype="str"))
+    return table[table["leaked"] != ""]
+
+
+def assert_no_leak(rows: pd.DataFrame, split: FoldSplit, what: str, allowed: tuple[str, ...] = ("train",)) -> None:
+    """Raise `InputError` that names the patients when `find_leaks` finds any.
+
+    Args:
+        rows: See `find_leaks`.
+        split: See `find_leaks`.
+        what: What holds the rows, for the message, such as a path or an asset.
+        allowed: See `find_leaks`.
+    """
+    leaks = find_leaks(rows, split, allowed)
+    if leaks.empty:
+        return
+    counts = leaks["leaked"].str.split(";").explode().value_counts(sort=False).sort_index()
+    named = [
+        f"{patient} ({_part_name(split, str(patient))}, {count} rows)" for patient, count in counts.head(_NAMED).items()
+    ]
+    more = f" and {len(counts) - _NAMED} more" if len(counts) > _NAMED else ""
+    raise InputError(
+        f"{what}: leakage in fold {split.fold}: {', '.join(named)}{more} may not be here, only patients of "
+        f"{' and '.join(allowed)}; rematerialise it and what it was made from with this split"
+    )
+
+
+def _forbidden(case_id: str, donor_ids: str, permitted: set[str]) -> list[str]:
+    patients = [case_id, *(donor for donor in donor_ids.split(";") if donor)]
+    return sorted({patient for patient in patients if patient not in permitted})
+
+
+def _part_name(split: FoldSplit, patient: str) -> str:
+    for part in PARTS:
+        if patient in getattr(split, part):
+            return part
+    return "in no part"

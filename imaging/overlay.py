@@ -1,0 +1,77 @@
+"""Pictures of slices with their labels: overlays, and contact sheets of many."""
+
+import io
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from imaging.labels import LabelSet
+
+_OPACITY = 0.35
+_TITLE_PX, _LEGEND_PX, _GAP_PX = 12, 18, 2
+
+
+def overlay(image: NDArray[np.floating], mask: NDArray[np.integer], labels: LabelSet) -> NDArray[np.uint8]:
+    """Paint labels (H, W), half transparent and outlined, over an image (H, W) in [0, 1]; returns (H, W, 3) RGB."""
+    grey = np.clip(np.asarray(image, np.float32), 0, 1)
+    picture = np.repeat((grey * 255)[..., None], 3, axis=-1)
+    for value, _ in labels.foreground:
+        inside = mask == value
+        colour = np.array(labels.colours[value], np.float32)
+        picture[inside] = (1 - _OPACITY) * picture[inside] + _OPACITY * colour
+        outline = inside & ~cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+        picture[outline] = colour
+    return picture.round().astype(np.uint8)
+
+
+def contact_sheet(
+    images: NDArray[np.floating],
+    masks: NDArray[np.integer],
+    labels: LabelSet,
+    columns: int,
+    titles: Sequence[str] | None = None,
+) -> Image.Image:
+    """Return slices (N, H, W) side by side, each with its labels and title, above a legend of the tissues.
+
+    Args:
+        images: In [0, 1].
+        masks: Labels; all zero shows the bare images, and no legend.
+        labels: Colours and names.
+        columns: Slices in a row.
+        titles: One for each slice.
+    """
+    count, height, width = images.shape
+    rows = -(-count // columns)
+    cell_height = height + _GAP_PX + (_TITLE_PX if titles else 0)
+    legend = _LEGEND_PX if masks.any() else 0
+    sheet = Image.new("RGB", (columns * (width + _GAP_PX), rows * cell_height + legend), "black")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=9)
+    for place in range(count):
+        left, top = place % columns * (width + _GAP_PX), place // columns * cell_height
+        if titles:
+            draw.text((left + 1, top), titles[place], fill="white", font=font)
+            top += _TITLE_PX
+        sheet.paste(Image.fromarray(overlay(images[place], masks[place], labels)), (left, top))
+    if legend:
+        _draw_legend(draw, labels, rows * cell_height + 3)
+    return sheet
+
+
+def _draw_legend(draw: ImageDraw.ImageDraw, labels: LabelSet, top: int) -> None:
+    font = ImageFont.load_default(size=10)
+    left = 4.0
+    for value, name in labels.foreground:
+        draw.rectangle((left, top, left + 10, top + 10), fill=labels.colours[value])
+        draw.text((left + 14, top - 1), name, fill="white", font=font)
+        left += 24 + draw.textlength(name, font=font)
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """Return an image as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

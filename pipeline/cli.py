@@ -1,0 +1,76 @@
+"""The command `scarforge`."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from imaging.errors import InputError
+from pipeline.forge import say
+
+app = typer.Typer(
+    help="Does GAN-synthesised data make a scar segmenter better, for which tissue and by how much?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def default_home() -> Path:
+    """Return `SCARFORGE_HOME`, or `./workspace`."""
+    return Path(os.environ.get("SCARFORGE_HOME", "workspace"))
+
+
+@app.command()
+def run(
+    source: Annotated[
+        str, typer.Option(help="Format of the studies, such as emidec; phantom is built in.")
+    ] = "phantom",
+    root: Annotated[Optional[Path], typer.Option(help="Folder of the studies.")] = None,  # noqa: UP045 # typer
+    profile: Annotated[str, typer.Option(help="demo, tiny, quick or paper.")] = "demo",
+    fold: Annotated[int, typer.Option(min=0, max=4, help="Which fifth of the patients is tested.")] = 0,
+    set_: Annotated[list[str], typer.Option("--set", help="key=value laid over the profile.")] = [],  # noqa: B006
+    seed: Annotated[list[int], typer.Option("--seed", help="Seeds in place of the profile's.")] = [],  # noqa: B006
+) -> None:
+    """Run the whole graph on one fold and print the comparison; the same command again continues a killed run."""
+    from pipeline.run_fold import run_fold
+    from pipeline.summary import print_comparison
+
+    home = default_home()
+    folder = run_fold(source, root, profile, fold, home, set_, seed)
+    print_comparison(folder, home)
+
+
+@app.command()
+def doctor() -> None:
+    """Tell what this machine has and what would be used."""
+    from pipeline.doctor import print_report
+
+    print_report(default_home())
+
+
+@app.command()
+def ui(
+    dagster_port: Annotated[int, typer.Option(help="Port of Dagster's webserver.")] = 3000,
+    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's server.")] = 5000,
+) -> None:
+    """Start Dagster's webserver and daemon, and MLflow's server, on loopback."""
+    from pipeline.serve import serve
+
+    raise typer.Exit(serve(default_home(), dagster_port, mlflow_port))
+
+
+def main() -> None:
+    """Run the command; what is wrong with the input is one line, not a traceback."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    try:
+        app()
+    except InputError as error:
+        say(f"scarforge: {error}")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""What Dagster loads: every asset, job, schedule and resource.
+
+No PyTorch, MLflow or albumentations is imported here: every step process imports this module again.
+"""
+
+import os
+
+import dagster as dg
+
+from assets import (
+    comparison,
+    localiser,
+    quality,
+    scores,
+    segmenters,
+    slices,
+    studies,
+    synthesis,
+    training_sets,
+)
+from pipeline.forge import Forge
+from pipeline.jobs import JOBS, nightly
+
+forge = Forge(
+    source=os.environ.get("SCARFORGE_SOURCE", "phantom"),
+    root=os.environ.get("SCARFORGE_ROOT", ""),
+    profile=os.environ.get("SCARFORGE_PROFILE", "demo"),
+    home=os.environ.get("SCARFORGE_HOME", "workspace"),
+)
+
+defs = dg.Definitions(
+    assets=dg.load_assets_from_modules(
+        [studies, localiser, slices, synthesis, quality, training_sets, segmenters, scores, comparison]
+    ),
+    jobs=list(JOBS.values()),
+    schedules=[nightly],
+    resources={"forge": forge},
+    # Steps beside each other only where a core is idle: trainings wait for each other in the pool "gpu".
+    executor=dg.multiprocess_executor.configured({"max_concurrent": 2}),
+)

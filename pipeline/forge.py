@@ -1,0 +1,245 @@
+"""The resource behind every asset: which source, which profile, where, and the cache around each build."""
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from imaging.config import FrozenConfig
+from imaging.errors import InputError
+from pipeline.emit import check_results_of, metadata_of
+from pipeline.outcome import Outcome
+from pipeline.record import Record, cache_key, produce, read_record
+from pipeline.workspace import Workspace
+
+if TYPE_CHECKING:  # reading the settings imports every part's configuration; only a step needs that
+    from pipeline.settings import Settings
+
+__version__ = version("scarforge")
+UNPARTITIONED = frozenset({"studies", "patient_split", "comparison"})
+
+
+class Forge(dg.ConfigurableResource):
+    """What a run is about. In the UI these are fields; `SCARFORGE_SOURCE`, `_ROOT`, `_PROFILE` set their defaults."""
+
+    source: str = "phantom"
+    root: str = ""
+    profile: str = "demo"
+    home: str = "workspace"
+    overrides: list[str] = []  # noqa: RUF012 # a field of the resource, not a shared default
+    seeds: list[int] = []  # noqa: RUF012
+
+    def settings(self) -> "Settings":
+        """Return the resolved settings of this run."""
+        from pipeline.settings import load_settings
+
+        return load_settings(self.profile, self.overrides, self.seeds)
+
+    @property
+    def workspace(self) -> Workspace:
+        """Return the folders of this source and profile."""
+        return Workspace(Path(self.home).absolute(), self.source, self.profile)
+
+    def folder(self, asset: str, fold: int | None = None, seed: int | None = None) -> Path:
+        """Return the folder of a finished asset."""
+        return self.workspace.place(asset, None if asset in UNPARTITIONED else fold, seed)
+
+    def version(self, asset: str, fold: int | None, seed: int | None = None) -> str:
+        """Return the data version of a finished asset.
+
+        Raises:
+            InputError: It has not been materialised; the message says so.
+        """
+        return read_record(self.folder(asset, fold, seed), asset).data_version
+
+    def materialise(
+        self,
+        context: dg.AssetExecutionContext,
+        build: Callable[[Path], Outcome],
+        config: FrozenConfig | Mapping[str, Any] | None = None,
+        extra_parents: Mapping[str, str] | None = None,
+    ) -> dg.MaterializeResult:
+        """Build an asset, or return what an earlier run built from the same code, inputs and configuration.
+
+        Args:
+            context: Of the asset; its code version and dependencies go into the cache key.
+            build: Fills the folder it is given and says what it did.
+            config: Everything else that decides the result.
+            extra_parents: Data versions of what is read besides the dependencies.
+        """
+        asset, fold = context.asset_key.to_user_string(), fold_of(context)
+        parents = {**self.parent_versions(context), **(extra_parents or {})}
+        record, folder = self.produce(context, asset, fold, None, parents, config, build)
+        return dg.MaterializeResult(
+            metadata=metadata_of(record.outcome, folder) | {"path": dg.MetadataValue.path(str(folder))},
+            check_results=check_results_of(record.outcome),
+            data_version=dg.DataVersion(record.data_version),
+        )
+
+    def parent_versions(self, context: dg.AssetExecutionContext) -> dict[str, str]:
+        """Return the data version of every dependency of the asset that is being built."""
+        fold = fold_of(context)
+        names = sorted(key.to_user_string() for key in context.assets_def.asset_deps[context.asset_key])
+        if fold is None:  # `comparison` reads every fold that is done, and names those versions itself
+            names = [name for name in names if name in UNPARTITIONED]
+        return {name: self._version_with_seeds(name, fold) for name in names}
+
+    def _version_with_seeds(self, asset: str, fold: int | None) -> str:
+        if (self.folder(asset, fold) / "record.json").exists():
+            return self.version(asset, fold)
+        seeds = self.settings().seeds
+        if not any(self.folder(asset, fold, seed).exists() for seed in seeds):
+            return self.version(asset, fold)  # raises, naming the asset
+        return "+".join(self.version(asset, fold, seed) for seed in seeds)
+
+    def produce(
+        self,
+        context: dg.AssetExecutionContext,
+        asset: str,
+        fold: int | None,
+        seed: int | None,
+        parents: Mapping[str, str],
+        config: FrozenConfig | Mapping[str, Any] | None,
+        build: Callable[[Path], Outcome],
+    ) -> tuple[Record, Path]:
+        """Build one folder of an asset through the cache, and say so on standard error."""
+        plain = config.model_dump(mode="json") if isinstance(config, FrozenConfig) else dict(config or {})
+        code_version = context.assets_def.code_versions_by_key[context.asset_key] or ""
+        place = self.workspace.place(asset, fold, seed)
+        start = time.monotonic()
+        record, found = produce(place, asset, cache_key(code_version, parents, plain), build)
+        seconds = time.monotonic() - start
+        where = asset + (f", seed {seed}" if seed is not None else "")
+        say(f"  {'=' if found else '+'} {where:<46} {'unchanged' if found else f'{seconds:6.1f} s'}")
+        return record, place
+
+    def tracking_uri(self) -> str:
+        """Return `MLFLOW_TRACKING_URI` where it is set, else the SQLite store of the workspace."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or self.workspace.tracking_uri
+
+    def tracking(
+        self,
+        context: dg.AssetExecutionContext,
+        name: str,
+        config: FrozenConfig | Mapping[str, Any],
+        seed: int,
+        key: str,
+        **tags: str,
+    ) -> dict[str, Any]:
+        """Return what a tracker needs to open the MLflow run of one training or evaluation.
+
+        Args:
+            context: Of the asset.
+            name: For people.
+            config: Logged as parameters.
+            seed: Of the training.
+            key: Identifies the run: a resumed training continues the run with the same key.
+            **tags: `stage`, `network`, `training_set`.
+        """
+        fold = fold_of(context)
+        params = config.model_dump(mode="json") if isinstance(config, FrozenConfig) else dict(config)
+        identity = {"source": self.source, "profile": self.profile, "fold": str(fold), "seed": str(seed)}
+        return {
+            "uri": self.tracking_uri(),
+            "experiment": "scarforge",
+            "name": name,
+            "tags": {
+                **tags,
+                **identity,
+                "dagster_run_id": context.run.run_id,
+                "asset": context.asset_key.to_user_string(),
+                "scarforge_key": f"{context.asset_key.to_user_string()}/{key}",
+            },
+            "params": {**flatten(params), **tags, **identity},
+            "dataset": f"{tags.get('training_set', 'data')} fold {fold}",
+            "spool": str(self.workspace.spool),
+            "artifact_root": str(self.workspace.artifact_root),
+        }
+
+    def track_evaluation(
+        self,
+        context: dg.AssetExecutionContext,
+        name: str,
+        scores: Mapping[str, float],
+        artifacts: Sequence[Path],
+        seed: int = 0,
+        **tags: str,
+    ) -> str | None:
+        """Record an evaluation as an MLflow run and return its id, None where the server is down."""
+        from pipeline.tracking import Tracker
+
+        fold = fold_of(context)
+        title = name if fold is None else f"{name} fold {fold} seed {seed}"
+        values = self.tracking(context, title, {}, seed, context.run.run_id + f"/{fold}/{seed}", **tags)
+        with Tracker.start(
+            uri=values["uri"],
+            experiment=values["experiment"],
+            name=title,
+            tags=values["tags"],
+            params=values["params"],
+            spool=Path(values["spool"]),
+            artifact_root=Path(values["artifact_root"]),
+        ) as tracker:
+            tracker.final({key: value for key, value in scores.items() if math.isfinite(value)})
+            for path in artifacts:
+                tracker.artifact(path)
+        return tracker.run_id
+
+    def run_url(self, run_id: str) -> str:
+        """Return the address of a run on the MLflow server that `make ui` starts."""
+        uri = self.tracking_uri()
+        server = uri if uri.startswith("http") else "http://127.0.0.1:5000"
+        return f"{server}/#/runs/{run_id}"
+
+    def accelerator_lock(self) -> Path:
+        """Return the lock file that keeps two trainings from sharing an accelerator."""
+        self.workspace.locks.mkdir(parents=True, exist_ok=True)
+        return self.workspace.locks / "accelerator_0.lock"
+
+    def manifest(self) -> dict[str, str]:
+        """Return what score tables must share before they may be compared."""
+        return {
+            "source": self.source,
+            "profile": self.profile,
+            "settings": self.settings().digest,
+            "studies": self.version("studies", None),
+            "patient_split": self.version("patient_split", None),
+            "code_version": __version__,
+        }
+
+
+def fold_of(context: dg.AssetExecutionContext) -> int | None:
+    """Return the fold of a partitioned asset, None for `studies`, `patient_split` and `comparison`."""
+    if context.asset_key.to_user_string() in UNPARTITIONED:
+        return None
+    return int(context.partition_key)
+
+
+def require_fold(context: dg.AssetExecutionContext) -> int:
+    """Return the fold of a partitioned asset."""
+    fold = fold_of(context)
+    if fold is None:
+        raise InputError(f"{context.asset_key.to_user_string()}: choose a fold, 0 to 4")
+    return fold
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values under dotted names, as MLflow's parameters want them."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def say(line: str) -> None:
+    """Print a line for the person at the terminal; in the UI it appears in the step's compute log."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,88 @@
+"""The same graph as in the UI, from the command line: one fold, in this process, with a line a stage."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import dagster as dg
+
+from imaging.errors import InputError
+from pipeline.dagster_home import prepare_dagster_home
+from pipeline.forge import Forge, say
+from pipeline.settings import load_settings
+
+
+def run_fold(
+    source: str,
+    root: Path | None,
+    profile: str,
+    fold: int,
+    home: Path,
+    overrides: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+) -> Path:
+    """Materialise the whole graph for one fold and return the folder of the comparison.
+
+    What an earlier run has finished is found again; what it had begun is continued.
+
+    Raises:
+        InputError: The settings are wrong, or a stage failed; the message is that stage's own.
+    """
+    settings = load_settings(profile, overrides, seeds)
+    forge = Forge(
+        source=source,
+        root=str(root.absolute()) if root else "",
+        profile=profile,
+        home=str(home.absolute()),
+        overrides=list(overrides),
+        seeds=list(seeds),
+    )
+    _prepare_stores(forge)
+    say(f"{source}, profile {profile} (settings {settings.digest}), fold {fold}, in {forge.workspace.root}")
+    start = time.monotonic()
+    result = _execute(forge, fold)
+    if not result.success:
+        raise InputError(_first_failure(result))
+    say(f"  {'all stages':<48} {time.monotonic() - start:6.1f} s")
+    return forge.folder("comparison")
+
+
+def _prepare_stores(forge: Forge) -> None:
+    """Create the databases before any step does: two processes that migrate one SQLite file break it."""
+    from pipeline.tracking_store import prepare_store
+
+    forge.workspace.home.mkdir(parents=True, exist_ok=True)
+    os.environ["DAGSTER_HOME"] = str(prepare_dagster_home(forge.workspace.home))
+    prepare_store(forge.tracking_uri(), artifact_root=forge.workspace.artifact_root)
+
+
+def _execute(forge: Forge, fold: int) -> dg.ExecuteInProcessResult:
+    from pipeline.definitions import defs
+    from pipeline.jobs import JOBS
+
+    job = defs.resolve_job_def(JOBS[forge.profile].name)
+    with dg.DagsterInstance.get() as instance:
+        return job.execute_in_process(
+            instance=instance,
+            partition_key=str(fold),
+            run_config={
+                "resources": {"forge": {"config": forge.model_dump()}},
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            },
+            raise_on_error=False,
+        )
+
+
+def _first_failure(result: dg.ExecuteInProcessResult) -> str:
+    for event in result.all_events:
+        if event.is_step_failure:
+            error = event.step_failure_data.error
+            cause = error.cause if error and error.cause else error
+            return f"{event.step_key}: {cause.message.strip() if cause else 'failed without a message'}"
+        if event.is_failure and event.message:
+            return event.message
+    failed = [check for check in result.get_asset_check_evaluations() if not check.passed and check.blocking]
+    if failed:
+        return f"blocking check {failed[0].check_name!r} of {failed[0].asset_key.to_user_string()} failed"
+    return "the run failed without an error of a stage; look at it in the UI (make ui)"

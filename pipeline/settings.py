@@ -1,0 +1,144 @@
+"""One frozen tree of settings for a run: the defaults of each part, a profile's values, then `--set key=value`."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from gan.config import PRESETS, Pix2PixConfig
+from gan.simulator import SimulatorConfig
+from imaging.augment import AugmentConfig
+from imaging.balance import BalanceConfig
+from imaging.config import FrozenConfig
+from imaging.errors import InputError
+from imaging.phantom import PhantomConfig
+from imaging.regions import RegionConfig
+from segmentation.config import TrainConfig
+from segmentation.localiser_config import LocaliserConfig
+from training.options import Device, Precision
+
+FOLDS = 5
+
+
+class QualitySettings(FrozenConfig):
+    """How synthetic slices are judged, and below what they may not be trained on."""
+
+    vgg16_weights: str = Field(
+        default="",
+        description="safetensors file of ImageNet VGG16 features; empty: torch's cache, else own encoder",
+    )
+    slices: int = Field(default=500, ge=10, description="synthetic slices that are judged")
+    minimum_adherence_cavity: float = Field(
+        default=0.5, ge=0, le=1, description="Dice of the judge's cavity on synthetic slices"
+    )
+    minimum_adherence_myocardium: float = Field(
+        default=0.3, ge=0, le=1, description="Dice of the judge's normal myocardium on synthetic slices"
+    )
+
+
+class Settings(FrozenConfig):
+    """Everything that decides a result, and how it is computed."""
+
+    profile: str
+    description: str = ""
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="one segmenter is trained for each seed")
+    split_seed: int = 0
+    validation_share: float = Field(default=0.15, gt=0, lt=0.5, description="of a fold's training patients")
+    training_slices: int = Field(default=10_000, ge=10, description="slices in each arm")
+    synthetic_share: float = Field(default=0.5, gt=0, lt=1, description="of the real-plus-GAN arm")
+    processes: int = Field(default=0, ge=0, description="worker processes for slices; 0: one a core")
+    device: Device = "auto"
+    precision: Precision = "auto"
+    phantom: PhantomConfig = PhantomConfig()
+    region: RegionConfig = RegionConfig()
+    localiser: LocaliserConfig = LocaliserConfig()
+    augment: AugmentConfig = AugmentConfig()
+    balance: BalanceConfig = BalanceConfig()
+    simulator: SimulatorConfig = SimulatorConfig()
+    pix2pix: Pix2PixConfig = PRESETS["context"]
+    attention_res_unet: TrainConfig
+    halsr_net: TrainConfig
+    quality: QualitySettings = QualitySettings()
+
+    def network(self, name: str) -> TrainConfig:
+        """Return the training configuration of `attention_res_unet` or `halsr_net`."""
+        config: TrainConfig = getattr(self, name)
+        return config
+
+    @property
+    def synthetic_slices(self) -> int:
+        """How many slices of the real-plus-GAN arm are synthetic."""
+        return round(self.training_slices * self.synthetic_share)
+
+    @property
+    def digest(self) -> str:
+        """A hash of everything that decides a result (device, precision and process count do not belong to it)."""
+        content = self.model_dump(mode="json", exclude={"device", "precision", "processes", "seeds", "description"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def profile_names() -> list[str]:
+    """Return the names of the profiles that come with the project."""
+    folder = files("pipeline") / "profiles"
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+
+
+def load_settings(profile: str, overrides: Sequence[str] = (), seeds: Sequence[int] = ()) -> Settings:
+    """Read a profile and lay `key=value` overrides over it.
+
+    Args:
+        profile: A name from `profile_names()`.
+        overrides: Such as `pix2pix.steps=2000`; values are read as YAML.
+        seeds: Replace the profile's seeds where given.
+
+    Raises:
+        InputError: An unknown profile or key, or a wrong value; the message names what is allowed.
+    """
+    if profile not in profile_names():
+        raise InputError(f"profile {profile!r} does not exist; choose one of {', '.join(profile_names())}")
+    content = yaml.safe_load((files("pipeline") / "profiles" / f"{profile}.yaml").read_text(encoding="utf-8"))
+    content["profile"] = profile
+    for override in overrides:
+        _lay_over(content, override)
+    if seeds:
+        content["seeds"] = list(seeds)
+    return _validated(_with_preset(content))
+
+
+def _lay_over(content: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise InputError(f"--set {override!r}: write key=value, such as pix2pix.steps=2000")
+    *path, last = key.strip().split(".")
+    for part in path:
+        content = content.setdefault(part, {})
+        if not isinstance(content, dict):
+            raise InputError(f"--set {override!r}: {part!r} is a single value and has no keys below it")
+    content[last] = yaml.safe_load(value)
+
+
+def _with_preset(content: dict[str, Any]) -> dict[str, Any]:
+    """Put a named Pix2Pix preset beneath the profile's own values."""
+    values: Mapping[str, Any] = content.get("pix2pix") or {}
+    name = values.get("preset", "context")
+    if name not in PRESETS:
+        raise InputError(f"pix2pix.preset={name!r} does not exist; choose one of {', '.join(PRESETS)}")
+    own = {key: value for key, value in values.items() if key != "preset"}
+    return {**content, "pix2pix": {**PRESETS[name].model_dump(), **own}}
+
+
+def _validated(content: dict[str, Any]) -> Settings:
+    try:
+        return Settings.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise InputError(
+            f"setting {field!r}: {first['msg'].lower()}, got {first['input']!r}{more}; "
+            f"profile {content['profile']!r} and its defaults are in pipeline/settings.py and pipeline/profiles"
+        ) from error

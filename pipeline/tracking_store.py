@@ -1,0 +1,169 @@
+"""Where tracking goes: the default places, the SQLite file's first minutes, the experiment.
+
+What does not live here: runs and what they hold (`pipeline.tracking`), the spool (`pipeline.tracking_spool`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from imaging.errors import InputError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "scarforge"
+
+_SQLITE = "sqlite:///"
+_SCHEMES = ("sqlite:///", "http://", "https://", "postgresql", "mysql", "mssql")
+_LOCK_TIMEOUT_S = 120.0
+# The client's own defaults wait 247 s a call when the server is down.
+_CLIENT_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+# These tell every fault at length; the sender reports such faults itself, in one line.
+_NOISY_LOGGERS = ("mlflow.store.db.utils", "mlflow.store.tracking", "alembic", "urllib3.connectionpool")
+
+
+@dataclass(frozen=True)
+class TrackingPlaces:
+    """Where runs are sent, where their files go, and where what could not be sent waits."""
+
+    uri: str
+    artifact_root: Path | None
+    spool: Path
+
+
+def tracking_places(home: Path, environment: Mapping[str, str]) -> TrackingPlaces:
+    """Give the tracking store of a workspace: SQLite in `home` unless `MLFLOW_TRACKING_URI` names another.
+
+    Args:
+        home: The workspace (`SCARFORGE_HOME`).
+        environment: Usually `os.environ`.
+    """
+    home = home.absolute()
+    own = f"{_SQLITE}{home / 'mlflow.db'}"
+    uri = environment.get("MLFLOW_TRACKING_URI") or own
+    root = home / "mlflow_artifacts" if uri.startswith(_SQLITE) else None
+    return TrackingPlaces(uri=uri, artifact_root=root, spool=home / "tracking_spool")
+
+
+def connect(uri: str) -> MlflowClient:
+    """Give a client for `uri`, creating the tables of a new SQLite file in one process at a time.
+
+    Raises:
+        MlflowException, SQLAlchemyError: The store cannot be opened. A server is not contacted yet.
+    """
+    quieten()
+    from mlflow import MlflowClient
+
+    if not uri.startswith(_SQLITE):
+        return MlflowClient(tracking_uri=uri)
+    with FileLock(_sqlite_lock(uri), timeout=_LOCK_TIMEOUT_S):
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)  # opens the file and creates its tables
+    return client
+
+
+def prepare_store(uri: str, artifact_root: Path | None = None, experiment: str = EXPERIMENT) -> None:
+    """Bring a SQLite file up to date and create the experiment, before any step writes to it.
+
+    Several processes that meet a new file would otherwise migrate it side by side and fail. A server looks
+    after its own store, so for any other `uri` only its form is checked.
+
+    Args:
+        uri: Tracking URI, such as `sqlite:////home/me/workspace/mlflow.db` or `http://127.0.0.1:5000`.
+        artifact_root: Folder for the files of the experiment's runs, for SQLite only.
+        experiment: Name of the experiment.
+
+    Raises:
+        InputError: The URI is of an unknown kind, or the file is damaged or written by a newer MLflow.
+    """
+    if not uri.startswith(_SCHEMES):
+        raise InputError(
+            f"tracking URI {uri!r}: expected one that starts with {', '.join(_SCHEMES)}; set MLFLOW_TRACKING_URI"
+        )
+    if not uri.startswith(_SQLITE):
+        return
+    quieten()
+    from alembic.util import CommandError
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    path = _sqlite_path(uri)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(_sqlite_lock(uri), timeout=_LOCK_TIMEOUT_S):
+            _migrate(uri, path)
+        experiment_id(connect(uri), experiment, artifact_root)
+    except (CommandError, MlflowException, SQLAlchemyError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{path}: cannot be used as MLflow's store ({reason}); install the MLflow that wrote it, "
+            "or move the file away to start a new one"
+        ) from error
+
+
+def experiment_id(client: MlflowClient, name: str, artifact_root: Path | None) -> str:
+    """Find the experiment, restoring a deleted one, or create it with `artifact_root` for its files."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        own_file = client.tracking_uri.startswith(_SQLITE)  # a server knows its own place for files
+        location = artifact_root.absolute().as_uri() if artifact_root and own_file else None
+        try:
+            return client.create_experiment(name, artifact_location=location)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)  # another process was faster
+    assert found is not None
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return found.experiment_id
+
+
+def quieten() -> None:
+    """Set the client's short time-outs and switch off its telemetry, unless the environment says otherwise."""
+    """Set the client's short time-outs and switch off its telemetry, unless they are set already."""
+    for name, value in _CLIENT_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    for name in _NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _migrate(uri: str, path: Path) -> None:
+    from mlflow.store.db import utils as mlflow_utils
+
+    utils: Any = mlflow_utils  # untyped
+    engine = utils.create_sqlalchemy_engine(uri)
+    try:
+        if utils._is_empty_database(engine):
+            utils._initialize_tables(engine)
+        elif (version := utils._get_schema_version(engine)) != utils._get_latest_schema_revision():
+            shutil.copy2(path, path.with_name(f"{path.name}.{version}.bak"))
+            utils._upgrade_db(engine)
+    finally:
+        engine.dispose()
+
+
+def _sqlite_path(uri: str) -> Path:
+    return Path(uri.removeprefix(_SQLITE))
+
+
+def _sqlite_lock(uri: str) -> Path:
+    path = _sqlite_path(uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f"{path.name}.lock")

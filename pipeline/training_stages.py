@@ -1,0 +1,117 @@
+"""The three kinds of training, each fed from the files its task names."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from imaging.leakage import assert_no_leak
+from imaging.slice_store import SliceStore
+from imaging.split import FoldSplit, read_split
+from pipeline.training_task import TrainingTask
+from training.compute import Compute, choose_compute
+from training.report import Report
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is left to track after a training: scores, and the model with an example input."""
+
+    scores: Mapping[str, float]
+    module: Callable[[], nn.Module]
+    example: NDArray[np.float32]
+
+
+def train_lv_localiser(task: TrainingTask, compute: Compute, report: Report) -> Trained:
+    """Train the regression of the ventricle's box on the fold's training patients."""
+    from segmentation.localiser_config import LocaliserConfig
+
+    from imaging.study_archive import StudyArchive
+    from segmentation.localiser import load_localiser
+    from segmentation.localiser_training import train_localiser
+
+    config = LocaliserConfig.model_validate(task.config)
+    folder = Path(task.folder)
+    archive = StudyArchive.open(Path(task.inputs["studies"]))
+    result = train_localiser(archive, _split(task), config, compute, folder, task.seed, report, task.card)
+    size = config.input_px
+    return Trained(
+        scores={"validation/box_iou": result.validation_iou},
+        module=lambda: load_localiser(folder, choose_compute("cpu", "fp32")).network,
+        example=np.zeros((2, 1, size, size), np.float32),
+    )
+
+
+def train_pix2pix(task: TrainingTask, compute: Compute, report: Report) -> Trained:
+    """Train Pix2Pix on the fold's augmented slices, choosing its checkpoint on validation patients."""
+    from gan.conditioning import generator_channels
+    from gan.config import Pix2PixConfig
+    from gan.generate import load_generator
+    from gan.train import train_pix2pix as train
+
+    config = Pix2PixConfig.model_validate(task.config)
+    folder, split = Path(task.folder), _split(task)
+    training = _training_store(task, split)
+    images, masks, _ = _validation_rows(task, split)
+    result = train(training, images, masks, config, compute, folder, task.seed, report, task.card)
+    size, channels = training.attributes.region_px, generator_channels(config, training.label_set)
+    return Trained(
+        scores={f"validation/{name}": value for name, value in result.validation.items()},
+        module=lambda: load_generator(folder, choose_compute("cpu", "fp32")).generator,
+        example=np.zeros((2, channels, size, size), np.float32),
+    )
+
+
+def train_segmenter(task: TrainingTask, compute: Compute, report: Report) -> Trained:
+    """Train one network on one training set with one seed."""
+    from segmentation.config import TrainConfig
+    from segmentation.predict import load_exportable
+    from segmentation.train import train_segmenter as train
+    from segmentation.validation import ValidationData
+
+    config = TrainConfig.model_validate(task.config)
+    folder, split = Path(task.folder), _split(task)
+    training = _training_store(task, split)
+    validation = ValidationData(*_validation_rows(task, split))
+    card = {**task.card, "slices": len(training)}
+    result = train(training, validation, config, compute, folder, task.seed, report, card)
+    size = training.attributes.region_px
+    scores = {f"validation/dice/{tissue}": value for tissue, value in result.dice.items()}
+    return Trained(
+        scores={
+            **scores,
+            "validation/dice/mean": result.score,
+            "images_per_second": result.images_per_second,
+        },
+        module=lambda: load_exportable(folder),
+        example=np.zeros((2, 1, size, size), np.float32),
+    )
+
+
+STAGES: Mapping[str, Callable[[TrainingTask, Compute, Report], Trained]] = MappingProxyType(
+    {"lv_localiser": train_lv_localiser, "pix2pix": train_pix2pix, "segmenter": train_segmenter}
+)
+
+
+def _split(task: TrainingTask) -> FoldSplit:
+    return read_split(Path(task.inputs["patient_split"]), task.fold)
+
+
+def _training_store(task: TrainingTask, split: FoldSplit) -> SliceStore:
+    """Open the training set and assert the split again: a blocking check does not stop a separate run."""
+    store = SliceStore.open(Path(task.inputs["training_set"]))
+    assert_no_leak(store.rows, split, task.inputs["training_set"])
+    return store
+
+
+def _validation_rows(
+    task: TrainingTask, split: FoldSplit
+) -> tuple[NDArray[np.float16], NDArray[np.uint8], NDArray[np.str_]]:
+    real = SliceStore.open(Path(task.inputs["real_slices"]))
+    index = np.flatnonzero(real.rows["case_id"].isin(split.validation).to_numpy())
+    cases = (real.rows["case_id"] + "/" + real.rows["frame"]).to_numpy(dtype=str)[index]
+    return real.images(index), real.masks(index), cases

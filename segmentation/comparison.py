@@ -1,0 +1,264 @@
+"""The comparison of the two arms: tables of scores in, tidy summary, paired differences and verdicts out.
+
+What does not live here: how scores are formed (`scores`), how intervals are drawn (`statistics`), how the
+result is shown (`comparison_text`, `comparison_figures`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from imaging.errors import InputError
+from segmentation.contributions import collect_contributions, select_arm
+from segmentation.scores import RULES
+from segmentation.statistics import (
+    MINIMUM_PAIRS,
+    Contributions,
+    Estimate,
+    estimate_score,
+    holm,
+    paired_difference,
+    verdict,
+)
+
+REAL_ONLY, REAL_PLUS_GAN = "real_only", "real_plus_gan"
+PER_FOLD_PREFIX = "fold_"
+
+SUMMARY_COLUMNS = ("network", "training_set", "tissue", "rule", "mean", "low", "high", "patients", "seeds")
+DIFFERENCE_COLUMNS = (
+    "network",
+    "tissue",
+    "rule",
+    REAL_ONLY,
+    REAL_PLUS_GAN,
+    "difference",
+    "low",
+    "high",
+    "probability_better",
+    "p_value",
+    "p_holm",
+    "effect_size",
+    "detectable",
+    "pairs",
+    "seeds",
+    "verdict",
+)
+PAIR_COLUMNS = ("network", "tissue", "rule", "case_id", REAL_ONLY, REAL_PLUS_GAN)
+
+
+@dataclass(frozen=True)
+class ScoredTable:
+    """One table of scores, and what it was made from.
+
+    The manifest holds whatever must agree: profile, source digest, split digest, code version. Values of keys
+    that start with `fold_` need to agree among tables of the same fold only.
+    """
+
+    scores: pd.DataFrame
+    manifest: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """Whose scores these are, for messages."""
+        first = self.scores.iloc[0]
+        return f"{first['network']}_{first['training_set']} (fold {first['fold']})"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Tidy tables of a comparison.
+
+    Attributes:
+        summary: `SUMMARY_COLUMNS`; yardsticks have an empty training set.
+        differences: `DIFFERENCE_COLUMNS`, real plus GAN minus real only; empty while an arm is missing.
+        pairs: `PAIR_COLUMNS`, each patient's score in both arms, the mean over seeds.
+        folds: The folds that went in.
+        notes: What a reader must know.
+    """
+
+    summary: pd.DataFrame
+    differences: pd.DataFrame
+    pairs: pd.DataFrame
+    folds: tuple[int, ...]
+    notes: tuple[str, ...] = field(default=())
+
+
+def compare_arms(tables: Sequence[ScoredTable], resamples: int = 4000, seed: int = 0) -> Comparison:
+    """Compare real-only with real-plus-GAN training, paired by patient and seed, over all folds given.
+
+    Args:
+        tables: The tables of scores of every model and fold that is done.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        InputError: Manifests differ (the keys are named), a patient was tested in two folds, or no seed is
+            shared.
+    """
+    if not tables:
+        raise InputError("there is no table of scores to compare; materialise a scores asset first")
+    refuse_differing(tables)
+    scores = pd.concat([table.scores for table in tables], ignore_index=True)
+    contributions = collect_contributions(scores)
+    differences, pairs = _differences(contributions, resamples, seed)
+    folds = tuple(sorted(int(fold) for fold in scores["fold"].dropna().unique()))
+    return Comparison(
+        summary=summarise(scores, resamples, seed),
+        differences=differences,
+        pairs=pairs,
+        folds=folds,
+        notes=_notes(scores, folds, differences),
+    )
+
+
+def refuse_differing(tables: Sequence[ScoredTable]) -> None:
+    """Raise `InputError` naming every manifest key whose values differ, and in which tables."""
+    differing = []
+    for key in sorted({key for table in tables for key in table.manifest}):
+        for group in _comparable(tables, per_fold=key.startswith(PER_FOLD_PREFIX)):
+            values: dict[str, str] = {}
+            for table in group:
+                values.setdefault(str(table.manifest.get(key, "missing")), table.name)
+            if len(values) > 1:
+                differing.append(f"{key}: " + ", ".join(f"{v!r} in {n}" for v, n in values.items()))
+    if differing:
+        raise InputError(
+            f"tables of scores cannot be compared, they differ in {'; '.join(differing)}; "
+            "rematerialise the older ones with the same source, profile and code"
+        )
+
+
+def summarise(scores: pd.DataFrame, resamples: int = 4000, seed: int = 0) -> pd.DataFrame:
+    """Return each arm's and yardstick's score under each rule with its interval (`SUMMARY_COLUMNS`)."""
+    contributions = collect_contributions(scores)
+    keys = ["network", "training_set", "tissue", "rule"]
+    rows: list[dict[str, Any]] = []
+    for values, of_arm in contributions.groupby(keys, sort=False):
+        arm = select_arm(of_arm)
+        if not arm.patients:
+            continue
+        rows.append(
+            dict(zip(keys, values, strict=True))
+            | _interval(estimate_score(arm.contributions, resamples, seed), "mean")
+            | {"patients": arm.informative, "seeds": len(arm.seeds)}
+        )
+    return _ordered(pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS)))
+
+
+def yardstick_margins(summary: pd.DataFrame) -> pd.DataFrame:
+    """Set each trained network beside each yardstick.
+
+    Returns:
+        `network`, `training_set`, `tissue`, `rule`, `value`, `yardstick`, `yardstick_value`, `beaten`.
+    """
+    trained = summary[summary["training_set"] != ""].rename(columns={"mean": "value"})
+    yardsticks = summary[summary["training_set"] == ""]
+    yardsticks = yardsticks.rename(columns={"network": "yardstick", "mean": "yardstick_value"})
+    margins = trained.merge(
+        yardsticks[["yardstick", "tissue", "rule", "yardstick_value"]], on=["tissue", "rule"]
+    )
+    margins["beaten"] = margins["value"] > margins["yardstick_value"]
+    names = ["network", "training_set", "tissue", "rule", "value", "yardstick", "yardstick_value", "beaten"]
+    return margins[names].reset_index(drop=True)
+
+
+def _comparable(tables: Sequence[ScoredTable], per_fold: bool) -> list[list[ScoredTable]]:
+    if not per_fold:
+        return [list(tables)]
+    groups: dict[str, list[ScoredTable]] = {}
+    for table in tables:
+        groups.setdefault(str(table.scores["fold"].iloc[0]), []).append(table)
+    return list(groups.values())
+
+
+def _differences(contributions: pd.DataFrame, resamples: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    rows: list[dict[str, Any]] = []
+    pairs: list[pd.DataFrame] = [pd.DataFrame(columns=list(PAIR_COLUMNS))]
+    for (network, rule), of_rule in contributions.groupby(["network", "rule"], sort=False):
+        if {REAL_ONLY, REAL_PLUS_GAN} <= set(of_rule["training_set"]):
+            of_tissues, of_patients = _tissue_differences(of_rule, str(network), str(rule), resamples, seed)
+            rows += of_tissues
+            pairs += of_patients
+    found = [frame for frame in pairs if len(frame)]
+    joined = pd.concat(found, ignore_index=True) if found else pairs[0]
+    return _ordered(pd.DataFrame(rows, columns=list(DIFFERENCE_COLUMNS))), joined
+
+
+def _tissue_differences(
+    of_rule: pd.DataFrame, network: str, rule: str, resamples: int, seed: int
+) -> tuple[list[dict[str, Any]], list[pd.DataFrame]]:
+    """Compare the arms in each tissue of one network under one rule; Holm corrects over the tissues."""
+    rows: list[dict[str, Any]] = []
+    pairs: list[pd.DataFrame] = []
+    for tissue, of_tissue in of_rule.groupby("tissue", sort=False):
+        matched = _match_arms(of_tissue)
+        if matched is None:
+            continue
+        without, with_gan, patients, informative = matched
+        found = paired_difference(with_gan, without, resamples, seed)
+        names = {"network": network, "tissue": tissue, "rule": rule}
+        each = {REAL_ONLY: without.of_patients(), REAL_PLUS_GAN: with_gan.of_patients()}
+        pairs.append(pd.DataFrame({**names, "case_id": patients, **each})[list(PAIR_COLUMNS)])
+        rows.append(
+            names
+            | {REAL_ONLY: without.score(), REAL_PLUS_GAN: with_gan.score()}
+            | _interval(found.estimate, "difference")
+            | {
+                "probability_better": found.probability_better,
+                # Pooling weighs patients by their voxels; the test of unweighted patients is not its test.
+                "p_value": float("nan") if rule == "pooled" else found.p_value,
+                "effect_size": found.effect_size,
+                "detectable": found.detectable,
+                "pairs": informative,
+                "seeds": without.numerator.shape[1],
+            }
+        )
+    for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+        estimate = Estimate(row["difference"], row["low"], row["high"])
+        row |= {"p_holm": adjusted, "verdict": verdict(estimate, adjusted, row["pairs"])}
+    return rows, pairs
+
+
+def _match_arms(of_tissue: pd.DataFrame) -> tuple[Contributions, Contributions, list[str], int] | None:
+    """Return both arms on the patients and seeds that they share, or None where they share none."""
+    without = of_tissue[of_tissue["training_set"] == REAL_ONLY]
+    with_gan = of_tissue[of_tissue["training_set"] == REAL_PLUS_GAN]
+    contributing = set(of_tissue.loc[of_tissue["denominator"] > 0, "case_id"])
+    patients = sorted(contributing & set(without["case_id"]) & set(with_gan["case_id"]))
+    if not patients:
+        return None
+    seeds = sorted(set(without["seed"]) & set(with_gan["seed"]))
+    if not seeds:
+        name = without["network"].iloc[0]
+        raise InputError(f"the two arms of {name} share no seed; train both with the same seeds")
+    first, second = (select_arm(arm, patients, seeds) for arm in (without, with_gan))
+    return first.contributions, second.contributions, patients, min(first.informative, second.informative)
+
+
+def _interval(estimate: Estimate, name: str) -> dict[str, Any]:
+    return {name: estimate.value, "low": estimate.low, "high": estimate.high}
+
+
+def _ordered(table: pd.DataFrame) -> pd.DataFrame:
+    rank = table["rule"].map({rule: place for place, rule in enumerate(RULES)})
+    return table.iloc[np.argsort(rank.to_numpy(float), kind="stable")].reset_index(drop=True)
+
+
+def _notes(scores: pd.DataFrame, folds: tuple[int, ...], differences: pd.DataFrame) -> tuple[str, ...]:
+    notes = []
+    tested = scores["case_id"].nunique() - int((scores["case_id"] == "all").any())
+    if len(folds) == 1:
+        notes.append(
+            f"Fold {folds[0]} alone has {tested} test patients, and fewer with each lesion: differences "
+            "between the arms mean little until all folds are done."
+        )
+    if len(differences) and differences["seeds"].min() == 1:
+        notes.append("With one seed the intervals leave out the variation between trainings.")
+    if len(differences) and differences["pairs"].min() < MINIMUM_PAIRS:
+        notes.append(f"Fewer than {MINIMUM_PAIRS} pairs of patients give no verdict.")
+    if len(differences) == 0:
+        notes.append("Only one training set has been scored, so there is no difference to give.")
+    return tuple(notes)

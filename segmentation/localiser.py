@@ -1,0 +1,127 @@
+"""The localiser in use: the left ventricle's box of a study, and its score beside a fixed central box."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torchvision.ops import box_iou
+
+from imaging.box import Box
+from imaging.errors import InputError
+from imaging.prepare import reference_box
+from imaging.split import FoldSplit
+from imaging.study_archive import PreparedStudy, StudyArchive
+from segmentation.localiser_input import letterbox, shares_to_box
+from segmentation.localiser_network import LocaliserConfig, LocaliserNet
+from training.compute import Compute
+from training.model_folder import read_config, read_weights
+
+
+@dataclass(frozen=True)
+class Localiser:
+    """A trained localiser on a device."""
+
+    network: LocaliserNet
+    config: LocaliserConfig
+    compute: Compute
+
+    def predict_box(self, study: PreparedStudy) -> Box:
+        """Return the left ventricle's box of a study on the 1 mm grid: the median over its slices."""
+        return self.predict_image_box(study.image)
+
+    def predict_image_box(self, image: NDArray[np.float32]) -> Box:
+        """Return the box of an image (S, H, W) on the 1 mm grid, such as a new study's."""
+        assert self.config.fov_mm is not None, "the training has fitted the field of view"
+        slices = letterbox(image, self.config.fov_mm, self.config.input_px)
+        shares = median_box(self.network, slices.to(self.compute.device), self.compute)
+        return shares_to_box(shares, image.shape, self.config.fov_mm)
+
+
+def median_box(network: LocaliserNet, slices: torch.Tensor, compute: Compute) -> NDArray[np.float64]:
+    """Return the median over slices (S, 1, P, P) of each side (4,), which one bad slice does not move."""
+    network.eval()
+    with torch.inference_mode(), compute.fabric.autocast():
+        boxes = network(slices.to(memory_format=compute.memory_format))
+    return np.median(boxes.float().cpu().numpy().astype(np.float64), axis=0)
+
+
+def load_localiser(folder: Path, compute: Compute) -> Localiser:
+    """Load a localiser from its model folder.
+
+    Raises:
+        InputError: The folder is incomplete or holds another model.
+    """
+    config = read_config(folder, LocaliserConfig)
+    network = LocaliserNet(config)
+    try:
+        network.load_state_dict(read_weights(folder))
+    except RuntimeError as error:
+        raise InputError(f"{folder}: weights do not fit config.json; rematerialise `lv_localiser`") from error
+    network.to(compute.device).to(memory_format=compute.memory_format).eval()
+    return Localiser(network, config, compute)
+
+
+def fixed_central_box(archive: StudyArchive, case_ids: Iterable[str], shape: tuple[int, ...]) -> Box:
+    """Return the yardstick: a box of the mean size over the given (training) patients, in the image's centre.
+
+    Args:
+        archive: The studies.
+        case_ids: The patients whose reference boxes are averaged.
+        shape: Shape (S, H, W) on the 1 mm grid of the study to be localised.
+    """
+    height, width = mean_box_size(archive, case_ids)
+    return central_box(height, width, shape)
+
+
+def mean_box_size(archive: StudyArchive, case_ids: Iterable[str]) -> tuple[float, float]:
+    """Return the mean height and width in mm of the reference boxes of all studies of the given patients."""
+    chosen = set(case_ids)
+    boxes = [reference_box(archive.load(*key).mask) for key in archive.keys() if key[0] in chosen]  # noqa: SIM118
+    if not boxes:
+        raise InputError(f"{archive.path}: holds none of the {len(chosen)} training patients; check the split")
+    return float(np.mean([box.height for box in boxes])), float(np.mean([box.width for box in boxes]))
+
+
+def central_box(height: float, width: float, shape: tuple[int, ...]) -> Box:
+    """Return a box of the given size in the middle of an image (S, H, W), clipped to it."""
+    rows, columns = shape[-2:]
+    top, left = (rows - height) / 2, (columns - width) / 2
+    return Box(max(top, 0.0), max(left, 0.0), min(top + height, rows), min(left + width, columns))
+
+
+def intersection_over_union(first: Box, second: Box) -> float:
+    """Return the overlap of two boxes, 0 to 1."""
+    sides = [torch.tensor([[b.left, b.top, b.right, b.bottom]], dtype=torch.float64) for b in (first, second)]
+    return float(box_iou(*sides))
+
+
+def box_scores(localiser: Localiser, archive: StudyArchive, split: FoldSplit) -> pd.DataFrame:
+    """Score the predicted box of every study beside the fixed central box.
+
+    Returns:
+        `case_id`, `frame`, `part`, `iou`, `centre_error_mm`, `fixed_box_iou`, `fixed_box_error_mm`, and the
+        predicted box (`top`, `left`, `bottom`, `right`, 1 mm pixels).
+    """
+    height, width = mean_box_size(archive, split.train)
+    rows = []
+    for case_id, frame in archive.keys():  # noqa: SIM118
+        study = archive.load(case_id, frame)
+        reference, predicted = reference_box(study.mask), localiser.predict_box(study)
+        fixed = central_box(height, width, study.image.shape)
+        rows.append(
+            {
+                "case_id": case_id,
+                "frame": frame,
+                "part": split.part_of(case_id),
+                "iou": intersection_over_union(predicted, reference),
+                "centre_error_mm": float(np.hypot(*np.subtract(predicted.centre, reference.centre))),
+                "fixed_box_iou": intersection_over_union(fixed, reference),
+                "fixed_box_error_mm": float(np.hypot(*np.subtract(fixed.centre, reference.centre))),
+            }
+            | predicted._asdict()
+        )
+    return pd.DataFrame(rows)

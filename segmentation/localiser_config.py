@@ -1,0 +1,1 @@
+from segmentation.localiser_network import LocaliserConfig as LocaliserConfig

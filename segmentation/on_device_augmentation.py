@@ -1,0 +1,165 @@
+"""Random changes of a training batch on the device: geometry in one resampling, then intensities.
+
+Parameters are drawn in one function and applied in another, so that a batch can be repeated. They are drawn
+on the CPU from a seed, so that they are the same on every device; what runs on the device is arithmetic.
+Images are sampled bilinearly and masks at the nearest pixel of the same grid, so that both always move
+together; beyond the border both are mirrored.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segmentation.config import DeviceAugmentConfig
+
+_ELASTIC_NODES = 5
+
+
+class BatchChanges(NamedTuple):
+    """What happens to each slice of a batch.
+
+    Attributes:
+        matrix: (N, 2, 2) from offsets (x, y) of the result to offsets in the source, both from the middle.
+        shift_px: (N, 2) x and y added in the source.
+        elastic_px: (N, 2, K, K) displacements x and y at the nodes of a coarse grid.
+        gamma, contrast, brightness, noise: (N,) exponent, factor, summand, standard deviation.
+        size: Side of the result in pixels.
+    """
+
+    matrix: Tensor
+    shift_px: Tensor
+    elastic_px: Tensor
+    gamma: Tensor
+    contrast: Tensor
+    brightness: Tensor
+    noise: Tensor
+    size: int
+
+
+def draw_changes(
+    config: DeviceAugmentConfig | None, count: int, region_px: int, crop_px: int | None, seed: int
+) -> BatchChanges:
+    """Draw the changes of `count` slices of side `region_px`.
+
+    Args:
+        config: Ranges; None changes nothing but the window.
+        count: Slices in the batch.
+        region_px: Side of the stored slices.
+        crop_px: Side of a randomly placed window; None takes the whole region.
+        seed: Decides everything.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    size = crop_px or region_px
+    changes = _window_only(count, region_px, size, generator)
+    if config is None:
+        return changes
+    return _with_intensities(_with_geometry(changes, config, generator), config, generator)
+
+
+def apply_changes(images: Tensor, masks: Tensor, changes: BatchChanges, seed: int) -> tuple[Tensor, Tensor]:
+    """Apply the changes to a batch.
+
+    Args:
+        images: (N, 1, H, W) float32 in [0, 1].
+        masks: (N, H, W) label values.
+        changes: What `draw_changes` gave.
+        seed: Of the noise, drawn on the device.
+
+    Returns:
+        Images (N, 1, S, S) in [0, 1] and masks (N, S, S) with `S = changes.size`.
+    """
+    noise_seed = seed if bool((changes.noise > 0).any()) else None  # asked before the move: no waiting for a GPU
+    changes = _to_device(changes, images.device)
+    grid = _sampling_grid(changes, images.shape[-1])
+    moved = F.grid_sample(images, grid, "bilinear", "reflection", align_corners=False)
+    labels = F.grid_sample(masks.unsqueeze(1).to(images.dtype), grid, "nearest", "reflection", align_corners=False)
+    return _change_intensities(moved, changes, noise_seed), labels.squeeze(1).to(masks.dtype)
+
+
+def _to_device(changes: BatchChanges, device: torch.device) -> BatchChanges:
+    moved: dict[str, Any] = {
+        name: part.to(device) for name, part in changes._asdict().items() if isinstance(part, Tensor)
+    }
+    return changes._replace(**moved)
+
+
+def _window_only(count: int, region_px: int, size: int, generator: torch.Generator) -> BatchChanges:
+    room = region_px - size
+    corner = torch.randint(0, room + 1, (count, 2), generator=generator).float()
+    return BatchChanges(
+        matrix=torch.eye(2).expand(count, 2, 2),
+        shift_px=corner - room / 2,
+        elastic_px=torch.zeros(count, 2, _ELASTIC_NODES, _ELASTIC_NODES),
+        gamma=torch.ones(count),
+        contrast=torch.ones(count),
+        brightness=torch.zeros(count),
+        noise=torch.zeros(count),
+        size=size,
+    )
+
+
+def _with_geometry(changes: BatchChanges, config: DeviceAugmentConfig, generator: torch.Generator) -> BatchChanges:
+    count = len(changes.gamma)
+    on = _coin(count, config.probability, generator)
+    angle = on * torch.deg2rad(_uniform(count, -config.rotation_degrees, config.rotation_degrees, generator))
+    scale = _log_uniform(count, *config.scale, generator) ** on
+    matrix = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1).view(count, 2, 2)
+    mirrors = 1 - 2 * torch.stack([_coin(count, 0.5 * config.flips, generator) for _ in range(2)], dim=1)
+    shift = torch.stack([on * _uniform(count, -config.shift_px, config.shift_px, generator) for _ in range(2)], dim=1)
+    bend = torch.randn(changes.elastic_px.shape, generator=generator) * config.elastic_px
+    return changes._replace(
+        matrix=matrix / scale.view(-1, 1, 1) * mirrors.unsqueeze(1),
+        shift_px=changes.shift_px + shift,
+        elastic_px=bend * on.view(-1, 1, 1, 1),
+    )
+
+
+def _with_intensities(changes: BatchChanges, config: DeviceAugmentConfig, generator: torch.Generator) -> BatchChanges:
+    count = len(changes.gamma)
+    on = _coin(count, config.probability, generator)
+    return changes._replace(
+        gamma=_log_uniform(count, *config.gamma, generator) ** on,
+        contrast=1 + on * _uniform(count, -config.contrast, config.contrast, generator),
+        brightness=on * _uniform(count, -config.brightness, config.brightness, generator),
+        noise=on * _uniform(count, 0.0, config.noise, generator),
+    )
+
+
+def _sampling_grid(changes: BatchChanges, region_px: int) -> Tensor:
+    """Return (N, S, S, 2): for each result pixel, x and y in the source, -1 to 1 from edge to edge."""
+    size = changes.size
+    offsets = torch.arange(size, device=changes.matrix.device, dtype=torch.float32) - (size - 1) / 2
+    rows, columns = torch.meshgrid(offsets, offsets, indexing="ij")
+    places = torch.stack([columns, rows], dim=-1).view(1, -1, 2)  # (1, S * S, 2), x first
+    places = places @ changes.matrix.transpose(1, 2) + changes.shift_px.unsqueeze(1)
+    bend = F.interpolate(changes.elastic_px, size=(size, size), mode="bicubic", align_corners=True)
+    places = places.view(-1, size, size, 2) + bend.permute(0, 2, 3, 1)
+    return places * (2 / region_px)
+
+
+def _change_intensities(images: Tensor, changes: BatchChanges, noise_seed: int | None) -> Tensor:
+    gamma, contrast, brightness, noise = (
+        part.view(-1, 1, 1, 1) for part in (changes.gamma, changes.contrast, changes.brightness, changes.noise)
+    )
+    images = images.clamp(0, 1) ** gamma
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    images = (images - mean) * contrast + mean + brightness
+    if noise_seed is not None:
+        generator = torch.Generator(images.device).manual_seed(noise_seed)
+        images = images + noise * torch.randn(images.shape, generator=generator, device=images.device)
+    return images.clamp(0, 1)
+
+
+def _coin(count: int, probability: float, generator: torch.Generator) -> Tensor:
+    return (torch.rand(count, generator=generator) < probability).float()
+
+
+def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    return low + (high - low) * torch.rand(count, generator=generator)
+
+
+def _log_uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    ends = torch.tensor([low, high]).log()
+    return torch.exp(ends[0] + (ends[1] - ends[0]) * torch.rand(count, generator=generator))

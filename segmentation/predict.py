@@ -1,0 +1,164 @@
+"""Prediction with trained segmenters: flips at test time, ensembles by averaging probabilities."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from imaging.errors import InputError
+from imaging.labels import LABEL_SETS, LabelSet
+from segmentation.blocks import SegmentationNetwork
+from segmentation.config import TrainConfig
+from segmentation.networks import build_network
+from training.compute import Compute
+from training.model_folder import read_config, read_model_json, read_weights
+
+_BATCH = 32
+# No flip, rows, columns, both: dimensions of (N, C, H, W).
+_FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
+
+
+class Segmenter:
+    """One trained network, or several whose probabilities are averaged.
+
+    Args:
+        networks: Networks in evaluation mode on the device.
+        label_set: What the classes mean.
+        compute: Device and precision.
+        flips: Average over the four mirrored copies of each slice.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[SegmentationNetwork],
+        label_set: LabelSet,
+        compute: Compute,
+        flips: bool = True,
+    ) -> None:
+        if not networks:
+            raise InputError("an ensemble needs at least one model; name a model folder")
+        self.networks, self.label_set, self.compute, self.flips = tuple(networks), label_set, compute, flips
+
+    def probabilities(self, images: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return the class probabilities (N, C, H, W) of images (N, H, W) in [0, 1]."""
+        parts = [self._average(batch).cpu().numpy() for batch in _batches(images, self.compute)]
+        if not parts:
+            return np.zeros((0, self.label_set.num_classes, *images.shape[1:]), np.float32)
+        return np.concatenate(parts)
+
+    def labels(self, images: NDArray[np.floating]) -> NDArray[np.uint8]:
+        """Return the most probable label value of each pixel (N, H, W) of images (N, H, W) in [0, 1]."""
+        parts = [
+            self._average(batch).argmax(dim=1).to(torch.uint8).cpu().numpy() for batch in _batches(images, self.compute)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(images.shape, np.uint8)
+
+    def features(self, images: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return the first network's pooled bottleneck features (N, D) of images (N, H, W) in [0, 1]."""
+        with torch.inference_mode(), self.compute.fabric.autocast():
+            parts = [self.networks[0].encode(batch).float().cpu().numpy() for batch in _batches(images, self.compute)]
+        return np.concatenate(parts)
+
+    def _average(self, batch: Tensor) -> Tensor:
+        total = torch.zeros(())
+        for network in self.networks:
+            total = total.to(batch.device) + network_probabilities(network, batch, self.compute, self.flips)
+        return total / len(self.networks)
+
+
+def network_probabilities(network: SegmentationNetwork, batch: Tensor, compute: Compute, flips: bool) -> Tensor:
+    """Return the class probabilities (N, C, H, W) float32 of one batch (N, 1, H, W) on the device."""
+    copies = _FLIPS if flips else _FLIPS[:1]
+    total: Tensor | None = None
+    with torch.inference_mode():
+        for dims in copies:
+            with compute.fabric.autocast():
+                logits = network(torch.flip(batch, dims)).logits
+            probabilities = torch.flip(logits.float().softmax(dim=1), dims)
+            total = probabilities if total is None else total + probabilities
+    assert total is not None
+    return total / len(copies)
+
+
+def load_segmenter(folder: Path, compute: Compute, flips: bool | None = None) -> Segmenter:
+    """Load one model folder.
+
+    Args:
+        folder: Written by `train_segmenter`.
+        compute: Device and precision.
+        flips: Flips at test time; None takes the training's configuration.
+
+    Raises:
+        InputError: The folder lacks a file, or one is damaged.
+    """
+    return load_ensemble([folder], compute, flips)
+
+
+def load_ensemble(folders: Sequence[Path], compute: Compute, flips: bool | None = None) -> Segmenter:
+    """Load several model folders (seeds, folds, or both networks) as one segmenter.
+
+    Raises:
+        InputError: A folder is damaged, there is none, or their label sets differ.
+    """
+    label_sets = {folder: _label_set(folder) for folder in folders}
+    if len({labels.name for labels in label_sets.values()}) > 1:
+        named = ", ".join(f"{folder}: {labels.name}" for folder, labels in label_sets.items())
+        raise InputError(f"models of different label sets cannot be averaged ({named}); choose models of one source")
+    networks = [load_network(folder).to(compute.device).to(memory_format=compute.memory_format) for folder in folders]
+    if flips is None:
+        flips = all(read_config(folder, TrainConfig).flips_at_test_time for folder in folders)
+    return Segmenter(networks, next(iter(label_sets.values()), LABEL_SETS["emidec"]), compute, flips)
+
+
+def load_network(folder: Path) -> SegmentationNetwork:
+    """Load a model folder's network onto the CPU, in evaluation mode.
+
+    Raises:
+        InputError: The folder lacks a file, or its weights do not fit its configuration.
+    """
+    config = read_config(folder, TrainConfig)
+    network = build_network(config.network, _label_set(folder).num_classes)
+    try:
+        network.load_state_dict(read_weights(folder))
+    except RuntimeError as error:
+        raise InputError(f"{folder}: its weights do not fit its config.json; rematerialise the model asset") from error
+    return network.eval()
+
+
+class ProbabilityNetwork(nn.Module):
+    """A network that returns softmax probabilities alone, for export: (N, 1, H, W) → (N, C, H, W)."""
+
+    def __init__(self, network: SegmentationNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the class probabilities (N, C, H, W) of images (N, 1, H, W) in [0, 1]."""
+        return self.network(images).logits.softmax(dim=1)
+
+
+def load_exportable(folder: Path) -> nn.Module:
+    """Load a model folder as a CPU module from images (N, 1, H, W) to probabilities (N, C, H, W)."""
+    return ProbabilityNetwork(load_network(folder)).eval()
+
+
+def _label_set(folder: Path) -> LabelSet:
+    name = str(read_model_json(folder, "model_card.json").get("label_set"))
+    if name not in LABEL_SETS:
+        raise InputError(
+            f"{folder}/model_card.json: label set {name!r} is not one of {', '.join(LABEL_SETS)}; "
+            "rematerialise the model asset"
+        )
+    return LABEL_SETS[name]
+
+
+def _batches(images: NDArray[np.floating], compute: Compute) -> Iterator[Tensor]:
+    if images.ndim != 3:
+        raise InputError(f"images of shape {images.shape} were given; pass (slices, rows, columns)")
+    tensor = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)).unsqueeze(1)
+    for part in torch.split(tensor, _BATCH):
+        if len(part):
+            yield part.to(device=compute.device, memory_format=compute.memory_format)

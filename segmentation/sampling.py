@@ -1,0 +1,67 @@
+"""Which rows of the training set make up each step's batch.
+
+They are a function of (seed, step), so that a resumed training sees the batches an uninterrupted one sees.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imaging.balance import BalanceConfig, draw_balanced, slice_categories
+from imaging.errors import InputError
+from imaging.seeds import random_generator
+from imaging.slice_store import SliceStore
+
+_ROWS_AT_ONCE = 1024
+
+
+class RowSampler:
+    """Gives the rows of each step's batch.
+
+    With a `BalanceConfig` each batch is drawn anew with its class shares; without one, the rows are gone
+    through in a random order, another for each epoch, and batches run over the ends of epochs.
+
+    Args:
+        training: The training set.
+        batch: Rows a step.
+        balance: Shares of the categories, or None.
+        seed: The training's seed.
+    """
+
+    def __init__(self, training: SliceStore, batch: int, balance: BalanceConfig | None, seed: int) -> None:
+        if len(training) == 0:
+            raise InputError(f"{training.path}: holds no slices to train on; rematerialise the training set")
+        self._count, self._batch, self._balance, self._seed = len(training), batch, balance, seed
+        self._categories = None if balance is None else read_categories(training)
+
+    def rows(self, step: int) -> NDArray[np.int64]:
+        """Return the row numbers (batch,) of a step, counted from 0."""
+        if self._categories is not None and self._balance is not None:
+            rng = random_generator(self._seed, "rows", step)
+            return draw_balanced(self._categories, self._batch, self._balance, rng).astype(np.int64)
+        positions = step * self._batch + np.arange(self._batch)
+        epochs, places = np.divmod(positions, self._count)
+        orders = {epoch: self._order(epoch) for epoch in np.unique(epochs).tolist()}
+        return np.array([orders[e][p] for e, p in zip(epochs.tolist(), places.tolist(), strict=True)])
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        return random_generator(self._seed, "order", epoch).permutation(self._count)
+
+
+def read_categories(training: SliceStore) -> NDArray[np.str_]:
+    """Return each row's category for balanced sampling, reading the masks a part at a time."""
+    parts = [
+        slice_categories(
+            training.masks(np.arange(start, min(start + _ROWS_AT_ONCE, len(training)))), training.label_set
+        )
+        for start in range(0, len(training), _ROWS_AT_ONCE)
+    ]
+    return np.concatenate(parts)
+
+
+def count_pixels(training: SliceStore) -> NDArray[np.int64]:
+    """Return the number of training pixels of each label value: (C,)."""
+    total = np.zeros(training.label_set.num_classes, dtype=np.int64)
+    for start in range(0, len(training), _ROWS_AT_ONCE):
+        masks = training.masks(np.arange(start, min(start + _ROWS_AT_ONCE, len(training))))
+        total += np.bincount(masks.ravel(), minlength=len(total))
+    return total

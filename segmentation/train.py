@@ -1,0 +1,266 @@
+"""Training of a segmenter: `train_round`, `validate`, `save`, until all steps are done.
+
+Every random choice derives from (seed, purpose, step), and a checkpoint is written after each round; so a
+training that was killed and is started again ends with the weights of one that was not.
+"""
+
+import resource
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from imaging.errors import InputError
+from imaging.labels import LabelSet
+from imaging.progress import track
+from imaging.seeds import derive_seed
+from imaging.slice_store import SliceStore
+from segmentation.averaging import WeightAverage
+from segmentation.batches import BatchSource, open_batches
+from segmentation.blocks import count_parameters
+from segmentation.config import TrainConfig
+from segmentation.losses import LOSSES, class_weights, segmentation_loss
+from segmentation.networks import build_network
+from segmentation.on_device_augmentation import apply_changes, draw_changes
+from segmentation.predict import Segmenter
+from segmentation.sampling import RowSampler, count_pixels
+from segmentation.schedule import build_optimiser, learning_rate_at, set_learning_rate
+from segmentation.train_result import TrainResult, describe_model
+from segmentation.validation import ValidationData, mean_dice, positive_dice
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.compute import Compute
+from training.files import write_atomically
+from training.model_folder import write_model_folder
+from training.report import Report, TrainingDivergedError
+
+_STEPS_BETWEEN_LOSS_CHECKS_ON_GPU = 25  # reading a loss waits for the GPU
+
+
+def train_segmenter(
+    training: SliceStore,
+    validation: ValidationData,
+    config: TrainConfig,
+    compute: Compute,
+    folder: Path,
+    seed: int,
+    report: Report,
+    card: Mapping[str, Any],
+) -> TrainResult:
+    """Train one network on one training set and write its model folder.
+
+    Args:
+        training: Slices of training patients.
+        validation: Slices of validation patients; they select the checkpoint and do nothing else.
+        config: Network and training.
+        compute: Device and precision.
+        folder: Where the model folder goes; a checkpoint found in it is continued.
+        seed: Decides weights, batches, augmentation and dropout.
+        report: Called after each round with the step and the metrics.
+        card: What the caller knows (digests, fold, seed); goes into model_card.json.
+
+    Raises:
+        InputError: Sizes do not fit the network, or the checkpoint has another configuration.
+        TrainingDivergedError: A loss was not finite.
+    """
+    devices = [compute.device] if compute.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        run = _Training(training, validation, config, compute, folder, seed)
+        run.resume()
+        for _ in track(range(run.rounds_left), f"training {config.network.name}"):
+            metrics = run.train_round()
+            metrics |= run.validate()
+            report(run.step, metrics)
+            run.save(metrics)
+            if run.is_stale:
+                break
+        return run.finish(card)
+
+
+class _Training:
+    """The state of one training and its phases."""
+
+    def __init__(
+        self,
+        training: SliceStore,
+        validation: ValidationData,
+        config: TrainConfig,
+        compute: Compute,
+        folder: Path,
+        seed: int,
+    ) -> None:
+        self.config, self.compute, self.folder, self.seed = config, compute, folder, seed
+        self.labels: LabelSet = training.label_set
+        self.validation, self.attributes = validation, training.attributes
+        _check_crop(config, training.attributes.region_px)
+        torch.manual_seed(derive_seed(seed, "weights"))
+        network = build_network(config.network, self.labels.num_classes)
+        self.network = network.to(compute.device).to(memory_format=compute.memory_format)
+        self.average = WeightAverage(self.network, config.average_decay)
+        self.optimiser = build_optimiser(self.network, config)
+        # Fabric's wrapper runs the forward pass in autocast; weights and state stay in the plain objects.
+        self.forward, self.step_optimiser = compute.fabric.setup(self.network, self.optimiser)
+        sampler = RowSampler(training, config.batch, config.balanced_sampling, seed)
+        self.batches: BatchSource = open_batches(training, sampler, compute, config.resident_limit_mb)
+        weights = class_weights(config, self.labels, lambda: count_pixels(training))
+        self.class_weights = None if weights is None else torch.tensor(weights, device=compute.device)
+        self.step, self.best_step, self.best_score = 0, 0, -1.0
+        self.best_weights: dict[str, Tensor] = {}
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def rounds_left(self) -> int:
+        """Rounds until all steps are run."""
+        return -(-(self.config.steps - self.step) // self.config.validate_every) if not self.is_stale else 0
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether `patience` rounds have gone by without a better score."""
+        if self.config.patience is None:
+            return False
+        return self.step - self.best_step >= self.config.patience * self.config.validate_every
+
+    def train_round(self) -> dict[str, float]:
+        """Run the steps up to the next validation; return the round's mean losses and its speed."""
+        last = min(self.step + self.config.validate_every, self.config.steps)
+        first, start = self.step, time.perf_counter()
+        self.network.train()
+        parts: list[dict[str, Tensor]] = []
+        while self.step < last:
+            parts.append(self.train_step())
+            self.step += 1
+            self._check_losses(parts, self.step == last)
+        means = {name: float(torch.stack([part[name] for part in parts]).mean()) for name in parts[0]}
+        seconds = time.perf_counter() - start
+        return means | {
+            "learning_rate": learning_rate_at(self.config, last - 1),
+            "images_per_second": (last - first) * self.config.batch / seconds,
+            "peak_memory_mb": _peak_memory_mb(self.compute.device),
+        }
+
+    def train_step(self) -> dict[str, Tensor]:
+        """Run one optimiser step; return its named losses."""
+        images, masks = self._augmented_batch()
+        set_learning_rate(self.optimiser, learning_rate_at(self.config, self.step))
+        torch.manual_seed(derive_seed(self.seed, "dropout", self.step))
+        loss, parts = segmentation_loss(
+            self.forward(images.contiguous(memory_format=self.compute.memory_format)),
+            masks,
+            LOSSES[self.config.loss],
+            self.class_weights,
+            self.config.auxiliary_weight,
+        )
+        self.compute.fabric.backward(loss)
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm, foreach=True)
+        self.step_optimiser.step()
+        self.step_optimiser.zero_grad()
+        self.average.update(self.network)
+        return parts
+
+    def validate(self) -> dict[str, float]:
+        """Score the averaged weights on the validation patients and remember them if they are the best."""
+        segmenter = Segmenter([self.average.network], self.labels, self.compute, flips=False)
+        prediction = segmenter.labels(self.validation.images)
+        dice = positive_dice(self.validation.masks, prediction, self.validation.case_ids, self.labels)
+        score = mean_dice(dice)
+        if score > self.best_score:
+            self.best_step, self.best_score = self.step, score
+            self.best_weights = {
+                name: tensor.cpu().clone() for name, tensor in self.average.network.state_dict().items()
+            }
+        return {f"dice/{tissue}": value for tissue, value in dice.items()} | {"dice/mean": score}
+
+    def save(self, metrics: Mapping[str, float]) -> None:
+        """Write the checkpoint and history.csv."""
+        self.history.append({"step": float(self.step), **metrics})
+        state = {
+            "seed": self.seed,
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "average": self.average.state(),
+            "optimiser": self.optimiser.state_dict(),
+            "best_step": self.best_step,
+            "best_score": self.best_score,
+            "best_weights": self.best_weights,
+            "history": self.history,
+        }
+        save_checkpoint(self.folder / "checkpoint", self.config, state)
+        table = pd.DataFrame(self.history).astype({"step": int})
+        write_atomically(self.folder / "history.csv", lambda part: table.to_csv(part, index=False))
+
+    def resume(self) -> None:
+        """Continue from the folder's checkpoint, if there is one."""
+        state = load_checkpoint(self.folder / "checkpoint", self.config)
+        if state is None:
+            return
+        if state["seed"] != self.seed:
+            raise InputError(
+                f"{self.folder}/checkpoint: was made with seed {state['seed']}, not {self.seed}; "
+                "restore that seed or delete the folder to start again"
+            )
+        self.network.load_state_dict(state["network"])
+        self.average.restore(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.best_step = state["step"], state["best_step"]
+        self.best_score, self.best_weights = state["best_score"], state["best_weights"]
+        self.history = state["history"]
+
+    def finish(self, card: Mapping[str, Any]) -> TrainResult:
+        """Write the model folder, delete the checkpoint and return the figures."""
+        best = next(row for row in self.history if row["step"] == self.best_step)
+        result = TrainResult(
+            steps=self.step,
+            best_step=self.best_step,
+            score=self.best_score,
+            dice={tissue: best[f"dice/{tissue}"] for _, tissue in self.labels.foreground if f"dice/{tissue}" in best},
+            parameters=count_parameters(self.network),
+            images_per_second=float(np.mean([row["images_per_second"] for row in self.history])),
+        )
+        described = describe_model(result, self.config, self.attributes, self.compute.precision)
+        write_model_folder(self.folder, self.best_weights, self.config, {**card, **described})
+        shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
+        return result
+
+    def _augmented_batch(self) -> tuple[Tensor, Tensor]:
+        images, masks = self.batches.batch(self.step)
+        config = self.config
+        if config.augmentation is None and config.crop_px is None:
+            return images, masks
+        seed = derive_seed(self.seed, "augmentation", self.step)
+        changes = draw_changes(config.augmentation, len(images), images.shape[-1], config.crop_px, seed)
+        return apply_changes(images, masks, changes, derive_seed(self.seed, "noise", self.step))
+
+    def _check_losses(self, parts: list[dict[str, Tensor]], is_last: bool) -> None:
+        every = 1 if self.compute.device.type == "cpu" else _STEPS_BETWEEN_LOSS_CHECKS_ON_GPU
+        if not is_last and len(parts) % every:
+            return
+        recent = torch.stack([part["loss"] for part in parts[-every:]])
+        if bool(torch.isfinite(recent).all()):
+            return
+        bad = int((~torch.isfinite(recent)).nonzero()[0])
+        step = self.step - len(recent) + bad + 1
+        known = ", ".join(f"{name} {value:.4g}" for name, value in (self.history or [{}])[-1].items())
+        raise TrainingDivergedError(
+            f"{self.config.network.name}: the loss of step {step} is {recent[bad].item()}; last metrics: "
+            f"{known or 'none yet'}; lower learning_rate or look at the training set. "
+            f"The last checkpoint in {self.folder}/checkpoint is kept"
+        )
+
+
+def _check_crop(config: TrainConfig, region_px: int) -> None:
+    if config.crop_px is not None and config.crop_px > region_px:
+        raise InputError(
+            f"crop_px {config.crop_px} is larger than the stored regions of {region_px} pixels; "
+            f"set it to {region_px} or less"
+        )
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # kilobytes on Linux

@@ -1,0 +1,124 @@
+"""The golden list: the exact assets and what each reads."""
+
+import dagster as dg
+import pytest
+
+from pipeline.definitions import defs
+from pipeline.jobs import JOBS
+
+GRAPH = {
+    "studies": set(),
+    "patient_split": {"studies"},
+    "lv_localiser": {"studies", "patient_split"},
+    "real_slices": {"studies", "patient_split", "lv_localiser"},
+    "augmented_slices": {"real_slices", "patient_split"},
+    "pix2pix": {"augmented_slices", "real_slices", "patient_split"},
+    "lesion_masks": {"real_slices", "patient_split"},
+    "synthetic_slices": {"pix2pix", "lesion_masks", "patient_split"},
+    "training_set_real_only": {"augmented_slices", "patient_split"},
+    "training_set_real_plus_gan": {
+        "augmented_slices",
+        "synthetic_slices",
+        "synthesis_quality",
+        "patient_split",
+    },
+    "synthesis_quality": {
+        "synthetic_slices",
+        "real_slices",
+        "pix2pix",
+        "augmented_slices",
+        "patient_split",
+        "attention_res_unet_real_only",
+    },
+    "attention_res_unet_real_only": {"training_set_real_only", "real_slices", "patient_split"},
+    "attention_res_unet_real_plus_gan": {"training_set_real_plus_gan", "real_slices", "patient_split"},
+    "halsr_net_real_only": {"training_set_real_only", "real_slices", "patient_split"},
+    "halsr_net_real_plus_gan": {"training_set_real_plus_gan", "real_slices", "patient_split"},
+    "attention_res_unet_real_only_scores": {
+        "attention_res_unet_real_only",
+        "real_slices",
+        "studies",
+        "patient_split",
+    },
+    "attention_res_unet_real_plus_gan_scores": {
+        "attention_res_unet_real_plus_gan",
+        "real_slices",
+        "studies",
+        "patient_split",
+    },
+    "halsr_net_real_only_scores": {"halsr_net_real_only", "real_slices", "studies", "patient_split"},
+    "halsr_net_real_plus_gan_scores": {"halsr_net_real_plus_gan", "real_slices", "studies", "patient_split"},
+    "comparison": {
+        "attention_res_unet_real_only_scores",
+        "attention_res_unet_real_plus_gan_scores",
+        "halsr_net_real_only_scores",
+        "halsr_net_real_plus_gan_scores",
+    },
+}
+UNPARTITIONED = {"studies", "patient_split", "comparison"}
+
+
+@pytest.fixture(scope="module")
+def specs():
+    return {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+
+
+def test_the_graph_is_the_designed_one(specs):
+    found = {name: {dep.asset_key.to_user_string() for dep in spec.deps} for name, spec in specs.items()}
+    assert found == GRAPH
+
+
+def test_fold_is_the_only_partition(specs):
+    for name, spec in specs.items():
+        keys = None if spec.partitions_def is None else spec.partitions_def.get_partition_keys()
+        assert keys == (None if name in UNPARTITIONED else ["0", "1", "2", "3", "4"]), name
+
+
+def test_every_asset_tells_what_it_is(specs):
+    for name, spec in specs.items():
+        assert spec.description, name
+        assert spec.group_name != "default", name
+        assert spec.kinds, name
+        assert spec.owners, name
+        assert spec.code_version, name
+
+
+def test_every_job_runs_the_whole_graph_for_a_fold():
+    for profile, unresolved in JOBS.items():
+        job = defs.resolve_job_def(unresolved.name)
+        assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == set(GRAPH), profile
+
+
+def test_what_guards_the_science_blocks():
+    blocking = {
+        (key.asset_key.to_user_string(), key.name)
+        for assets in defs.assets
+        for key, spec in ((s.key, s) for s in assets.check_specs)
+        if spec.blocking
+    }
+    for store in ("augmented_slices", "lesion_masks", "synthetic_slices"):
+        assert (store, "no_patient_leak") in blocking
+    for arm in ("real_only", "real_plus_gan"):
+        assert (f"training_set_{arm}", "no_patient_leak") in blocking
+        assert (f"training_set_{arm}", "size_as_configured") in blocking
+    assert ("synthesis_quality", "adherence") in blocking
+
+
+def test_definitions_load():
+    dg.Definitions.validate_loadable(defs)
+
+
+def test_the_nightly_schedule_is_off_until_switched_on():
+    schedule = defs.resolve_schedule_def("nightly")
+    assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
+    with dg.DagsterInstance.ephemeral() as instance:
+        tick = schedule.evaluate_tick(
+            dg.build_schedule_context(instance=instance, scheduled_execution_time=_two_at_night())
+        )
+    assert [request.partition_key for request in tick.run_requests] == ["0"]
+
+
+def _two_at_night():
+    from datetime import UTC, datetime
+
+    return datetime(2026, 1, 1, 2, tzinfo=UTC)

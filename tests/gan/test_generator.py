@@ -1,0 +1,66 @@
+import pytest
+import torch
+from torch import nn
+
+from gan.conditioning import discriminator_channels, generator_channels
+from gan.config import PRESETS
+from gan.discriminator import Discriminator
+from gan.generator import Generator, normalisation, upsampling
+from imaging.errors import InputError
+from imaging.labels import EMIDEC_LABELS
+
+
+def test_published_generator_has_29_2_million_parameters():
+    config = PRESETS["published"]
+    channels = generator_channels(config, EMIDEC_LABELS)
+    with torch.device("meta"):
+        generator = Generator(channels, config)
+    assert channels == 1
+    parameters = sum(parameter.numel() for parameter in generator.parameters())
+    assert round(parameters / 1e6, 1) == 29.2
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_draw_one_channel_within_minus_one_and_one(name):
+    config = PRESETS[name]
+    channels = generator_channels(config, EMIDEC_LABELS)
+    with torch.device("meta"):
+        drawn = Generator(channels, config)(torch.empty(2, channels, 128, 128))
+    assert drawn.shape == (2, 1, 128, 128)
+
+
+@pytest.mark.parametrize("kind", ["transposed", "resize", "sub_pixel"])
+def test_output_is_within_range_and_reacts_to_the_labels(tiny_config, kind):
+    torch.manual_seed(0)
+    generator = Generator(5, tiny_config.model_copy(update={"upsampling": kind})).eval()
+    labels = torch.zeros(1, 5, 32, 32)
+    labels[:, 0] = 1
+    other = labels.roll(1, dims=1)
+    drawn = generator(labels)
+    assert drawn.abs().max() <= 1
+    assert not torch.allclose(drawn, generator(other))
+
+
+@pytest.mark.parametrize("kind", ["resize", "sub_pixel"])
+def test_upsampling_of_a_flat_map_shows_no_grid(kind):
+    torch.manual_seed(0)
+    raised = upsampling(4, 3, kind)(torch.ones(1, 4, 8, 8))
+    inside = raised[..., 2:-2, 2:-2]  # borders see the padding
+    assert raised.shape == (1, 3, 16, 16)
+    assert torch.allclose(inside, inside[..., :1, :1].expand_as(inside), atol=1e-6)
+
+
+def test_instance_normalisation_is_batch_normalisation_at_a_batch_of_one():
+    values = torch.randn(1, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(normalisation(4, "instance")(values), nn.BatchNorm2d(4)(values), atol=1e-6)
+
+
+def test_a_size_that_cannot_be_halved_is_refused(tiny_config):
+    with pytest.raises(InputError, match="30 x 32 pixels cannot be halved 3 times; use a region"):
+        Generator(5, tiny_config)(torch.zeros(1, 5, 30, 32))
+
+
+def test_networks_take_what_the_condition_gives(tiny_config):
+    assert generator_channels(tiny_config, EMIDEC_LABELS) == 5 + 2 + 1
+    assert discriminator_channels(tiny_config, EMIDEC_LABELS) == 5 + 1 + 1
+    Discriminator(7, tiny_config)(torch.zeros(1, 6, 32, 32), torch.zeros(1, 1, 32, 32))

@@ -1,0 +1,154 @@
+import numpy as np
+import pytest
+
+from gan.quality import (
+    COLUMNS,
+    PairedSlices,
+    assess_quality,
+    dice,
+    inside_ventricle,
+    local_texture,
+    pairwise_variety,
+    peak_signal_to_noise,
+    structural_similarity_of,
+)
+
+
+def summary_features(images):
+    flat = np.asarray(images, np.float64).reshape(len(images), -1)
+    return np.stack([flat.mean(axis=1), flat.std(axis=1)], axis=1)
+
+
+def test_psnr_of_a_known_error():
+    real = np.zeros((1, 2, 2))
+    assert peak_signal_to_noise(real + 0.1, real) == pytest.approx(20)
+    assert peak_signal_to_noise(real, real) == np.inf
+
+
+def test_psnr_in_a_region_sees_the_region_only():
+    real, region = np.zeros((1, 2, 2)), np.array([[[True, False], [False, False]]])
+    images = np.array([[[0.01, 1], [1, 1]]])
+    assert peak_signal_to_noise(images, real, region) == pytest.approx(40)
+
+
+def test_ssim_is_one_for_equal_slices_and_lower_for_blurred_ones(make_slices):
+    from scipy.ndimage import gaussian_filter
+
+    images, masks = make_slices(3)
+    assert structural_similarity_of(images, images) == pytest.approx(1, abs=1e-4)
+    blurred = gaussian_filter(images, (0, 2, 2))
+    assert structural_similarity_of(blurred, images, masks > 0) < 0.9
+
+
+def test_ssim_in_a_region_leaves_out_slices_without_it(make_slices):
+    images, masks = make_slices(2)
+    other = images[::-1].copy()
+    region = masks > 0
+    region[1] = False
+    both = structural_similarity_of(other, images, region)
+    assert both == pytest.approx(structural_similarity_of(other[:1], images[:1], region[:1]))
+
+
+def test_texture_of_flat_is_zero_and_grows_with_grain():
+    region = np.ones((1, 16, 16), bool)
+    grain = np.random.default_rng(0).normal(size=(1, 16, 16))
+    assert local_texture(np.ones((1, 16, 16)), region) == 0
+    assert local_texture(0.2 * grain, region) == pytest.approx(2 * local_texture(0.1 * grain, region), rel=1e-4)
+
+
+def test_variety_of_a_constant_generator_is_zero(make_slices):
+    images, masks = make_slices(4)
+    same = np.repeat(images[:1], 4, axis=0)
+    where = np.repeat(masks[:1] > 0, 4, axis=0)
+    assert pairwise_variety(same, where) == pytest.approx(0, abs=1e-6)
+    assert pairwise_variety(images, masks > 0) > 0.01
+    assert pairwise_variety(images[:1], masks[:1] > 0) == 0
+
+
+def test_dice_on_a_hand_drawn_mask_and_when_empty():
+    reference, prediction = np.array([1, 1, 0, 0], bool), np.array([0, 1, 1, 0], bool)
+    nothing = np.zeros(4, bool)
+    assert dice(reference, prediction) == 0.5
+    assert dice(reference, nothing) == 0
+    assert dice(nothing, prediction) == 0
+    assert dice(nothing, nothing) == 1
+
+
+def test_outside_the_ventricle_is_black(make_slices):
+    images, masks = make_slices(2)
+    inside = inside_ventricle(images, masks)
+    assert (inside[masks == 0] == 0).all()
+    assert np.array_equal(inside[masks > 0], images[masks > 0])
+
+
+@pytest.fixture
+def report(make_store, make_slices):
+    training, validation = PairedSlices(*make_slices(8, seed=1)), PairedSlices(*make_slices(6, seed=2))
+    grain = np.random.default_rng(0).normal(0, 0.02, validation.images.shape)
+    redrawn = np.clip(validation.images + grain, 0, 1)
+    painted = np.full_like(validation.images, 0.5)
+    return assess_quality(
+        make_store(5, seed=3, origin="synthetic"),
+        training,
+        validation,
+        redrawn,
+        painted,
+        summary_features,
+        "mean and deviation",
+        segment=lambda images: np.where(images > 0.75, 3, 0).astype(np.uint8),
+    )
+
+
+def test_report_says_what_every_figure_was_measured_on(report):
+    table = report.table
+    assert tuple(table.columns) == COLUMNS
+    assert table["value"].notna().all()
+    assert set(table["subject"]) == {"pix2pix", "mean_paint", "real", "synthetic"}
+    assert set(table.query("measure == 'frechet'")["features"]) == {"mean and deviation"}
+    assert set(table.query("subject == 'synthetic'")["images"]) == {5}
+    assert set(table.query("subject == 'pix2pix'")["images"]) == {6}
+    assert not table.duplicated(["measure", "region", "subject"]).any()
+
+
+def test_a_faithful_drawing_beats_the_yardstick_and_paint_does_not(report):
+    yardsticks = report.yardsticks()
+    assert yardsticks["better"].all()
+    assert set(zip(yardsticks["measure"], yardsticks["region"], strict=True)) == {
+        ("frechet", "whole"),
+        ("frechet", "ventricle"),
+        ("ssim", "ventricle"),
+    }
+    assert report.value("ssim", "ventricle", "pix2pix") > report.value("ssim", "ventricle", "mean_paint")
+
+
+def test_adherence_follows_the_segmenter(report):
+    assert report.value("adherence/infarct", "ventricle", "real") > 0.8
+    assert report.value("adherence/cavity", "ventricle", "real") == 0
+    assert report.value("adherence/infarct", "ventricle", "mean_paint") == 0
+
+
+def test_a_figure_that_was_not_measured_is_a_key_error(report):
+    with pytest.raises(KeyError, match="ssim"):
+        report.value("ssim", "whole", "real")
+
+
+def test_vgg16_features_from_a_weights_file(tmp_path, compute, make_slices):
+    import torch
+    from safetensors.torch import save_file
+
+    from gan.vgg_features import _build, vgg16_features
+    from imaging.errors import InputError
+
+    torch.manual_seed(0)
+    weights = {f"features.{name}": tensor for name, tensor in _build().state_dict().items()}
+    assert len(weights) == 26
+    save_file(weights | {"lin0.model.1.weight": torch.zeros(1)}, tmp_path / "vgg16.safetensors")
+    images, _ = make_slices(2)
+    features = vgg16_features(tmp_path / "vgg16.safetensors", compute)(images)
+    assert features.shape == (2, 512)
+    assert np.allclose(features[1:], vgg16_features(tmp_path / "vgg16.safetensors", compute)(images[1:]), atol=1e-5)
+    save_file({"features.0.weight": weights["features.0.weight"]}, tmp_path / "part.safetensors")
+    with pytest.raises(InputError, match=r"part.safetensors: lacks features.0.bias and 24 more"):
+        vgg16_features(tmp_path / "part.safetensors", compute)
+    with pytest.raises(InputError, match=r"absent.safetensors: cannot be read as VGG16 weights"):
+        vgg16_features(tmp_path / "absent.safetensors", compute)

@@ -1,0 +1,204 @@
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from gan import train
+from gan.config import Pix2PixConfig
+from gan.generate import load_generator, redraw
+from gan.quality import peak_signal_to_noise
+from gan.training_slices import ResidentSlices
+from gan.validation import ValidationSlices, validation_figures
+from gan.watch import EXPLODING_LOSS, MODE_COLLAPSE, WINNING_DISCRIMINATOR, name_troubles
+from imaging.errors import InputError
+from training.model_folder import read_model_json, read_weights
+from training.report import TrainingDivergedError, silent
+
+
+@pytest.fixture
+def start(make_store, make_slices, tiny_config, compute, tmp_path):
+    """Start (or continue) a training of the tiny configuration."""
+
+    def start(folder="model", report=silent, seed=5, **changes):
+        images, masks = make_slices(4, seed=9)
+        config = tiny_config.model_copy(update=changes)
+        return train.train_pix2pix(
+            make_store(), images, masks, config, compute, tmp_path / folder, seed, report, {"fold": 0}
+        )
+
+    return start
+
+
+@pytest.fixture
+def run(make_store, make_slices, tiny_config, compute, tmp_path):
+    slices = ResidentSlices.load(make_store(), tiny_config, compute)
+    validation = ValidationSlices.choose(*make_slices(4, seed=9), tiny_config)
+    return train._Training(slices, validation, compute, tmp_path / "model", seed=0)
+
+
+def gradients(network):
+    return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+
+
+def test_the_adversarial_term_reaches_the_generator_and_not_the_frozen_discriminator(run):
+    run.config = run.config.model_copy(update={"l1_weight": 0.0})
+    run.step = 1
+    before = {name: value.clone() for name, value in run.discriminator.named_parameters()}
+    batch = run.slices.batch(0, 1)
+    run.generator_step(batch, run._draw(batch))
+    assert any(gradient.abs().sum() > 0 for gradient in gradients(run.generator))
+    assert not gradients(run.discriminator)
+    assert all(torch.equal(value, before[name]) for name, value in run.discriminator.named_parameters())
+    assert all(parameter.requires_grad for parameter in run.discriminator.parameters())
+
+
+def test_the_discriminator_step_leaves_the_generator_alone(run):
+    run.step = 1
+    batch = run.slices.batch(0, 1)
+    run.discriminator_step(batch, run._draw(batch).detach())
+    assert gradients(run.discriminator)
+    assert not gradients(run.generator)
+
+
+def test_a_batch_depends_on_seed_and_step_alone(run):
+    first, again, other = (run.slices.batch(0, step).condition.for_generator() for step in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_one_pair_is_learned(make_store, make_slices, compute, tmp_path):
+    config = Pix2PixConfig(
+        widths=(16, 32, 32),
+        full_resolution_width=16,
+        discriminator_widths=(8, 16),
+        batch=1,
+        steps=300,
+        validate_every=50,
+        hole_margin_px=2,
+        learning_rate=2e-3,
+        average_decay=0.9,
+        noise_channels=0,
+    )
+    images, masks = make_slices(1)
+    rounds = []
+    train.train_pix2pix(
+        make_store(1),
+        images,
+        masks,
+        config,
+        compute,
+        tmp_path / "one",
+        0,
+        lambda _, figures: rounds.append(figures),
+        {},
+    )
+    drawn = redraw(tmp_path / "one", images, masks, compute, seed=0)
+    assert rounds[-1]["l1_loss"] < 0.3 * rounds[0]["l1_loss"]
+    assert peak_signal_to_noise(drawn, images, masks > 0) >= 30
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_at(step):
+    def report(reached, figures):
+        if reached == step:
+            raise Killed
+
+    return report
+
+
+@pytest.mark.parametrize("changes", [{}, {"dropout": 0.5, "normalisation": "instance", "average_decay": 0.0}])
+def test_a_killed_training_continues_bit_for_bit(start, tmp_path, changes):
+    whole = start("whole", **changes)
+    with pytest.raises(Killed):
+        start("killed", report=kill_at(2), **changes)
+    assert (tmp_path / "killed" / "checkpoint").exists()
+    continued = start("killed", **changes)
+    expected, weights = read_weights(tmp_path / "whole"), read_weights(tmp_path / "killed")
+    assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
+    assert continued.validation["selection"] == whole.validation["selection"]
+    assert not (tmp_path / "killed" / "checkpoint").exists()
+    for folder in ("whole", "killed"):
+        assert pd.read_csv(tmp_path / folder / "history.csv")["step"].tolist() == [2, 4]
+
+
+def test_another_seed_trains_another_generator(start, tmp_path):
+    start("one", seed=1)
+    start("two", seed=2)
+    one, two = read_weights(tmp_path / "one"), read_weights(tmp_path / "two")
+    assert any(not torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("changes", "seed", "match"),
+    [
+        ({"l1_weight": 1.0}, 5, "l1_weight: 100.0 then, 1.0 now"),
+        ({}, 6, "was made with seed 5, not 6; restore that seed"),
+    ],
+)
+def test_a_checkpoint_of_another_training_is_refused(start, changes, seed, match):
+    with pytest.raises(Killed):
+        start(report=kill_at(2))
+    with pytest.raises(InputError, match=match):
+        start(seed=seed, **changes)
+
+
+def test_the_kept_generator_is_the_one_of_the_best_validation_round(start, tmp_path, compute, make_slices, tiny_config):
+    rounds = {}
+    result = start(report=rounds.__setitem__, steps=6, learning_rate=0.02)
+    assert result.selected_step == max(rounds, key=lambda step: rounds[step]["selection"])
+    slices = ValidationSlices.choose(*make_slices(4, seed=9), tiny_config)
+    again = validation_figures(load_generator(tmp_path / "model", compute), slices, 5)
+    assert again["selection"] == pytest.approx(result.validation["selection"], abs=1e-6)
+    card = read_model_json(tmp_path / "model", "model_card.json")
+    assert (card["fold"], card["label_set"], card["selected_step"]) == (0, "emidec", result.selected_step)
+
+
+@pytest.mark.parametrize("adversarial", ["bce", "hinge"])
+def test_every_loss_trains_with_the_structure_term(start, adversarial):
+    result = start(adversarial, adversarial=adversarial, structure_weight=10.0, context=False, steps=2)
+    assert np.isfinite(list(result.validation.values())).all()
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(run):
+    next(run.generator.parameters()).data.fill_(float("nan"))
+    run.take_step(1)
+    with pytest.raises(TrainingDivergedError, match=r"loss.* at step 1; last metrics: none yet"):
+        run.validate()
+
+
+def test_no_ventricle_in_validation_is_said(start, make_store, tiny_config, compute, tmp_path):
+    empty = np.zeros((3, 32, 32), np.uint8)
+    with pytest.raises(InputError, match="none of 3 validation slices shows a ventricle"):
+        train.train_pix2pix(
+            make_store(), empty.astype(np.float32), empty, tiny_config, compute, tmp_path, 0, silent, {}
+        )
+
+
+HEALTHY = {"generator_loss": 10.0, "discriminator_accuracy": 0.7, "variety": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "name"),
+    [
+        ("generator_loss", 80.0, EXPLODING_LOSS),
+        ("discriminator_accuracy", 0.999, WINNING_DISCRIMINATOR),
+        ("variety", 0.1, MODE_COLLAPSE),
+    ],
+)
+def test_troubles_are_named(figure, value, name):
+    assert name_troubles(HEALTHY, [HEALTHY]) == []
+    assert name_troubles(HEALTHY | {figure: value}, [HEALTHY]) == [name]
+
+
+def test_a_trouble_is_in_the_log_and_in_the_result(run, caplog, monkeypatch):
+    monkeypatch.setattr(train, "name_troubles", lambda *_: [MODE_COLLAPSE])
+    run.take_step(1)
+    with caplog.at_level(logging.WARNING):
+        run.validate()
+    assert "pix2pix, step 1: mode collapse" in caplog.text
+    assert run.finish({}).troubles == (MODE_COLLAPSE,)

@@ -1,0 +1,110 @@
+import pytest
+
+from imaging.errors import InputError
+from pipeline.outcome import Check, Outcome, number
+from pipeline.record import cache_key, produce, read_record
+
+
+def writes(text, calls):
+    def build(folder):
+        calls.append(folder)
+        (folder / "result.txt").write_text(text)
+        return Outcome({"size": number(len(text))}, (Check("fits", True, {"limit": 3}),))
+
+    return build
+
+
+def test_a_second_run_with_the_same_key_returns_the_first_result(tmp_path):
+    calls = []
+    first, found_first = produce(tmp_path / "asset", "asset", "key", writes("one", calls))
+    second, found_second = produce(tmp_path / "asset", "asset", "key", writes("two", calls))
+    assert (found_first, found_second) == (False, True)
+    assert len(calls) == 1
+    assert second == first
+
+
+def test_another_key_builds_anew_and_changes_the_version(tmp_path):
+    first, _ = produce(tmp_path / "asset", "asset", "key", writes("one", []))
+    second, found = produce(tmp_path / "asset", "asset", "other", writes("two", []))
+    assert not found
+    assert second.data_version != first.data_version
+    assert (tmp_path / "asset" / "result.txt").read_text() == "two"
+
+
+def test_equal_results_have_equal_versions(tmp_path):
+    first, _ = produce(tmp_path / "a", "asset", "key", writes("one", []))
+    second, _ = produce(tmp_path / "b", "asset", "another key", writes("one", []))
+    assert first.data_version == second.data_version
+
+
+@pytest.mark.parametrize("damage", ["edit", "delete", "add"])
+def test_a_hand_edited_result_is_built_again(tmp_path, damage):
+    produce(tmp_path / "asset", "asset", "key", writes("one", []))
+    target = tmp_path / "asset" / "result.txt"
+    if damage == "edit":
+        target.write_text("two")
+    elif damage == "delete":
+        target.unlink()
+    else:
+        (tmp_path / "asset" / "stray.txt").write_text("?")
+    _, found = produce(tmp_path / "asset", "asset", "key", writes("one", []))
+    assert not found
+    assert target.read_text() == "one"
+
+
+def test_a_failed_build_leaves_nothing_under_the_final_name_and_is_continued(tmp_path):
+    def fails(folder):
+        (folder / "checkpoint").write_text("half way")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        produce(tmp_path / "asset", "asset", "key", fails)
+    assert not (tmp_path / "asset").exists()
+    found = []
+
+    def continues(folder):
+        found.append((folder / "checkpoint").read_text())
+        return Outcome({})
+
+    produce(tmp_path / "asset", "asset", "key", continues)
+    assert found == ["half way"]
+
+
+def test_what_a_killed_build_with_another_key_left_is_not_continued(tmp_path):
+    def fails(folder):
+        (folder / "checkpoint").write_text("old settings")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        produce(tmp_path / "asset", "asset", "old", fails)
+    produce(tmp_path / "asset", "asset", "new", writes("one", []))
+    assert sorted(path.name for path in (tmp_path / "asset").iterdir()) == ["record.json", "result.txt"]
+    assert not list(tmp_path.glob(".*partial"))
+
+
+def test_a_missing_result_names_the_asset_to_materialise(tmp_path):
+    with pytest.raises(InputError, match="materialise the asset 'pix2pix' first"):
+        read_record(tmp_path / "pix2pix", "pix2pix")
+
+
+def test_a_damaged_record_names_the_asset_to_rematerialise(tmp_path):
+    produce(tmp_path / "asset", "asset", "key", writes("one", []))
+    (tmp_path / "asset" / "record.json").write_text("{")
+    with pytest.raises(InputError, match="rematerialise the asset 'pix2pix'"):
+        read_record(tmp_path / "asset", "pix2pix")
+    assert not produce(tmp_path / "asset", "asset", "key", writes("one", []))[1]
+
+
+def test_checks_and_facts_survive_the_file(tmp_path):
+    built, _ = produce(tmp_path / "asset", "asset", "key", writes("one", []))
+    assert read_record(tmp_path / "asset", "asset").outcome == built.outcome
+
+
+def test_every_part_of_the_key_counts():
+    keys = {
+        cache_key("1", {"studies": "a"}, {"x": 1}),
+        cache_key("2", {"studies": "a"}, {"x": 1}),
+        cache_key("1", {"studies": "b"}, {"x": 1}),
+        cache_key("1", {"studies": "a"}, {"x": 2}),
+    }
+    assert len(keys) == 4

@@ -1,0 +1,186 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from imaging.errors import InputError
+from imaging.labels import EMIDEC_LABELS, Tissue
+from segmentation.comparison import ScoredTable, compare_arms, summarise, yardstick_margins
+from segmentation.comparison_figures import plot_forest, plot_pairs
+from segmentation.comparison_text import render_comparison
+from segmentation.scores import ScoreIdentity, score_table
+
+MANIFEST = {"profile": "demo", "source_digest": "abc", "code_version": "1", "fold_split_digest": "f0"}
+
+
+def reference(patient: int) -> np.ndarray:
+    """Two slices (12 x 12): cavity, myocardium, infarct in most patients, no-reflow in every fourth."""
+    mask = np.zeros((2, 12, 12), np.uint8)
+    mask[:, 2:10, 2:10] = Tissue.NORMAL_MYOCARDIUM
+    mask[:, 4:8, 4:8] = Tissue.CAVITY
+    if patient % 5:
+        mask[0, 8:10, 2:9] = Tissue.INFARCT
+    if patient % 4 == 0:
+        mask[0, 9, 3:6] = Tissue.NO_REFLOW
+    return mask
+
+
+def predict(mask: np.ndarray, wrong: float, rng: np.random.Generator) -> np.ndarray:
+    """The mask with a share of its labelled pixels lost."""
+    return np.where(rng.random(mask.shape) < wrong, 0, mask).astype(np.uint8)
+
+
+def table(training_set: str, wrong: float, fold: int = 0, seed: int = 0, patients: int = 12, **manifest):
+    rng = np.random.default_rng([fold, seed, len(training_set)])
+    volumes = []
+    for patient in range(fold * 100, fold * 100 + patients):
+        mask = reference(patient)
+        prediction = np.zeros_like(mask) if training_set == "" else predict(mask, wrong, rng)
+        volumes.append((f"P{patient:03d}", "", mask, prediction, (10.0, 1.0, 1.0)))
+    network = "attention_res_unet" if training_set else "all_background"
+    identity = ScoreIdentity(fold, network, training_set, seed if training_set else None)
+    digest = {"fold_split_digest": f"f{fold}"}
+    return ScoredTable(score_table(volumes, identity, EMIDEC_LABELS), MANIFEST | digest | manifest)
+
+
+@pytest.fixture(scope="module")
+def tables() -> list[ScoredTable]:
+    arms = [("real_only", 0.3), ("real_plus_gan", 0.1), ("", 1.0)]
+    seeds = {"real_only": (0, 1), "real_plus_gan": (0, 1), "": (0,)}
+    return [table(arm, wrong, fold, seed) for arm, wrong in arms for fold in (0, 1) for seed in seeds[arm]]
+
+
+@pytest.fixture(scope="module")
+def comparison(tables):
+    return compare_arms(tables, resamples=300)
+
+
+def of(frame: pd.DataFrame, **chosen: str) -> pd.Series:
+    for name, value in chosen.items():
+        frame = frame[frame[name] == value]
+    assert len(frame) == 1
+    return frame.iloc[0]
+
+
+def test_summary_holds_the_rules_values(comparison, tables):
+    scores = pd.concat([t.scores for t in tables])
+    arm = scores[(scores["training_set"] == "real_only") & (scores["metric"] == "dice")]
+    chosen = {"network": "attention_res_unet", "training_set": "real_only"}
+    for rule, tissue in [("positive", "infarct"), ("official", "no_reflow"), ("per_slice", "cavity")]:
+        rows = arm[(arm["rule"] == rule) & (arm["tissue"] == tissue)]
+        expected = rows.groupby("seed")["value"].mean().mean()
+        assert of(comparison.summary, rule=rule, tissue=tissue, **chosen)["mean"] == pytest.approx(expected)
+
+
+def test_pooled_over_folds_joins_the_voxels_of_all_folds(comparison, tables):
+    scores = pd.concat([t.scores for t in tables])
+    rows = scores[(scores["training_set"] == "real_only") & (scores["tissue"] == "infarct")]
+    sums = rows.pivot_table(index="seed", columns="metric", values="value", aggfunc="sum")
+    tp, fp, fn = (sums[name] for name in ("tp_voxels", "fp_voxels", "fn_voxels"))
+    found = of(comparison.summary, rule="pooled", tissue="infarct", training_set="real_only")
+    assert found["mean"] == pytest.approx((2 * tp / (2 * tp + fp + fn)).mean())
+
+
+def test_single_fold_pooled_equals_the_tables_own_row():
+    one = table("real_only", 0.3).scores
+    row = of(one, rule="pooled", metric="dice", tissue="infarct")
+    assert of(summarise(one, 50), rule="pooled", tissue="infarct")["mean"] == pytest.approx(row["value"])
+
+
+def test_a_clear_gain_is_better_and_few_pairs_have_no_verdict(comparison):
+    cavity = of(comparison.differences, rule="positive", tissue="cavity")
+    assert cavity["verdict"] == "better"
+    assert cavity["low"] <= cavity["difference"] <= cavity["high"]
+    assert cavity["difference"] == pytest.approx(cavity["real_plus_gan"] - cavity["real_only"])
+    assert cavity["pairs"] == 24
+    no_reflow = of(comparison.differences, rule="positive", tissue="no_reflow")
+    assert no_reflow["pairs"] == 6
+    assert no_reflow["verdict"] == "too few patients"
+    assert of(comparison.differences, rule="pooled", tissue="no_reflow")["pairs"] == 6
+
+
+def test_pairs_have_a_row_for_each_patient(comparison):
+    chosen = comparison.pairs[
+        (comparison.pairs["rule"] == "positive") & (comparison.pairs["tissue"] == "infarct")
+    ]
+    assert chosen["case_id"].is_unique
+    assert len(chosen) == sum(1 for patient in [*range(12), *range(100, 112)] if patient % 5)
+
+
+def test_yardsticks_stand_beside_the_networks(comparison):
+    margins = yardstick_margins(comparison.summary)
+    assert set(margins["yardstick"]) == {"all_background"}
+    assert margins.loc[margins["rule"] != "official", "beaten"].all()
+    official = margins[(margins["rule"] == "official") & (margins["tissue"] == "no_reflow")]
+    assert (official["yardstick_value"] == 0.75).all()
+
+
+@pytest.mark.parametrize("key", ["profile", "source_digest", "code_version", "fold_split_digest"])
+def test_differing_tables_are_refused_by_key(tables, key):
+    odd = table("real_plus_gan", 0.1, fold=0, seed=2, **{key: "other"})
+    with pytest.raises(InputError, match=f"differ in {key}: .*'other' in attention_res_unet_real_plus_gan"):
+        compare_arms([*tables, odd], resamples=10)
+
+
+def test_a_missing_key_is_a_difference(tables):
+    odd = ScoredTable(tables[0].scores, {"profile": "demo"})
+    with pytest.raises(InputError, match="'missing'"):
+        compare_arms([*tables, odd], resamples=10)
+
+
+def test_only_one_arm_gives_a_summary_and_says_so():
+    found = compare_arms([table("real_only", 0.3)], resamples=10)
+    assert len(found.differences) == 0
+    assert len(found.summary)
+    assert any("Only one training set" in note for note in found.notes)
+    assert any("Fold 0 alone has 12 test patients" in note for note in found.notes)
+    assert "attention_res_unet" in render_comparison(found, EMIDEC_LABELS)
+    with pytest.raises(InputError, match="no pair"):
+        plot_forest(found, Path("unused.png"))
+
+
+def test_the_same_yardstick_given_twice_counts_once(tables):
+    twice = compare_arms([*tables, tables[-1]], resamples=10).summary
+    once = compare_arms(tables, resamples=10).summary
+    pd.testing.assert_frame_equal(twice, once)
+
+
+def test_a_seed_that_one_fold_lacks_is_left_out(tables):
+    extra = table("real_only", 0.9, fold=0, seed=7)
+    summary = compare_arms([*tables, extra], resamples=10).summary
+    assert set(summary.loc[summary["training_set"] == "real_only", "seeds"]) == {2}
+
+
+def test_no_common_seed_and_repeated_patients_are_refused():
+    first = table("real_only", 0.3, fold=0, seed=0)
+    with pytest.raises(
+        InputError, match=r"no seed that was run in every fold \(fold 0: \[0\], fold 1: \[1\]"
+    ):
+        compare_arms([first, table("real_only", 0.3, fold=1, seed=1)], resamples=10)
+    moved = ScoredTable(first.scores.assign(fold=1), first.manifest)
+    with pytest.raises(InputError, match="more than one fold"):
+        compare_arms([first, moved], resamples=10)
+    with pytest.raises(InputError, match="no table"):
+        compare_arms([])
+
+
+def test_text_has_every_row_with_yardsticks_beneath(comparison):
+    text = render_comparison(comparison, EMIDEC_LABELS)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    first_yardstick = next(i for i, line in enumerate(lines) if "(yardstick)" in line)
+    last_network = max(i for i, line in enumerate(lines[:14]) if "real_plus_gan" in line)
+    assert last_network < first_yardstick
+    assert len({len(line) for line in lines[: first_yardstick + 4]}) == 1
+    assert "0.750" in next(line for line in lines if "all_background" in line and "no_reflow" in line)
+    assert "too few patients" in text
+
+
+def test_figures_are_written(comparison, tmp_path: Path):
+    plot_pairs(comparison, tmp_path / "pairs.png")
+    plot_forest(comparison, tmp_path / "forest.png")
+    for name in ("pairs.png", "forest.png"):
+        with Image.open(tmp_path / name) as image:
+            assert min(image.size) > 200
+            assert np.asarray(image.convert("L")).std() > 5

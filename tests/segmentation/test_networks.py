@@ -1,0 +1,175 @@
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from imaging.errors import InputError
+from segmentation.attention_gate import AttentionGate
+from segmentation.blocks import count_parameters
+from segmentation.config import NetworkConfig
+from segmentation.hybrid_attention_pooling import (
+    AtrousPyramid,
+    ChannelAttention,
+    HybridAttentionPooling,
+    PoolingPyramid,
+    SpatialAttention,
+)
+from segmentation.latent_reconstruction import LatentReconstruction
+from segmentation.networks import NETWORKS, build_network
+
+SMALL = {
+    "attention_res_unet": NetworkConfig.model_validate({"widths": (4, 4, 8, 8, 8), "bottleneck": 8}),
+    "halsr_net": NetworkConfig.model_validate(
+        {"name": "halsr_net", "widths": (4, 4, 8, 8), "bottleneck": 8, "module_width": 4}
+    ),
+}
+
+
+@pytest.fixture(params=sorted(NETWORKS))
+def network(request: pytest.FixtureRequest) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return build_network(SMALL[request.param], num_classes=5)
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def test_logits_have_the_size_of_the_image(network):
+    output = network.eval()(noise(2, 1, 64, 32))
+    assert output.logits.shape == (2, 5, 64, 32)
+    assert output.auxiliary is None
+
+
+def test_features_are_one_vector_an_image(network):
+    assert network.eval().encode(noise(3, 1, 32, 32)).shape == (3, 8)
+
+
+def test_a_batch_equals_its_singles(network):
+    network.eval()
+    images = noise(3, 1, 32, 32)
+    singles = torch.cat([network(image[None]).logits for image in images])
+    torch.testing.assert_close(network(images).logits, singles, rtol=1e-4, atol=1e-5)
+
+
+def test_every_parameter_gets_a_gradient(network):
+    output = network.train()(noise(2, 1, 32, 32))
+    loss = output.logits.square().mean()
+    if output.auxiliary is not None:
+        loss = loss + output.auxiliary.square().mean()
+    loss.backward()
+    missing = [name for name, parameter in network.named_parameters() if parameter.grad is None]
+    assert missing == []
+
+
+def test_odd_sizes_are_refused_with_the_sizes_that_work():
+    network = build_network(SMALL["attention_res_unet"])
+    with pytest.raises(InputError, match=r"100 × 128 .* multiples of 32: .* work are 96, 128"):
+        network(noise(1, 1, 100, 128))
+    with pytest.raises(InputError, match=r"multiples of 16: .* work are 32, 48"):
+        build_network(SMALL["halsr_net"])(noise(1, 1, 40, 40))
+
+
+def test_a_missing_channel_axis_is_refused():
+    with pytest.raises(InputError, match=r"takes images of shape \(N, 1, H, W\)"):
+        build_network(SMALL["halsr_net"])(noise(1, 32, 32))
+
+
+# These pin the published sizes against accidental change.
+@pytest.mark.parametrize(("name", "millions"), [("attention_res_unet", 34.440), ("halsr_net", 21.404)])
+def test_published_sizes_have_known_parameter_counts(name, millions):
+    with torch.device("meta"):
+        network = build_network(NetworkConfig.model_validate({"name": name}))
+        assert network(torch.zeros(1, 1, 128, 128)).logits.shape == (1, 5, 128, 128)
+    assert count_parameters(network) / 1e6 == pytest.approx(millions, abs=0.001)
+
+
+def test_only_halsr_net_returns_an_auxiliary_output_and_only_while_training():
+    halsr = build_network(SMALL["halsr_net"]).train()
+    assert halsr(noise(2, 1, 32, 32)).auxiliary.shape == (2, 5, 32, 32)
+    assert halsr.eval()(noise(2, 1, 32, 32)).auxiliary is None
+    assert build_network(SMALL["attention_res_unet"]).train()(noise(2, 1, 32, 32)).auxiliary is None
+
+
+def test_the_reconstruction_reaches_the_main_logits_as_well():
+    halsr = build_network(SMALL["halsr_net"]).eval()
+    image = noise(1, 1, 32, 32)
+    before = halsr(image).logits
+    with torch.no_grad():
+        halsr.reconstruction.features.bias.add_(1.0)
+    assert not torch.allclose(before, halsr(image).logits)
+
+
+def test_attention_maps_lie_between_0_and_1():
+    skip, gate, extreme = noise(2, 6, 8, 8) * 100, noise(2, 4, 4, 4) * 100, noise(2, 6, 8, 8) * 100
+    maps = [
+        AttentionGate(6, 4, 3, stride=2).attention(skip, gate),
+        ChannelAttention(6).attention(extreme),
+        SpatialAttention().attention(extreme),
+        LatentReconstruction(6, 3, 4, 2).attention(extreme),
+    ]
+    assert [tuple(m.shape) for m in maps] == [(2, 1, 8, 8), (2, 6, 1, 1), (2, 1, 8, 8), (2, 1, 8, 8)]
+    assert all(m.min() >= 0 and m.max() <= 1 for m in maps)
+
+
+def test_spatial_attention_tells_pixels_apart():
+    x = torch.zeros(1, 3, 16, 16)
+    x[:, :, :4, :4] = 5.0
+    attention = SpatialAttention().attention(x)[0, 0].detach()
+    assert abs(attention[1, 1] - attention[14, 14]) > 1e-4
+
+
+def test_spatial_attention_moves_with_its_input():
+    attention = SpatialAttention()
+    x = torch.zeros(1, 3, 32, 32)
+    x[:, :, 10:14, 10:14] = noise(1, 3, 4, 4)
+    moved = torch.roll(x, (5, 3), dims=(2, 3))
+    expected = torch.roll(attention.attention(x), (5, 3), dims=(2, 3))
+    torch.testing.assert_close(attention.attention(moved), expected)
+
+
+def test_a_closed_gate_lets_nothing_through():
+    gate = AttentionGate(4, 4, 2)
+    with torch.no_grad():
+        gate.score.weight.zero_()
+        gate.score.bias.fill_(-100.0)
+    assert gate(noise(1, 4, 8, 8), noise(1, 4, 8, 8)).abs().max() < 1e-6
+
+
+def test_pooling_pyramid_keeps_a_constant():
+    out = PoolingPyramid(2)(torch.full((1, 2, 12, 12), 3.0))
+    assert out.shape == (1, 6, 12, 12)
+    torch.testing.assert_close(out, torch.full_like(out, 3.0))
+
+
+def test_atrous_pyramid_sees_18_pixels_away():
+    pyramid = AtrousPyramid(1, 4).eval()
+    far, near = torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 64, 64)
+    far[..., 32 + 18, 32] = 1.0
+    near[..., 32 + 17, 32] = 1.0  # no dilation reaches it, and its average is the same
+    assert not torch.allclose(pyramid(far)[..., 32, 32], pyramid(near)[..., 32, 32])
+
+
+def test_classes_before_or_after_enlargement_are_the_same():
+    module = LatentReconstruction(8, 3, 4, factor=16).eval()
+    latent = noise(2, 8, 4, 4)
+    weighed = module.excite(latent * module.attention(latent))
+    enlarged = nn.functional.interpolate(weighed, scale_factor=16.0, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(module(latent).logits, module.classify(enlarged), rtol=1e-4, atol=1e-5)
+
+
+def test_hybrid_attention_pooling_keeps_the_size():
+    assert HybridAttentionPooling(6, 4, 8)(noise(2, 6, 16, 8)).shape == (2, 8, 16, 8)
+
+
+def test_left_out_sizes_are_the_published_ones():
+    assert NetworkConfig.model_validate({}).widths == (64, 128, 256, 512, 512)
+    halsr = NetworkConfig.model_validate({"name": "halsr_net"})
+    assert halsr.widths == (64, 128, 256, 512)
+    assert halsr.dropout == (0.25, 0.30, 0.35, 0.35, 0.5)
+
+
+def test_dropout_that_does_not_fit_the_depth_is_refused():
+    with pytest.raises(ValidationError, match="3 widths takes 4 dropout rates"):
+        NetworkConfig.model_validate({"name": "halsr_net", "widths": (4, 8, 8)})
