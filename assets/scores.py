@@ -232,7 +232,7 @@ def _beats_yardstick(
     for (rule, tissue), ours in values[network].items():
         if rule in rules:
             theirs = values[yardstick].get((rule, tissue), float("nan"))
-            beaten = bool(ours > theirs) or (np.isnan(ours) and np.isnan(theirs))
+            beaten = bool(ours > theirs or (np.isnan(ours) and np.isnan(theirs)))
             rows.append({"rule": rule, "tissue": tissue, "ours": ours, "yardstick": theirs, "beaten": beaten})
     figures: dict[str, Any] = {"tissues": [_without_nan(row) for row in rows]}
     description = f"Dice of every tissue above that of {yardstick} under {', '.join(rules)}."

@@ -8,13 +8,18 @@ from typing import Any
 
 import dagster as dg
 import pandas as pd
-from dagster._core.pipes.client import DagsterPipesExecutionError
+from dagster._core.errors import DagsterPipesExecutionError
 
 from imaging.config import FrozenConfig
 from imaging.errors import InputError
 from pipeline.forge import Forge, require_fold
 from pipeline.outcome import Check, Fact, Outcome, number
 from pipeline.training_task import ERROR_FILE, RESULT_FILE, Stage, TrainingTask
+
+
+# Threads that spin while they wait take the cores from each other wherever two trainings, or a training and anything
+# else, share a machine: measured 2 to 3 times slower than threads that sleep.
+_SHARED_MACHINE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
 
 def train_in_own_process(
@@ -70,7 +75,7 @@ def run_pipes(context: dg.AssetExecutionContext, task: TrainingTask) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", dg.PreviewWarning)  # of Dagster's own use of its preview features
-            client.run(context=context, command=command, extras=task.to_extras())
+            client.run(context=context, command=command, extras=task.to_extras(), env=_SHARED_MACHINE)
     except DagsterPipesExecutionError as error:
         if problem.exists():
             raise InputError(problem.read_text(encoding="utf-8")) from error

@@ -4,7 +4,7 @@ The plain loop is the one of most tutorials: fp32, NCHW, AdamW, a `DataLoader` o
 train on the same generated slices, with the same loss and without augmentation, in turns, so that both see the
 same machine; the ratio of the best turns is printed.
 
-    python benchmarks/training.py --network attention_res_unet --widths 16,32,64,128,128 --bottleneck 128
+    python -m benchmarks.training --network attention_res_unet --widths 16,32,64,128,128 --bottleneck 128
 """
 
 import argparse

@@ -120,9 +120,7 @@ def augment_slice(
     return out, _largest(moved["mask"], values)
 
 
-def _change_grey_levels(
-    recipe: Recipe, image: NDArray[np.float32], rng: np.random.Generator
-) -> NDArray[np.float32]:
+def _change_grey_levels(recipe: Recipe, image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     config = recipe.config
     if rng.random() < config.shading_probability:
         image = coil_shading(image, float(rng.uniform(0, config.shading)), rng)

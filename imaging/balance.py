@@ -57,9 +57,7 @@ def category_shares(balance: BalanceConfig, available: set[str]) -> dict[str, fl
         "infarct": balance.infarct_share - balance.no_reflow_share,
         "no_reflow": balance.no_reflow_share,
     }
-    lesions = _rescale(
-        {name: lesions[name] for name in sorted(available & set(lesions))}, balance.infarct_share
-    )
+    lesions = _rescale({name: lesions[name] for name in sorted(available & set(lesions))}, balance.infarct_share)
     rest = {"no_infarct": 1 - balance.infarct_share} if "no_infarct" in available else {}
     return _rescale(rest | lesions, 1.0)
 
@@ -91,9 +89,7 @@ def draw_balanced(
         InputError: There is no row to draw from, or `count` is negative.
     """
     if not len(categories) or count < 0:
-        raise InputError(
-            f"cannot draw {count} slices from {len(categories)}; give at least one slice to draw from"
-        )
+        raise InputError(f"cannot draw {count} slices from {len(categories)}; give at least one slice to draw from")
     shares = category_shares(balance, set(categories.tolist()))
     draws = [
         _draw_evenly(np.flatnonzero(categories == name), number, rng)

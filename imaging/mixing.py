@@ -50,14 +50,11 @@ def write_training_set(path: Path, parts: Sequence[Part], seed: int, code_versio
 
 def _check_parts(path: Path, parts: Sequence[Part]) -> None:
     if sum(count for _, count in parts) < 1:
-        raise InputError(
-            f"{path}: a training set of no slices was asked for; give at least one part and one row"
-        )
+        raise InputError(f"{path}: a training set of no slices was asked for; give at least one part and one row")
     for store, count in parts:
         if not 0 <= count <= len(store):
             raise InputError(
-                f"{path}: {count} slices asked for, but {store.path} has {len(store)}; "
-                "ask for fewer or make more"
+                f"{path}: {count} slices asked for, but {store.path} has {len(store)}; ask for fewer or make more"
             )
     for name in ("label_set", "region_px", "spacing_mm", "source_digest"):
         values = [getattr(store.attributes, name) for store, _ in parts]
@@ -78,9 +75,7 @@ def _choose(store: SliceStore, count: int, seed: int, number: int) -> NDArray[np
 
 def _categories(store: SliceStore) -> NDArray[np.str_]:
     blocks = range(0, len(store), _BLOCK_SLICES)
-    return np.concatenate(
-        [slice_categories(store.masks(slice(b, b + _BLOCK_SLICES)), store.label_set) for b in blocks]
-    )
+    return np.concatenate([slice_categories(store.masks(slice(b, b + _BLOCK_SLICES)), store.label_set) for b in blocks])
 
 
 def _gather(

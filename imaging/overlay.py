@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from imaging.errors import InputError
 from imaging.labels import LabelSet
 
 _OPACITY = 0.35
 _TITLE_PX, _LEGEND_PX, _GAP_PX = 12, 18, 2
+_LEGEND_FONT_PX, _LEGEND_STEP_PX = 10, 24
 
 
 def overlay(image: NDArray[np.floating], mask: NDArray[np.integer], labels: LabelSet) -> NDArray[np.uint8]:
@@ -42,12 +44,17 @@ def contact_sheet(
         labels: Colours and names.
         columns: Slices in a row.
         titles: One for each slice.
+
+    Raises:
+        InputError: Images, masks and titles do not belong together, or there are no columns.
     """
+    _check_sheet(images, masks, columns, titles)
     count, height, width = images.shape
     rows = -(-count // columns)
     cell_height = height + _GAP_PX + (_TITLE_PX if titles else 0)
     legend = _LEGEND_PX if masks.any() else 0
-    sheet = Image.new("RGB", (columns * (width + _GAP_PX), rows * cell_height + legend), "black")
+    sheet_width = max(columns * (width + _GAP_PX), _legend_width(labels) if legend else 0)
+    sheet = Image.new("RGB", (sheet_width, rows * cell_height + legend), "black")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=9)
     for place in range(count):
@@ -61,17 +68,36 @@ def contact_sheet(
     return sheet
 
 
-def _draw_legend(draw: ImageDraw.ImageDraw, labels: LabelSet, top: int) -> None:
-    font = ImageFont.load_default(size=10)
-    left = 4.0
-    for value, name in labels.foreground:
-        draw.rectangle((left, top, left + 10, top + 10), fill=labels.colours[value])
-        draw.text((left + 14, top - 1), name, fill="white", font=font)
-        left += 24 + draw.textlength(name, font=font)
-
-
 def png_bytes(image: Image.Image) -> bytes:
     """Return an image as the bytes of a PNG file."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+def _check_sheet(
+    images: NDArray[np.floating], masks: NDArray[np.integer], columns: int, titles: Sequence[str] | None
+) -> None:
+    if images.ndim != 3 or images.shape != masks.shape or not len(images):
+        raise InputError(
+            f"a contact sheet needs slices and masks of one shape (N, H, W) with N at least 1, not {images.shape} "
+            f"and {masks.shape}; give each slice its own mask"
+        )
+    if titles is not None and len(titles) != len(images):
+        raise InputError(f"{len(titles)} titles for {len(images)} slices; give one for each slice or none at all")
+    if columns < 1:
+        raise InputError(f"a contact sheet of {columns} columns; give at least 1")
+
+
+def _legend_width(labels: LabelSet) -> int:
+    font = ImageFont.load_default(size=_LEGEND_FONT_PX)
+    return round(sum(_LEGEND_STEP_PX + font.getlength(name) for _, name in labels.foreground)) + 4
+
+
+def _draw_legend(draw: ImageDraw.ImageDraw, labels: LabelSet, top: int) -> None:
+    font = ImageFont.load_default(size=_LEGEND_FONT_PX)
+    left = 4.0
+    for value, name in labels.foreground:
+        draw.rectangle((left, top, left + 10, top + 10), fill=labels.colours[value])
+        draw.text((left + 14, top - 1), name.replace("_", " "), fill="white", font=font)
+        left += _LEGEND_STEP_PX + draw.textlength(name, font=font)

@@ -1,6 +1,6 @@
 """What a slice store may hold: columns, attributes, the checks on what goes in, and the content digest.
 
-The file itself (HDF5) is the business of `imaging.slice_store`.
+The file itself (HDF5) is the business of `imaging.slice_writer` and `imaging.slice_store`.
 """
 
 import hashlib
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from imaging.errors import InputError
 from imaging.labels import LABEL_SETS, PATIENT_GROUPS, LabelSet
 
+FORMAT = "scarforge slice store"
 SCHEMA_VERSION = 1
+EXTRA_PREFIX = "extra_"
 ROW_COLUMNS = ("case_id", "frame", "donor_ids", "slice_index", "replica", "origin", "group")
 TEXT_COLUMNS = ("case_id", "frame", "donor_ids", "origin", "group")
 NUMBER_COLUMNS = ("slice_index", "replica")
@@ -66,6 +68,11 @@ def canonical_json(content: Any) -> str:
     return json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
+def one_line(error: Exception) -> str:
+    """Return the text of an error on one line."""
+    return " ".join(str(error).split())
+
+
 def check_images(images: NDArray[np.floating], size: int, where: str) -> NDArray[np.float16]:
     """Return images (N, size, size) as float16 after checking shape, finiteness and the range [0, 1]."""
     images = np.asarray(images)
@@ -82,9 +89,7 @@ def check_images(images: NDArray[np.floating], size: int, where: str) -> NDArray
     return images.astype(np.float16, copy=False)
 
 
-def check_masks(
-    masks: NDArray[np.integer], count: int, size: int, labels: LabelSet, where: str
-) -> NDArray[np.uint8]:
+def check_masks(masks: NDArray[np.integer], count: int, size: int, labels: LabelSet, where: str) -> NDArray[np.uint8]:
     """Return masks (count, size, size) as uint8 after checking shape and label values."""
     masks = np.asarray(masks)
     if masks.shape != (count, size, size):
@@ -123,12 +128,8 @@ def _text(column: "pd.Series[Any]", where: str) -> list[str]:
 
 def _numbers(column: "pd.Series[Any]", where: str) -> NDArray[np.int32]:
     values = np.asarray(column)
-    if not np.issubdtype(values.dtype, np.integer) or (
-        values.size and not 0 <= values.min() <= values.max() < 2**31
-    ):
-        raise InputError(
-            f"{where}: {column.name} must hold whole numbers from 0, not {values[:3].tolist()} ..."
-        )
+    if not np.issubdtype(values.dtype, np.integer) or (values.size and not 0 <= values.min() <= values.max() < 2**31):
+        raise InputError(f"{where}: {column.name} must hold whole numbers from 0, not {values[:3].tolist()} ...")
     return values.astype(np.int32)
 
 

@@ -49,7 +49,10 @@ class Outcome:
         """Return plain lists and dicts."""
         return {
             "facts": {name: asdict(fact) for name, fact in self.facts.items()},
-            "checks": [asdict(check) for check in self.checks],
+            "checks": [
+                {**asdict(check), "passed": bool(check.passed), "figures": _plain_all(check.figures)}
+                for check in self.checks
+            ],
         }
 
     @classmethod
@@ -72,6 +75,12 @@ def text(value: str) -> Fact:
 def image(path: Path, folder: Path) -> Fact:
     """Keep a PNG of the asset's folder, shown inline."""
     return Fact("image", str(path.relative_to(folder)))
+
+
+def _plain_all(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain_all(part) for key, part in value.items()}
+    return [_plain_all(part) for part in value] if isinstance(value, list | tuple) else _plain(value)
 
 
 def _plain(value: Any) -> Any:

@@ -157,9 +157,7 @@ def yardstick_margins(summary: pd.DataFrame) -> pd.DataFrame:
     trained = summary[summary["training_set"] != ""].rename(columns={"mean": "value"})
     yardsticks = summary[summary["training_set"] == ""]
     yardsticks = yardsticks.rename(columns={"network": "yardstick", "mean": "yardstick_value"})
-    margins = trained.merge(
-        yardsticks[["yardstick", "tissue", "rule", "yardstick_value"]], on=["tissue", "rule"]
-    )
+    margins = trained.merge(yardsticks[["yardstick", "tissue", "rule", "yardstick_value"]], on=["tissue", "rule"])
     margins["beaten"] = margins["value"] > margins["yardstick_value"]
     names = ["network", "training_set", "tissue", "rule", "value", "yardstick", "yardstick_value", "beaten"]
     return margins[names].reset_index(drop=True)

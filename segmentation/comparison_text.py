@@ -43,8 +43,7 @@ def render_summary(summary: pd.DataFrame, labels: LabelSet) -> str:
     differs.
     """
     values = {
-        (row["network"], row["training_set"], row["tissue"], row["rule"]): row
-        for row in summary.to_dict("records")
+        (row["network"], row["training_set"], row["tissue"], row["rule"]): row for row in summary.to_dict("records")
     }
     arms = list(dict.fromkeys((network, training_set) for network, training_set, _, _ in values))
     arms.sort(key=lambda arm: arm[1] == "")  # stable: yardsticks last
@@ -119,6 +118,5 @@ def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(headings, *lines, strict=True)]
     rows = [headings, ["-" * width for width in widths], *lines]
     return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in rows
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     )

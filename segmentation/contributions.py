@@ -45,9 +45,7 @@ def collect_contributions(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([means, _absent_slices(means, pooled), pooled], ignore_index=True)
 
 
-def select_arm(
-    of_arm: pd.DataFrame, patients: Sequence[str] | None = None, seeds: Sequence[int] | None = None
-) -> Arm:
+def select_arm(of_arm: pd.DataFrame, patients: Sequence[str] | None = None, seeds: Sequence[int] | None = None) -> Arm:
     """Arrange one arm's contributions to one rule and tissue as (patients, seeds).
 
     Args:
@@ -101,8 +99,7 @@ def _complete_seeds(of_patients: pd.DataFrame) -> pd.DataFrame:
         if not shared:
             found = ", ".join(f"fold {fold}: {sorted(seeds)}" for fold, seeds in of_folds.items())
             raise InputError(
-                f"{'_'.join(map(str, names))} has no seed that was run in every fold ({found}); "
-                "run the missing seeds"
+                f"{'_'.join(map(str, names))} has no seed that was run in every fold ({found}); run the missing seeds"
             )
         kept.append(of_arm[of_arm["seed"].isin(shared)])
     return pd.concat(kept, ignore_index=True)

@@ -15,8 +15,9 @@ from imaging.errors import InputError
 from imaging.prepare import reference_box
 from imaging.split import FoldSplit
 from imaging.study_archive import PreparedStudy, StudyArchive
+from segmentation.localiser_config import LocaliserConfig
 from segmentation.localiser_input import letterbox, shares_to_box
-from segmentation.localiser_network import LocaliserConfig, LocaliserNet
+from segmentation.localiser_network import LocaliserNet
 from training.compute import Compute
 from training.model_folder import read_config, read_weights
 

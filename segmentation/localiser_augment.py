@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from segmentation.localiser_network import LocaliserConfig
+from segmentation.localiser_config import LocaliserConfig
 
 
 class Views(NamedTuple):

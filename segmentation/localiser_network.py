@@ -1,53 +1,12 @@
 """The network that finds the left ventricle's box in a slice."""
 
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import nn
 
-from imaging.config import FrozenConfig
 from imaging.errors import InputError
-
-
-class LocaliserConfig(FrozenConfig):
-    """Localiser and its training.
-
-    Attributes:
-        input_px: Side of the square input.
-        fov_mm: Side of the field of view that fills the input; None fits it to the training studies.
-        head: `regression` is the published one, `soft_argmax` gives the centre as a mean over a heat map.
-        widths: Channels of the double-convolution blocks, each followed by max pooling.
-        hidden: Units of the dense layer.
-        steps: Optimiser steps.
-        batch: Slices a step.
-        learning_rate: Highest rate of the one-cycle schedule.
-        weight_decay: Of AdamW.
-        validate_every: Steps between validations; the best one gives the weights.
-        shift: Largest shift, as a share of the field of view.
-        scale: Largest factor (and its inverse) of the zoom.
-        rotation_degrees: Largest rotation.
-        flips: Whether slices are also mirrored and turned by 90 degrees.
-        gamma: Largest gamma (and its inverse) of the contrast.
-        noise: Largest standard deviation of added noise.
-    """
-
-    input_px: int = 128
-    fov_mm: int | None = None
-    head: Literal["regression", "soft_argmax"] = "soft_argmax"
-    widths: tuple[int, ...] = (8, 16, 32, 64)
-    hidden: int = 512
-    steps: int = 600
-    batch: int = 16
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
-    validate_every: int = 50
-    shift: float = 0.12
-    scale: float = 1.25
-    rotation_degrees: float = 20.0
-    flips: bool = False
-    gamma: float = 1.6
-    noise: float = 0.06
+from segmentation.localiser_config import LocaliserConfig
 
 
 class LocaliserNet(nn.Module):
@@ -55,7 +14,7 @@ class LocaliserNet(nn.Module):
 
     The four outputs are the shift of the centre and the logarithm of the size relative to `anchor`, the mean
     training box, so that an untrained network answers with that box. The head `soft_argmax` takes the centre
-    from a heat map instead, which moves with the image: it learns more from few patients than a dense layer.
+    from a heat map instead, which moves with the image.
     """
 
     anchor: torch.Tensor

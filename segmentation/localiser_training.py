@@ -19,8 +19,9 @@ from imaging.split import FoldSplit
 from imaging.study_archive import StudyArchive
 from segmentation.localiser import median_box
 from segmentation.localiser_augment import draw_views, view_boxes, view_images
+from segmentation.localiser_config import LocaliserConfig
 from segmentation.localiser_input import box_to_shares, extreme_points, field_of_view_mm, letterbox
-from segmentation.localiser_network import LocaliserConfig, LocaliserNet
+from segmentation.localiser_network import LocaliserNet
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.compute import Compute
 from training.files import write_atomically

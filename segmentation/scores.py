@@ -179,12 +179,9 @@ def read_scores(path: Path) -> pd.DataFrame:
 def _typed(table: pd.DataFrame) -> pd.DataFrame:
     table = table.reindex(columns=list(SCORE_COLUMNS))
     numbers = {
-        name: pd.to_numeric(table[name].replace("", None), errors="raise").astype("Int64")
-        for name in _WHOLE_NUMBERS
+        name: pd.to_numeric(table[name].replace("", None), errors="raise").astype("Int64") for name in _WHOLE_NUMBERS
     }
-    texts = {
-        name: table[name].astype("str") for name in SCORE_COLUMNS if name not in (*_WHOLE_NUMBERS, "value")
-    }
+    texts = {name: table[name].astype("str") for name in SCORE_COLUMNS if name not in (*_WHOLE_NUMBERS, "value")}
     return table.assign(**numbers, **texts, value=table["value"].astype(float))
 
 
@@ -208,9 +205,7 @@ def _row(
     }
 
 
-def _official_rows(
-    confusion: NDArray[np.int64], voxel_mm3: float, labels: LabelSet
-) -> Iterator[dict[str, Any]]:
+def _official_rows(confusion: NDArray[np.int64], voxel_mm3: float, labels: LabelSet) -> Iterator[dict[str, Any]]:
     """Dice and volumes of the challenge's groups; without reference myocardium there is no volume ratio."""
     myocardium = count_voxels(confusion, labels.official_groups["myocardium"])
     myocardium_mm3 = (myocardium.tp + myocardium.fn) * voxel_mm3

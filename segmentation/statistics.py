@@ -98,9 +98,10 @@ def draw_resamples(patients: int, seeds: int, count: int, seed: int) -> Resample
 
 
 def estimate_score(arm: Contributions, resamples: int = 4000, seed: int = 0) -> Estimate:
-    """Return a score, the mean over seeds, with its interval over patients and seeds."""
+    """Return a score between 0 and 1, the mean over seeds, with its interval over patients and seeds."""
     drawn = _draw_for(arm, resamples, seed)
-    return _estimate(arm.score(), _scores(arm, drawn), len(arm.numerator))
+    found = _estimate(arm.score(), _scores(arm, drawn), len(arm.numerator))
+    return Estimate(found.value, *(float(np.clip(side, 0.0, 1.0)) for side in (found.low, found.high)))
 
 
 def paired_difference(
@@ -124,9 +125,7 @@ def paired_difference(
     detectable = (stats.norm.ppf((1 + CONFIDENCE) / 2) + stats.norm.ppf(POWER)) * _deviation(finite)
     return PairedDifference(
         _estimate(arm.score() - against.score(), differences, len(arm.numerator)),
-        probability_better=float(np.mean((finite > 0) + 0.5 * (finite == 0)))
-        if len(finite)
-        else float("nan"),
+        probability_better=float(np.mean((finite > 0) + 0.5 * (finite == 0))) if len(finite) else float("nan"),
         p_value=signed_rank_test(of_patients),
         effect_size=rank_biserial(of_patients),
         detectable=float(detectable),

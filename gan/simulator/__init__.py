@@ -1,5 +1,49 @@
-"""PLACEHOLDER by the lead so that the wiring can be tried: the simulator helper overwrites this file."""
-from imaging.config import FrozenConfig
-class SimulatorConfig(FrozenConfig):
-    pass
-def write_lesion_masks(*a, **k): raise NotImplementedError
+"""Simulated lesion masks: what the generator is asked to draw.
+
+`config` says what is wanted, `anatomy` and `measures` read a slice, `ring_model` and `lesion_model` hold what was
+fitted, `growth`, `fusion` and `warp` make masks, `simulator` chooses and accepts, `write` and `workers` fill a
+store, and `distributions` compares the result with the training slices. Nothing here knows PyTorch.
+
+The configuration alone loads at once, since every process reads the settings; the rest loads when it is asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from gan.simulator.config import STRATEGIES, SimulatorConfig, StrategyShares
+
+if TYPE_CHECKING:
+    from gan.simulator.distributions import compare_distributions, measure_masks, summarise_distributions
+    from gan.simulator.simulator import WARPED_ANATOMY, Draft, MaskSimulator
+    from gan.simulator.write import SimulatedMask, write_lesion_masks
+
+__all__ = [
+    "STRATEGIES",
+    "WARPED_ANATOMY",
+    "Draft",
+    "MaskSimulator",
+    "SimulatedMask",
+    "SimulatorConfig",
+    "StrategyShares",
+    "compare_distributions",
+    "measure_masks",
+    "summarise_distributions",
+    "write_lesion_masks",
+]
+
+_MODULE_OF = {
+    "WARPED_ANATOMY": "simulator",
+    "Draft": "simulator",
+    "MaskSimulator": "simulator",
+    "SimulatedMask": "write",
+    "compare_distributions": "distributions",
+    "measure_masks": "distributions",
+    "summarise_distributions": "distributions",
+    "write_lesion_masks": "write",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -1,4 +1,4 @@
-"""What the scanner makes of it: inversion-recovery contrast, coil shading, point spread, Rician noise."""
+"""What the scanner makes of the patient: partial volume, coil shading, motion, Rician noise, scanner units."""
 
 from dataclasses import dataclass
 
@@ -6,104 +6,105 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.phantom.anatomy import Anatomy, Field2D, Wall, papillary_muscles, right_ventricle
 from imaging.phantom.config import PhantomConfig
-from imaging.phantom.lesion import smooth_noise
+from imaging.phantom.fields import smooth_noise
+
+Volume = NDArray[np.float32]
+
+_ZERO_SIGNAL = 2048.0  # where a 12-bit scanner puts zero in images that keep the signal's sign
+_LARGEST = 4095.0
+_COIL_BEYOND_MM = 90.0
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """Signals of one patient's tissues, blood about 0.6; a wrong inversion time lifts the normal myocardium."""
+class Scanner:
+    """How one patient is measured.
 
-    blood: float
-    myocardium: float
-    infarct: float
-    no_reflow: float
-    fat: float
-    muscle: float
-    lung: float
-    liver: float
+    Attributes:
+        keeps_sign: Phase-sensitive reconstruction; otherwise magnitudes.
+        noise: Standard deviation of either channel, fat's signal being 1.
+        shading_mm: Distance over which the coil's sensitivity falls to 37 %.
+        correction: How much of the shading is undone, 0 to 1; noise far from the coil is raised with it.
+        point_spread_px: Standard deviation, native pixels.
+        ghost: Strength of the breathing ghost, half a field away.
+        gain: Scanner units for fat's signal.
+    """
+
+    keeps_sign: bool
+    noise: float
+    shading_mm: float
+    correction: float
+    point_spread_px: float
+    ghost: float
+    gain: float
 
 
-def draw_contrast(rng: np.random.Generator) -> Contrast:
-    """Draw one patient's signals."""
-    myocardium = rng.uniform(0.08, 0.26)
-    infarct = rng.uniform(0.72, 1.0)
-    return Contrast(
-        blood=rng.uniform(0.48, 0.68),
-        myocardium=myocardium,
-        infarct=infarct,
-        no_reflow=rng.uniform(0.12, 0.32),
-        fat=rng.uniform(0.8, 1.1),
-        muscle=rng.uniform(0.18, 0.3),
-        lung=rng.uniform(0.02, 0.08),
-        liver=rng.uniform(0.22, 0.42),
+def draw_scanner(config: PhantomConfig, rng: np.random.Generator) -> Scanner:
+    """Draw how one patient is measured."""
+    return Scanner(
+        keeps_sign=bool(rng.random() < config.polarity_share),
+        noise=rng.uniform(*config.noise),
+        shading_mm=rng.uniform(*config.shading),
+        correction=rng.uniform(0.4, 1.0),
+        point_spread_px=rng.uniform(0.4, 0.75),
+        ghost=max(rng.uniform(-0.05, 0.06), 0.0),
+        gain=rng.uniform(700, 1600),
     )
 
 
-def paint_tissues(
-    anatomy: Anatomy,
-    contrast: Contrast,
-    wall: Wall,
-    level: float,
-    infarct: NDArray[np.bool_],
-    no_reflow: NDArray[np.bool_],
-    chest: Field2D,
-) -> Field2D:
-    """Return the noise-free signal (H, W) of one slice: the heart over the chest."""
-    signal = chest.copy()
-    around = np.cos(2 * wall.angle + 7 * anatomy.flattening_angle) + np.cos(3 * wall.angle + anatomy.septum_angle)
-    fat = (wall.depth >= 1) & (wall.radius < wall.outer + 3 * around)
-    signal[fat] = 0.6 * contrast.fat  # pericardial, thick here and absent there
-    blood, rv_wall = right_ventricle(anatomy, wall, level)
-    signal[rv_wall] = contrast.myocardium
-    signal[blood] = contrast.blood
-    signal[wall.myocardium] = contrast.myocardium
-    signal[infarct] = contrast.infarct
-    signal[no_reflow] = contrast.no_reflow
-    signal[wall.cavity] = contrast.blood
-    signal[papillary_muscles(anatomy, wall, level)] = contrast.myocardium
-    return signal
+def block_mean(fine: NDArray[np.generic], factor: int) -> Volume:
+    """Return the mean (S, H / factor, W / factor) over blocks of a fine grid (S, H, W)."""
+    size = (fine.shape[2] // factor, fine.shape[1] // factor)
+    coarse = [cv2.resize(plane.astype(np.float32), size, interpolation=cv2.INTER_AREA) for plane in fine]
+    return np.stack(coarse)
 
 
-def paint_chest(
-    anatomy: Anatomy, contrast: Contrast, rows_mm: Field2D, columns_mm: Field2D, rng: np.random.Generator
-) -> Field2D:
-    """Return chest wall, lungs and liver (H, W) without the heart."""
-    height, width = float(rows_mm.max()), float(columns_mm.max())
-    half_width, half_height = anatomy.chest_mm
-    body = np.hypot((rows_mm - height / 2) / half_height, (columns_mm - width / 2) / half_width)
-    wobble = 0.04 * smooth_noise(rows_mm.shape, 6, rng)
-    skin = anatomy.fat_mm / half_height
-    signal = np.zeros(rows_mm.shape, np.float32)
-    signal[body + wobble < 1] = contrast.fat
-    signal[body + wobble < 1 - skin] = contrast.muscle
-    signal[body + wobble < 1 - skin - 0.12] = contrast.lung
-    row, column = anatomy.centre_mm
-    diaphragm = rows_mm - row - 38 + 0.25 * np.abs(columns_mm - column) + 60 * wobble
-    signal[(diaphragm > 0) & (body + wobble < 1 - skin - 0.12)] = contrast.liver
-    return signal
+def coil_sensitivity(
+    shape: tuple[int, int], pixel_mm: float, centre_mm: tuple[float, float], direction: float, fall_mm: float
+) -> NDArray[np.float32]:
+    """Return the sensitivity (H, W) of a coil on the chest, 1 at the heart's centre."""
+    row, column = centre_mm
+    coil = (row + _COIL_BEYOND_MM * np.sin(direction), column + _COIL_BEYOND_MM * np.cos(direction))
+    rows = ((np.arange(shape[0]) + 0.5) * pixel_mm - coil[0])[:, None]
+    columns = ((np.arange(shape[1]) + 0.5) * pixel_mm - coil[1])[None]
+    away = np.hypot(rows, columns) - _COIL_BEYOND_MM
+    return np.exp(-away / fall_mm).astype(np.float32)
 
 
 def acquire(
-    signal: NDArray[np.float32], config: PhantomConfig, contrast: Contrast, rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """Return what is measured of a noise-free volume (S, H, W): shaded, blurred, noisy, in scanner units."""
-    shading = _coil_shading(signal.shape[1:], config.shading, rng)
-    sigma = rng.uniform(*config.noise) * contrast.blood
-    spread = rng.uniform(*config.blur_px)
-    gain = rng.uniform(300, 1500)
-    volume = np.empty_like(signal)
-    for place, plane in enumerate(signal):
-        texture = 1 + 0.05 * smooth_noise(plane.shape, 24, rng)
-        blurred = cv2.GaussianBlur(plane * texture * shading, (0, 0), spread)
-        noise = rng.normal(0, sigma, (2, *plane.shape)).astype(np.float32)
-        volume[place] = gain * np.hypot(blurred + noise[0], noise[1])
-    return volume
+    signal: Volume,
+    sensitivity: NDArray[np.float32],
+    scanner: Scanner,
+    blur_px: NDArray[np.floating],
+    rng: np.random.Generator,
+) -> Volume:
+    """Return what is measured of a noise-free volume (S, H, W), in whole scanner units from 0 to 4095.
+
+    Args:
+        signal: Fat being 1; negative before the signal's null.
+        sensitivity: (H, W).
+        scanner: How it is measured.
+        blur_px: Motion along rows and columns (S, 2), standard deviations in native pixels.
+        rng: Of texture and noise.
+    """
+    texture = 1 + 0.05 * smooth_noise(rng, signal.shape, 7) + 0.04 * smooth_noise(rng, signal.shape, 2.5)
+    moved = _blur(signal * texture * sensitivity, np.hypot(blur_px, scanner.point_spread_px))
+    moved += scanner.ghost * np.roll(moved, signal.shape[1] // 2, axis=1)
+    real, imaginary = moved + _noise(moved, scanner, rng), _noise(moved, scanner, rng)
+    measured = np.hypot(real, imaginary)  # Rician (Gudbjartsson and Patz, MRM 1995)
+    if scanner.keeps_sign:
+        measured = np.copysign(measured, real)
+    evened = measured / sensitivity**scanner.correction
+    return np.clip(np.rint(_ZERO_SIGNAL * scanner.keeps_sign + scanner.gain * evened), 0, _LARGEST)
 
 
-def _coil_shading(shape: tuple[int, ...], strength: float, rng: np.random.Generator) -> Field2D:
-    rows, columns = np.meshgrid(np.linspace(-1, 1, shape[0]), np.linspace(-1, 1, shape[1]), indexing="ij")
-    tilt = rng.uniform(-1, 1, 3)
-    field = tilt[0] * rows + tilt[1] * columns + 0.5 * tilt[2] * (rows**2 + columns**2 - 1)
-    return np.asarray(1 + strength * field / max(np.abs(field).max(), 1e-6), np.float32)
+def _noise(signal: Volume, scanner: Scanner, rng: np.random.Generator) -> Volume:
+    return np.float32(scanner.noise) * rng.standard_normal(signal.shape, dtype=np.float32)
+
+
+def _blur(volume: Volume, spread_px: NDArray[np.floating]) -> Volume:
+    blurred = (
+        cv2.GaussianBlur(plane, (0, 0), sigmaX=float(columns), sigmaY=float(rows))
+        for plane, (rows, columns) in zip(volume, spread_px, strict=True)
+    )
+    return np.stack(list(blurred))

@@ -102,9 +102,7 @@ def test_a_clear_gain_is_better_and_few_pairs_have_no_verdict(comparison):
 
 
 def test_pairs_have_a_row_for_each_patient(comparison):
-    chosen = comparison.pairs[
-        (comparison.pairs["rule"] == "positive") & (comparison.pairs["tissue"] == "infarct")
-    ]
+    chosen = comparison.pairs[(comparison.pairs["rule"] == "positive") & (comparison.pairs["tissue"] == "infarct")]
     assert chosen["case_id"].is_unique
     assert len(chosen) == sum(1 for patient in [*range(12), *range(100, 112)] if patient % 5)
 
@@ -155,9 +153,7 @@ def test_a_seed_that_one_fold_lacks_is_left_out(tables):
 
 def test_no_common_seed_and_repeated_patients_are_refused():
     first = table("real_only", 0.3, fold=0, seed=0)
-    with pytest.raises(
-        InputError, match=r"no seed that was run in every fold \(fold 0: \[0\], fold 1: \[1\]"
-    ):
+    with pytest.raises(InputError, match=r"no seed that was run in every fold \(fold 0: \[0\], fold 1: \[1\]"):
         compare_arms([first, table("real_only", 0.3, fold=1, seed=1)], resamples=10)
     moved = ScoredTable(first.scores.assign(fold=1), first.manifest)
     with pytest.raises(InputError, match="more than one fold"):

@@ -29,7 +29,8 @@ from segmentation.localiser_input import (
     letterbox,
     shares_to_box,
 )
-from segmentation.localiser_network import LocaliserConfig, LocaliserNet
+from segmentation.localiser_config import LocaliserConfig
+from segmentation.localiser_network import LocaliserNet
 from segmentation.localiser_training import localiser_loss, train_localiser
 from training.compute import choose_compute
 from training.report import TrainingDivergedError, silent

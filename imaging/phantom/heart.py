@@ -1,0 +1,172 @@
+"""The heart: both ventricles, papillary muscles, the great vessels at the base and the fat around them.
+
+The ventricle is star-shaped around its centre, so every border is a table of distances over level and angle.
+Levels run from 0 (apex) to 1 (base). The wall's angles count from the middle of the septum, rising towards the
+anterior wall: 0 septum, pi / 2 anterior, pi lateral, -pi / 2 inferior.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imaging.phantom.config import PhantomConfig
+from imaging.phantom.fields import THETA, Polar, Table, ripples, wrapped
+from imaging.phantom.materials import Material
+
+_RIGHT_WALL_MM = 2.5
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round thing in the slices: where it lies from the heart's centre, and how large it is at each level."""
+
+    away_mm: NDArray[np.float32]
+    angle: float
+    radius_mm: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Heart:
+    """Borders in mm from the centre (L, ANGLES), and round things; L levels.
+
+    Attributes:
+        endocardium: Of the left ventricle.
+        epicardium: Of the left ventricle.
+        right: Outer border of the right ventricle's cavity; 0 where there is none.
+        fat: Outer border of the fat around the heart.
+        trabeculae_mm: How far trabeculae reach into the cavity.
+        septum: Direction of the septum's middle, radians on the grid.
+        papillary: The papillary muscles.
+        vessels: The great vessels.
+    """
+
+    endocardium: Table
+    epicardium: Table
+    right: Table
+    fat: Table
+    trabeculae_mm: float
+    septum: float
+    papillary: tuple[Round, ...]
+    vessels: tuple[Round, ...]
+
+    def wall_depth(self, polar: Polar, levels: slice) -> NDArray[np.float32]:
+        """Return the place in the wall (S, H, W): 0 at the endocardium, 1 at the epicardium."""
+        inner, outer = self.endocardium[levels], self.epicardium[levels]
+        return (polar.radius - polar.look_up(inner)) * polar.look_up(np.reciprocal(outer - inner))
+
+
+def draw_heart(config: PhantomConfig, levels: NDArray[np.float32], injured: bool, rng: np.random.Generator) -> Heart:
+    """Draw one patient's heart at `levels` (L,); an injured ventricle is larger (remodelling)."""
+    septum = np.radians(rng.normal(-80, 14))
+    radius_mm = rng.uniform(*config.cavity_radius_mm) * (1.04 if injured else 0.97)
+    oval = 1 + ripples(rng, levels, range(2, 7), 0.05, fall=1.7)
+    endocardium = np.asarray(radius_mm * _taper(levels, rng)[:, None] * oval, np.float32)
+    thickness = rng.uniform(*config.wall_mm) * (0.82 + 0.18 * levels[:, None])
+    thickness = thickness * (1 + ripples(rng, levels, range(1, 7), 0.1))
+    epicardium = endocardium + np.maximum(thickness, 3.5).astype(np.float32)
+    right = _right_ventricle(epicardium, levels, septum, rng)
+    return Heart(
+        endocardium=endocardium,
+        epicardium=epicardium,
+        right=right,
+        fat=_fat(np.maximum(epicardium, right + _RIGHT_WALL_MM), levels, septum, rng),
+        trabeculae_mm=rng.uniform(0.5, 3.5),
+        septum=septum,
+        papillary=_papillary_muscles(endocardium, levels, septum, rng),
+        vessels=_vessels(epicardium, levels, septum, rng),
+    )
+
+
+def paint_heart(heart: Heart, polar: Polar, levels: slice, rough: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return the heart's materials (S, H, W), `AIR` where there is no heart.
+
+    Args:
+        heart: The borders.
+        polar: The grid.
+        levels: Which levels to paint, one for each slice.
+        rough: (S, H, W), unit spread; makes trabeculae and papillary muscles irregular.
+    """
+    radius = polar.radius
+    right = polar.look_up(heart.right[levels])
+    endocardium = polar.look_up(heart.endocardium[levels])
+    painted = np.zeros(radius.shape, np.uint8)
+    np.putmask(painted, radius < polar.look_up(heart.fat[levels]), Material.FAT)
+    np.putmask(painted, radius < right + _RIGHT_WALL_MM * (right > 0), Material.OTHER_MYOCARDIUM)
+    np.putmask(painted, radius < right - 1.5 * np.maximum(rough, 0), Material.OTHER_BLOOD)
+    for vessel in heart.vessels:
+        _paint_vessel(painted, polar, vessel, levels)
+    np.putmask(painted, radius < polar.look_up(heart.epicardium[levels]), Material.MYOCARDIUM)
+    np.putmask(painted, radius < endocardium, Material.PAPILLARY)
+    blood = radius < endocardium - heart.trabeculae_mm * np.maximum(rough, 0)
+    for muscle in heart.papillary:
+        away, size = muscle.away_mm[levels], muscle.radius_mm[levels, None, None]
+        blood &= polar.distance(away, muscle.angle) > size * (1 + 0.25 * rough)
+    np.putmask(painted, blood, Material.BLOOD)
+    return painted
+
+
+def _paint_vessel(painted: NDArray[np.uint8], polar: Polar, vessel: Round, levels: slice) -> None:
+    radius_mm = vessel.radius_mm[levels, None, None]
+    if not radius_mm.any():
+        return
+    away = polar.distance(vessel.away_mm[levels], vessel.angle)
+    np.putmask(painted, away < radius_mm, Material.OTHER_MYOCARDIUM)
+    np.putmask(painted, away < radius_mm - 1.8, Material.OTHER_BLOOD)
+
+
+def _taper(levels: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return the cavity's radius at each level, relative to the base: an ellipsoid cut across."""
+    lowest = rng.uniform(0.07, 0.18)
+    return np.sqrt(1 - (1 - lowest - (1 - lowest) * levels) ** 2)
+
+
+def _right_ventricle(epicardium: Table, levels: NDArray[np.float32], septum: float, rng: np.random.Generator) -> Table:
+    """Return the outer border of a crescent on the septum that ends before the apex."""
+    start = rng.uniform(-0.05, 0.2)
+    presence = np.clip((levels - start) / 0.45, 0, 1)[:, None] ** 0.7
+    lean = rng.uniform(-0.25, 0.25)
+    away = np.abs(wrapped(THETA - septum + lean)) / np.radians(rng.uniform(62, 82))
+    crescent = np.clip(1 - away**2.4, 0, 1) * presence * (1 + ripples(rng, levels, range(2, 6), 0.1))
+    border = epicardium + rng.uniform(20, 36) * crescent
+    return np.where(crescent > 0.03, border, 0).astype(np.float32)
+
+
+def _fat(outer: Table, levels: NDArray[np.float32], septum: float, rng: np.random.Generator) -> Table:
+    """Return the outer border of the fat around the heart: pads, most of them in front and at the apex."""
+    front = rng.uniform(0, 8) * np.cos(THETA - septum + rng.uniform(0, 1))[None] + rng.uniform(0, 5) * (
+        0.6 - levels[:, None]
+    )
+    pads = rng.uniform(-1, 4) + front + ripples(rng, levels, range(1, 9), rng.uniform(1.5, 4), fall=1.0)
+    return np.asarray(outer + np.maximum(pads, 0), np.float32)
+
+
+def _papillary_muscles(
+    endocardium: Table, levels: NDArray[np.float32], septum: float, rng: np.random.Generator
+) -> tuple[Round, ...]:
+    """Return the anterolateral and the posteromedial muscle, sometimes split, in the middle of the ventricle."""
+    muscles = []
+    for side in (1, -1):
+        for part in range(int(rng.integers(1, 3))):
+            angle = septum - side * np.radians(rng.normal(130, 12) + 22 * part)
+            top, size = rng.uniform(0.6, 0.85), rng.uniform(2.6, 6.2) / (1 + 0.3 * part)
+            present = np.sqrt(np.clip(1 - ((levels - 0.4) / (top - 0.4)) ** 4, 0, 1))
+            away = rng.uniform(0.66, 0.8) * endocardium.mean(axis=1)
+            muscles.append(Round(away.astype(np.float32), angle, (size * present).astype(np.float32)))
+    return tuple(muscles)
+
+
+def _vessels(
+    epicardium: Table, levels: NDArray[np.float32], septum: float, rng: np.random.Generator
+) -> tuple[Round, ...]:
+    """Return aorta and pulmonary trunk, cut by the topmost slices of some patients, and a coronary or two."""
+    found = []
+    for turn in (0.9, 0.1):
+        start, size = rng.uniform(0.8, 1.1), rng.uniform(10, 15)
+        radius = np.where(levels > start, size, 0).astype(np.float32)
+        away = epicardium.mean(axis=1) + 0.9 * size
+        found.append(Round(away, septum - turn + rng.normal(0, 0.15), radius))
+    for turn in rng.choice([-1.2, 1.2, 1.4, -2.6], 2, replace=False):
+        small = np.full(levels.shape, rng.uniform(2.5, 3.6), np.float32)
+        found.append(Round(epicardium.mean(axis=1) + 3.5, septum - turn + rng.normal(0, 0.1), small))
+    return tuple(found)
