@@ -16,7 +16,6 @@ from pipeline.forge import Forge, require_fold
 from pipeline.outcome import Check, Fact, Outcome, number
 from pipeline.training_task import ERROR_FILE, RESULT_FILE, Stage, TrainingTask
 
-
 # Threads that spin while they wait take the cores from each other wherever two trainings, or a training and anything
 # else, share a machine: measured 2 to 3 times slower than threads that sleep.
 _SHARED_MACHINE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}

@@ -41,8 +41,8 @@ def read_boxes(path: Path) -> dict[tuple[str, str], Box]:
     try:
         table = pd.read_csv(path, dtype={"case_id": str, "frame": str}, keep_default_na=False)
         return {
-            (row.case_id, row.frame): Box(float(row.top), float(row.left), float(row.bottom), float(row.right))
-            for row in table.itertuples(index=False)
+            (str(row["case_id"]), str(row["frame"])): Box(*(float(row[side]) for side in Box._fields))
+            for row in table.to_dict("records")
         }
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: cannot be read ({error}); rematerialise the asset 'lv_localiser'") from error

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -23,12 +23,10 @@ def track(items: Iterable[Item], description: str, total: int | None = None) -> 
     if sys.stderr.isatty():
         yield from tqdm(items, desc=description, total=total, leave=False)
         return
-    count = total if total is not None else (len(items) if hasattr(items, "__len__") else None)
+    count = total if total is not None else (len(items) if isinstance(items, Sized) else None)
     start = last = time.monotonic()
-    done = 0
-    for item in items:
+    for done, item in enumerate(items, start=1):
         yield item
-        done += 1
         now = time.monotonic()
         if now - last >= _SECONDS_BETWEEN_LINES:
             last = now

@@ -10,7 +10,6 @@ from lightning_fabric import Fabric
 from training.options import Device, Precision
 
 
-
 @dataclass(frozen=True)
 class Compute:
     """What a model runs on.
@@ -51,9 +50,7 @@ def choose_compute(device: Device = "auto", precision: Precision = "auto") -> Co
     accelerator = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     if precision == "auto":
         precision = "bf16" if accelerator == "cuda" or cpu_has_bf16() else "fp32"
-    fabric = Fabric(
-        accelerator=accelerator, devices=1, precision="bf16-mixed" if precision == "bf16" else "32-true"
-    )
+    fabric = Fabric(accelerator=accelerator, devices=1, precision="bf16-mixed" if precision == "bf16" else "32-true")
     return Compute(
         fabric=fabric,
         device=fabric.device,

@@ -22,6 +22,7 @@ from segmentation.localiser import (
     median_box,
 )
 from segmentation.localiser_augment import Views, draw_views, view_boxes, view_images
+from segmentation.localiser_config import LocaliserConfig
 from segmentation.localiser_input import (
     box_to_shares,
     extreme_points,
@@ -29,7 +30,6 @@ from segmentation.localiser_input import (
     letterbox,
     shares_to_box,
 )
-from segmentation.localiser_config import LocaliserConfig
 from segmentation.localiser_network import LocaliserNet
 from segmentation.localiser_training import localiser_loss, train_localiser
 from training.compute import choose_compute
