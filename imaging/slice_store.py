@@ -153,9 +153,9 @@ class SliceStore:
     def _read_header(self, file: h5py.File) -> None:
         _check_schema(self.path, file)
         names = StoreAttributes.__dataclass_fields__
-        self.attributes = StoreAttributes(**{name: json.loads(file.attrs[name]) for name in names})
+        self.attributes = StoreAttributes(**{name: json.loads(_text(file.attrs[name])) for name in names})
         self.label_set = self.attributes.labels()
-        self.digest = str(file.attrs["digest"])
+        self.digest = _text(file.attrs["digest"])
         columns = {name: [text.decode() for text in file[name][:]] for name in TEXT_COLUMNS}
         rows = pd.DataFrame(columns | {name: file[name][:] for name in NUMBER_COLUMNS})
         self.rows = rows[list(ROW_COLUMNS)]
@@ -212,8 +212,13 @@ def _reopen(path: Path, digest: str) -> SliceStore:
     return store
 
 
+def _text(attribute: bytes | str) -> str:
+    """Return a text attribute, of fixed or of any length, as text."""
+    return attribute.decode() if isinstance(attribute, bytes) else str(attribute)
+
+
 def _check_schema(path: Path, file: h5py.File) -> None:
-    if file.attrs.get("format") != FORMAT:
+    if _text(file.attrs.get("format", "")) != FORMAT:
         raise ValueError("it lacks the format mark")
     version = int(file.attrs["schema_version"])
     if version != SCHEMA_VERSION:

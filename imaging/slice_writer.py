@@ -170,10 +170,11 @@ class SliceStoreWriter:
             raise InputError(f"{self.path}: no slices were appended; an empty store is of no use to anyone")
         self._write_rows(pd.concat(self._rows, ignore_index=True))
         attributes = self.attributes.as_dict()
-        self._file.attrs.update({name: canonical_json(value) for name, value in attributes.items()})
-        self._file.attrs["format"] = FORMAT
+        texts = {name: canonical_json(value) for name, value in attributes.items()}
+        texts |= {"format": FORMAT, "digest": self._digest.result(attributes)}
+        for name, text in texts.items():
+            self._file.attrs.create(name, text.encode(), dtype=_fixed_text(text.encode()))
         self._file.attrs["schema_version"] = SCHEMA_VERSION
-        self._file.attrs["digest"] = self._digest.result(attributes)
         self._file.close()
         _flush_to_disk(self._partial)
         self._partial.replace(self.path)
@@ -183,7 +184,7 @@ class SliceStoreWriter:
         assert self._file is not None
         for name in TEXT_COLUMNS:
             encoded = [value.encode() for value in rows[name]]
-            text = h5py.string_dtype("utf-8", max(1, *map(len, encoded)))
+            text = _fixed_text(*encoded)
             self._file.create_dataset(name, data=np.array(encoded, dtype=text), dtype=text, track_times=False)
             self._digest.update_text(name, rows[name])
         for name in NUMBER_COLUMNS:
@@ -206,6 +207,11 @@ class SliceStoreWriter:
             f"{self.path}: cannot be written ({one_line(error)}); free disk space or correct the "
             "permissions, then give the same command again"
         )
+
+
+def _fixed_text(*encoded: bytes) -> np.dtype[Any]:
+    """Return the type of text as long as the longest; HDF5 lays text of any length where no checksum guards it."""
+    return h5py.string_dtype("utf-8", max(1, *map(len, encoded)))
 
 
 def _lock(path: Path) -> int:

@@ -7,8 +7,6 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
     UnresolvedAssetJobDefinition,  # not exported, yet what define_asset_job returns
 )
 
-from assets.folds import FOLDS
-
 NIGHTLY_PROFILE = os.environ.get("SCARFORGE_NIGHTLY_PROFILE", os.environ.get("SCARFORGE_PROFILE", "demo"))
 NIGHTLY_FOLDS = tuple(os.environ.get("SCARFORGE_NIGHTLY_FOLDS", "0").split(","))
 NIGHTLY_CRON = os.environ.get("SCARFORGE_NIGHTLY_CRON", "0 2 * * *")
@@ -27,7 +25,6 @@ def fold_job(profile: str, description: str, fields: dict[str, str]) -> Unresolv
     return dg.define_asset_job(
         name=f"{profile}_fold",
         selection="*",
-        partitions_def=FOLDS,
         description=description,
         config={"resources": {"forge": {"config": {"profile": profile, **fields}}}},
     )

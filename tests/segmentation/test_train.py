@@ -136,11 +136,11 @@ def test_one_slice_can_be_learnt_by_heart(tmp_path, compute, network):
     widths = {"widths": tuple(2 * width for width in network["widths"]), "dropout": rates}
     config = tiny_config(
         network=network | widths,
-        steps=120,
+        steps=80,
         batch=2,
-        validate_every=120,
+        validate_every=80,
         augmentation=None,
-        learning_rate=0.01,
+        learning_rate=0.02,
         average_decay=0.9,
         balanced_sampling=None,
     )
