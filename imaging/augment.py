@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from imaging.artefacts import coil_shading, motion_ghost, rician_noise
 from imaging.config import FrozenConfig
@@ -71,6 +71,13 @@ class AugmentConfig(FrozenConfig):
     ghost_shift_px: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (12, 50)
     noise_probability: Probability = 0.5
     noise: tuple[Positive, Positive] = (0.01, 0.04)
+
+    @field_validator("scale", "gamma", "blur_px", "ghost_shift_px", "noise")
+    @classmethod
+    def _runs_upwards(cls, value: tuple[float, float], info: ValidationInfo) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError(f"{info.field_name} runs from {value[0]} down to {value[1]}; give the smaller first")
+        return value
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def _blocks_from_workers(task: _Task, processes: int) -> Generator[Block, None, 
 def _receive(pipe: "Connection[None, Block | str]") -> Block:
     try:
         message = pipe.recv()
-    except EOFError as error:
+    except (EOFError, OSError) as error:  # between two messages, or within one
         raise InputError(
             "an augmentation process ended without a word, as when memory runs out; use fewer processes"
         ) from error

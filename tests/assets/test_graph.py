@@ -1,5 +1,7 @@
 """The golden list: the exact assets and what each reads."""
 
+from datetime import UTC, datetime
+
 import dagster as dg
 import pytest
 
@@ -111,14 +113,11 @@ def test_definitions_load():
 def test_the_nightly_schedule_is_off_until_switched_on():
     schedule = defs.resolve_schedule_def("nightly")
     assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
-    with dg.DagsterInstance.ephemeral() as instance:
-        tick = schedule.evaluate_tick(
-            dg.build_schedule_context(instance=instance, scheduled_execution_time=_two_at_night())
+    with dg.instance_for_test() as instance:
+        context = dg.build_schedule_context(
+            instance=instance,
+            scheduled_execution_time=datetime(2026, 1, 1, 2, tzinfo=UTC),
+            repository_def=defs.get_repository_def(),
         )
+        tick = schedule.evaluate_tick(context)
     assert [request.partition_key for request in tick.run_requests] == ["0"]
-
-
-def _two_at_night():
-    from datetime import UTC, datetime
-
-    return datetime(2026, 1, 1, 2, tzinfo=UTC)

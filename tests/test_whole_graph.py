@@ -1,0 +1,120 @@
+"""The whole graph as a user runs it: killed half way, continued by the same command, tracked, compared."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+from segmentation.scores import SCORE_COLUMNS
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+COMMAND = [sys.executable, "-m", "pipeline.cli", "run", "--profile", "tiny", "--fold", "1"]
+ASSETS_BEFORE_THE_KILL = ("studies", "patient_split", "lv_localiser", "real_slices")
+NETWORKS = ("attention_res_unet", "halsr_net")
+ARMS = ("real_only", "real_plus_gan")
+
+
+def start(home):
+    environment = {**os.environ, "SCARFORGE_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    return subprocess.Popen(
+        COMMAND, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """The workspace and the lines of the second of two runs, the first of which was killed."""
+    home = tmp_path_factory.mktemp("home")
+    first = start(home)
+    for line in first.stderr:
+        if line.strip().startswith("+ real_slices"):
+            break
+    time.sleep(2)  # into the middle of the next stage
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    second = start(home)
+    table, lines = second.communicate()
+    assert second.returncode == 0, lines
+    return home / "phantom" / "tiny", lines.splitlines(), table
+
+
+def test_what_was_finished_before_the_kill_is_found_again(workspace):
+    _, lines, _ = workspace
+    found = [line.split()[1] for line in lines if line.startswith("  = ")]
+    assert tuple(found) == ASSETS_BEFORE_THE_KILL
+
+
+def test_nothing_half_written_is_left(workspace):
+    root, _, _ = workspace
+    assert not list(root.rglob(".*.partial"))
+    assert not list(root.rglob(".*.old"))
+
+
+def test_every_model_has_scores_of_every_tissue_under_every_rule(workspace):
+    root, _, _ = workspace
+    for network in NETWORKS:
+        for arm in ARMS:
+            scores = pd.read_csv(root / f"{network}_{arm}_scores" / "fold_1" / "seed_0" / "scores.csv")
+            assert tuple(scores.columns) == SCORE_COLUMNS
+            own = scores[(scores["network"] == network) & (scores["metric"] == "dice")]
+            assert set(own["rule"]) == {"official", "positive", "pooled", "per_slice"}
+            assert own["value"].between(0, 1).all()
+            assert set(scores["network"]) == {network, "all_background", "mean_mask", "other_patient"}
+
+
+def test_the_table_shows_both_arms_of_both_networks(workspace):
+    _, _, table = workspace
+    for word in (*NETWORKS, *ARMS, "cavity", "normal_myocardium", "infarct", "no_reflow", "too few patients"):
+        assert word in table
+
+
+def test_arms_are_of_equal_size_and_only_one_holds_synthetic_slices(workspace):
+    from imaging.slice_store import SliceStore
+
+    root, _, _ = workspace
+    origins = {}
+    for arm in ARMS:
+        with SliceStore.open(root / f"training_set_{arm}" / "fold_1" / "slices.h5") as store:
+            origins[arm] = store.rows["origin"].value_counts().to_dict()
+    assert origins["real_only"] == {"augmented": 160}
+    assert origins["real_plus_gan"] == {"augmented": 80, "synthetic": 80}
+
+
+def test_no_validation_or_test_patient_reaches_what_is_trained(workspace):
+    from imaging.leakage import find_leaks
+    from imaging.slice_store import SliceStore
+    from imaging.split import read_split
+
+    root, _, _ = workspace
+    split = read_split(root / "patient_split" / "patient_split.json", 1)
+    for asset in ("augmented_slices", "lesion_masks", "synthetic_slices", "training_set_real_plus_gan"):
+        with SliceStore.open(root / asset / "fold_1" / "slices.h5") as store:
+            assert find_leaks(store.rows, split).empty, asset
+            assert len(store)
+
+
+def test_every_training_and_evaluation_is_a_finished_mlflow_run(workspace):
+    from mlflow import MlflowClient
+
+    root, _, _ = workspace
+    home = root.parents[1]
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("scarforge")
+    runs = client.search_runs([experiment.experiment_id])
+    stages = [(run.data.tags["stage"], run.data.tags["network"], run.data.tags["training_set"]) for run in runs]
+    assert len(stages) == len(set(stages))
+    for network in NETWORKS:
+        for arm in ARMS:
+            assert ("training", network, arm) in stages
+            assert ("evaluation", network, arm) in stages
+    assert {stage for stage, _, _ in stages} >= {"localiser", "synthesis", "synthesis_quality", "comparison"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    evaluation = next(run for run in runs if run.data.tags["stage"] == "evaluation")
+    assert "dice/positive/cavity" in evaluation.data.metrics
+    assert evaluation.data.tags["fold"] == "1"
