@@ -1,6 +1,5 @@
 """Dice under four rules on the fold's test patients, in each study's own grid, beside three yardsticks."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from pipeline.forge import Forge, require_fold
 from pipeline.outcome import Check, Fact, Outcome, image, number
 
 if TYPE_CHECKING:
-    from segmentation.scores import ScoredVolume
+    from segmentation.held_out import HeldOutPatients
 
 YARDSTICKS = ("all_background", "mean_mask", "other_patient")
 RULES_THAT_JUDGE = ("positive", "pooled", "per_slice")
@@ -70,94 +69,51 @@ def _score(
     fold, settings = require_fold(context), forge.settings()
     compute = choose_compute(settings.device, settings.precision)
     segmenter = load_segmenter(forge.folder(f"{network}_{training_set}", fold, seed), compute)
-    world = _World(forge, fold)
-    predicted = segmenter.labels(world.test_images())
+    patients = _held_out(forge, fold)
+    predicted = segmenter.labels(patients.images())
     own = ScoreIdentity(fold, network, training_set, seed)
-    tables = [score_table(world.cases(predicted), own, world.labels)]
-    for yardstick, masks in world.yardsticks(settings.split_seed).items():
-        tables.append(score_table(world.cases(masks), ScoreIdentity(fold, yardstick), world.labels))
+    tables = [score_table(patients.cases(predicted), own, patients.labels)]
+    for yardstick, masks in patients.yardsticks(settings.split_seed).items():
+        tables.append(score_table(patients.cases(masks), ScoreIdentity(fold, yardstick), patients.labels))
     table = pd.concat(tables, ignore_index=True)
     write_scores(folder / "scores.csv", table)
     write_json(folder / "manifest.json", forge.manifest())
-    world.save_overlays(predicted, folder / "overlays.png")
+    save_overlays(patients, predicted, folder / "overlays.png")
     return _outcome(context, forge, folder, table, network, training_set, seed)
 
 
-class _World:
-    """The test patients of a fold: slices in, label maps in the study's own grid out."""
+def _held_out(forge: Forge, fold: int) -> "HeldOutPatients":
+    from imaging.regions import read_regions
+    from imaging.split import read_split
+    from imaging.study_archive import StudyArchive
+    from segmentation.held_out import HeldOutPatients
 
-    def __init__(self, forge: Forge, fold: int) -> None:
-        from imaging.regions import read_regions
-        from imaging.split import read_split
-        from imaging.study_archive import StudyArchive
+    real = forge.folder("real_slices", fold)
+    return HeldOutPatients(
+        StudyArchive.open(forge.folder("studies") / "studies.h5"),
+        SliceStore.open(real / "slices.h5"),
+        read_regions(real / "regions.csv"),
+        read_split(forge.folder("patient_split") / "patient_split.json", fold),
+    )
 
-        self.archive = StudyArchive.open(forge.folder("studies") / "studies.h5")
-        self.labels = self.archive.label_set
-        self.split = read_split(forge.folder("patient_split") / "patient_split.json", fold)
-        self.store = SliceStore.open(forge.folder("real_slices", fold) / "slices.h5")
-        regions = read_regions(forge.folder("real_slices", fold) / "regions.csv")
-        self.centres = {
-            (str(row.case_id), str(row.frame)): (float(str(row.centre_row)), float(str(row.centre_col)))
-            for row in regions.itertuples(index=False)
-        }
-        rows = self.store.rows
-        self.test = np.flatnonzero(rows["case_id"].isin(self.split.test).to_numpy())
-        self.train = np.flatnonzero(rows["case_id"].isin(self.split.train).to_numpy())
 
-    def test_images(self) -> NDArray[np.float32]:
-        return self.store.images(self.test).astype(np.float32)
+def save_overlays(patients: "HeldOutPatients", predicted: NDArray[np.uint8], path: Path) -> None:
+    """Save test slices with the reference above the prediction, those with most lesion first."""
+    from imaging.overlay import contact_sheet
 
-    def cases(self, masks: NDArray[np.uint8]) -> Iterator["ScoredVolume"]:
-        """Yield each test study's reference and prediction in its own grid; `masks` belong to the test rows."""
-        from imaging.prepare import paste_region, restore_mask
-        from segmentation.scores import ScoredVolume
-
-        rows = self.store.rows.iloc[self.test].reset_index(drop=True)
-        for key, part in rows.groupby(["case_id", "frame"], sort=True):
-            case_id, frame = _text_pair(key)
-            study = self.archive.load(case_id, frame)
-            ordered = masks[part.sort_values("slice_index").index.to_numpy()]
-            pasted = paste_region(ordered, study.mask.shape, self.centres[case_id, frame])
-            native = restore_mask(pasted, study.native_mask.shape, self.labels.num_classes)
-            yield ScoredVolume(case_id, frame, study.native_mask, native, study.spacing_mm)
-
-    def yardsticks(self, seed: int) -> dict[str, NDArray[np.uint8]]:
-        """Return what the trivial networks draw on the test rows."""
-        from segmentation.yardsticks import all_background, mean_mask, other_patient
-
-        training = self.store.masks(self.train)
-        mean = mean_mask(training, self.labels.num_classes)
-        borrowed = np.zeros((len(self.test), *mean.shape), np.uint8)
-        rows = self.store.rows.iloc[self.test].reset_index(drop=True)
-        lenders = self.store.rows.iloc[self.train].reset_index(drop=True)
-        for key, part in rows.groupby(["case_id", "frame"], sort=True):
-            case_id, frame = _text_pair(key)
-            places = part.sort_values("slice_index").index.to_numpy()
-            borrowed[places] = other_patient(training, lenders, case_id, frame, len(places), seed)
-        return {
-            "all_background": all_background(len(self.test), mean.shape[0]),
-            "mean_mask": np.repeat(mean[None], len(self.test), axis=0),
-            "other_patient": borrowed,
-        }
-
-    def save_overlays(self, predicted: NDArray[np.uint8], path: Path) -> None:
-        """Save slices with the reference above the prediction, those with most lesion first."""
-        from imaging.overlay import contact_sheet
-
-        reference = self.store.masks(self.test)
-        lesion = (reference >= 3).sum(axis=(1, 2)) if self.labels.num_classes > 3 else (reference > 0).sum(axis=(1, 2))
-        chosen = np.argsort(-lesion, kind="stable")[:6]
-        images = self.test_images()[chosen]
-        cases = self.store.rows["case_id"].to_numpy(dtype=str)[self.test][chosen]
-        titles = [f"{case} reference" for case in cases] + [f"{case} prediction" for case in cases]
-        sheet = contact_sheet(
-            np.concatenate([images, images]),
-            np.concatenate([reference[chosen], predicted[chosen]]),
-            self.labels,
-            columns=6,
-            titles=titles,
-        )
-        sheet.save(path, optimize=True)
+    reference = patients.store.masks(patients.test)
+    rarest = reference > 2 if patients.labels.num_classes > 3 else reference > 0
+    chosen = np.argsort(-rarest.sum(axis=(1, 2)), kind="stable")[:6]
+    images = patients.images()[chosen]
+    cases = patients.store.rows["case_id"].to_numpy(dtype=str)[patients.test][chosen]
+    sheet = contact_sheet(
+        np.concatenate([images, images]),
+        np.concatenate([reference[chosen], predicted[chosen]]),
+        patients.labels,
+        columns=6,
+        titles=[f"{case} {what}" for what in ("reference", "prediction") for case in cases],
+    )
+    sheet.save(path, optimize=True)
 
 
 def dice_means(table: pd.DataFrame) -> pd.DataFrame:
@@ -237,11 +193,6 @@ def _beats_yardstick(
     figures: dict[str, Any] = {"tissues": [_without_nan(row) for row in rows]}
     description = f"Dice of every tissue above that of {yardstick} under {', '.join(rules)}."
     return Check(name, all(row["beaten"] for row in rows), figures, description, warning)
-
-
-def _text_pair(key: Any) -> tuple[str, str]:
-    case_id, frame = key
-    return str(case_id), str(frame)
 
 
 def _without_nan(row: dict[str, Any]) -> dict[str, Any]:

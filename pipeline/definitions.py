@@ -4,6 +4,7 @@ No PyTorch, MLflow or albumentations is imported here: every step process import
 """
 
 import os
+from pathlib import Path
 
 import dagster as dg
 
@@ -23,7 +24,7 @@ from pipeline.jobs import JOBS, nightly
 
 forge = Forge(
     source=os.environ.get("SCARFORGE_SOURCE", "phantom"),
-    root=os.environ.get("SCARFORGE_ROOT", ""),
+    root=str(Path(os.environ["SCARFORGE_ROOT"]).absolute()) if os.environ.get("SCARFORGE_ROOT") else "",
     profile=os.environ.get("SCARFORGE_PROFILE", "demo"),
     home=os.environ.get("SCARFORGE_HOME", "workspace"),
 )

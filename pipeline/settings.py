@@ -4,10 +4,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import Any
+from typing import Any, Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from gan.config import PRESETS, Pix2PixConfig
 from gan.simulator import SimulatorConfig
@@ -63,6 +63,15 @@ class Settings(FrozenConfig):
     attention_res_unet: TrainConfig
     halsr_net: TrainConfig
     quality: QualitySettings = QualitySettings()
+
+    @model_validator(mode="after")
+    def _check_holes(self) -> Self:
+        if self.pix2pix.context and self.pix2pix.hole_margin_px != self.simulator.hole_margin_px:
+            raise ValueError(
+                f"pix2pix.hole_margin_px {self.pix2pix.hole_margin_px} and simulator.hole_margin_px "
+                f"{self.simulator.hole_margin_px} must be equal: one learns to fill the hole that the other cuts"
+            )
+        return self
 
     def network(self, name: str) -> TrainConfig:
         """Return the training configuration of `attention_res_unet` or `halsr_net`."""
@@ -136,7 +145,7 @@ def _validated(content: dict[str, Any]) -> Settings:
         return Settings.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
+        field = ".".join(map(str, first["loc"])) or "as a whole"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise InputError(
             f"setting {field!r}: {first['msg'].lower()}, got {first['input']!r}{more}; "
