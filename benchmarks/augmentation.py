@@ -139,14 +139,16 @@ def torchio() -> Vary:
 
 def monai() -> Vary:
     """Return MONAI's transforms nearest to our recipe."""
+    import torch
     from monai import transforms as mt
+    from monai.data import set_track_meta
 
+    set_track_meta(False)  # plain tensors: quicker, and its two-dimensional blur needs them
     config, both = AugmentConfig(), ["image", "mask"]
     turn, shift = np.deg2rad(config.rotation_deg), config.shift_px
     modes = {"mode": ("bilinear", "nearest"), "padding_mode": "reflection"}
     steps = mt.Compose(
         [
-            mt.EnsureChannelFirstd(both, channel_dim="no_channel"),
             mt.RandFlipd(both, prob=config.flip_probability, spatial_axis=0),
             mt.RandFlipd(both, prob=config.flip_probability, spatial_axis=1),
             mt.RandAffined(
@@ -171,7 +173,7 @@ def monai() -> Vary:
 
     def vary(image: NDArray[np.float32], mask: NDArray[np.uint8], seed: int) -> object:
         steps.set_random_state(seed)
-        return steps({"image": image, "mask": mask})
+        return steps({"image": torch.from_numpy(image)[None], "mask": torch.from_numpy(mask)[None]})
 
     return vary
 

@@ -9,6 +9,7 @@ import typer
 
 from imaging.errors import InputError
 from pipeline.forge import say
+from pipeline.quiet import quieten
 
 app = typer.Typer(
     help="Does GAN-synthesised data make a scar segmenter better, for which tissue and by how much?",
@@ -62,9 +63,36 @@ def ui(
     raise typer.Exit(serve(default_home(), dagster_port, mlflow_port))
 
 
+store_commands = typer.Typer(help="Look into slice stores.", no_args_is_help=True)
+track_commands = typer.Typer(help="What MLflow has not got yet.", no_args_is_help=True)
+app.add_typer(store_commands, name="store")
+app.add_typer(track_commands, name="track")
+
+
+@store_commands.command("show")
+def show_store(
+    file: Annotated[Path, typer.Argument(help="A slices.h5.")],
+    sheet: Annotated[Path, typer.Option(help="Where the contact sheet goes.")] = Path("contact_sheet.png"),
+) -> None:
+    """Print what a store holds, and draw a contact sheet of it."""
+    from pipeline.show_store import show
+
+    show(file, sheet)
+
+
+@track_commands.command("replay")
+def replay_tracking() -> None:
+    """Send what could not be sent while the tracking server was down."""
+    from pipeline.tracking import pending_events, replay, tracking_places
+
+    places = tracking_places(default_home().absolute(), os.environ)
+    sent = replay(places.spool, places.uri)
+    print(f"sent {sent} events to {places.uri}; {pending_events(places.spool)} are still waiting")
+
+
 def main() -> None:
     """Run the command; what is wrong with the input is one line, not a traceback."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    quieten()
     try:
         app()
     except InputError as error:

@@ -4,8 +4,6 @@ Here, and only here, Pipes, the tracker and a training function meet: `gan` and 
 and a crash or an out-of-memory kill ends this process and fails one step.
 """
 
-import logging
-import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -17,6 +15,7 @@ from filelock import FileLock
 
 from imaging.errors import InputError
 from pipeline.die_with_parent import die_with_parent
+from pipeline.quiet import quieten
 from pipeline.tracking import Tracker
 from pipeline.training_stages import STAGES, Trained
 from pipeline.training_task import ERROR_FILE, RESULT_FILE, TrainingTask
@@ -28,7 +27,7 @@ from training.report import Report, TrainingDivergedError
 def main() -> None:
     """Run the task that Dagster handed over; what is wrong with it is left in `error.txt` for the asset to raise."""
     die_with_parent()
-    _quieten()
+    quieten()
     with open_dagster_pipes() as pipes:
         task = TrainingTask(**pipes.extras)
         try:
@@ -36,13 +35,6 @@ def main() -> None:
         except (InputError, TrainingDivergedError) as error:
             (Path(task.folder) / ERROR_FILE).write_text(str(error), encoding="utf-8")
             raise SystemExit(2) from error
-
-
-def _quieten() -> None:
-    """Leave standard error to our own lines."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # announces the precision; we print it ourselves
 
 
 def run_task(task: TrainingTask, pipes: PipesContext | None = None) -> Trained:

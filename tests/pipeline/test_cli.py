@@ -3,12 +3,14 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from imaging.errors import InputError
 from pipeline import cli
 from pipeline.doctor import report
-from tests.imaging import fake_emidec
+from pipeline.show_store import show
+from tests.imaging import fake_emidec, slices
 
 
 def run_command(*arguments, home):
@@ -69,3 +71,13 @@ def test_an_input_error_ends_with_status_two(monkeypatch, capsys):
         cli.main()
     assert exit_.value.code == 2
     assert capsys.readouterr().err == "scarforge: study 7 is broken; repair it\n"
+
+
+def test_a_store_is_shown_with_its_counts_and_a_contact_sheet(tmp_path, capsys):
+    masks = np.stack([slices.ring("no_reflow"), slices.ring("infarct")])
+    slices.write(tmp_path / "slices.h5", masks)
+    show(tmp_path / "slices.h5", tmp_path / "sheet.png")
+    shown = capsys.readouterr().out
+    assert "no_reflow 1" in shown
+    assert "real 2" in shown
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
