@@ -1,17 +1,12 @@
 """Augmented slices of training patients, class-balanced: the same bytes from one process or several.
 
 The parent draws which slices are varied, the workers vary them block by block, and the parent writes the
-blocks in order. Each block goes through a pipe, which holds a worker back until the parent has read: memory
-does not grow with the number of slices. A worker whose parent has died finds its pipe closed and ends.
+blocks in order.
 """
 
-import multiprocessing
-import signal
-import sys
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +19,7 @@ from imaging.errors import InputError
 from imaging.progress import track
 from imaging.seeds import derive_seed, random_generator
 from imaging.slice_store import SliceStore, SliceStoreWriter, StoreAttributes
+from imaging.worker_pool import make_blocks
 
 _BLOCK_SLICES = 64
 
@@ -45,6 +41,15 @@ class _Task:
 
     def rows_of(self, block: int) -> NDArray[np.int64]:
         return self.draws[block * _BLOCK_SLICES : (block + 1) * _BLOCK_SLICES]
+
+    def maker(self) -> Callable[[int], Block]:
+        recipe = build_recipe(self.augment)
+
+        def make(block: int) -> Block:
+            with _one_opencv_thread():
+                return _make_block(self, recipe, block)
+
+        return make
 
 
 def write_augmented_slices(
@@ -117,16 +122,7 @@ def _attributes(
 
 def _make_blocks(task: _Task, processes: int) -> Generator[Block, None, None]:
     """Return the varied slices block by block, in order."""
-    processes = min(processes, task.blocks)
-    return _blocks_from_workers(task, processes) if processes > 1 else _blocks_here(task)
-
-
-def _blocks_here(task: _Task) -> Generator[Block, None, None]:
-    recipe = build_recipe(task.augment)
-    for block in range(task.blocks):
-        with _one_opencv_thread():
-            made = _make_block(task, recipe, block)
-        yield made
+    return make_blocks(task, processes, "an augmentation process")
 
 
 def _make_block(task: _Task, recipe: Recipe, block: int) -> Block:
@@ -136,51 +132,6 @@ def _make_block(task: _Task, recipe: Recipe, block: int) -> Block:
         seed = derive_seed(task.seed, "augmented slices: vary", block * _BLOCK_SLICES + place)
         images[place], masks[place] = augment_slice(recipe, images[place], masks[place], seed)
     return images, masks
-
-
-def _blocks_from_workers(task: _Task, processes: int) -> Generator[Block, None, None]:
-    context = multiprocessing.get_context("spawn")
-    with ExitStack() as stack:
-        pipes = []
-        for number in range(processes):
-            ours, theirs = context.Pipe(duplex=False)
-            worker = context.Process(target=_work, args=(theirs, task, number, processes), daemon=True)
-            worker.start()
-            theirs.close()  # so that the end of the worker is the end of the pipe
-            stack.callback(worker.join)
-            stack.callback(ours.close)  # runs before the join: a worker that still writes is told to stop
-            pipes.append(ours)
-        for block in range(task.blocks):
-            yield _receive(pipes[block % processes])
-
-
-def _receive(pipe: "Connection[None, Block | str]") -> Block:
-    try:
-        message = pipe.recv()
-    except (EOFError, OSError) as error:  # between two messages, or within one
-        raise InputError(
-            "an augmentation process ended without a word, as when memory runs out; use fewer processes"
-        ) from error
-    if isinstance(message, str):
-        raise InputError(f"an augmentation process failed: {message}")
-    return message
-
-
-def _work(pipe: "Connection[Block | str, None]", task: _Task, number: int, processes: int) -> None:
-    """Send every `processes`-th block, from `number` on; runs in a process of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent closes the pipe when it is interrupted
-    # albumentations imports torch only for a converter not used here: 1.5 s and 500 MB for each worker.
-    sys.modules.setdefault("torch", None)  # type: ignore[arg-type] # None makes the import fail at once
-    try:
-        recipe = build_recipe(task.augment)
-        for block in range(number, task.blocks, processes):
-            with _one_opencv_thread():
-                made = _make_block(task, recipe, block)
-            pipe.send(made)
-    except BrokenPipeError:
-        pass  # the parent has stopped or is gone
-    except (InputError, ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-        pipe.send(f"{type(error).__name__}: {error}")
 
 
 @contextmanager

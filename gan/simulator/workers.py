@@ -1,16 +1,10 @@
 """Masks simulated by one process or several, with the same result.
 
-Every mask has its own seed, so it does not matter which process makes it. Each block of masks goes through a
-pipe, which holds a worker back until the parent has read: memory does not grow with the number of masks. A
-worker whose parent has died finds its pipe closed and ends.
+Every mask has its own seed, so it does not matter which process makes it.
 """
 
-import multiprocessing
-import signal
-from collections.abc import Generator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 
 import cv2
 import numpy as np
@@ -18,9 +12,9 @@ from numpy.typing import NDArray
 
 from gan.simulator.config import SimulatorConfig
 from gan.simulator.simulator import Draft, MaskSimulator
-from imaging.errors import InputError
 from imaging.labels import LABEL_SETS, LabelSet
 from imaging.seeds import random_generator
+from imaging.worker_pool import make_blocks
 
 _BLOCK_MASKS = 64
 
@@ -54,6 +48,12 @@ class SimulationTask:
         """How many blocks there are."""
         return -(-len(self.categories) // _BLOCK_MASKS)
 
+    def maker(self) -> Callable[[int], Block]:
+        """Return what makes a block; fitted once in each process."""
+        cv2.setNumThreads(1)  # masks are small and processes share the cores
+        simulator = self.simulator()
+        return lambda block: _make_block(self, simulator, block)
+
     def simulator(self) -> MaskSimulator:
         """Return the simulator fitted on the training slices."""
         return MaskSimulator(self.masks, self.patients, self.labels, self.config, self.spacing_mm)
@@ -70,13 +70,7 @@ def simulate_blocks(task: SimulationTask, processes: int) -> Generator[Block, No
     Raises:
         InputError: A mask could not be simulated, or a process ended without a word.
     """
-    processes = min(processes, task.blocks)
-    if processes > 1:
-        yield from _blocks_from_workers(task, processes)
-        return
-    simulator = task.simulator()
-    for block in range(task.blocks):
-        yield _make_block(task, simulator, block)
+    return make_blocks(task, processes, "a simulation process")
 
 
 def _make_block(task: SimulationTask, simulator: MaskSimulator, block: int) -> Block:
@@ -85,47 +79,3 @@ def _make_block(task: SimulationTask, simulator: MaskSimulator, block: int) -> B
         simulator.simulate(str(task.categories[number]), random_generator(task.seed, "lesion masks", number))
         for number in numbers
     ]
-
-
-def _blocks_from_workers(task: SimulationTask, processes: int) -> Generator[Block, None, None]:
-    context = multiprocessing.get_context("spawn")
-    with ExitStack() as stack:
-        pipes = []
-        for number in range(processes):
-            ours, theirs = context.Pipe(duplex=False)
-            worker = context.Process(target=_work, args=(theirs, task, number, processes), daemon=True)
-            worker.start()
-            theirs.close()  # so that the end of the worker is the end of the pipe
-            stack.callback(worker.join)
-            stack.callback(ours.close)  # runs before the join: a worker that still writes is told to stop
-            pipes.append(ours)
-        for block in range(task.blocks):
-            yield _receive(pipes[block % processes])
-
-
-def _receive(pipe: "Connection[None, Block | str]") -> Block:
-    try:
-        message = pipe.recv()
-    except EOFError as error:
-        raise InputError(
-            "a simulation process ended without a word, as when memory runs out; use fewer processes"
-        ) from error
-    if isinstance(message, str):
-        raise InputError(message)
-    return message
-
-
-def _work(pipe: "Connection[Block | str, None]", task: SimulationTask, number: int, processes: int) -> None:
-    """Send every `processes`-th block, from `number` on; runs in a process of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent closes the pipe when it is interrupted
-    cv2.setNumThreads(1)
-    try:
-        simulator = task.simulator()
-        for block in range(number, task.blocks, processes):
-            pipe.send(_make_block(task, simulator, block))
-    except BrokenPipeError:
-        pass  # the parent has stopped or is gone
-    except InputError as error:
-        pipe.send(str(error))
-    except (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-        pipe.send(f"a simulation process failed: {type(error).__name__}: {error}")
