@@ -115,7 +115,7 @@ def torchio() -> Vary:
                 p=config.geometry_probability,
             ),
             tio.RandomElasticDeformation(
-                num_control_points=(points, points, 4), max_displacement=(bend, bend, 0), p=config.elastic_probability
+                num_control_points=(points, points, 5), max_displacement=(bend, bend, 0), p=config.elastic_probability
             ),
             tio.RandomBiasField(coefficients=config.shading, order=2, p=config.shading_probability),
             tio.RandomGamma(log_gamma=tuple(np.log(config.gamma)), p=config.gamma_probability),
