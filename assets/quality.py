@@ -111,7 +111,6 @@ def save_pairs(
 ) -> None:
     """Save validation slices in three rows: real, drawn by Pix2Pix from the same mask, painted with means."""
     from imaging.overlay import contact_sheet
-
     from imaging.study_archive import StudyArchive
 
     labels = StudyArchive.open(forge.folder("studies") / "studies.h5").label_set

@@ -28,10 +28,9 @@ class Trained:
 
 def train_lv_localiser(task: TrainingTask, compute: Compute, report: Report) -> Trained:
     """Train the regression of the ventricle's box on the fold's training patients."""
-    from segmentation.localiser_config import LocaliserConfig
-
     from imaging.study_archive import StudyArchive
     from segmentation.localiser import load_localiser
+    from segmentation.localiser_config import LocaliserConfig
     from segmentation.localiser_training import train_localiser
 
     config = LocaliserConfig.model_validate(task.config)

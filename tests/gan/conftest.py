@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from gan.hole import ventricle_hole
 from numpy.typing import NDArray
 
 from gan.config import Pix2PixConfig
+from gan.hole import ventricle_hole
 from imaging.seeds import random_generator
 from imaging.slice_store import SliceStore, SliceStoreWriter, StoreAttributes
 from training.compute import Compute, choose_compute

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from gan.hole import ventricle_hole
 
 from gan.conditioning import generator_channels
 from gan.config import PRESETS
 from gan.generate import generate_slices, load_generator, redraw
 from gan.generator import Generator
+from gan.hole import ventricle_hole
 from imaging.errors import InputError
 from imaging.labels import EMIDEC_LABELS
 from imaging.slice_store import SliceStore

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from gan.hole import ventricle_hole
 
+from gan.hole import ventricle_hole
 from gan.mean_paint import MeanPaint, mean_paint
 
 
