@@ -1,6 +1,5 @@
 """Standard error is for our own lines: libraries that announce themselves are asked not to."""
 
-import logging
 import os
 import warnings
 
@@ -10,5 +9,4 @@ def quieten() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # announces the precision; we print it ourselves
     warnings.filterwarnings("ignore", message="Parameter `include_sources` of function `AssetSelection.all`")

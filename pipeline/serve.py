@@ -72,7 +72,7 @@ def serve(
         services.append(_mlflow(places.uri, home / "mlflow_artifacts", mlflow_port))
         mlflow_address = f"http://{_HOST}:{mlflow_port}"
     environment = _environment(home, dagster_home, mlflow_address)
-    with _interrupt_on_sigterm(), _running(services, environment, home / "logs") as processes:
+    with _interrupt_on_signals(), _running(services, environment, home / "logs") as processes:
         try:
             _wait_until_healthy(services, processes, home / "logs")
             print(f"Dagster  http://{_HOST}:{dagster_port}")
@@ -225,12 +225,14 @@ def _require_free(port: int, name: str) -> None:
 
 
 @contextlib.contextmanager
-def _interrupt_on_sigterm() -> Iterator[None]:
+def _interrupt_on_signals() -> Iterator[None]:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    # SIGINT too: a shell that starts a command in the background has it ignored.
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,5 +1,6 @@
 """Device, precision and memory layout: chosen once, printed, and handed to every training and prediction."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -47,6 +48,8 @@ def choose_compute(device: Device = "auto", precision: Precision = "auto") -> Co
         device: `auto` takes a GPU if there is one.
         precision: `auto` takes bf16 on CUDA and on processors with AMX or AVX512-bf16, else fp32.
     """
+    # Fabric announces the precision each time; `description` says it once. Its import sets the level, so after that.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     accelerator = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     if precision == "auto":
         precision = "bf16" if accelerator == "cuda" or cpu_has_bf16() else "fp32"
