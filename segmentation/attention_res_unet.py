@@ -71,6 +71,16 @@ class AttentionResUNet(SegmentationNetwork):
         """Return the bottleneck's features averaged over pixels: (N, bottleneck)."""
         return pooled_features(self._encode(x)[0])
 
+    def stage_statistics(self, x: Tensor) -> Tensor:
+        """Return mean and standard deviation over pixels of every encoder stage's features: (N, 2 * sum(widths)).
+
+        Unlike the bottleneck, which holds where tissues are, the first stages see grain and edges, and so tell a
+        real slice from a painted one.
+        """
+        _, stages = self._encode(x)
+        parts = [part for stage in stages for part in (stage.mean(dim=(2, 3)), stage.std(dim=(2, 3)))]
+        return torch.cat(parts, dim=1)
+
     def _encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         check_image(x, self.in_channels, len(self.down))
         skips = []

@@ -1,6 +1,6 @@
 """Prediction with trained segmenters: flips at test time, ensembles by averaging probabilities."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from imaging.errors import InputError
 from imaging.labels import LABEL_SETS, LabelSet
+from segmentation.attention_res_unet import AttentionResUNet
 from segmentation.blocks import SegmentationNetwork
 from segmentation.config import TrainConfig
 from segmentation.networks import build_network
@@ -58,8 +59,22 @@ class Segmenter:
 
     def features(self, images: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return the first network's pooled bottleneck features (N, D) of images (N, H, W) in [0, 1]."""
+        return self._of_first(images, self.networks[0].encode)
+
+    def stage_statistics(self, images: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return mean and standard deviation of each encoder stage (N, D); the first must be an Attention Res-UNet.
+
+        Raises:
+            InputError: The first network is another one.
+        """
+        network = self.networks[0]
+        if not isinstance(network, AttentionResUNet):
+            raise InputError(f"stage statistics are those of AttentionResUNet, not of {type(network).__name__}")
+        return self._of_first(images, network.stage_statistics)
+
+    def _of_first(self, images: NDArray[np.floating], encode: Callable[[Tensor], Tensor]) -> NDArray[np.float32]:
         with torch.inference_mode(), self.compute.fabric.autocast():
-            parts = [self.networks[0].encode(batch).float().cpu().numpy() for batch in _batches(images, self.compute)]
+            parts = [encode(batch).float().cpu().numpy() for batch in _batches(images, self.compute)]
         return np.concatenate(parts)
 
     def _average(self, batch: Tensor) -> Tensor:
