@@ -145,3 +145,19 @@ def test_the_exportable_module_gives_the_segmenter_s_probabilities(tmp_path, com
     exported = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("slices")},))
     expected = load_segmenter(folder, compute, flips=False).probabilities(IMAGES)
     np.testing.assert_allclose(exported.module()(images[:3]).detach().numpy(), expected[:3], atol=1e-5)
+
+
+def test_stage_statistics_see_grain_that_leaves_every_mean_alone(compute):
+    network = build_network(CONFIG.network).eval()
+    segmenter = Segmenter([network], EMIDEC_LABELS, compute)
+    smooth = np.full((1, 32, 32), 0.5, np.float32)
+    grain = smooth + 0.2 * (np.indices((32, 32)).sum(axis=0) % 2 - 0.5)[None].astype(np.float32)
+    first, second = segmenter.stage_statistics(smooth), segmenter.stage_statistics(grain)
+    assert first.shape == (1, 2 * sum(CONFIG.network.widths))
+    spread = slice(4, 8)  # of the first stage
+    assert second[0, spread].sum() > first[0, spread].sum()
+
+
+def test_stage_statistics_of_another_network_are_refused(compute):
+    with pytest.raises(InputError, match="stage statistics are those of AttentionResUNet, not of OneConvolution"):
+        Segmenter([OneConvolution(0)], EMIDEC_LABELS, compute).stage_statistics(IMAGES)
