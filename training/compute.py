@@ -15,8 +15,8 @@ from training.options import Device, Precision
 class Compute:
     """What a model runs on.
 
-    `fabric` places tensors and opens bf16 autocast; `memory_format` is `channels_last` wherever bf16 is used,
-    since it was measured 2 to 5 times faster there than NCHW.
+    `fabric` places tensors and opens bf16 autocast; `memory_format` is `channels_last` wherever bf16 is used:
+    together they beat plain fp32 in NCHW on processors with AMX or AVX512-bf16 as on GPUs.
     """
 
     fabric: Fabric
