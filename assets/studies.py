@@ -15,7 +15,7 @@ from pipeline.outcome import Check, Fact, Outcome, number
     group_name="data",
     kinds={"python", "hdf5"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
     check_specs=[dg.AssetCheckSpec("few_rejected", asset="studies")],
     description="Reads and validates the source's studies and resamples them to 1 x 1 mm in plane.",
 )
@@ -26,7 +26,8 @@ def studies(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeRe
     settings = forge.settings()
     root = _root_in_use(forge)
     digest = source_digest(root, settings.phantom)
-    config = {"source": forge.source, "files": digest}
+    options = settings.source.model_dump(mode="json")
+    config = {"source": forge.source, "files": digest, "options": options}
     return forge.materialise(context, lambda folder: _ingest(folder, forge, root), config)
 
 
@@ -42,13 +43,13 @@ def _root_in_use(forge: Forge) -> Path | None:
 
 
 def _ingest(folder: Path, forge: Forge, root: Path | None) -> Outcome:
-    from imaging.labels import LABEL_SETS
-    from imaging.sources import read_source, source_format
+    from imaging.sources import read_source, source_labels
     from imaging.study_archive import StudyArchive, write_studies
     from pipeline.settings import FOLDS
 
-    items = read_source(forge.source, root, forge.settings().phantom)
-    labels = LABEL_SETS[source_format(forge.source).label_set]
+    settings = forge.settings()
+    items = read_source(forge.source, root, settings.phantom, settings.source)
+    labels = source_labels(forge.source, settings.source)
     write_studies(folder / "studies.h5", items, labels, forge.source, minimum_patients=FOLDS)
     archive = StudyArchive.open(folder / "studies.h5")
     table = archive.table()

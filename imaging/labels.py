@@ -51,6 +51,11 @@ class LabelSet:
         """Pairs of label value and tissue name, background left out."""
         return tuple(enumerate(self.tissues))[1:]
 
+    @property
+    def has_lesions(self) -> bool:
+        """Whether studies can hold infarcts; those that cannot run the real-only half of the graph."""
+        return "infarct" in self.tissues
+
     def check(self, mask: NDArray[np.integer], source: str) -> None:
         """Raise `InputError` naming `source` if `mask` holds a value outside this label set."""
         unknown = sorted(set(np.unique(mask).tolist()) - set(range(self.num_classes)))

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from imaging.emidec import read_emidec
 from imaging.errors import InputError
-from imaging.labels import CINE_LABELS, EMIDEC_LABELS
+from imaging.labels import CINE_LABELS, EMIDEC_LABELS, LabelSet
+from imaging.source_config import SourceConfig
 from imaging.study import RejectedStudy, Study
 
 if TYPE_CHECKING:
@@ -18,47 +19,51 @@ Studies = Iterator[Study | RejectedStudy]
 
 
 @dataclass(frozen=True)
-class SourceOptions:
-    """What a source may need beside its folder."""
-
-    phantom: "PhantomConfig"
-
-
-@dataclass(frozen=True)
 class SourceFormat:
     """How one kind of source is read.
 
     Attributes:
-        read: Yields the studies under a folder (None where `needs_root` is false).
-        label_set: Name of the label set of its masks.
+        module: The module that reads it, imported only when it does: readers bring DICOM, HDF5 and others along.
+        function: Its function. Takes the folder; the phantom's takes its configuration, and a format whose label
+            set is open takes the source configuration as its second argument.
+        label_set: Of its masks; None where the configuration says it.
         needs_root: Whether a folder must be given.
+        takes_config: Whether the function takes the source configuration.
+        about: One line for people.
     """
 
-    read: Callable[[Path | None, SourceOptions], Studies]
-    label_set: str
-    needs_root: bool
+    module: str
+    function: str
+    label_set: LabelSet | None
+    about: str
+    needs_root: bool = True
+    takes_config: bool = False
 
     @property
-    def has_lesions(self) -> bool:
-        """Whether its studies can hold infarcts; cine sources cannot and run the real-only half."""
-        return self.label_set != CINE_LABELS.name
+    def read(self) -> Callable[..., Studies]:
+        """The function that yields the studies."""
+        reader: Callable[..., Studies] = getattr(import_module(self.module), self.function)
+        return reader
 
 
-def read_source(name: str, root: Path | None, phantom: "PhantomConfig") -> Studies:
+def read_source(name: str, root: Path | None, phantom: "PhantomConfig", config: SourceConfig | None = None) -> Studies:
     """Return the studies of a source one by one, the unusable ones as `RejectedStudy`.
 
     Args:
         name: A key of `SOURCES`.
         root: The folder that holds the studies; not used by the phantom.
         phantom: What the phantom draws.
+        config: What the files leave open.
 
     Raises:
-        InputError: The source is unknown, or needs a folder and has none.
+        InputError: The source is unknown, or needs a folder and has none, or holds nothing of its format.
     """
     source = source_format(name)
-    if source.needs_root and root is None:
+    if not source.needs_root:
+        return source.read(phantom)
+    if root is None:
         raise InputError(f"source {name!r} needs the folder that holds the studies; give --root DIR")
-    return source.read(root, SourceOptions(phantom))
+    return source.read(root, config or SourceConfig()) if source.takes_config else source.read(root)
 
 
 def source_format(name: str) -> SourceFormat:
@@ -68,22 +73,33 @@ def source_format(name: str) -> SourceFormat:
     return SOURCES[name]
 
 
-def _read_phantom(root: Path | None, options: SourceOptions) -> Studies:
-    del root  # the phantom is drawn, not read
-    from imaging.phantom import read_phantom  # only this source pays for the simulator's imports
-
-    return read_phantom(options.phantom)
-
-
-def _read_emidec(root: Path | None, options: SourceOptions) -> Studies:
-    del options
-    assert root is not None, "read_source has checked needs_root"
-    return read_emidec(root)
+def source_labels(name: str, config: SourceConfig | None = None) -> LabelSet:
+    """Return the label set of a source's masks."""
+    return source_format(name).label_set or (config or SourceConfig()).labels
 
 
 SOURCES: Mapping[str, SourceFormat] = MappingProxyType(
     {
-        "phantom": SourceFormat(_read_phantom, EMIDEC_LABELS.name, needs_root=False),
-        "emidec": SourceFormat(_read_emidec, EMIDEC_LABELS.name, needs_root=True),
+        "phantom": SourceFormat(
+            "imaging.phantom", "read_phantom", EMIDEC_LABELS, "drawn, nothing to download", needs_root=False
+        ),
+        "emidec": SourceFormat("imaging.emidec", "read_emidec", EMIDEC_LABELS, "EMIDEC: Case_P001/Images, Contours"),
+        "acdc": SourceFormat("imaging.acdc", "read_acdc", CINE_LABELS, "ACDC: patient001/patient001_frame01.nii.gz"),
+        "mscmr_lge": SourceFormat(
+            "imaging.mscmr", "read_mscmr_lge", CINE_LABELS, "MS-CMRSeg LGE: images/subject1_DE.nii.gz, labels"
+        ),
+        "lvquan19": SourceFormat("imaging.lvquan", "read_lvquan19", CINE_LABELS, "LVQuan19: one .mat a patient"),
+        "lvquan18": SourceFormat(
+            "imaging.lvquan", "read_lvquan18", CINE_LABELS, "LVQuan18: one .mat for all", takes_config=True
+        ),
+        "sunnybrook": SourceFormat(
+            "imaging.sunnybrook", "read_sunnybrook", CINE_LABELS, "DICOM slices with contour text files"
+        ),
+        "nifti": SourceFormat(
+            "imaging.nifti_pairs", "read_nifti_pairs", None, "images/X.nii.gz, labels/X.nii.gz", takes_config=True
+        ),
+        "image_pairs": SourceFormat(
+            "imaging.image_pairs", "read_image_pairs", None, "PNG or TIFF: images, masks", takes_config=True
+        ),
     }
 )

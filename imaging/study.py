@@ -3,7 +3,9 @@
 A reader yields `Study` or `RejectedStudy`: one bad study never stops the others.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +32,7 @@ class Study:
         affine: (4, 4), of the file's own voxel order.
         label_set: Name of the label set.
         path: Where it was read, for messages.
+        clinical: What the source tells about the patient, in its own words; often empty.
     """
 
     case_id: str
@@ -41,6 +44,7 @@ class Study:
     affine: NDArray[np.float64]
     label_set: str
     path: str
+    clinical: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,25 @@ class RejectedStudy:
     case_id: str
     path: str
     reason: str
+
+
+def read_or_reject(case_id: str, path: Path, read: Callable[[], Study]) -> Study | RejectedStudy:
+    """Return the study that `read` gives, or why it cannot be used.
+
+    Args:
+        case_id: The patient.
+        path: The file or folder of the study.
+        read: Reads it; raises `InputError` for what is wrong with it.
+    """
+    try:
+        study = read()
+        check_study(study)
+    except InputError as error:
+        return RejectedStudy(case_id, str(path), str(error))
+    except OSError as error:
+        place, reason = error.filename or path, error.strerror or type(error).__name__
+        return RejectedStudy(case_id, str(path), f"{place}: cannot be read ({reason}); correct it and run again")
+    return study
 
 
 def check_study(study: Study) -> None:
@@ -76,6 +99,11 @@ def check_geometry(spacing_mm: tuple[float, ...], affine: NDArray[np.float64], s
             f"(pixels {_PLAUSIBLE_PIXEL_MM[0]:g} to {_PLAUSIBLE_PIXEL_MM[1]:g} mm, "
             f"slices up to {_PLAUSIBLE_SLICE_MM[1]:g} mm)"
         )
+    check_affine(affine, source)
+
+
+def check_affine(affine: NDArray[np.float64], source: str) -> None:
+    """Raise `InputError` unless the affine is an invertible (4, 4) matrix."""
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
         raise InputError(
             f"{source}: the affine is not an invertible 4 x 4 matrix of finite numbers; correct the header"

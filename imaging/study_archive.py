@@ -26,7 +26,7 @@ from imaging.prepare import resample_image, resample_mask
 from imaging.progress import track
 from imaging.study import RejectedStudy, Study, check_study
 
-_FORMAT = "scarforge studies 1"
+_FORMAT = "scarforge studies 2"
 _USER_BLOCK = 512  # bytes; the smallest that HDF5 allows
 _READ_BYTES = 1 << 22
 _REASONS_SHOWN = 3
@@ -175,6 +175,13 @@ class StudyArchive:
         """
         return pd.DataFrame([self._row(self._entries[key]) for key in self.keys()])
 
+    def clinical(self) -> pd.DataFrame:
+        """Return one row a patient with `case_id` and what the source tells beside the images; text, often empty."""
+        rows = {
+            entry["case_id"]: {"case_id": entry["case_id"], **entry["clinical"]} for entry in self._entries.values()
+        }
+        return pd.DataFrame([rows[case_id] for case_id in sorted(rows)]).fillna("")
+
     def load(self, case_id: str, frame: str) -> PreparedStudy:
         """Read one study.
 
@@ -236,7 +243,7 @@ class _ArchiveWriter:
             self._rejected.append(RejectedStudy(item.case_id, item.path, str(error)))
             return
         self._seen[item.case_id, item.frame] = item.path
-        self._store(prepare_study(item))
+        self._store(prepare_study(item), item.clinical)
 
     def check_patients(self, minimum: int) -> None:
         patients = {entry["case_id"] for entry in self._entries}
@@ -293,7 +300,7 @@ class _ArchiveWriter:
                 f"from {first}; remove one of them"
             )
 
-    def _store(self, study: PreparedStudy) -> None:
+    def _store(self, study: PreparedStudy, clinical: Mapping[str, str]) -> None:
         arrays: dict[str, NDArray[Any]] = {
             "image": study.image,
             "mask": study.mask,
@@ -309,6 +316,7 @@ class _ArchiveWriter:
             "spacing_mm": list(study.spacing_mm),
             "affine": study.affine.tolist(),
             "voxels": voxels.tolist(),
+            "clinical": dict(clinical),
         }
         with self._writing():
             for name, values in arrays.items():

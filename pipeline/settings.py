@@ -17,6 +17,7 @@ from imaging.config import FrozenConfig
 from imaging.errors import InputError
 from imaging.phantom import PhantomConfig
 from imaging.regions import RegionConfig
+from imaging.source_config import SourceConfig
 from segmentation.config import TrainConfig
 from segmentation.localiser_config import LocaliserConfig
 from training.options import Device, Precision
@@ -54,6 +55,7 @@ class Settings(FrozenConfig):
     device: Device = "auto"
     precision: Precision = "auto"
     phantom: PhantomConfig = PhantomConfig()
+    source: SourceConfig = SourceConfig()
     region: RegionConfig = RegionConfig()
     localiser: LocaliserConfig = LocaliserConfig()
     augment: AugmentConfig = AugmentConfig()

@@ -4,9 +4,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from imaging.emidec import read_emidec, read_volume, write_label_map
+from imaging.emidec import read_emidec
 from imaging.errors import InputError
-from imaging.sources import SOURCES, read_source
+from imaging.nifti import read_nifti, write_label_map
+from imaging.sources import read_source, source_labels
 from imaging.study import RejectedStudy, Study
 from tests.imaging import fake_emidec
 from tests.real_data import real_data
@@ -92,22 +93,35 @@ def test_a_label_map_goes_back_into_the_studys_own_geometry(tmp_path):
     fake_emidec.write_case(tmp_path, "Case_P002", spacing_mm=(1.25, 1.5, 10.0))
     study = only(tmp_path)
     path = tmp_path / "out" / "Case_P002.nii.gz"
-    write_label_map(path, study.mask, study.spacing_mm, study.affine)
+    volume = read_nifti(fake_emidec.image_path(tmp_path, "Case_P002"), as_stored=True)
+    write_label_map(path, study.mask, volume)
     written, original = nibabel.load(path), nibabel.load(fake_emidec.mask_path(tmp_path, "Case_P002"))
     np.testing.assert_array_equal(np.asarray(written.dataobj), np.asarray(original.dataobj))
     np.testing.assert_array_equal(written.affine, original.affine)
     assert written.header.get_zooms() == original.header.get_zooms()
     assert written.get_data_dtype() == np.uint8
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-    volume, spacing_mm, affine = read_volume(path)
-    np.testing.assert_array_equal(volume, study.mask)
-    assert spacing_mm == study.spacing_mm
-    np.testing.assert_array_equal(affine, study.affine)
+    again = read_nifti(path, as_stored=True)
+    np.testing.assert_array_equal(again.data, study.mask)
+    assert again.spacing_mm == study.spacing_mm
+
+
+def test_what_is_told_about_a_patient_comes_from_text_and_table(tmp_path):
+    fake_emidec.write_case(tmp_path, "Case_P002")
+    (tmp_path / "clinical.csv").write_text("case_id,Killip Max,sex\nCase P002,2,\nCase_P009,1,F\n", encoding="utf-8")
+    assert only(tmp_path).clinical == {"killip_max": "2", "gap_between_slices": "10 mm", "sex": "M"}
+
+
+def test_a_clinical_table_without_patients_costs_no_study(tmp_path, caplog):
+    fake_emidec.write_case(tmp_path, "Case_P002")
+    (tmp_path / "clinical.csv").write_bytes(b"patient;age\n\xff;3\n")
+    assert isinstance(only(tmp_path), Study)
+    assert "clinical.csv" in caplog.text
 
 
 def test_the_source_table_reads_emidec_and_says_what_it_lacks(tmp_path):
     fake_emidec.write_case(tmp_path, "Case_N001")
-    assert SOURCES["emidec"].has_lesions
+    assert source_labels("emidec").has_lesions
     assert [study.case_id for study in read_source("emidec", tmp_path, None)] == ["Case_N001"]
     with pytest.raises(InputError, match="needs the folder that holds the studies; give --root"):
         read_source("emidec", None, None)

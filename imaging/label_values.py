@@ -1,0 +1,46 @@
+"""From the numbers in a file's mask to the tissues of a label set."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imaging.errors import InputError
+from imaging.labels import LabelSet
+
+_ROUNDING = 1e-3  # how far a label stored as a float may lie from a whole number
+
+
+def to_labels(
+    mask: NDArray[Any], labels: LabelSet, source: str, values: Mapping[int, int] | None = None
+) -> NDArray[np.uint8]:
+    """Return label values of `labels` (same shape) from a mask as a file holds it.
+
+    Args:
+        mask: Whole numbers, perhaps stored as floats.
+        labels: The label set.
+        source: The file, for messages.
+        values: Label value by the number in the file; None where the file's numbers are the label values.
+
+    Raises:
+        InputError: A voxel is not whole, or holds a number that stands for no tissue.
+    """
+    whole = np.rint(mask)
+    off = int(np.count_nonzero(~(np.abs(mask - whole) <= _ROUNDING)))  # NaN counts as off
+    if off:
+        raise InputError(f"{source}: {off} voxels are not whole label values; save the mask without interpolation")
+    numbers = whole.astype(np.int64)
+    if values is None:
+        labels.check(numbers, source)
+        return np.ascontiguousarray(numbers, dtype=np.uint8)
+    unknown = sorted(set(np.unique(numbers).tolist()) - set(values))
+    if unknown:
+        raise InputError(
+            f"{source}: label values {unknown} stand for no tissue; known are {sorted(values)}: correct the mask, "
+            "choose the matching source format, or name them in source.label_values"
+        )
+    translated = np.zeros(numbers.shape, dtype=np.uint8)
+    for number, label in values.items():
+        translated[numbers == number] = label
+    return translated
