@@ -23,6 +23,9 @@ def leak_check(store: SliceStore, split: FoldSplit) -> Check:
 
 def class_balance(store: SliceStore, balance: BalanceConfig, tolerance: float = 0.05) -> Check:
     """Check the shares of slices with infarct and with no-reflow against their targets."""
+    if not store.label_set.has_lesions:
+        figures = {"label_set": store.label_set.name, "slices": len(store)}
+        return Check("class_balance", True, figures, "This label set has no lesions to balance.", warning=True)
     categories = slice_categories(store.masks(), store.label_set)
     infarct = float((categories != "no_infarct").mean())
     no_reflow = float((categories == "no_reflow").mean())

@@ -8,6 +8,7 @@ import dagster as dg
 import pandas as pd
 
 from assets.folds import OWNERS
+from assets.inputs import open_studies
 from pipeline.forge import Forge, say
 from pipeline.outcome import Check, Fact, Outcome, image
 from pipeline.record import is_finished
@@ -61,7 +62,6 @@ def finished_scores(forge: Forge) -> list[tuple[str, int, int]]:
 def _compare(
     context: dg.AssetExecutionContext, forge: Forge, folder: Path, found: list[tuple[str, int, int]]
 ) -> Outcome:
-    from imaging.study_archive import StudyArchive
     from segmentation.comparison import ScoredTable, compare_arms
     from segmentation.comparison_text import render_comparison
     from segmentation.scores import read_scores
@@ -75,7 +75,7 @@ def _compare(
     result.summary.to_csv(folder / "summary.csv", index=False)
     result.differences.to_csv(folder / "differences.csv", index=False)
     result.pairs.to_csv(folder / "pairs.csv", index=False)
-    labels = StudyArchive.open(forge.folder("studies") / "studies.h5").label_set
+    labels = open_studies(forge).label_set
     markdown = render_comparison(result, labels)
     (folder / "comparison.md").write_text(markdown, encoding="utf-8")
     figures = _save_figures(result, folder)

@@ -7,6 +7,7 @@ import pandas as pd
 
 from assets.checks import beats
 from assets.folds import FOLDS, OWNERS
+from assets.inputs import open_split, open_studies, split_file, studies_file
 from assets.training_run import as_outcome, train_in_own_process
 from pipeline.forge import Forge, require_fold
 from pipeline.outcome import Fact, Outcome, number
@@ -38,8 +39,8 @@ def lv_localiser(context: dg.AssetExecutionContext, forge: Forge) -> dg.Material
 def _train(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outcome:
     fold, settings = require_fold(context), forge.settings()
     inputs = {
-        "studies": forge.folder("studies") / "studies.h5",
-        "patient_split": forge.folder("patient_split") / "patient_split.json",
+        "studies": studies_file(forge),
+        "patient_split": split_file(forge),
     }
     tags = {"stage": "localiser", "network": "lv_localiser", "training_set": "studies"}
     result = train_in_own_process(
@@ -65,14 +66,12 @@ def _train(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Out
 
 
 def _box_every_study(forge: Forge, folder: Path, fold: int) -> pd.DataFrame:
-    from imaging.split import read_split
-    from imaging.study_archive import StudyArchive
     from segmentation.localiser import box_scores, load_localiser
     from training.compute import choose_compute
 
     settings = forge.settings()
-    archive = StudyArchive.open(forge.folder("studies") / "studies.h5")
-    split = read_split(forge.folder("patient_split") / "patient_split.json", fold)
+    archive = open_studies(forge)
+    split = open_split(forge, fold)
     localiser = load_localiser(folder, choose_compute(settings.device, settings.precision))
     boxes = box_scores(localiser, archive, split)
     boxes.to_csv(folder / "boxes.csv", index=False)

@@ -34,9 +34,10 @@ def _spread(store: SliceStore) -> np.ndarray:
 
     categories = slice_categories(store.masks(), store.label_set)
     chosen: list[int] = []
+    kinds = len(set(categories)) if len(categories) else 1
     for category in ("no_reflow", "infarct", "no_infarct"):
         rows = np.flatnonzero(categories == category)
-        count = min(len(rows), _PREVIEW_SLICES // 3)
+        count = min(len(rows), _PREVIEW_SLICES // kinds)
         chosen += rows[np.linspace(0, len(rows) - 1, count).astype(int)].tolist() if count else []
     return np.array(sorted(set(chosen)))
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from assets.checks import beats
 from assets.folds import FOLDS, OWNERS
-from imaging.slice_store import SliceStore
+from assets.inputs import open_slices, open_split, open_studies
 from pipeline.forge import Forge, require_fold
 from pipeline.outcome import Check, Fact, Outcome, image, number
 
@@ -59,11 +59,11 @@ def _assess(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Ou
     judge = load_segmenter(forge.folder(JUDGE, fold, settings.seeds[0]), compute)
     features, features_name = _features(settings.quality.vgg16_weights, judge, compute)
     training, validation = _real_slices_with_ventricle(forge, fold)
-    painter = mean_paint(SliceStore.open(forge.folder("augmented_slices", fold) / "slices.h5"))
+    painter = mean_paint(open_slices(forge, "augmented_slices", fold))
     redrawn = redraw(forge.folder("pix2pix", fold), validation.images, validation.masks, compute, settings.split_seed)
     painted = _painted(painter, validation, settings.pix2pix)
     report = assess_quality(
-        SliceStore.open(forge.folder("synthetic_slices", fold) / "slices.h5"),
+        open_slices(forge, "synthetic_slices", fold),
         training,
         validation,
         redrawn,
@@ -82,10 +82,9 @@ def _assess(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Ou
 def _real_slices_with_ventricle(forge: Forge, fold: int) -> tuple["PairedSlices", "PairedSlices"]:
     """Return training and validation patients' slices that show the ventricle; without one there is nothing to draw."""
     from gan.quality import PairedSlices
-    from imaging.split import read_split
 
-    split = read_split(forge.folder("patient_split") / "patient_split.json", fold)
-    store = SliceStore.open(forge.folder("real_slices", fold) / "slices.h5")
+    split = open_split(forge, fold)
+    store = open_slices(forge, "real_slices", fold)
     cases, masks = store.rows["case_id"], store.masks()
     seen = masks.any(axis=(1, 2))
     parts = []
@@ -111,9 +110,8 @@ def save_pairs(
 ) -> None:
     """Save validation slices in three rows: real, drawn by Pix2Pix from the same mask, painted with means."""
     from imaging.overlay import contact_sheet
-    from imaging.study_archive import StudyArchive
 
-    labels = StudyArchive.open(forge.folder("studies") / "studies.h5").label_set
+    labels = open_studies(forge).label_set
     chosen = np.argsort(-(validation.masks > 2).sum(axis=(1, 2)), kind="stable")[:6]
     images = np.concatenate([part[chosen] for part in (validation.images, redrawn, painted)])
     titles = [name for name in ("real", "Pix2Pix", "painted means") for _ in chosen]

@@ -9,8 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from assets.folds import FOLDS, OWNERS
+from assets.inputs import open_slices, open_split, open_studies
 from assets.segmenters import seeds_together
-from imaging.slice_store import SliceStore
 from pipeline.forge import Forge, require_fold
 from pipeline.outcome import Check, Fact, Outcome, image, number
 
@@ -84,16 +84,14 @@ def _score(
 
 def _held_out(forge: Forge, fold: int) -> "HeldOutPatients":
     from imaging.regions import read_regions
-    from imaging.split import read_split
-    from imaging.study_archive import StudyArchive
     from segmentation.held_out import HeldOutPatients
 
     real = forge.folder("real_slices", fold)
     return HeldOutPatients(
-        StudyArchive.open(forge.folder("studies") / "studies.h5"),
-        SliceStore.open(real / "slices.h5"),
+        open_studies(forge),
+        open_slices(forge, "real_slices", fold),
         read_regions(real / "regions.csv"),
-        read_split(forge.folder("patient_split") / "patient_split.json", fold),
+        open_split(forge, fold),
     )
 
 

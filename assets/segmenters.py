@@ -8,6 +8,7 @@ import dagster as dg
 import pandas as pd
 
 from assets.folds import FOLDS, OWNERS
+from assets.inputs import slices_file, split_file
 from assets.training_run import as_outcome, train_in_own_process
 from pipeline.emit import check_results_of, metadata_of
 from pipeline.forge import Forge, require_fold
@@ -49,9 +50,9 @@ def _training(
 ) -> Callable[[Path], Outcome]:
     def build(folder: Path) -> Outcome:
         inputs = {
-            "training_set": forge.folder(f"training_set_{training_set}", fold) / "slices.h5",
-            "real_slices": forge.folder("real_slices", fold) / "slices.h5",
-            "patient_split": forge.folder("patient_split") / "patient_split.json",
+            "training_set": slices_file(forge, f"training_set_{training_set}", fold),
+            "real_slices": slices_file(forge, "real_slices", fold),
+            "patient_split": split_file(forge),
         }
         tags = {"stage": "training", "network": network, "training_set": training_set}
         config = forge.settings().network(network)

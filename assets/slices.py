@@ -8,6 +8,7 @@ import pandas as pd
 
 from assets.checks import class_balance, leak_check
 from assets.folds import FOLDS, OWNERS
+from assets.inputs import open_slices, open_split, open_studies
 from assets.pictures import store_preview
 from imaging.slice_store import SliceStore
 from pipeline.forge import Forge, require_fold
@@ -39,11 +40,9 @@ def code_version_of(context: dg.AssetExecutionContext) -> str:
 def _cut(folder: Path, forge: Forge, fold: int, code_version: str) -> Outcome:
     from imaging.box import read_boxes
     from imaging.regions import write_real_slices, write_regions
-    from imaging.split import read_split
-    from imaging.study_archive import StudyArchive
 
-    archive = StudyArchive.open(forge.folder("studies") / "studies.h5")
-    split = read_split(forge.folder("patient_split") / "patient_split.json", fold)
+    archive = open_studies(forge)
+    split = open_split(forge, fold)
     boxes = read_boxes(forge.folder("lv_localiser", fold) / "boxes.csv")
     settings = forge.settings()
     path = folder / "slices.h5"
@@ -99,12 +98,11 @@ def augmented_slices(context: dg.AssetExecutionContext, forge: Forge) -> dg.Mate
 
 def _augment(folder: Path, forge: Forge, fold: int, code_version: str) -> Outcome:
     from imaging.augmented import write_augmented_slices
-    from imaging.split import read_split
     from pipeline.machine import worker_processes
 
     settings = forge.settings()
-    split = read_split(forge.folder("patient_split") / "patient_split.json", fold)
-    real = SliceStore.open(forge.folder("real_slices", fold) / "slices.h5")
+    split = open_split(forge, fold)
+    real = open_slices(forge, "real_slices", fold)
     path = folder / "slices.h5"
     write_augmented_slices(
         path,

@@ -6,6 +6,7 @@ import dagster as dg
 import pandas as pd
 
 from assets.folds import OWNERS
+from assets.inputs import open_studies
 from imaging.errors import InputError
 from pipeline.forge import Forge, say
 from pipeline.outcome import Check, Fact, Outcome, number
@@ -92,11 +93,10 @@ def patient_split(context: dg.AssetExecutionContext, forge: Forge) -> dg.Materia
 
 def _split(folder: Path, forge: Forge) -> Outcome:
     from imaging.split import split_patients, write_splits
-    from imaging.study_archive import StudyArchive
     from pipeline.settings import FOLDS
 
     settings = forge.settings()
-    groups = StudyArchive.open(forge.folder("studies") / "studies.h5").groups()
+    groups = open_studies(forge).groups()
     splits = split_patients(groups, FOLDS, settings.validation_share, settings.split_seed)
     write_splits(folder / "patient_split.json", splits)
     rows = [

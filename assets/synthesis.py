@@ -6,8 +6,10 @@ import dagster as dg
 
 from assets.checks import class_balance, leak_check
 from assets.folds import FOLDS, OWNERS
+from assets.inputs import open_slices, open_split, slices_file, split_file
 from assets.slices import code_version_of, store_facts, training_rows
 from assets.training_run import as_outcome, train_in_own_process
+from imaging.errors import InputError
 from imaging.slice_store import SliceStore
 from pipeline.forge import Forge, require_fold
 from pipeline.outcome import Fact, Outcome
@@ -30,9 +32,9 @@ def pix2pix(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeRe
 
     def build(folder: Path) -> Outcome:
         inputs = {
-            "training_set": forge.folder("augmented_slices", fold) / "slices.h5",
-            "real_slices": forge.folder("real_slices", fold) / "slices.h5",
-            "patient_split": forge.folder("patient_split") / "patient_split.json",
+            "training_set": slices_file(forge, "augmented_slices", fold),
+            "real_slices": slices_file(forge, "real_slices", fold),
+            "patient_split": split_file(forge),
         }
         tags = {"stage": "synthesis", "network": "pix2pix", "training_set": "augmented"}
         result = train_in_own_process(
@@ -69,12 +71,16 @@ def lesion_masks(context: dg.AssetExecutionContext, forge: Forge) -> dg.Material
 
 def _simulate(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outcome:
     from gan.simulator import write_lesion_masks
-    from imaging.split import read_split
     from pipeline.machine import worker_processes
 
     fold, settings = require_fold(context), forge.settings()
-    split = read_split(forge.folder("patient_split") / "patient_split.json", fold)
-    real = SliceStore.open(forge.folder("real_slices", fold) / "slices.h5")
+    split = open_split(forge, fold)
+    real = open_slices(forge, "real_slices", fold)
+    if not real.label_set.has_lesions:
+        raise InputError(
+            f"source {forge.source!r} has no lesions to simulate (label set {real.label_set.name!r}); "
+            "run the job `cine`, which is the real-only half of the graph"
+        )
     path = folder / "slices.h5"
     statistics = write_lesion_masks(
         path,
@@ -112,11 +118,10 @@ def synthetic_slices(context: dg.AssetExecutionContext, forge: Forge) -> dg.Mate
 
 def _draw(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outcome:
     from gan.generate import generate_slices
-    from imaging.split import read_split
     from training.compute import choose_compute
 
     fold, settings = require_fold(context), forge.settings()
-    masks = SliceStore.open(forge.folder("lesion_masks", fold) / "slices.h5")
+    masks = open_slices(forge, "lesion_masks", fold)
     path = folder / "slices.h5"
     generate_slices(
         forge.folder("pix2pix", fold),
@@ -128,5 +133,5 @@ def _draw(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outc
         code_version_of(context),
     )
     store = SliceStore.open(path, verify=False)
-    split = read_split(forge.folder("patient_split") / "patient_split.json", fold)
+    split = open_split(forge, fold)
     return Outcome(store_facts(store, folder), (leak_check(store, split),))

@@ -6,6 +6,7 @@ import dagster as dg
 
 from assets.checks import leak_check
 from assets.folds import FOLDS, OWNERS
+from assets.inputs import open_slices, open_split
 from assets.slices import code_version_of, store_facts
 from imaging.slice_store import SliceStore
 from pipeline.forge import Forge, require_fold
@@ -61,14 +62,13 @@ def _mix(context: dg.AssetExecutionContext, forge: Forge, counts: dict[str, int]
 
 def _write(context: dg.AssetExecutionContext, forge: Forge, folder: Path, counts: dict[str, int]) -> Outcome:
     from imaging.mixing import write_training_set
-    from imaging.split import read_split
 
     fold, settings = require_fold(context), forge.settings()
-    parts = [(SliceStore.open(forge.folder(name, fold) / "slices.h5"), count) for name, count in counts.items()]
+    parts = [(open_slices(forge, name, fold), count) for name, count in counts.items()]
     path = folder / "slices.h5"
     write_training_set(path, parts, settings.split_seed, code_version_of(context))
     store = SliceStore.open(path, verify=False)
-    split = read_split(forge.folder("patient_split") / "patient_split.json", fold)
+    split = open_split(forge, fold)
     facts = store_facts(store, folder)
     origins = store.rows["origin"].value_counts().rename_axis("origin").rename("slices").reset_index()
     facts["slices_by_origin"] = Fact.table(origins)

@@ -26,9 +26,7 @@ def default_home() -> Path:
 
 @app.command()
 def run(
-    source: Annotated[
-        str, typer.Option(help="Format of the studies, such as emidec; phantom is built in.")
-    ] = "phantom",
+    source: Annotated[str, typer.Option(help="Format of the studies; `scarforge sources` lists them.")] = "phantom",
     root: Annotated[Optional[Path], typer.Option(help="Folder of the studies.")] = None,  # noqa: UP045 # typer
     profile: Annotated[str, typer.Option(help="demo, tiny, quick or paper.")] = "demo",
     fold: Annotated[int, typer.Option(min=0, max=4, help="Which fifth of the patients is tested.")] = 0,
@@ -37,11 +35,21 @@ def run(
 ) -> None:
     """Run the whole graph on one fold and print the comparison; the same command again continues a killed run."""
     from pipeline.run_fold import run_fold
-    from pipeline.summary import print_comparison
+    from pipeline.summary import print_result
 
     home = default_home()
-    folder = run_fold(source, root, profile, fold, home, set_, seed)
-    print_comparison(folder, home)
+    forge = run_fold(source, root, profile, fold, home, set_, seed)
+    print_result(forge, fold)
+
+
+@app.command()
+def sources() -> None:
+    """List the formats that studies can be read from."""
+    from imaging.sources import SOURCES
+
+    for name, source in SOURCES.items():
+        labels = source.label_set.name if source.label_set else "either (source.label_set)"
+        print(f"{name:<12} {source.about}; label set {labels}")
 
 
 @app.command()

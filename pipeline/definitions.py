@@ -20,7 +20,7 @@ from assets import (
     training_sets,
 )
 from pipeline.forge import Forge
-from pipeline.jobs import JOBS, nightly
+from pipeline.jobs import JOBS, cine, nightly
 
 forge = Forge(
     source=os.environ.get("SCARFORGE_SOURCE", "phantom"),
@@ -33,7 +33,7 @@ defs = dg.Definitions(
     assets=dg.load_assets_from_modules(
         [studies, localiser, slices, synthesis, quality, training_sets, segmenters, scores, comparison]
     ),
-    jobs=list(JOBS.values()),
+    jobs=[*JOBS.values(), cine],
     schedules=[nightly],
     resources={"forge": forge},
     # Steps beside each other only where a core is idle: trainings wait for each other in the pool "gpu".

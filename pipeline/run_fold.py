@@ -21,15 +21,18 @@ def run_fold(
     home: Path,
     overrides: Sequence[str] = (),
     seeds: Sequence[int] = (),
-) -> Path:
-    """Materialise the whole graph for one fold and return the folder of the comparison.
+) -> Forge:
+    """Materialise the whole graph for one fold, or its real-only half where the source has no lesions.
 
     What an earlier run has finished is found again; what it had begun is continued.
 
     Raises:
         InputError: The settings are wrong, or a stage failed; the message is that stage's own.
     """
+    from imaging.sources import source_labels
+
     settings = load_settings(profile, overrides, seeds)
+    has_lesions = source_labels(source, settings.source).has_lesions
     forge = Forge(
         source=source,
         root=str(root.absolute()) if root else "",
@@ -40,12 +43,14 @@ def run_fold(
     )
     _prepare_stores(forge)
     say(f"{source}, profile {profile} (settings {settings.digest}), fold {fold}, in {forge.workspace.root}")
+    if not has_lesions:
+        say("  no study of this source holds an infarct: the real-only half of the graph runs")
     start = time.monotonic()
-    result = _execute(forge, fold)
+    result = _execute(forge, fold, has_lesions)
     if not result.success:
         raise InputError(_first_failure(result))
     say(f"  {'all stages':<48} {time.monotonic() - start:6.1f} s")
-    return forge.folder("comparison")
+    return forge
 
 
 def _prepare_stores(forge: Forge) -> None:
@@ -57,11 +62,11 @@ def _prepare_stores(forge: Forge) -> None:
     prepare_store(forge.tracking_uri(), artifact_root=forge.workspace.artifact_root)
 
 
-def _execute(forge: Forge, fold: int) -> dg.ExecuteInProcessResult:
+def _execute(forge: Forge, fold: int, has_lesions: bool) -> dg.ExecuteInProcessResult:
     from pipeline.definitions import defs
-    from pipeline.jobs import JOBS
+    from pipeline.jobs import job_for
 
-    job = defs.resolve_job_def(JOBS[forge.profile].name)
+    job = defs.resolve_job_def(job_for(forge.profile, has_lesions).name)
     with dg.DagsterInstance.get() as instance:
         return job.execute_in_process(
             instance=instance,

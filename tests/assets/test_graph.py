@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from pipeline.definitions import defs
-from pipeline.jobs import JOBS
+from pipeline.jobs import JOBS, job_for
 
 GRAPH = {
     "studies": set(),
@@ -89,6 +89,18 @@ def test_every_job_runs_the_whole_graph_for_a_fold():
     for profile, unresolved in JOBS.items():
         job = defs.resolve_job_def(unresolved.name)
         assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == set(GRAPH), profile
+
+
+def test_the_cine_job_runs_the_real_only_half():
+    job = defs.resolve_job_def("cine")
+    chosen = {key.to_user_string() for key in job.asset_layer.executable_asset_keys}
+    synthesis = {"pix2pix", "lesion_masks", "synthetic_slices", "synthesis_quality"}
+    assert chosen == {name for name in GRAPH if "gan" not in name} - synthesis - {"comparison"}
+
+
+@pytest.mark.parametrize(("has_lesions", "name"), [(True, "quick_fold"), (False, "cine")])
+def test_a_source_without_lesions_gets_the_cine_job(has_lesions, name):
+    assert job_for("quick", has_lesions).name == name
 
 
 def test_what_guards_the_science_blocks():

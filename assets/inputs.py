@@ -1,0 +1,45 @@
+"""Opening what other assets have finished, by the asset's name."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imaging.slice_store import SliceStore
+from pipeline.forge import Forge
+
+if TYPE_CHECKING:
+    from imaging.split import FoldSplit
+    from imaging.study_archive import StudyArchive
+
+
+def studies_file(forge: Forge) -> Path:
+    """Return the archive that `studies` wrote."""
+    return forge.folder("studies") / "studies.h5"
+
+
+def split_file(forge: Forge) -> Path:
+    """Return the folds that `patient_split` wrote."""
+    return forge.folder("patient_split") / "patient_split.json"
+
+
+def slices_file(forge: Forge, asset: str, fold: int) -> Path:
+    """Return the slice store of an asset."""
+    return forge.folder(asset, fold) / "slices.h5"
+
+
+def open_studies(forge: Forge) -> "StudyArchive":
+    """Open the archive of studies."""
+    from imaging.study_archive import StudyArchive
+
+    return StudyArchive.open(studies_file(forge))
+
+
+def open_split(forge: Forge, fold: int) -> "FoldSplit":
+    """Read who is trained on, validated on and tested in a fold."""
+    from imaging.split import read_split
+
+    return read_split(split_file(forge), fold)
+
+
+def open_slices(forge: Forge, asset: str, fold: int) -> SliceStore:
+    """Open the slice store of an asset."""
+    return SliceStore.open(slices_file(forge, asset, fold))
