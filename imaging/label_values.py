@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging.errors import InputError
-from imaging.labels import LabelSet
+from imaging.labels import LabelSet, distinct_values
 
 _ROUNDING = 1e-3  # how far a label stored as a float may lie from a whole number
 
@@ -34,7 +34,7 @@ def to_labels(
     if values is None:
         labels.check(numbers, source)
         return np.ascontiguousarray(numbers, dtype=np.uint8)
-    unknown = sorted(set(np.unique(numbers).tolist()) - set(values))
+    unknown = sorted(set(distinct_values(numbers)) - set(values))
     if unknown:
         raise InputError(
             f"{source}: label values {unknown} stand for no tissue; known are {sorted(values)}: correct the mask, "

@@ -10,12 +10,14 @@ Slices are never mixed.
 from math import floor
 from typing import TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from imaging.box import Box
 from imaging.errors import InputError
+from imaging.labels import distinct_values
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -30,7 +32,7 @@ def resample_image(
     size = _target_size(volume.shape, spacing_mm, target_mm)
     if size == volume.shape[1:]:
         return volume.astype(np.float32)
-    return np.stack([_resize(plane.astype(np.float32), size, order=_CUBIC) for plane in volume])
+    return np.stack([_resize(plane.astype(np.float32), size) for plane in volume])
 
 
 def resample_mask(
@@ -114,10 +116,10 @@ def _target_size(shape: tuple[int, ...], spacing_mm: tuple[float, float, float],
     return height, width
 
 
-def _resize(plane: NDArray[Scalar], size: tuple[int, int], order: int) -> NDArray[Scalar]:
-    """Resize (H, W) to `size` with outer edges aligned (`grid_mode`), as `skimage` and `torch` do."""
+def _resize(plane: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Resize (H, W) to `size` by cubic splines, outer edges aligned (`grid_mode`) as OpenCV and `torch` do."""
     factors = (size[0] / plane.shape[0], size[1] / plane.shape[1])
-    return ndimage.zoom(plane, factors, order=order, mode="nearest", grid_mode=True)
+    return ndimage.zoom(plane, factors, order=_CUBIC, mode="nearest", grid_mode=True)
 
 
 def _resize_labels(mask: NDArray[np.uint8], size: tuple[int, int], num_classes: int) -> NDArray[np.uint8]:
@@ -132,9 +134,10 @@ def _resize_label_plane(plane: NDArray[np.uint8], size: tuple[int, int], num_cla
     turn = (_TIE_BREAK * (1 - 2 * ((rows + columns) % 2)) / num_classes).astype(np.float32)
     best = np.full(size, -1.0, dtype=np.float32)
     labels = np.zeros(size, dtype=np.uint8)
-    for value in np.unique(plane):
+    for value in distinct_values(plane):
         assert value < num_classes, "masks are checked against their label set when they are read"
-        weight = _resize((plane == value).astype(np.float32), size, order=1) + turn * np.float32(value)
+        share = cv2.resize((plane == value).astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)
+        weight = share + turn * np.float32(value)
         wins = weight > best
         best[wins] = weight[wins]
         labels[wins] = value

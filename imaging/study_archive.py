@@ -324,7 +324,7 @@ class _ArchiveWriter:
                     f"{place}/{name}",
                     data=values,
                     chunks=(1, *values.shape[1:]),
-                    compression="gzip",
+                    compression="gzip",  # LZF takes half the time, but its bytes differ from run to run
                     compression_opts=1,  # higher levels take twice the time for 3 % less
                     shuffle=True,
                     track_times=False,
