@@ -11,9 +11,8 @@ from pathlib import Path
 
 from imaging.clinical import read_clinical_table, read_clinical_text
 from imaging.errors import InputError
-from imaging.label_values import to_labels
-from imaging.labels import EMIDEC_LABELS, patient_group
-from imaging.nifti import read_nifti_pair
+from imaging.labels import EMIDEC_LABELS
+from imaging.nifti_study import nifti_study
 from imaging.source_files import find_file, inside, source_folder
 from imaging.study import RejectedStudy, Study, read_or_reject
 
@@ -39,22 +38,10 @@ def read_emidec(root: Path) -> Iterator[Study | RejectedStudy]:
     )
 
 
-def _read_study(root: Path, folder: Path, clinical: Mapping[str, str]) -> Study:
+def _read_study(root: Path, folder: Path, table: Mapping[str, str]) -> Study:
     image_path, mask_path = _file_of(root, folder, "Images"), _file_of(root, folder, "Contours")
-    image, mask = read_nifti_pair(image_path, mask_path, as_stored=True)
-    labels = to_labels(mask.data, EMIDEC_LABELS, str(mask_path))
-    return Study(
-        case_id=folder.name,
-        frame="",
-        group=patient_group(labels, EMIDEC_LABELS),
-        image=image.image,
-        mask=labels,
-        spacing_mm=image.spacing_mm,
-        affine=image.affine,
-        label_set=EMIDEC_LABELS.name,
-        path=str(image_path),
-        clinical={**clinical, **_clinical_text(root, folder)},
-    )
+    clinical = {**table, **_clinical_text(root, folder)}
+    return nifti_study(folder.name, image_path, mask_path, EMIDEC_LABELS, as_stored=True, clinical=clinical)
 
 
 def _file_of(root: Path, folder: Path, part: str) -> Path:

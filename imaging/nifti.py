@@ -23,6 +23,7 @@ _UNREADABLE = (OSError, EOFError, zlib.error, ValueError, MemoryError, ImageFile
 _nibabel: Any = nibabel  # its type information is partial
 MOST_VOXELS = 2**28  # 1 GB as float32: thirty times a large cardiac volume; beyond it a header is damaged
 _MM_IN_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI's codes for metre, millimetre, micrometre; 0 is unknown
+_NIFTI_2_BYTES = 540  # length of its header
 _SPACING_TOLERANCE = 0.01
 
 
@@ -33,7 +34,7 @@ class NiftiVolume:
     Attributes:
         data: (S, H, W) in float64, so that label values of any size stay exact.
         spacing_mm: (slice, row, column), from the header's pixel dimensions.
-        affine: (4, 4), of the file's own voxel order.
+        affine: (4, 4), of the file's own voxel order, to mm.
         arrangement: How the file's axes became (S, H, W).
     """
 
@@ -108,11 +109,13 @@ def write_label_map(path: Path, mask: NDArray[np.uint8], like: NiftiVolume) -> N
 def _load(path: Path) -> tuple[NDArray[np.float64], tuple[float, float, float], NDArray[np.float64]]:
     """Return data in the file's order, voxel sides in mm and affine."""
     try:
-        zooms = _pixel_dimensions(path)
+        zooms, mm = _pixel_dimensions(path)
         file = _nibabel.load(path)
+        if not isinstance(file, _nibabel.Nifti1Image):  # NIfTI-2 is one too; CIFTI is not
+            raise ImageFileError(f"it holds a {type(file).__name__}")
         _check_size(file.shape)
         data = np.asanyarray(file.dataobj, dtype=np.float64)
-        affine = np.asarray(file.affine, dtype=np.float64)
+        affine = np.diag([mm, mm, mm, 1.0]) @ np.asarray(file.affine, dtype=np.float64)
     except _UNREADABLE as error:
         detail = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: not a readable NIfTI file ({detail}); copy or download it again") from error
@@ -143,13 +146,15 @@ def _arranged(
     return NiftiVolume(arrangement.apply(data), spacing_mm, affine, arrangement)
 
 
-def _pixel_dimensions(path: Path) -> tuple[float, float, float]:
-    """Read the voxel sides in mm as written: nibabel's loader would repair negative or zero ones."""
+def _pixel_dimensions(path: Path) -> tuple[tuple[float, float, float], float]:
+    """Read the voxel sides in mm and the unit's mm as written: nibabel's loader would repair bad sides."""
     with ImageOpener(str(path)) as stream:
-        header = _nibabel.Nifti1Header.from_fileobj(stream, check=False)
-    factor = _MM_IN_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
-    column, row, slice_ = (float(value) * factor for value in header["pixdim"][1:4])
-    return column, row, slice_
+        second = _nibabel.Nifti2Header.may_contain_header(stream.read(_NIFTI_2_BYTES))
+        stream.seek(0)
+        header = (_nibabel.Nifti2Header if second else _nibabel.Nifti1Header).from_fileobj(stream, check=False)
+    mm = _MM_IN_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+    column, row, slice_ = (float(value) * mm for value in header["pixdim"][1:4])
+    return (column, row, slice_), mm
 
 
 def _informative(affine: NDArray[np.float64]) -> bool:

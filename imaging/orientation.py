@@ -1,8 +1,9 @@
 """Brings voxel arrays of any orientation into (slice, row, column) as radiologists read them, and back.
 
-In plane, columns run towards the patient's left and rows towards the feet (towards the back where the slice is
-axial), which is how short-axis slices are displayed: right ventricle at the left edge, diaphragm below. Slices run from
-base to apex. Only whole axes are exchanged or reversed: no voxel is interpolated, and the way back is exact.
+In plane, columns run towards the patient's left (towards the back where the slice is sagittal) and rows towards the
+feet (towards the back where the slice is axial), which is how short-axis slices are displayed: right ventricle at the
+left edge, diaphragm below. Slices run from base to apex. Only whole axes are exchanged or reversed: no voxel is
+interpolated, and the way back is exact.
 """
 
 from typing import NamedTuple, TypeVar
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 # Unit vectors in NIfTI's world, whose axes point to the patient's right, front and head.
-_LEFT = np.array([-1.0, 0.0, 0.0])
+_LEFT = np.array([-1.0, -0.01, 0.0])  # to the back where a slice is sagittal, and where two ways are equally good
 _DOWN = np.array([0.0, -1.0, -2.0]) / np.sqrt(5)  # to the feet first; to the back where a slice is axial
 _BASE_TO_APEX = np.array([-1.0, 1.0, -1.0]) / np.sqrt(3)  # left, front and down
 _THICK = 1.5  # a slice this many times as thick as the next voxel side is wide tells the slice axis

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from imaging.config import FrozenConfig
+from imaging.errors import InputError
 from imaging.labels import LABEL_SETS, LabelSet
 
 
@@ -33,3 +34,22 @@ class SourceConfig(FrozenConfig):
     def labels(self) -> LabelSet:
         """The chosen label set."""
         return LABEL_SETS[self.label_set]
+
+    def label_numbers(self) -> dict[int, int] | None:
+        """Return the label value by the number in the mask; None where the numbers are the label values.
+
+        0 is background unless `label_values` says otherwise.
+
+        Raises:
+            InputError: `label_values` names a tissue that the label set does not have.
+        """
+        tissues = self.labels.tissues
+        unknown = sorted(set(self.label_values.values()) - set(tissues))
+        if unknown:
+            raise InputError(
+                f"source.label_values: {unknown} are no tissues of label set {self.label_set!r}; "
+                f"choose from {list(tissues)}, or another source.label_set"
+            )
+        if not self.label_values:
+            return None
+        return {0: 0} | {number: tissues.index(name) for number, name in self.label_values.items()}

@@ -1,0 +1,136 @@
+"""Reads ACDC's cine studies at end diastole (ED) and end systole (ES) (Bernard et al., IEEE TMI 2018).
+
+Layout: `patient001/patient001_frame01.nii.gz`, `patient001_frame01_gt.nii.gz` and perhaps `Info.cfg`, directly in the
+folder or in its `training` and `testing`. The whole cine, `patient001_4d.nii.gz`, has no ground truth and is not read.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from imaging.clinical import read_clinical_text
+from imaging.errors import InputError
+from imaging.labels import CINE_LABELS, CineTissue
+from imaging.nifti_study import NamedFile, NiftiPair, nifti_files, nifti_study, pair_by_name
+from imaging.source_files import inside, source_folder
+from imaging.study import RejectedStudy, Study, read_or_reject
+
+_LABELS = {
+    0: CineTissue.BACKGROUND,
+    1: CineTissue.BACKGROUND,  # right ventricle
+    2: CineTissue.MYOCARDIUM,
+    3: CineTissue.CAVITY,
+}
+
+
+def read_acdc(root: Path) -> Iterator[Study | RejectedStudy]:
+    """Yield the studies of an ACDC folder, patient by patient in the order of names, frames in that of numbers.
+
+    `Info.cfg` tells which frames are `ED` and `ES`; where it does not, those with the largest and the smallest cavity
+    are. Other frames with ground truth carry their number, as does a frame that nothing can be compared with.
+    Axes are taken as stored: ACDC's affines do not tell the orientation.
+
+    Raises:
+        InputError: `root` is no folder, or holds no `patient*` folder.
+    """
+    root = source_folder(root, "ACDC", "patient001 and so on")
+    places = (root, root / "training", root / "testing")
+    folders = [path for place in places for path in place.glob("patient*") if path.is_dir()]
+    if not folders:
+        raise InputError(
+            f"ACDC folder {root} holds no patient* folder, nor do its training and testing; "
+            "give the folder that holds patient001 ..."
+        )
+    folders.sort(key=lambda folder: (folder.name, folder))
+    return (study for folder in folders for study in _read_patient(root, folder))
+
+
+def _read_patient(root: Path, folder: Path) -> Iterator[Study | RejectedStudy]:
+    try:
+        info = _info(inside(root, folder))
+        named = _named_phases(folder, info)
+        frames = _frames(folder)
+    except InputError as error:
+        yield RejectedStudy(folder.name, str(folder), str(error))
+        return
+    read = {
+        frame.name: read_or_reject(folder.name, frame.path, partial(_read_frame, root, folder.name, frame, info))
+        for frame in frames
+    }
+    phases = _phases({number: study for number, study in read.items() if isinstance(study, Study)}, named)
+    for number, study in read.items():
+        yield replace(study, frame=phases.get(number, number)) if isinstance(study, Study) else study
+    for phase, number in named.items():
+        if number not in read:
+            yield _absent(folder, phase, number)
+
+
+def _read_frame(root: Path, case_id: str, frame: NiftiPair, info: Mapping[str, str]) -> Study:
+    image_path, mask_path = frame.files(root)
+    return nifti_study(case_id, image_path, mask_path, CINE_LABELS, values=_LABELS, as_stored=True, clinical=info)
+
+
+def _frames(folder: Path) -> list[NiftiPair]:
+    """Return the files of each frame, named by its number as ACDC writes it: `01`."""
+    name = re.compile(rf"{re.escape(folder.name)}_frame(?P<number>[0-9]+)(?P<truth>_gt)?")
+    images: list[NamedFile] = []
+    masks: list[NamedFile] = []
+    for stem, path in nifti_files(folder):
+        if match := name.fullmatch(stem):
+            (masks if match["truth"] else images).append((_number(match["number"]), path))
+    if not images and not masks:
+        raise InputError(f"{folder} holds no {folder.name}_frame01.nii.gz or other frame; add them, or remove it")
+    return pair_by_name(images, masks)
+
+
+def _number(digits: str) -> str:
+    return f"{int(digits):02d}"
+
+
+def _info(folder: Path) -> dict[str, str]:
+    path = folder / "Info.cfg"
+    try:
+        return read_clinical_text(inside(folder, path)) if path.is_file() else {}
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); correct it and run again") from error
+
+
+def _named_phases(folder: Path, info: Mapping[str, str]) -> dict[str, str]:
+    """Return the frame's number by `ED` and `ES`, as far as `Info.cfg` tells them."""
+    told = {phase: info[phase.lower()] for phase in ("ED", "ES") if phase.lower() in info}
+    for phase, value in told.items():
+        if not re.fullmatch("[0-9]+", value):
+            raise InputError(f"{folder / 'Info.cfg'}: {phase} is {value!r}; write the number of a frame")
+    named = {phase: _number(value) for phase, value in told.items()}
+    if len(set(named.values())) < len(named):
+        raise InputError(f"{folder / 'Info.cfg'}: ED and ES are both frame {named['ED']}; correct one of them")
+    return named
+
+
+def _phases(studies: Mapping[str, Study], named: Mapping[str, str]) -> dict[str, str]:
+    """Return `ED` and `ES` by frame number: as named, else by the size of the cavity."""
+    phases = {number: phase for phase, number in named.items()}
+    rest = sorted(studies.keys() - phases.keys(), key=lambda number: (-_cavity_ml(studies[number]), number))
+    if len(rest) + len(phases) < 2:  # one frame alone is neither the larger nor the smaller
+        return phases
+    if "ED" not in named:
+        phases[rest.pop(0)] = "ED"
+    if "ES" not in named:
+        phases[rest.pop()] = "ES"
+    return phases
+
+
+def _cavity_ml(study: Study) -> float:
+    return np.count_nonzero(study.mask == CineTissue.CAVITY) * prod(study.spacing_mm) / 1000
+
+
+def _absent(folder: Path, phase: str, number: str) -> RejectedStudy:
+    file = folder / f"{folder.name}_frame{number}.nii.gz"
+    return RejectedStudy(
+        folder.name, str(folder), f"{file} is missing, which Info.cfg names as {phase}; add it, or correct Info.cfg"
+    )

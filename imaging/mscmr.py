@@ -1,0 +1,58 @@
+"""Reads the LGE studies of MS-CMRSeg (Zhuang, IEEE TPAMI 2019).
+
+Layout: `images/subject1_DE.nii.gz` and `labels/subject1_DE_manual.nii.gz`, or the challenge's own names
+`patient1_LGE.nii.gz` and `patient1_LGE_manual.nii.gz`; both may lie in one folder. Other sequences (C0, T2) are not
+read. Scar is not drawn: it is part of the myocardium.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from imaging.errors import InputError
+from imaging.labels import CINE_LABELS, CineTissue
+from imaging.nifti_study import NamedFile, NiftiPair, nifti_files, nifti_study, pair_by_name
+from imaging.source_files import source_folder
+from imaging.study import RejectedStudy, Study, read_or_reject
+
+_HOLDS = "images/subject1_DE.nii.gz, labels/subject1_DE_manual.nii.gz and so on"
+_NAME = re.compile(r"(?P<case>.+)_(DE|LGE)(?P<manual>_manual)?")
+_LABELS = {
+    0: CineTissue.BACKGROUND,
+    1: CineTissue.BACKGROUND,  # right ventricle
+    2: CineTissue.MYOCARDIUM,
+    3: CineTissue.CAVITY,
+    # The challenge's own numbers.
+    600: CineTissue.BACKGROUND,  # right ventricle
+    200: CineTissue.MYOCARDIUM,
+    500: CineTissue.CAVITY,
+}
+
+
+def read_mscmr_lge(root: Path) -> Iterator[Study | RejectedStudy]:
+    """Yield the LGE studies of an MS-CMRSeg folder in the order of patients' names.
+
+    Raises:
+        InputError: `root` is no folder, or holds no file that is named so.
+    """
+    root = source_folder(root, "MS-CMRSeg", _HOLDS)
+    pairs = _pairs(root)
+    if not pairs:
+        raise InputError(f"MS-CMRSeg folder {root} holds no LGE files; give the folder that holds {_HOLDS}")
+    return (read_or_reject(pair.name, pair.path, partial(_read_study, root, pair)) for pair in pairs)
+
+
+def _pairs(root: Path) -> list[NiftiPair]:
+    images: list[NamedFile] = []
+    masks: list[NamedFile] = []
+    for folder in (root, root / "images", root / "labels"):
+        for stem, path in nifti_files(folder):
+            if match := _NAME.fullmatch(stem):
+                (masks if match["manual"] else images).append((match["case"], path))
+    return pair_by_name(images, masks)
+
+
+def _read_study(root: Path, pair: NiftiPair) -> Study:
+    image_path, mask_path = pair.files(root)
+    return nifti_study(pair.name, image_path, mask_path, CINE_LABELS, values=_LABELS)
