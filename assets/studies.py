@@ -28,7 +28,7 @@ def studies(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeRe
     root = _root_in_use(forge)
     digest = source_digest(root, settings.phantom)
     options = settings.source.model_dump(mode="json")
-    config = {"source": forge.source, "files": digest, "options": options}
+    config = {"source": forge.source, "files": digest, "options": options, "region": settings.region.model_dump()}
     return forge.materialise(context, lambda folder: _ingest(folder, forge, root), config)
 
 
@@ -44,6 +44,7 @@ def _root_in_use(forge: Forge) -> Path | None:
 
 
 def _ingest(folder: Path, forge: Forge, root: Path | None) -> Outcome:
+    from imaging.dataset_card import write_dataset_card
     from imaging.sources import read_source, source_labels
     from imaging.study_archive import StudyArchive, write_studies
     from pipeline.settings import FOLDS
@@ -55,24 +56,25 @@ def _ingest(folder: Path, forge: Forge, root: Path | None) -> Outcome:
     archive = StudyArchive.open(folder / "studies.h5")
     table = archive.table()
     table.to_csv(folder / "studies.csv", index=False)
+    card = write_dataset_card(archive, folder / "dataset_card.html", settings.region)
     rejected = [{"case_id": study.case_id, "reason": study.reason} for study in archive.rejected]
     for study in archive.rejected:
         say(f"    left out {study.case_id}: {study.reason}")
     facts = {
         "patients": number(table["case_id"].nunique()),
         "slices": number(int(table["slices"].sum())),
-        "patients_by_group": Fact.table(_patients_by_group(table)),
+        "dataset_card": Fact("file", "dataset_card.html"),
+        "watch_for": Fact("markdown", "\n".join(f"* {warning}" for warning in card.warnings) or "nothing noticed"),
+        "groups": Fact.table(card.groups),
+        "tissues": Fact.table(card.tissues),
+        "volumes_ml": Fact.table(card.volumes_ml, digits=1),
+        "spacing_mm": Fact.table(card.spacing),
         "studies": Fact.table(table.head(100)),
         "rejected": Fact("table", rejected) if rejected else Fact("text", "none"),
     }
     figures = {"read": len(table), "rejected": len(rejected), "reasons": rejected}
     check = Check("few_rejected", not rejected, figures, "No study of the source had to be left out.", warning=True)
     return Outcome(facts, (check,))
-
-
-def _patients_by_group(table: pd.DataFrame) -> pd.DataFrame:
-    patients = table.drop_duplicates("case_id")
-    return patients.groupby("group").size().rename("patients").reset_index()
 
 
 @dg.asset(

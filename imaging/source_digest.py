@@ -1,6 +1,7 @@
 """A digest of everything a source holds, so that changed data is read again and unchanged data is not."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ def source_digest(root: Path | None, phantom: "PhantomConfig") -> str:
         raise InputError(f"{root}: is not a folder; give the folder that holds the studies with --root DIR")
     for path in sorted(root.rglob("*")):
         if path.is_file():
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0")
+            digest.update(os.fsencode(path.relative_to(root)) + b"\0")
             digest.update(_content_digest(path))
     return digest.hexdigest()
 

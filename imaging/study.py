@@ -82,6 +82,7 @@ def check_study(study: Study) -> None:
         raise InputError(f"{study.path}: label set {study.label_set!r} is unknown; choose one of {sorted(LABEL_SETS)}")
     if study.group not in PATIENT_GROUPS:
         raise InputError(f"{study.path}: group {study.group!r} is none of {list(PATIENT_GROUPS)}; correct it")
+    _check_name(study)
     check_geometry(study.spacing_mm, study.affine, study.path)
     _check_arrays(study)
     labels.check(study.mask, study.path)
@@ -108,6 +109,13 @@ def check_affine(affine: NDArray[np.float64], source: str) -> None:
         raise InputError(
             f"{source}: the affine is not an invertible 4 x 4 matrix of finite numbers; correct the header"
         )
+
+
+def _check_name(study: Study) -> None:
+    try:
+        f"{study.case_id} {study.frame}".encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{study.path!a}: its name is not UTF-8; rename it") from error
 
 
 def _check_arrays(study: Study) -> None:

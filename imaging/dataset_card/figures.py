@@ -1,0 +1,159 @@
+"""The dataset card's charts as SVG: drawn without `pyplot`, the same bytes each time."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from imaging.dataset_card.facts import WINDOWED_BINS, StudyFacts
+from imaging.dataset_card.pictures import Picture, data_address
+from imaging.dataset_card.tables import frames_of
+from imaging.labels import PATIENT_GROUPS, LabelSet
+from imaging.regions import RegionConfig
+
+_STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "scarforge",
+    "svg.fonttype": "path",  # looks the same wherever it is opened
+    "text.parse_math": False,  # names come from the data
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8a8f98",
+    "legend.frameon": False,
+}
+_INK = "#22303c"
+_GROUP_COLOURS = {"normal": "#4c78a8", "infarct": "#d9a400", "no_reflow": "#1d9a6c"}
+_FINE_BINS, _SHOWN_BINS = 4096, 120
+_SHOWN_SHARE = (0.001, 0.995)  # of all voxels, on the axis of intensities
+_DARKER = 0.85
+_GOLDEN = 0.618034  # spreads neighbours of a sorted column apart
+_MOST_POINTS = 2000  # beyond it points are drawn as pixels, so that the page stays small
+
+
+def volume_figure(facts: Sequence[StudyFacts], groups: Mapping[str, str], labels: LabelSet) -> Picture:
+    """Draw each study's volumes, one panel a tissue, by group, or by frame where there is only one group."""
+    frames = frames_of(facts)
+    by_group = frames == [""] or len(set(groups.values())) > 1
+    keys = [g for g in PATIENT_GROUPS if g in groups.values()] if by_group else frames
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(10.6, 2.9), layout="constrained")
+        panels = figure.subplots(1, len(labels.foreground), squeeze=False)[0]
+        for axes, (value, tissue) in zip(panels, labels.foreground, strict=True):
+            columns = [[f.volumes_ml[value] for f in facts if _key(f, groups, by_group) == key] for key in keys]
+            _draw_columns(axes, columns, _colour(labels, value))
+            axes.set_xticks(range(len(keys)), [_words(key) for key in keys], rotation=90 if len(keys) > 6 else 0)
+            axes.set(title=_words(tissue), xlim=(-0.6, len(keys) - 0.4))
+            axes.set_ylim(bottom=0)
+        panels[0].set_ylabel("mL")
+        by = "patient group" if by_group else "frame"
+        return _svg(figure, f"Volume of each tissue in mL, one point a study, by {by}; the table gives the figures")
+
+
+def intensity_figure(facts: Sequence[StudyFacts], labels: LabelSet, region: RegionConfig) -> Picture:
+    """Draw intensities in scanner units (all studies, each study's range) and after windowing (by tissue)."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(10.6, 3.1), layout="constrained")
+        before, ranges, after = figure.subplots(1, 3)
+        _draw_scanner_units(before, facts)
+        _draw_ranges(ranges, facts)
+        _draw_windowed(after, facts, labels)
+        low, high = region.percentiles
+        after.set_xlabel(f"percentiles {low:g} to {high:g} of a study's regions as 0 to 1")
+        return _svg(
+            figure,
+            "Three charts: distribution of intensities in scanner units by patient group; percentiles 2, 50 and 98 of "
+            "each study; distribution of intensities by tissue in the windowed regions",
+        )
+
+
+def pooled_density(facts: Sequence[StudyFacts], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean over studies of the share of voxels in each of the bins between `edges` (B + 1,)."""
+    total = np.zeros(len(edges) - 1)
+    for f in facts:
+        below = np.concatenate([[0.0], np.cumsum(f.image_counts)]) / f.image_counts.sum()
+        total += np.diff(np.interp(edges, f.image_edges, below))
+    return total / len(facts)
+
+
+def _draw_scanner_units(axes: Axes, facts: Sequence[StudyFacts]) -> None:
+    edges = _shown_edges(facts)
+    for group in PATIENT_GROUPS:
+        chosen = [f for f in facts if f.group == group]
+        if chosen:
+            density = pooled_density(chosen, edges)
+            axes.stairs(density, edges, color=_GROUP_COLOURS[group], label=f"{_words(group)} ({len(chosen)})")
+    axes.set(title="Before: whole images", xlabel="scanner units", ylabel="share of voxels", yticks=[])
+    axes.set_ylim(bottom=0)
+    axes.legend(title="studies", alignment="left")
+
+
+def _shown_edges(facts: Sequence[StudyFacts]) -> NDArray[np.float64]:
+    low, high = min(f.image_edges[0] for f in facts), max(f.image_edges[-1] for f in facts)
+    fine = np.linspace(low, high, _FINE_BINS + 1)
+    below = np.concatenate([[0.0], np.cumsum(pooled_density(facts, fine))])
+    first, last = np.searchsorted(below, _SHOWN_SHARE)
+    return np.linspace(fine[max(0, first - 1)], fine[min(last, _FINE_BINS)], _SHOWN_BINS + 1)
+
+
+def _draw_ranges(axes: Axes, facts: Sequence[StudyFacts]) -> None:
+    low, middle, high = np.array(sorted((f.intensities for f in facts), key=lambda triple: triple[1])).T
+    places = np.arange(len(facts))
+    axes.vlines(places, low, high, color="#b9c4d0", linewidth=min(4.0, 150 / len(facts)))
+    axes.plot(places, middle, color=_INK, marker="_", markersize=4, linestyle="none")
+    axes.set(title="Each study: percentiles 2, 50 and 98", xlabel="studies, by their median", ylabel="scanner units")
+    axes.set(xticks=[], xlim=(-1, len(facts)))
+
+
+def _draw_windowed(axes: Axes, facts: Sequence[StudyFacts], labels: LabelSet) -> None:
+    counts = np.sum([f.windowed_counts for f in facts], axis=0)
+    edges = np.linspace(0, 1, WINDOWED_BINS + 1)
+    for value, tissue in enumerate(labels.tissues):
+        if counts[value].any():
+            share = counts[value] / counts[value].sum()
+            style = "--" if value == 0 else "-"
+            axes.stairs(share, edges, color=_colour(labels, value), linestyle=style, label=_words(tissue))
+    inner = counts[:, 1:-1] / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.set_ylim(0, 1.35 * max(float(inner.max()), 1e-6))  # room for the legend; the ends hold what was clipped
+    axes.set(title="After: regions, by tissue", xlim=(0, 1), ylabel="share of the tissue's pixels", yticks=[])
+    if counts.any():
+        axes.legend(fontsize=7.5, ncols=2, loc="upper center")
+
+
+def _draw_columns(axes: Axes, columns: Sequence[Sequence[float]], colour: str) -> None:
+    pixels = sum(len(column) for column in columns) > _MOST_POINTS
+    for place, column in enumerate(columns):
+        spread = place + 0.5 * ((0.5 + np.arange(len(column)) * _GOLDEN) % 1 - 0.5)
+        axes.plot(
+            spread, sorted(column), "o", color=colour, markersize=3.5, alpha=0.85, markeredgewidth=0, rasterized=pixels
+        )
+        if column:
+            axes.hlines(float(np.median(column)), place - 0.36, place + 0.36, color=_INK, linewidth=1.6)
+    axes.grid(axis="y", color="#e8ebef", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def _key(facts: StudyFacts, groups: Mapping[str, str], by_group: bool) -> str:
+    return groups[facts.case_id] if by_group else facts.frame
+
+
+def _colour(labels: LabelSet, value: int) -> str:
+    """Return a tissue's colour, darker than on pictures so that yellow shows on white."""
+    red, green, blue = (round(_DARKER * part) for part in labels.colours[value])
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _svg(figure: Figure, alt: str) -> Picture:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return Picture(data_address(buffer.getvalue(), "image/svg+xml"), alt)

@@ -1,0 +1,172 @@
+"""The dataset card as one HTML file: no script, no network, every text from the data escaped."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from itertools import groupby
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+
+from imaging.dataset_card.pictures import Picture, Tile
+from imaging.dataset_card.summary import DatasetCard
+from imaging.labels import LabelSet
+
+_TEMPLATE = "templates/dataset_card.html.j2"
+_LONGEST_MATRIX = 6
+Format = Callable[[Any], str]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table on the page."""
+
+    heading: str
+    numeric: bool
+    format: Format
+
+
+@dataclass(frozen=True)
+class PageTable:
+    """A table on the page: `bodies` are runs of rows; in a spanning table each run shares its first cell."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    bodies: tuple[tuple[tuple[str, ...], ...], ...]
+    spanning: bool
+
+
+def render_page(card: DatasetCard, tiles: Sequence[Tile], volumes: Picture, intensities: Picture) -> str:
+    """Return the page as text."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(
+        resources.files("imaging.dataset_card").joinpath(_TEMPLATE).read_text(encoding="utf-8")
+    )
+    return template.render(
+        card=card,
+        totals=card.groups.iloc[-1].to_dict(),
+        tables=_tables(card),
+        legend=_legend(card.label_set),
+        tiles=tiles,
+        volumes=volumes,
+        intensities=intensities,
+        words=words,
+        whole=whole,
+    )
+
+
+def words(name: object) -> str:
+    """Return a name without underscores; an empty one as a dash."""
+    return str(name).replace("_", " ") or "–"
+
+
+def whole(number: float) -> str:
+    """Return a count, with a half where a median has one."""
+    return "–" if pd.isna(number) else f"{number:,.1f}".removesuffix(".0")
+
+
+def significant(number: float) -> str:
+    """Return a measured number with about three significant digits."""
+    if pd.isna(number):
+        return "–"
+    digits = 0 if abs(number) >= 100 else 1 if abs(number) >= 10 else 2
+    return "0" if number == 0 else f"{number:,.{digits}f}"
+
+
+def percent(share: float) -> str:
+    """Return a share in percent."""
+    return f"{significant(100 * share)} %"
+
+
+def _plain(text: object) -> str:
+    return str(text)
+
+
+def _millimetres(number: float) -> str:
+    return f"{number:.4g}"
+
+
+def _text(heading: str, form: Format = words) -> Column:
+    return Column(heading, False, form)
+
+
+def _counts(*headings: str) -> dict[str, Column]:
+    return {heading: Column(words(heading), True, whole) for heading in headings}
+
+
+def _numbers(form: Format, **headings: str) -> dict[str, Column]:
+    return {name: Column(heading, True, form) for name, heading in headings.items()}
+
+
+_RANGE = {"minimum": "min", "median": "median", "maximum": "max"}
+_SLICES_PER_STUDY = _numbers(whole, slices_minimum="per study: min", slices_median="median", slices_maximum="max")
+_SIZES = _counts("patients", "studies", "slices") | _SLICES_PER_STUDY
+
+
+def _tables(card: DatasetCard) -> dict[str, PageTable]:
+    tissues = (
+        {"tissue": _text("tissue")}
+        | _counts("patients", "studies", "slices")
+        | _numbers(percent, share_of_slices="of all slices", share_of_region="of region pixels")
+    )
+    quartiles = {"minimum": "min", "quartile_1": "quartile 1", "median": "median"}
+    volumes = (
+        {"tissue": _text("tissue"), "frame": _text("frame"), "group": _text("group")}
+        | _counts("studies")
+        | {"with_tissue": Column("with tissue", True, whole)}
+        | _numbers(significant, **quartiles, quartile_3="quartile 3", maximum="max")
+    )
+    if card.frames.empty:
+        del volumes["frame"]
+    spacing = {"between": _text("between")} | _numbers(_millimetres, **_RANGE) | _counts("distinct")
+    spacing |= {"commonest": _text("commonest (studies)", _plain)}
+    extent = {"extent": _text("extent")} | _numbers(significant, **_RANGE)
+    clinical = {"field": _text("field")} | _counts("patients") | {"summary": _text("values", _plain)}
+    rejected = {"case_id": _text("patient", _plain), "reason": _text("reason", _plain)}
+    return {
+        "groups": page_table("Patients, studies and slices", card.groups, {"group": _text("group")} | _SIZES),
+        "frames": page_table("By frame", card.frames, {"frame": _text("frame")} | _SIZES),
+        "tissues": page_table("Where each tissue is found", card.tissues, tissues),
+        "volumes": page_table("Volumes in mL", card.volumes_ml, volumes, spanning=True),
+        "spacing": page_table("Spacing in mm", card.spacing, spacing),
+        "extent": page_table("Extent in mm", card.extent_mm, extent),
+        "matrix": _matrix_table(card.matrix),
+        "clinical": page_table("Fields beside the images", card.clinical, clinical),
+        "rejected": page_table("Reasons", card.rejected, rejected),
+    }
+
+
+def page_table(caption: str, frame: pd.DataFrame, columns: dict[str, Column], spanning: bool = False) -> PageTable:
+    """Format the columns of a frame that are named, in the order in which they are named."""
+    records = frame[list(columns)].to_dict("records")
+    rows = [tuple(column.format(row[name]) for name, column in columns.items()) for row in records]
+    bodies: Iterable[tuple[tuple[str, ...], ...]] = [tuple(rows)]
+    if spanning:
+        bodies = [tuple(run) for _, run in groupby(rows, key=lambda row: row[0])]
+    return PageTable(caption, tuple(columns.values()), tuple(bodies), spanning)
+
+
+def _matrix_table(matrix: pd.DataFrame) -> PageTable:
+    shown, rest = matrix.head(_LONGEST_MATRIX), matrix.iloc[_LONGEST_MATRIX:]
+    sizes = [(f"{row.rows} × {row.columns}", row.studies) for row in shown.itertuples(index=False)]
+    if len(rest):
+        sizes.append((f"{len(rest)} other sizes", rest["studies"].sum()))
+    table = pd.DataFrame(sizes, columns=["size", "studies"])
+    return page_table("Matrix", table, {"size": _text("rows × columns"), **_counts("studies")})
+
+
+def _legend(labels: LabelSet) -> list[dict[str, str | int]]:
+    groups = {
+        value: [name for name, values in labels.official_groups.items() if value in values]
+        for value in range(labels.num_classes)
+    }
+    return [
+        {
+            "value": value,
+            "tissue": tissue,
+            "colour": "#{:02x}{:02x}{:02x}".format(*labels.colours[value]),
+            "groups": ", ".join(words(name) for name in groups[value]),
+        }
+        for value, tissue in enumerate(labels.tissues)
+    ]

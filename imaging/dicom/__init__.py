@@ -1,0 +1,1 @@
+"""DICOM slices: checked headers, files, series grouped by phase and place, and volumes built of them."""

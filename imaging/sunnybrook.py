@@ -1,0 +1,146 @@
+"""Reads Sunnybrook's cine studies: DICOM slices with expert contours (Radau et al., MIDAS Journal 2009).
+
+Layout: `SCD0000101/dicom/48.dcm` or `IM-0004-0048.dcm` anywhere below the case's folder, with
+`IM-0001-0048-icontour-manual.txt` (endocardium) and `-ocontour-manual.txt` (epicardium) anywhere below it.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imaging.contours import contour_mask
+from imaging.dicom.series import group_by_phase, slice_places
+from imaging.dicom.slice_file import DicomSlice
+from imaging.dicom.volume import dicom_volume
+from imaging.errors import InputError
+from imaging.labels import CINE_LABELS, CineTissue, patient_group
+from imaging.source_files import source_folder
+from imaging.study import RejectedStudy, Study, read_or_reject
+from imaging.sunnybrook_files import Contours, contoured_slices
+
+_log = logging.getLogger(__name__)
+
+_MOST_STRAY = 20  # pixels of a cavity outside its epicardium: where the wall is thin, hand-drawn contours cross
+
+_Phase = Mapping[DicomSlice, Contours]
+
+
+def read_sunnybrook(root: Path) -> Iterator[Study | RejectedStudy]:
+    """Yield the studies of a Sunnybrook folder, case by case in the order of names, phases in that of numbers.
+
+    Of a phase, the slices with both contours form the study: an inner contour alone does not tell the myocardium. Of
+    two phases, the one with the larger cavity is `ED`, the other `ES`; otherwise phases carry their number.
+
+    Raises:
+        InputError: `root` is no folder, or none of its folders holds DICOM files and contours.
+    """
+    root = source_folder(root, "Sunnybrook", "SCD0000101 and so on")
+    folders = sorted(path for path in root.glob("*") if path.is_dir() and not path.name.startswith((".", "__")))
+    if not any(_is_case(folder) for folder in folders):
+        raise InputError(
+            f"Sunnybrook folder {root} holds no folder with .dcm files and IM-0001-0048-icontour-manual.txt and so on; "
+            "give the folder that holds SCD0000101 ..."
+        )
+    return (study for folder in folders for study in _read_case(root, folder))
+
+
+def _is_case(folder: Path) -> bool:
+    return all(any(folder.rglob(pattern)) for pattern in ("*contour-manual.txt", "*.[dD][cC][mM]"))
+
+
+def _read_case(root: Path, folder: Path) -> Iterator[Study | RejectedStudy]:
+    try:
+        phases = _phases(root, folder)
+    except InputError as error:
+        yield RejectedStudy(folder.name, str(folder), str(error))
+        return
+    frames = _frames(phases)
+    for number, phase in phases.items():
+        path = next(iter(phase)).path
+        yield read_or_reject(folder.name, path, partial(_read_phase, folder, frames[number], phase))
+
+
+def _read_phase(folder: Path, frame: str, phase: _Phase) -> Study:
+    drawn = _both_contours(folder, frame, phase)
+    volume = dicom_volume(list(drawn))
+    mask = volume.arrange([_mask(one.shape, *drawn[one]) for one in volume.slices])
+    return Study(
+        case_id=folder.name,
+        frame=frame,
+        group=patient_group(mask, CINE_LABELS),
+        image=volume.image,
+        mask=np.ascontiguousarray(mask),
+        spacing_mm=volume.spacing_mm,
+        affine=volume.affine,
+        label_set=CINE_LABELS.name,
+        path=str(volume.slices[0].path),
+    )
+
+
+def _both_contours(folder: Path, frame: str, phase: _Phase) -> dict[DicomSlice, tuple[Path, Path]]:
+    both = {one: (of.inner, of.outer) for one, of in phase.items() if of.inner and of.outer}
+    inner = sorted(of.number for of in phase.values() if not of.outer)
+    outer = sorted(of.number for of in phase.values() if not of.inner)
+    counts = [
+        f"{len(numbers)} slices carry only {wall} contours: {', '.join(map(str, numbers))}"
+        for wall, numbers in (("inner", inner), ("outer", outer))
+        if numbers
+    ]
+    said = f"{folder}: phase {frame}: {', '.join(counts)}"
+    if not both:
+        raise InputError(f"{said}; add the other contours, or do without this phase")
+    if counts:
+        _log.info("%s; they are left out", said)
+    return both
+
+
+def _mask(shape: tuple[int, int], inner: Path, outer: Path) -> NDArray[np.uint8]:
+    cavity, heart = contour_mask(inner, shape), contour_mask(outer, shape)
+    stray = int(np.count_nonzero(cavity & ~heart))
+    if stray > _MOST_STRAY:
+        raise InputError(
+            f"{inner}: {stray} of {np.count_nonzero(cavity)} pixels of the cavity lie outside the outer contour "
+            f"{outer.name}; draw one inside the other"
+        )
+    mask = np.where(heart, np.uint8(CineTissue.MYOCARDIUM), np.uint8(CineTissue.BACKGROUND))
+    mask[cavity] = CineTissue.CAVITY
+    return mask
+
+
+def _phases(root: Path, folder: Path) -> dict[int, _Phase]:
+    """Return the contoured slices of each phase by its number, from 0."""
+    contours = contoured_slices(root, folder)
+    grouped = group_by_phase(list(contours))
+    return {number: {one: contours[one] for one in slices} for number, slices in grouped.items()}
+
+
+def _frames(phases: Mapping[int, _Phase]) -> dict[int, str]:
+    """Return what each phase is called: `ED` and `ES` where there are two with cavities to compare."""
+    numbers = {number: f"{number + 1:02d}" for number in phases}
+    if len(phases) != 2:
+        return numbers
+    first, second = phases
+    areas = _cavities(phases[first], phases[second])
+    if areas[0] == areas[1]:
+        return numbers
+    return {first: "ED", second: "ES"} if areas[0] > areas[1] else {first: "ES", second: "ED"}
+
+
+def _cavities(*phases: _Phase) -> tuple[int, ...]:
+    """Return the cavity of each phase in pixels, over the places where all phases have a usable inner contour."""
+    slices = [one for phase in phases for one in phase]
+    places = dict(zip(slices, slice_places(slices).tolist(), strict=True))
+    areas = [{places[one]: area for one in phase if (area := _cavity(one.shape, phase[one].inner))} for phase in phases]
+    common = set.intersection(*(set(of) for of in areas))
+    return tuple(sum(of[place] for place in common) for of in areas)
+
+
+def _cavity(shape: tuple[int, int], inner: Path | None) -> int:
+    try:
+        return int(np.count_nonzero(contour_mask(inner, shape))) if inner else 0
+    except InputError:  # named when the phase is read
+        return 0
