@@ -23,6 +23,9 @@ def source_digest(root: Path | None, phantom: "PhantomConfig") -> str:
     if root is None:
         digest.update(phantom.model_dump_json().encode())
         return digest.hexdigest()
+    if root.is_file():  # a challenge in one file, such as LVQuan18
+        digest.update(_content_digest(root))
+        return digest.hexdigest()
     if not root.is_dir():
         raise InputError(f"{root}: is not a folder; give the folder that holds the studies with --root DIR")
     for path in sorted(root.rglob("*")):

@@ -1,0 +1,195 @@
+"""Reads the two LVQuan challenges: one short-axis slice a patient, filmed over a heart beat of 20 frames.
+
+LVQuan19 (STACOM 2019): one `.mat` a patient with `image`, `endo` and `epi` (row, column, 20) and `pix_spacing` in mm.
+LVQuan18 (STACOM 2018): one `.mat` with `images_LV`, `endo_LV` and `epi_LV` (80, 80, 20 frames a patient).
+`endo` is the cavity; `epi` is everything inside the outer contour. The indices beside them are not read.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imaging.errors import InputError
+from imaging.labels import CINE_LABELS
+from imaging.matlab import MatFile, open_mat
+from imaging.source_config import SourceConfig
+from imaging.source_files import inside, source_folder
+from imaging.study import RejectedStudy, Study, check_geometry, read_or_reject
+from imaging.ventricle_masks import ventricle_mask
+
+_log = logging.getLogger(__name__)
+_FRAMES = 20
+_MOST_DECODED_FRAMES = 4 * _FRAMES  # for one patient's; a file compressed in larger pieces is decoded once, as a whole
+_SLICE_MM = 1.0  # neither challenge tells it
+_NAMES19 = ("image", "endo", "epi")
+_NAMES18 = ("images_LV", "endo_LV", "epi_LV")
+_Spacing = tuple[float, float, float]
+_Read = Callable[[str, slice], NDArray[Any]]
+
+
+class _Cine(NamedTuple):
+    """The frames of one patient as a file holds them, three arrays (H, W, 20), and (slice, row, column) in mm."""
+
+    image: NDArray[Any]
+    endo: NDArray[Any]
+    epi: NDArray[Any]
+    spacing_mm: _Spacing
+
+
+def read_lvquan19(root: Path) -> Iterator[Study | RejectedStudy]:
+    """Yield every frame of every patient as a study of one slice, unusable frames and files as `RejectedStudy`.
+
+    The files do not tell the slice spacing. It is set to 1 mm, so that a volume in mm3 is the area in mm2.
+
+    Raises:
+        InputError: `root` is no folder, or holds no `.mat` file.
+    """
+    root = source_folder(root, "LVQuan19", "one .mat file a patient")
+    paths = _mat_files(root)
+    if not paths:
+        raise InputError(f"LVQuan19 folder {root} holds no .mat file; give the folder that holds one a patient")
+    first = {path.stem: path for path in reversed(paths)}
+    return (study for path in paths for study in _patient19(root, path, first[path.stem]))
+
+
+def read_lvquan18(root: Path, config: SourceConfig) -> Iterator[Study | RejectedStudy]:
+    """Yield every frame as a study of one slice; 20 frames in a row are one patient: patient001 and so on.
+
+    The file does not tell the spacing: it is `config.spacing_mm`, else 1 mm in every direction, of which a warning
+    is logged. Volumes and distances are then in pixels.
+
+    Args:
+        root: The `.mat` file, or the folder that holds it alone.
+        config: The spacing.
+
+    Raises:
+        InputError: There is not exactly one `.mat` file, or it is unreadable or not LVQuan18's.
+    """
+    path = _only_file(root)
+    if config.spacing_mm is None:
+        _log.warning("%s: carries no spacing, 1 mm is assumed; give --set source.spacing_mm=[8,1.4,1.4]", path)
+    spacing_mm = config.spacing_mm or (_SLICE_MM, 1.0, 1.0)
+    check_geometry(spacing_mm, np.eye(4), "source.spacing_mm")
+    file = open_mat(path)
+    count = _cine_shape(file, _NAMES18)[2]
+    if count % _FRAMES:
+        raise InputError(f"{path}: {count} frames are not {_FRAMES} a patient; give the file as it was published")
+    by_patient = all(file.piece(name) <= _MOST_DECODED_FRAMES for name in _NAMES18)
+    read = file.read if by_patient else _Whole(file).read
+    numbers = range(count // _FRAMES)
+    return (study for number in numbers for study in _patient18(path, read, number, spacing_mm))
+
+
+class _Whole:
+    """Arrays that are kept in memory."""
+
+    def __init__(self, file: MatFile) -> None:
+        self._arrays = {name: _float32(file.read(name)) for name in _NAMES18}
+
+    def read(self, name: str, last: slice) -> NDArray[Any]:
+        """Return a part of the last axis."""
+        return self._arrays[name][..., last]
+
+
+def _patient19(root: Path, path: Path, first: Path) -> Iterator[Study | RejectedStudy]:
+    try:
+        _check_first(path, first)
+        cine = _read_cine19(inside(root, path))
+    except InputError as error:
+        yield RejectedStudy(path.stem, str(path), str(error))
+        return
+    yield from _frames(path.stem, str(path), cine)
+
+
+def _check_first(path: Path, first: Path) -> None:
+    if path != first:
+        raise InputError(f"{path}: patient {path.stem!r} is there already, from {first}; remove one of them")
+
+
+def _patient18(path: Path, read: _Read, number: int, spacing_mm: _Spacing) -> Iterator[Study | RejectedStudy]:
+    case_id = f"patient{number + 1:03d}"
+    own = slice(number * _FRAMES, (number + 1) * _FRAMES)
+    try:
+        image, endo, epi = (read(name, own) for name in _NAMES18)
+    except InputError as error:
+        yield RejectedStudy(case_id, str(path), str(error))
+        return
+    yield from _frames(case_id, f"{path} {case_id}", _Cine(image, endo, epi, spacing_mm))
+
+
+def _read_cine19(path: Path) -> _Cine:
+    file = open_mat(path)
+    shape = _cine_shape(file, _NAMES19)
+    if shape[2] != _FRAMES:
+        raise InputError(f"{path}: 'image' has shape {shape}; give (row, column, {_FRAMES} frames)")
+    spacing_mm = _pixel_spacing(file)
+    image, endo, epi = (file.read(name) for name in _NAMES19)
+    return _Cine(image, endo, epi, spacing_mm)
+
+
+def _cine_shape(file: MatFile, names: tuple[str, str, str]) -> tuple[int, ...]:
+    shape, *others = (file.shape(name) for name in names)
+    if len(shape) != 3 or others != [shape, shape]:
+        known = ", ".join(f"{name} {file.shape(name)}" for name in names)
+        raise InputError(f"{file.path}: the shapes are {known}; give three arrays (row, column, frame) of one shape")
+    return shape
+
+
+def _pixel_spacing(file: MatFile) -> _Spacing:
+    if np.prod(file.shape("pix_spacing")) != 1:
+        raise InputError(f"{file.path}: 'pix_spacing' has shape {file.shape('pix_spacing')}; give one number in mm")
+    pixel_mm = float(file.read("pix_spacing").item())
+    spacing_mm = (_SLICE_MM, pixel_mm, pixel_mm)
+    check_geometry(spacing_mm, np.eye(4), f"{file.path} 'pix_spacing'")
+    return spacing_mm
+
+
+def _frames(case_id: str, where: str, cine: _Cine) -> Iterator[Study | RejectedStudy]:
+    for index in range(_FRAMES):
+        frame = f"{index + 1:02d}"
+        source = f"{where} frame {frame}"
+        yield read_or_reject(case_id, Path(source), partial(_frame, case_id, frame, source, cine))
+
+
+def _frame(case_id: str, frame: str, source: str, cine: _Cine) -> Study:
+    index = int(frame) - 1
+    slice_mm, row_mm, column_mm = cine.spacing_mm
+    return Study(
+        case_id=case_id,
+        frame=frame,
+        group="normal",
+        image=_float32(cine.image[None, ..., index]),
+        mask=ventricle_mask(cine.endo[None, ..., index], cine.epi[None, ..., index], source),
+        spacing_mm=cine.spacing_mm,
+        affine=np.diag([row_mm, column_mm, slice_mm, 1.0]),  # the arrays are (row, column)
+        label_set=CINE_LABELS.name,
+        path=source,
+    )
+
+
+def _float32(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Values beyond float32 become infinite, which the checks name."""
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def _mat_files(root: Path) -> list[Path]:
+    return sorted(path for path in root.glob("*") if path.suffix.lower() == ".mat" and not path.name.startswith("."))
+
+
+def _only_file(root: Path) -> Path:
+    if root.is_file():
+        return root.resolve()
+    root = source_folder(root, "LVQuan18", "the .mat file")
+    paths = _mat_files(root)
+    if len(paths) != 1:
+        names = ", ".join(path.name for path in paths) or "none"
+        raise InputError(
+            f"LVQuan18 folder {root} should hold one .mat file and holds {names}; give it alone in a folder"
+        )
+    return inside(root, paths[0])
