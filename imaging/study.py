@@ -96,8 +96,8 @@ def check_geometry(spacing_mm: tuple[float, ...], affine: NDArray[np.float64], s
     if not plausible:  # NaN compares false and lands here
         values = " x ".join(f"{value:g}" for value in spacing_mm)
         raise InputError(
-            f"{source}: spacing {values} mm (slice, row, column) is not plausible; correct the header, or the option "
-            f"(pixels {_PLAUSIBLE_PIXEL_MM[0]:g} to {_PLAUSIBLE_PIXEL_MM[1]:g} mm, "
+            f"{source}: spacing {values} mm (slice, row, column) is not plausible; correct the header "
+            f"or source.spacing_mm (pixels {_PLAUSIBLE_PIXEL_MM[0]:g} to {_PLAUSIBLE_PIXEL_MM[1]:g} mm, "
             f"slices up to {_PLAUSIBLE_SLICE_MM[1]:g} mm)"
         )
     check_affine(affine, source)
