@@ -32,7 +32,7 @@ def scores(name: str, network: str, training_set: str) -> dg.AssetsDefinition:
         group_name="evaluation",
         kinds={"pandas", "mlflow"},
         owners=OWNERS,
-        code_version="1",
+        code_version="2",
         pool="gpu",
         tags={"network": network, "training_set": training_set},
         check_specs=[

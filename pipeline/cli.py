@@ -43,6 +43,41 @@ def run(
 
 
 @app.command()
+def evaluate(
+    reference: Annotated[Path, typer.Option(help="Folder of reference label maps.")],
+    prediction: Annotated[Path, typer.Option(help="Folder of predicted label maps, in this layout or flat.")],
+    output: Annotated[Path, typer.Option(help="Where scores.csv, patients.csv and summary.csv go.")],
+    format_: Annotated[str, typer.Option("--format", help="Layout and label numbers: emidec or acdc.")] = "emidec",
+) -> None:
+    """Score any two folders of label maps under every rule, with intervals."""
+    from pipeline.evaluate import evaluate as evaluate_label_maps
+
+    raise typer.Exit(evaluate_label_maps(reference, prediction, format_, output))
+
+
+@app.command()
+def trials(
+    source: Annotated[str, typer.Option(help="Format of the studies; `scarforge sources` lists them.")] = "phantom",
+    root: Annotated[Optional[Path], typer.Option(help="Folder of the studies.")] = None,  # noqa: UP045 # typer
+    profile: Annotated[str, typer.Option(help="demo, tiny, quick or paper.")] = "demo",
+    fold: Annotated[int, typer.Option(min=0, max=4, help="Which fifth of the patients is tested.")] = 0,
+    steps: Annotated[Optional[int], typer.Option(min=1, help="Of each trial.")] = None,  # noqa: UP045 # typer
+    only: Annotated[list[str], typer.Option(help="Trials that are wanted, such as trial_10.")] = [],  # noqa: B006
+    set_: Annotated[list[str], typer.Option("--set", help="key=value laid over the profile.")] = [],  # noqa: B006
+) -> None:
+    """Train the source's ten trials and the improved generators on one finished fold, and tabulate them."""
+    from pipeline.forge import Forge
+    from pipeline.trials import run_trials
+
+    home = default_home().absolute()
+    place = str(root.absolute()) if root else ""
+    forge = Forge(source=source, root=place, profile=profile, home=str(home), overrides=list(set_))
+    folder = run_trials(forge, fold, steps, only, set_)
+    print((folder / "trials.md").read_text(encoding="utf-8"))
+    print(f"Table, page and models: {folder}")
+
+
+@app.command()
 def sources() -> None:
     """List the formats that studies can be read from."""
     from imaging.sources import SOURCES

@@ -1,0 +1,77 @@
+"""Scores that need more than one study: pooled overlap, detection over patients, ejection fraction over two frames.
+
+All are formed from the rows of the single studies. Ejection fractions stand in rows of their patient with an empty
+frame; they exist where a patient has both `ED` and `ES`.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from imaging.labels import LabelSet
+from segmentation.overlap import Counts
+from segmentation.score_rules import COUNT_METRICS, Level, Structures, entries, structures
+from segmentation.study_scores import score_row
+from segmentation.volumes import ejection_fraction
+
+ALL_PATIENTS = "all"
+
+Row = dict[str, Any]
+
+
+def joint_rows(rows: list[Row], labels: LabelSet) -> list[Row]:
+    """Return the rows that join the studies in `rows`; a class that nobody has gives none."""
+    return [*_pooled_rows(rows), *_ejection_rows(rows), *_detection_rows(rows, labels)]
+
+
+def _pooled_rows(rows: Iterable[Row]) -> Iterator[Row]:
+    totals: dict[str, dict[str, int]] = {}
+    for row in rows:
+        if row["metric"] in COUNT_METRICS:
+            of_tissue = totals.setdefault(row["tissue"], dict.fromkeys(COUNT_METRICS, 0))
+            of_tissue[row["metric"]] += int(row["value"])
+    for tissue, of_tissue in totals.items():
+        counts = Counts(*(of_tissue[metric] for metric in COUNT_METRICS))
+        if not counts.empty:
+            for metric, value in counts.overlap().items():
+                yield _of(ALL_PATIENTS, score_row("pooled", tissue, metric, value))
+
+
+def _ejection_rows(rows: Iterable[Row]) -> Iterator[Row]:
+    (entry,) = entries(Level.PATIENT)
+    for case_id, volumes in _volumes(rows, "cavity").items():
+        if {"ED", "ES"} <= volumes.keys():
+            (predicted_ed, reference_ed), (predicted_es, reference_es) = volumes["ED"], volumes["ES"]
+            predicted = ejection_fraction(predicted_ed, predicted_es)
+            reference = ejection_fraction(reference_ed, reference_es)
+            values = (predicted, reference, abs(predicted - reference))
+            for metric, value in zip(entry.metrics, values, strict=True):
+                yield _of(case_id, score_row(entry.rule, "cavity", metric, value))
+
+
+def _detection_rows(rows: list[Row], labels: LabelSet) -> Iterator[Row]:
+    """Yield sensitivity and specificity; without patients who have (or lack) a lesion there is none."""
+    for group in structures(Structures.LESIONS, labels):
+        of_patients = [
+            (any(volume > 0 for volume, _ in frames.values()), any(reference > 0 for _, reference in frames.values()))
+            for frames in _volumes(rows, group).values()
+        ]
+        for metric, present in (("sensitivity", True), ("specificity", False)):
+            right = [found == has for found, has in of_patients if has == present]
+            if right:
+                yield _of(ALL_PATIENTS, score_row("official", group, metric, sum(right) / len(right)))
+
+
+def _volumes(rows: Iterable[Row], tissue: str) -> dict[str, dict[str, tuple[float, float]]]:
+    """Return predicted and reference volume in mL by patient and frame, from the official rows of a group."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for row in rows:
+        if row["rule"] == "official" and row["tissue"] == tissue and row["metric"] in ("volume", "reference_volume"):
+            found.setdefault(row["case_id"], {}).setdefault(row["frame"], {})[row["metric"]] = row["value"]
+    return {
+        case_id: {frame: (pair["volume"], pair["reference_volume"]) for frame, pair in frames.items()}
+        for case_id, frames in found.items()
+    }
+
+
+def _of(case_id: str, row: Row) -> Row:
+    return {"case_id": case_id, "frame": "", **row}
