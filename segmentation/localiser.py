@@ -12,42 +12,52 @@ from torchvision.ops import box_iou
 
 from imaging.box import Box
 from imaging.errors import InputError
-from imaging.prepare import reference_box
+from imaging.prepare import crop_region, reference_box
 from imaging.split import FoldSplit
 from imaging.study_archive import PreparedStudy, StudyArchive
 from segmentation.localiser_config import LocaliserConfig
+from segmentation.localiser_finder import BoxFinder
+from segmentation.localiser_heads import build_finder
 from segmentation.localiser_input import letterbox, shares_to_box
-from segmentation.localiser_network import LocaliserNet
 from training.compute import Compute
 from training.model_folder import read_config, read_weights
+
+_BLANK = 0.02  # share of the study's intensity window
 
 
 @dataclass(frozen=True)
 class Localiser:
     """A trained localiser on a device."""
 
-    network: LocaliserNet
+    network: BoxFinder
     config: LocaliserConfig
     compute: Compute
 
     def predict_box(self, study: PreparedStudy) -> Box:
-        """Return the left ventricle's box of a study on the 1 mm grid: the median over its slices."""
+        """Return the left ventricle's box of a study on the 1 mm grid."""
         return self.predict_image_box(study.image)
 
     def predict_image_box(self, image: NDArray[np.float32]) -> Box:
         """Return the box of an image (S, H, W) on the 1 mm grid, such as a new study's."""
         assert self.config.fov_mm is not None, "the training has fitted the field of view"
         slices = letterbox(image, self.config.fov_mm, self.config.input_px)
-        shares = median_box(self.network, slices.to(self.compute.device), self.compute)
+        shares = study_box(self.network, slices.to(self.compute.device), self.compute)
         return shares_to_box(shares, image.shape, self.config.fov_mm)
 
 
-def median_box(network: LocaliserNet, slices: torch.Tensor, compute: Compute) -> NDArray[np.float64]:
-    """Return the median over slices (S, 1, P, P) of each side (4,), which one bad slice does not move."""
+def study_box(network: BoxFinder, slices: torch.Tensor, compute: Compute) -> NDArray[np.float64]:
+    """Return the box (4,) in shares of the study of the slices (S, 1, P, P); a blank slice has no say."""
     network.eval()
     with torch.inference_mode(), compute.fabric.autocast():
-        boxes = network(slices.to(memory_format=compute.memory_format))
-    return np.median(boxes.float().cpu().numpy().astype(np.float64), axis=0)
+        outputs = network(_without_blanks(slices).to(memory_format=compute.memory_format))
+    return network.study_box(outputs)
+
+
+def _without_blanks(slices: torch.Tensor) -> torch.Tensor:
+    """Return the slices that are not all one grey, or all of them where none has contrast."""
+    contrast = slices.amax(dim=(1, 2, 3)) - slices.amin(dim=(1, 2, 3))
+    seen = contrast > _BLANK
+    return slices[seen] if bool(seen.any()) else slices
 
 
 def load_localiser(folder: Path, compute: Compute) -> Localiser:
@@ -57,7 +67,7 @@ def load_localiser(folder: Path, compute: Compute) -> Localiser:
         InputError: The folder is incomplete or holds another model.
     """
     config = read_config(folder, LocaliserConfig)
-    network = LocaliserNet(config)
+    network = build_finder(config)
     try:
         network.load_state_dict(read_weights(folder))
     except RuntimeError as error:
@@ -100,12 +110,26 @@ def intersection_over_union(first: Box, second: Box) -> float:
     return float(box_iou(*sides))
 
 
-def box_scores(localiser: Localiser, archive: StudyArchive, split: FoldSplit) -> pd.DataFrame:
+def slices_outside(mask: NDArray[np.uint8], centre: tuple[float, float], region_px: int) -> int:
+    """Return how many slices (S, H, W) have a labelled pixel outside the square region cut around a centre."""
+    labelled = mask > 0
+    inside = crop_region(labelled, centre, region_px)
+    return int(np.count_nonzero(inside.sum(axis=(1, 2)) < labelled.sum(axis=(1, 2))))
+
+
+def box_scores(localiser: Localiser, archive: StudyArchive, split: FoldSplit, region_px: int = 128) -> pd.DataFrame:
     """Score the predicted box of every study beside the fixed central box.
 
+    Args:
+        localiser: Boxes every study of the archive.
+        archive: The studies.
+        split: The parts; its training patients give the fixed box.
+        region_px: Side of the region that is cut around the predicted centre, 1 mm pixels.
+
     Returns:
-        `case_id`, `frame`, `part`, `iou`, `centre_error_mm`, `fixed_box_iou`, `fixed_box_error_mm`, and the
-        predicted box (`top`, `left`, `bottom`, `right`, 1 mm pixels).
+        `case_id`, `frame`, `part`, `iou`, `centre_error_mm`, `fixed_box_iou`, `fixed_box_error_mm`, `slices`,
+        `slices_outside` (slices with a labelled pixel outside the region), and the predicted box (`top`, `left`,
+        `bottom`, `right`, 1 mm pixels).
     """
     height, width = mean_box_size(archive, split.train)
     rows = []
@@ -122,6 +146,8 @@ def box_scores(localiser: Localiser, archive: StudyArchive, split: FoldSplit) ->
                 "centre_error_mm": float(np.hypot(*np.subtract(predicted.centre, reference.centre))),
                 "fixed_box_iou": intersection_over_union(fixed, reference),
                 "fixed_box_error_mm": float(np.hypot(*np.subtract(fixed.centre, reference.centre))),
+                "slices": len(study.mask),
+                "slices_outside": slices_outside(study.mask, predicted.centre, region_px),
             }
             | predicted._asdict()
         )

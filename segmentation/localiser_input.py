@@ -4,6 +4,10 @@ Boxes inside the network are (left, top, right, bottom) in shares of the square 
 `torchvision.ops` orders them; outside they are `imaging.box.Box` on the study's 1 mm grid.
 """
 
+from collections.abc import Sequence
+from math import ceil
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,16 +20,30 @@ from imaging.prepare import crop_region
 _PERCENTILES = (1.0, 99.0)
 
 
-def field_of_view_mm(shapes: list[tuple[int, ...]]) -> int:
-    """Return the side of a square that holds every image (S, H, W) of the 1 mm grid, in whole even mm."""
+def field_of_view_mm(shapes: Sequence[tuple[int, ...]], boxes: Sequence[Box], margin_mm: float) -> int:
+    """Return the side of a central square that holds every box with a margin, and is no larger than the images.
+
+    The ventricle lies near the middle of native fields of view: their rim costs pixels and holds none.
+
+    Args:
+        shapes: Of the studies (S, H, W) on the 1 mm grid.
+        boxes: Their ventricles.
+        margin_mm: Beyond the outermost box.
+
+    Returns:
+        Whole even mm.
+    """
     longest = max(max(shape[-2:]) for shape in shapes)
-    return longest + longest % 2
+    reach = max(_reach(box, shape) for box, shape in zip(boxes, shapes, strict=True))
+    side = min(longest, ceil(2 * (reach + margin_mm)))
+    return side + side % 2
 
 
 def letterbox(image: NDArray[np.float32], fov_mm: int, input_px: int) -> torch.Tensor:
     """Window a study (S, H, W) on the 1 mm grid to [0, 1] and put it, centred, into squares.
 
-    A larger study loses its border, a smaller one is padded with its darkest value.
+    A larger study loses its border, a smaller one is padded with its darkest value. Intensities are windowed by what
+    the square holds of the study.
 
     Returns:
         (S, 1, input_px, input_px), float32.
@@ -33,14 +51,20 @@ def letterbox(image: NDArray[np.float32], fov_mm: int, input_px: int) -> torch.T
     Raises:
         InputError: The image has no contrast.
     """
-    low, high = (float(value) for value in np.percentile(image, _PERCENTILES))
+    inside = _central(np.ones((1, *image.shape[-2:]), np.bool_), fov_mm)[0]
+    square = _central(image, fov_mm)
+    low, high = (float(value) for value in np.percentile(square[:, inside], _PERCENTILES))
     if not high > low:
         raise InputError(f"the image is flat ({low:g} everywhere): there is no heart to find; check the study")
-    scaled = np.clip((image - low) / (high - low), 0.0, 1.0).astype(np.float32)
-    square = torch.from_numpy(crop_region(scaled, _image_centre(image.shape), fov_mm))[:, None]
-    if fov_mm == input_px:
-        return square
-    return F.interpolate(square, size=(input_px, input_px), mode="bilinear", antialias=True)
+    return _shrunk((np.clip((square - low) / (high - low), 0.0, 1.0) * inside).astype(np.float32), input_px)
+
+
+def letterbox_labels(mask: NDArray[np.uint8], fov_mm: int, input_px: int) -> torch.Tensor:
+    """Return (S, 1, input_px, input_px): the share of each pixel that any label of (S, H, W) covers.
+
+    The pixels are those of `letterbox`.
+    """
+    return _shrunk(_central(mask > 0, fov_mm).astype(np.float32), input_px)
 
 
 def box_to_shares(box: Box, shape: tuple[int, ...], fov_mm: int) -> torch.Tensor:
@@ -86,6 +110,24 @@ def extreme_points(mask: NDArray[np.uint8], fov_mm: int, directions: int = 64) -
     top, left = _origin(mask.shape, fov_mm)
     shares = (outermost - np.array([left, top])) / fov_mm
     return torch.from_numpy(shares * 2 - 1).float()
+
+
+def _central(volume: NDArray[Any], side: int) -> NDArray[Any]:
+    return crop_region(volume, _image_centre(volume.shape), side)
+
+
+def _shrunk(squares: NDArray[np.float32], input_px: int) -> torch.Tensor:
+    """Return (S, 1, input_px, input_px) from (S, side, side)."""
+    tensor = torch.from_numpy(squares)[:, None]
+    if tensor.shape[-1] == input_px:
+        return tensor
+    return F.interpolate(tensor, size=(input_px, input_px), mode="bilinear", antialias=True)
+
+
+def _reach(box: Box, shape: tuple[int, ...]) -> float:
+    """Return how far a box reaches from the image's centre, along rows or columns."""
+    row, column = _image_centre(shape)
+    return max(row - box.top, box.bottom - row, column - box.left, box.right - column)
 
 
 def _image_centre(shape: tuple[int, ...]) -> tuple[float, float]:

@@ -1,15 +1,21 @@
-"""The network that finds the left ventricle's box in a slice."""
+"""The heads that predict a box from a slice: the published regression, and one that reads a heat map."""
 
 from itertools import pairwise
 
+import numpy as np
 import torch
-from torch import nn
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchvision.ops import generalized_box_iou_loss
 
-from imaging.errors import InputError
 from segmentation.localiser_config import LocaliserConfig
+from segmentation.localiser_finder import BoxFinder, Targets, double_convolution
+
+_SMOOTH_L1_BETA = 0.02  # shares of the field: errors of some mm count linearly
 
 
-class LocaliserNet(nn.Module):
+class LocaliserNet(BoxFinder):
     """Double-convolution blocks and a dense layer that predict one box a slice (Lustermans et al. 2021).
 
     The four outputs are the shift of the centre and the logarithm of the size relative to `anchor`, the mean
@@ -17,31 +23,37 @@ class LocaliserNet(nn.Module):
     from a heat map instead, which moves with the image.
     """
 
-    anchor: torch.Tensor
-
     def __init__(self, config: LocaliserConfig) -> None:
         super().__init__()
-        factor = 2 ** len(config.widths)
-        if config.input_px % factor:
-            raise InputError(
-                f"input_px {config.input_px} cannot be halved {len(config.widths)} times; use a multiple of {factor}"
-            )
         channels = (1, *config.widths)
-        self.blocks = nn.ModuleList(_double_convolution(*pair) for pair in pairwise(channels))
-        side = config.input_px // factor
-        heads = {"regression": _DenseHead, "soft_argmax": _HeatHead}
-        self.head = heads[config.head](config.widths[-1], side, config.hidden)
-        self.register_buffer("anchor", torch.tensor([0.25, 0.25, 0.75, 0.75]))
+        self.blocks = nn.ModuleList(double_convolution(*pair) for pair in pairwise(channels))
+        side = config.input_px // 2 ** len(config.widths)
+        head = _HeatHead if config.head == "soft_argmax" else _DenseHead
+        self.head = head(config.widths[-1], side, config.hidden)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Predict boxes (N, 4), (left, top, right, bottom) in shares, from slices (N, 1, P, P) in [0, 1]."""
         features = images - 0.5
         for block in self.blocks:
-            features = nn.functional.max_pool2d(block(features), 2)
+            features = F.max_pool2d(block(features), 2)
         shift, growth = self.head(features, self.anchor)
         centre, size = _centre_and_size(self.anchor)
         centres, sizes = centre + shift, size * growth.clamp(-2, 2).exp()
         return torch.cat([centres - sizes / 2, centres + sizes / 2], dim=1)
+
+    def loss(self, outputs: Tensor, targets: Targets) -> Tensor:
+        """Return the loss of predicted boxes (N, 4)."""
+        return box_loss(outputs, targets.boxes)
+
+    def study_box(self, outputs: Tensor) -> NDArray[np.float64]:
+        """Return the median over slices of each side (4,), which one bad slice does not move."""
+        return np.median(outputs.float().cpu().numpy().astype(np.float64), axis=0)
+
+
+def box_loss(predicted: Tensor, boxes: Tensor) -> Tensor:
+    """Return smooth L1 on the sides plus generalised IoU loss, for boxes (N, 4) in shares."""
+    smooth = F.smooth_l1_loss(predicted, boxes, beta=_SMOOTH_L1_BETA)
+    return smooth + generalized_box_iou_loss(predicted, boxes, reduction="mean")
 
 
 class _DenseHead(nn.Module):
@@ -53,7 +65,7 @@ class _DenseHead(nn.Module):
             nn.Flatten(), nn.Linear(channels * side**2, hidden), nn.ReLU(inplace=True), _zero(nn.Linear(hidden, 4))
         )
 
-    def forward(self, features: torch.Tensor, anchor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, features: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
         outputs = self.dense(features).float()
         return outputs[:, :2] * (anchor[2:] - anchor[:2]), outputs[:, 2:]
 
@@ -75,7 +87,7 @@ class _HeatHead(nn.Module):
         grid = torch.stack(torch.meshgrid(places, places, indexing="xy"))  # (2, side, side): x, y
         self.register_buffer("places", grid.flatten(1))  # (2, side * side)
 
-    def forward(self, features: torch.Tensor, anchor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, features: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
         features = self.context(features)
         heat = self.heat(features).float().flatten(1).softmax(dim=1)  # (N, side * side)
         middle = heat @ self.places.T
@@ -91,16 +103,5 @@ def _zero(layer: nn.Linear | nn.Conv2d) -> nn.Module:
     return layer
 
 
-def _double_convolution(inputs: int, outputs: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for channels in (inputs, outputs):
-        layers += [
-            nn.Conv2d(channels, outputs, 3, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(True),
-        ]
-    return nn.Sequential(*layers)
-
-
-def _centre_and_size(boxes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _centre_and_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
     return (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]

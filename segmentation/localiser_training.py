@@ -1,7 +1,7 @@
 """Training of the localiser: slices of training patients in, a model folder out; resumes exactly."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,26 +9,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torchvision.ops import box_iou, generalized_box_iou_loss
+from torchvision.ops import box_iou
 
-from imaging.errors import InputError
-from imaging.prepare import reference_box
 from imaging.progress import track
 from imaging.seeds import derive_seed
 from imaging.split import FoldSplit
 from imaging.study_archive import StudyArchive
-from segmentation.localiser import median_box
-from segmentation.localiser_augment import draw_views, view_boxes, view_images
+from segmentation.localiser import study_box
+from segmentation.localiser_augment import draw_views, view_images
 from segmentation.localiser_config import LocaliserConfig
-from segmentation.localiser_input import box_to_shares, extreme_points, field_of_view_mm, letterbox
-from segmentation.localiser_network import LocaliserNet
+from segmentation.localiser_data import LocaliserData, fit_field_of_view, gather
+from segmentation.localiser_finder import BoxFinder
+from segmentation.localiser_heads import build_finder
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.compute import Compute
 from training.files import write_atomically
 from training.model_folder import write_model_folder
 from training.report import Report, TrainingDivergedError
-
-_SMOOTH_L1_BETA = 0.02  # shares of the field: errors of some mm count linearly
 
 
 @dataclass(frozen=True)
@@ -40,28 +37,11 @@ class LocaliserResult:
     steps: int
 
 
-@dataclass(frozen=True)
-class LocaliserData:
-    """Letterboxed studies of one part of the split.
-
-    Attributes:
-        slices: (N, 1, P, P), of all studies.
-        study_of_slice: (N,), place of each slice's study.
-        points: (studies, K, 2), outermost points of each study's labels.
-        boxes: (studies, 4), reference boxes in shares.
-    """
-
-    slices: torch.Tensor
-    study_of_slice: torch.Tensor
-    points: torch.Tensor
-    boxes: torch.Tensor
-
-
 @dataclass
 class _State:
     """Everything that a resumed training needs."""
 
-    network: LocaliserNet
+    network: BoxFinder
     optimiser: torch.optim.Optimizer
     step: int
     best_iou: float
@@ -108,9 +88,10 @@ def train_localiser(
         InputError: A part has no study, or the checkpoint is another configuration's.
         TrainingDivergedError: The loss was not finite.
     """
-    config = _fit_field_of_view(config, archive, split.train)
-    training, validation = (gather(archive, part, config) for part in (split.train, split.validation))
-    training, validation = _moved(training, compute), _moved(validation, compute)
+    config = fit_field_of_view(config, archive, split.train)
+    training, validation = (
+        gather(archive, part, config).to(compute.device) for part in (split.train, split.validation)
+    )
     checkpoint = folder / "checkpoint"
     state = _start(config, training, compute, seed)
     saved = load_checkpoint(checkpoint, config)
@@ -130,69 +111,21 @@ def train_localiser(
     return LocaliserResult(state.best_iou, state.best_step, config.steps)
 
 
-def gather(archive: StudyArchive, case_ids: Sequence[str], config: LocaliserConfig) -> LocaliserData:
-    """Letterbox all studies of some patients."""
-    assert config.fov_mm is not None, "fitted before"
-    chosen = set(case_ids)
-    slices, study_of_slice, points, boxes = [], [], [], []
-    for place, key in enumerate(key for key in archive.keys() if key[0] in chosen):  # noqa: SIM118
-        study = archive.load(*key)
-        slices.append(letterbox(study.image, config.fov_mm, config.input_px))
-        study_of_slice += [place] * len(study.image)
-        points.append(extreme_points(study.mask, config.fov_mm))
-        boxes.append(box_to_shares(reference_box(study.mask), study.mask.shape, config.fov_mm))
-    if not boxes:
-        raise InputError(f"{archive.path}: holds none of the patients {sorted(chosen)[:5]}; check the split")
-    return LocaliserData(torch.cat(slices), torch.tensor(study_of_slice), torch.stack(points), torch.stack(boxes))
-
-
-def localiser_loss(predicted: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """Return smooth L1 on the sides plus generalised IoU loss, for boxes (N, 4) in shares."""
-    smooth = torch.nn.functional.smooth_l1_loss(predicted, boxes, beta=_SMOOTH_L1_BETA)
-    return smooth + generalized_box_iou_loss(predicted, boxes, reduction="mean")
-
-
-def validation_iou(network: LocaliserNet, data: LocaliserData, compute: Compute) -> float:
-    """Return the mean IoU over studies of the median box over slices."""
-    medians = [
-        median_box(network, data.slices[data.study_of_slice == place], compute) for place in range(len(data.boxes))
-    ]
-    predicted = torch.from_numpy(np.stack(medians)).clamp(0.0, 1.0)
+def validation_iou(network: BoxFinder, data: LocaliserData, compute: Compute) -> float:
+    """Return the mean IoU over studies of the study's box."""
+    studies = (data.slices[data.study_of_slice == place] for place in range(len(data.boxes)))
+    predicted = torch.from_numpy(np.stack([study_box(network, slices, compute) for slices in studies])).clamp(0.0, 1.0)
     return float(box_iou(predicted, data.boxes.double().cpu()).diagonal().mean())
-
-
-def _fit_field_of_view(config: LocaliserConfig, archive: StudyArchive, train: Sequence[str]) -> LocaliserConfig:
-    if config.fov_mm is not None:
-        return config
-    chosen = set(train)
-    shapes = [archive.load(*key).image.shape for key in archive.keys() if key[0] in chosen]  # noqa: SIM118
-    if not shapes:
-        raise InputError(f"{archive.path}: holds none of the training patients; check the split")
-    return config.model_copy(update={"fov_mm": field_of_view_mm(shapes)})
-
-
-def _moved(data: LocaliserData, compute: Compute) -> LocaliserData:
-    return LocaliserData(
-        data.slices.to(compute.device),
-        data.study_of_slice.to(compute.device),
-        data.points.to(compute.device),
-        data.boxes.to(compute.device),
-    )
 
 
 def _start(config: LocaliserConfig, training: LocaliserData, compute: Compute, seed: int) -> _State:
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, "localiser weights"))
-        network = LocaliserNet(config)
-    network.anchor.copy_(_mean_box(training.boxes))
+        network = build_finder(config)
+    network.anchor.copy_(training.boxes.mean(dim=0))
     network.to(compute.device).to(memory_format=compute.memory_format)
     optimiser = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     return _State(network, optimiser, 0, -1.0, 0, {}, [])
-
-
-def _mean_box(boxes: torch.Tensor) -> torch.Tensor:
-    """Return the box (4,) of mean size at the mean centre."""
-    return boxes.mean(dim=0).cpu()
 
 
 def _training_step(
@@ -202,13 +135,13 @@ def _training_step(
     chosen = chosen.to(compute.device)
     views = draw_views(config, config.batch, derive_seed(seed, "views"))
     images = view_images(views, data.slices[chosen]).to(memory_format=compute.memory_format)
-    boxes = view_boxes(views, data.points[data.study_of_slice[chosen]])
+    targets = data.targets(views, chosen)
     for group in state.optimiser.param_groups:
         group["lr"] = _learning_rate(config, step)
     state.network.train()
     with compute.fabric.autocast():
-        predicted = state.network(images)
-    loss = localiser_loss(predicted.float(), boxes)
+        outputs = state.network(images)
+    loss = state.network.loss(outputs.float(), targets)
     value = float(loss.detach())
     if not np.isfinite(value):
         raise TrainingDivergedError(f"localiser: the loss was {value} at step {step + 1}; lower learning_rate")
@@ -238,6 +171,7 @@ def _keep_best(state: _State, step: int, metrics: Mapping[str, float]) -> None:
 def _finish(state: _State, config: LocaliserConfig, folder: Path, card: Mapping[str, Any]) -> None:
     found = {
         "network": "lv_localiser",
+        "head": config.head,
         "input_px": config.input_px,
         "fov_mm": config.fov_mm,
         "spacing_mm": 1.0,
