@@ -26,7 +26,7 @@ def segmenter(name: str, network: str, training_set: str, description: str) -> d
         group_name="segmentation",
         kinds={"pytorch", "mlflow"},
         owners=OWNERS,
-        code_version="1",
+        code_version="2",
         pool="gpu",
         tags={"network": network, "training_set": training_set},
         check_specs=[dg.AssetCheckSpec("finite_losses", asset=name, blocking=True)],

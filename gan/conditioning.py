@@ -22,12 +22,14 @@ class Condition:
         context: (N, 1, H, W) in [-1, 1], 0 inside the hole; None without context.
         hole: (N, 1, H, W) 1 where the generator draws; None without context.
         noise: (N, noise_channels, H, W) Gaussian.
+        judged: The labels as the discriminator sees them; no channel where it does not.
     """
 
     labels: Tensor
     context: Tensor | None
     hole: Tensor | None
     noise: Tensor
+    judged: Tensor
 
     def for_generator(self) -> Tensor:
         """Return everything as channels (N, C, H, W)."""
@@ -35,8 +37,8 @@ class Condition:
         return torch.cat(given, dim=1)
 
     def for_discriminator(self) -> Tensor:
-        """Return what an image has to agree with: labels and hole (the context is in the image)."""
-        return self.labels if self.hole is None else torch.cat([self.labels, self.hole], dim=1)
+        """Return what an image has to agree with: labels, if they are shown, and hole (the context is in the image)."""
+        return self.judged if self.hole is None else torch.cat([self.judged, self.hole], dim=1)
 
     def place(self, drawn: Tensor, seam_px: int) -> Tensor:
         """Put a drawing (N, 1, H, W) into its context; without context it is the whole image.
@@ -58,7 +60,12 @@ def generator_channels(config: Pix2PixConfig, labels: LabelSet) -> int:
 
 def discriminator_channels(config: Pix2PixConfig, labels: LabelSet) -> int:
     """Return how many channels `Condition.for_discriminator` and the image have together."""
-    return _label_channels(config, labels) + int(config.context) + 1
+    return int(config.discriminator_sees_mask) * _label_channels(config, labels) + int(config.context) + 1
+
+
+def noise_planes(config: Pix2PixConfig) -> int:
+    """Return how many planes of noise a condition takes: the generator's own, and one for the background."""
+    return config.noise_channels + int(config.background_noise > 0)
 
 
 def build_condition(
@@ -72,12 +79,17 @@ def build_condition(
         masks: (N, H, W) label values, integers.
         images: (N, 1, H, W) in [-1, 1]; only pixels outside the hole are used.
         holes: (N, 1, H, W) 1 inside the hole.
-        noise: (N, noise_channels, H, W).
+        noise: (N, noise_planes, H, W).
     """
     encoded = encode_labels(config, labels, masks)
+    judged = encoded if config.discriminator_sees_mask else encoded[:, :0]
+    own = noise[:, : config.noise_channels]
+    if config.background_noise > 0:
+        strength = config.background_noise * (masks == 0).unsqueeze(1).to(noise.dtype)
+        encoded = torch.cat([encoded[:, :1] + strength * noise[:, -1:], encoded[:, 1:]], dim=1)
     if not config.context:
-        return Condition(encoded, None, None, noise)
-    return Condition(encoded, images * (1 - holes), holes, noise)
+        return Condition(encoded, None, None, own, judged)
+    return Condition(encoded, images * (1 - holes), holes, own, judged)
 
 
 def encode_labels(config: Pix2PixConfig, labels: LabelSet, masks: Tensor) -> Tensor:

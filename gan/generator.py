@@ -6,18 +6,21 @@ and a last layer at full resolution selectable. What does not live here: how the
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan.config import Pix2PixConfig
 from imaging.errors import InputError
+
+_FIRST_NOISE = 0.1  # of normalised features; from 0 it would take a thousand steps to be heard
 
 
 class Generator(nn.Module):
     """A U-Net of stride-2 stages with a skip at every size.
 
     Args:
-        in_channels: Channels of the condition.
-        config: Widths, upsampling, normalisation and dropout.
+        in_channels: Channels of the condition; its last `noise_channels` are the noise.
+        config: Widths, upsampling, normalisation, dropout, and what the decoder is given again.
     """
 
     def __init__(self, in_channels: int, config: Pix2PixConfig):
@@ -25,16 +28,20 @@ class Generator(nn.Module):
         widths = config.widths
         self.depth = len(widths)
         self.down = nn.ModuleList(
-            _down(before, after, config, normalised=stage > 0)
+            _down(before, after, config, stage > 0 and (config.normalise_innermost or stage < self.depth - 1))
             for stage, (before, after) in enumerate(zip((in_channels, *widths[:-1]), widths, strict=True))
         )
         ups = tuple(reversed(widths[:-1]))
-        inputs = (widths[-1], *(2 * width for width in ups[:-1]))
+        self.labels = in_channels - config.noise_channels - 2 * int(config.context) if config.decoder_labels else 0
+        inputs = (widths[-1], *(2 * width + self.labels for width in ups[:-1]))
         self.up = nn.ModuleList(
             _up(before, after, config, dropout=config.dropout if stage < 2 else 0.0)
             for stage, (before, after) in enumerate(zip(inputs, ups, strict=True))
         )
-        self.head = _Head(2 * widths[0], in_channels, config)
+        strengths = ups if config.decoder_noise else ()
+        self.noise_strength = nn.ParameterList(torch.full((width, 1, 1), _FIRST_NOISE) for width in strengths)
+        self.noise_channels = config.noise_channels
+        self.head = _Head(2 * widths[0] + self.labels, in_channels, config)
 
     def forward(self, condition: Tensor) -> Tensor:
         """Draw images.
@@ -52,9 +59,26 @@ class Generator(nn.Module):
             features = stage(features)
             skips.append(features)
         features = skips.pop()
-        for stage in self.up:
-            features = torch.cat([stage(features), skips.pop()], dim=1)
+        for number, stage in enumerate(self.up):
+            features = self._with_noise(stage(features), condition, number)
+            features = torch.cat([features, skips.pop(), *self._labels_again(condition, features)], dim=1)
         return self.head(features, condition)
+
+    def _with_noise(self, features: Tensor, condition: Tensor, stage: int) -> Tensor:
+        """Add noise by a learned strength a channel (Karras et al. 2019); each size takes pixels of its own."""
+        if not len(self.noise_strength):
+            return features
+        stride = condition.shape[-1] // features.shape[-1]
+        plane = condition.shape[1] - 1 - stage % self.noise_channels
+        noise = condition[:, plane : plane + 1, stride // 2 :: stride, stride // 2 :: stride]
+        return features + self.noise_strength[stage] * noise
+
+    def _labels_again(self, condition: Tensor, features: Tensor) -> list[Tensor]:
+        """Return the share of each label in the pixels of this size, or nothing where it is not given."""
+        if not self.labels:
+            return []
+        stride = condition.shape[-1] // features.shape[-1]
+        return [F.avg_pool2d(condition[:, : self.labels], stride)]
 
 
 class _Head(nn.Module):
@@ -64,6 +88,7 @@ class _Head(nn.Module):
         super().__init__()
         width = config.full_resolution_width
         self.sees_condition = width > 0
+        self.steep = 1.0 if config.output == "tanh" else 0.5  # 2 sigmoid(x) - 1 = tanh(x / 2)
         self.upsample = upsampling(in_channels, width or 1, config.upsampling)
         self.draw = nn.Sequential(
             nn.LeakyReLU(0.2),
@@ -76,7 +101,7 @@ class _Head(nn.Module):
         features = self.upsample(features)
         if self.sees_condition:
             features = torch.cat([features, condition], dim=1)
-        return torch.tanh(self.draw(features))
+        return torch.tanh(self.steep * self.draw(features))
 
 
 def upsampling(in_channels: int, out_channels: int, kind: str, bias: bool = True) -> nn.Module:

@@ -1,41 +1,30 @@
-"""Training Pix2Pix: discriminator step, generator step, validate, save.
+"""Training Pix2Pix: step, validate, save; a killed training continues exactly where its last checkpoint was.
 
-Every random choice derives from (seed, purpose, step), so a training that was killed continues exactly where
-its last checkpoint was. The generator that is kept is the averaged one of the round with the best
-*validation* measure, see `validation_figures`.
+The generator that is kept is the averaged one of the round with the best *validation* measure, see
+`validation_figures`.
 """
 
-import copy
 import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from gan.conditioning import discriminator_channels, generator_channels
 from gan.config import Pix2PixConfig
-from gan.discriminator import Discriminator
-from gan.generate import Synthesiser
-from gan.generator import Generator
-from gan.losses import ADVERSARIAL_LOSSES, region_weighted_l1, structural_similarity, weighted_mean
-from gan.training_slices import Batch, ResidentSlices
+from gan.players import Players
+from gan.training_slices import ResidentSlices
 from gan.validation import ValidationSlices, validation_figures
 from gan.watch import name_troubles, require_finite
 from imaging.errors import InputError
-from imaging.labels import LabelSet
 from imaging.progress import track
-from imaging.seeds import derive_seed
 from imaging.slice_store import SliceStore
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.compute import Compute
@@ -75,6 +64,7 @@ def train_pix2pix(
     seed: int,
     report: Report,
     card: Mapping[str, Any],
+    vgg16_weights: Path | None = None,
 ) -> Pix2PixResult:
     """Train Pix2Pix, or continue the training whose checkpoint lies in `folder`.
 
@@ -88,14 +78,16 @@ def train_pix2pix(
         seed: Seed of every random choice.
         report: Called at every validation round.
         card: Written into `model_card.json` together with the result.
+        vgg16_weights: A safetensors file of VGG16, which a `perceptual_weight` above 0 needs.
 
     Raises:
-        InputError: No validation slice shows a ventricle, or a checkpoint belongs to another configuration.
+        InputError: No validation slice shows a ventricle, a checkpoint belongs to another configuration, or
+            VGG16's weights are wanted and missing.
         TrainingDivergedError: A loss was not finite.
     """
     slices = ResidentSlices.load(training, config, compute)
     validation = ValidationSlices.choose(validation_images, validation_masks, config)
-    run = _Training(slices, validation, compute, folder, seed)
+    run = _Training(Players(slices, compute, seed, vgg16_weights), validation, folder)
     run.restore()
     for step in track(range(run.step + 1, config.steps + 1), "training pix2pix (steps)"):
         run.take_step(step)
@@ -107,28 +99,11 @@ def train_pix2pix(
 
 
 class _Training:
-    """The state of a training and its steps."""
+    """The state of a training and its rounds."""
 
-    def __init__(
-        self,
-        slices: ResidentSlices,
-        validation: ValidationSlices,
-        compute: Compute,
-        folder: Path,
-        seed: int,
-    ):
-        self.slices, self.validation = slices, validation
-        self.compute, self.folder, self.seed = compute, folder, seed
-        self.config, self.labels = config, labels = slices.config, slices.labels
-        generator, discriminator = build_networks(config, labels, seed)
-        self.averaged = copy.deepcopy(generator).requires_grad_(False).eval()
-        self.generator, self.generator_optimiser = self._set_up(generator, config.learning_rate)
-        self.discriminator, self.discriminator_optimiser = self._set_up(
-            discriminator, config.discriminator_learning_rate
-        )
-        averaged = compute.fabric.setup_module(self.averaged.to(memory_format=compute.memory_format))
-        self.synthesiser = Synthesiser(averaged.eval(), config, labels, compute)
-        self.adversarial = ADVERSARIAL_LOSSES[config.adversarial]
+    def __init__(self, players: Players, validation: ValidationSlices, folder: Path):
+        self.players, self.validation, self.folder = players, validation, folder
+        self.config, self.seed = players.config, players.seed
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.troubles: list[str] = []
@@ -138,46 +113,12 @@ class _Training:
     def take_step(self, step: int) -> None:
         """Take one optimiser step of each network."""
         self.step = step
-        self._set_learning_rates()
-        batch = self.slices.batch(self.seed, step)
-        with _seeded(derive_seed(self.seed, "pix2pix dropout", step), self.compute.device):
-            drawn = self._draw(batch)
-            losses = self.discriminator_step(batch, drawn.detach()) | self.generator_step(batch, drawn)
-        self._follow_average()
-        self._note(losses)
-
-    def discriminator_step(self, batch: Batch, drawn: Tensor) -> dict[str, Tensor]:
-        """Teach the discriminator to tell real patches from drawn ones."""
-        given = batch.condition.for_discriminator()
-        both = torch.cat([batch.real, drawn])
-        logits = self.discriminator(self._layout(torch.cat([given, given])), self._layout(both)).float()
-        on_real, on_drawn = logits.chunk(2)
-        weights = batch.patch_weights(on_real)
-        loss = self.adversarial.discriminator(on_real, on_drawn, weights)
-        self._descend(loss, self.discriminator_optimiser)
-        told_apart = 0.5 * ((on_real > on_drawn.mean()).float() + (on_drawn < on_real.mean()).float())
-        accuracy = weighted_mean(told_apart, weights)
-        return {"discriminator_loss": loss.detach(), "discriminator_accuracy": accuracy.detach()}
-
-    def generator_step(self, batch: Batch, drawn: Tensor) -> dict[str, Tensor]:
-        """Teach the generator to fool the frozen discriminator and to stay close to the real slice."""
-        config = self.config
-        self.discriminator.requires_grad_(False)
-        logits = self.discriminator(self._layout(batch.condition.for_discriminator()), self._layout(drawn)).float()
-        adversarial = self.adversarial.generator(logits, batch.patch_weights(logits))
-        l1 = region_weighted_l1(drawn, batch.real, batch.pixel_weights, batch.condition.hole)
-        loss = config.adversarial_weight * adversarial + config.l1_weight * l1
-        if config.structure_weight > 0:
-            similarity = structural_similarity((drawn + 1) / 2, (batch.real + 1) / 2)
-            loss = loss + config.structure_weight * (1 - weighted_mean(similarity, batch.ventricle))
-        self._descend(loss, self.generator_optimiser)
-        self.discriminator.requires_grad_(True)
-        parts = {"generator_loss": loss, "adversarial_loss": adversarial, "l1_loss": l1}
-        return {name: value.detach() for name, value in parts.items()}
+        self._note(self.players.take_step(step))
 
     def validate(self) -> dict[str, float]:
         """Draw the validation slices again, keep the generator if it is the best so far, name troubles."""
-        figures = self._round_figures() | validation_figures(self.synthesiser, self.validation, self.seed)
+        synthesiser = self.players.averaged_generator()
+        figures = self._round_figures() | validation_figures(synthesiser, self.validation, self.seed)
         require_finite(self.step, figures, self.history[-1] if self.history else {})
         for trouble in name_troubles(figures, self.history):
             _LOG.warning("pix2pix, step %d: %s (%s)", self.step, trouble, _as_text(figures))
@@ -189,14 +130,14 @@ class _Training:
                 "selection": figures["selection"],
                 "step": self.step,
                 "figures": figures,
-                "weights": {name: tensor.clone() for name, tensor in self.averaged.state_dict().items()},
+                "weights": {name: tensor.clone() for name, tensor in self.players.averaged.state_dict().items()},
             }
         self._begin_round()
         return figures
 
     def save(self) -> None:
         """Write the checkpoint and the history so far."""
-        state = {name: part.state_dict() for name, part in self._parts().items()}
+        state = {name: part.state_dict() for name, part in self.players.parts().items()}
         rest = {"step": self.step, "history": self.history, "troubles": self.troubles, "best": self.best}
         save_checkpoint(self.folder / "checkpoint", self.config, state | rest | {"seed": self.seed})
         table = pd.DataFrame(self.history)
@@ -212,7 +153,7 @@ class _Training:
                 f"{self.folder}: its checkpoint was made with seed {state['seed']}, not {self.seed}; "
                 "restore that seed or delete the folder to start again"
             )
-        for name, part in self._parts().items():
+        for name, part in self.players.parts().items():
             part.load_state_dict(state[name])
         self.step, self.history = state["step"], state["history"]
         self.troubles, self.best = state["troubles"], state["best"]
@@ -222,64 +163,16 @@ class _Training:
         best = self.best
         own = {
             "network": "pix2pix",
-            "label_set": self.labels.name,
-            "region_px": int(self.slices.masks.shape[-1]),
+            "label_set": self.players.slices.labels.name,
+            "region_px": int(self.players.slices.masks.shape[-1]),
             "selected_step": best["step"],
-            "parameters": sum(parameter.numel() for parameter in self.averaged.parameters()),
+            "parameters": sum(parameter.numel() for parameter in self.players.averaged.parameters()),
             "validation": best["figures"],
             "troubles": self.troubles,
         }
         write_model_folder(self.folder, best["weights"], self.config, {**card, **own})
         shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
         return Pix2PixResult(self.folder, best["step"], best["figures"], tuple(self.troubles))
-
-    def _set_up(self, network: nn.Module, learning_rate: float) -> tuple[_FabricModule, _FabricOptimizer]:
-        network = network.to(memory_format=self.compute.memory_format)
-        optimiser = torch.optim.Adam(
-            network.parameters(), lr=learning_rate, betas=(self.config.beta1, 0.999), foreach=True
-        )
-        return self.compute.fabric.setup(network, optimiser)
-
-    def _parts(self) -> dict[str, Any]:
-        return {
-            "generator": self.generator,
-            "discriminator": self.discriminator,
-            "averaged": self.averaged,
-            "generator_optimiser": self.generator_optimiser,
-            "discriminator_optimiser": self.discriminator_optimiser,
-        }
-
-    def _draw(self, batch: Batch) -> Tensor:
-        drawn = self.generator(self._layout(batch.condition.for_generator())).float()
-        return batch.condition.place(drawn, self.config.seam_px)
-
-    def _descend(self, loss: Tensor, optimiser: _FabricOptimizer) -> None:
-        optimiser.zero_grad()
-        self.compute.fabric.backward(loss)
-        optimiser.step()
-
-    def _layout(self, tensor: Tensor) -> Tensor:
-        return tensor.contiguous(memory_format=self.compute.memory_format)
-
-    def _set_learning_rates(self) -> None:
-        """Hold the learning rates, then let them fall to zero in a line over the last share of the steps."""
-        config = self.config
-        falling = max(1, round(config.decay_share * config.steps))
-        factor = min(1.0, (config.steps - self.step + 1) / falling) if config.decay_share else 1.0
-        self.generator_optimiser.param_groups[0]["lr"] = factor * config.learning_rate
-        self.discriminator_optimiser.param_groups[0]["lr"] = factor * config.discriminator_learning_rate
-
-    @torch.no_grad()
-    def _follow_average(self) -> None:
-        """Move the averaged weights and statistics towards the present ones, faster at the beginning."""
-        decay = min(self.config.average_decay, (1 + self.step) / (10 + self.step))
-        decay = decay if self.config.average_decay > 0 else 0.0
-        present = self.generator.state_dict()
-        for name, average in self.averaged.state_dict().items():
-            if average.is_floating_point():
-                average.lerp_(present[name], 1 - decay)
-            else:
-                average.copy_(present[name])
 
     def _begin_round(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -288,7 +181,7 @@ class _Training:
 
     def _note(self, losses: Mapping[str, Tensor]) -> None:
         for name, value in losses.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._round_steps += 1
         if self.step % _STEPS_BETWEEN_CHECKS == 0:
             now = {name: float(value) for name, value in losses.items()}
@@ -297,26 +190,9 @@ class _Training:
     def _round_figures(self) -> dict[str, float]:
         figures = {name: float(value) / self._round_steps for name, value in self._sums.items()}
         seconds = time.monotonic() - self._round_start
-        figures["learning_rate"] = self.generator_optimiser.param_groups[0]["lr"]
+        figures["learning_rate"] = self.players.learning_rate
         figures["images_per_s"] = self._round_steps * self.config.batch / max(seconds, 1e-9)
         return figures
-
-
-def build_networks(config: Pix2PixConfig, labels: LabelSet, seed: int) -> tuple[Generator, Discriminator]:
-    """Return both networks with weights drawn from `seed`."""
-    with _seeded(derive_seed(seed, "pix2pix weights"), torch.device("cpu")):
-        generator = Generator(generator_channels(config, labels), config)
-        discriminator = Discriminator(discriminator_channels(config, labels), config)
-    return generator, discriminator
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's own generators, which dropout and initialisation use, and give them back as they were."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
 
 
 def _as_text(figures: Mapping[str, float]) -> str:

@@ -1,17 +1,20 @@
 """The training slices, resident on the device, and what one step draws from them."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from gan.conditioning import Condition, build_condition, to_gan_range
+from gan.conditioning import Condition, build_condition, noise_planes, to_gan_range
 from gan.config import Pix2PixConfig
-from gan.generate import row_noise
 from gan.hole import ventricle_hole
 from gan.losses import tissue_weight_table
+from gan.synthesiser import row_noise
+from gan.window import Windows, windows_around
 from imaging.labels import LabelSet
 from imaging.seeds import derive_seed, random_generator
 from imaging.slice_store import SliceStore
@@ -27,12 +30,27 @@ class Batch:
         real: (N, 1, H, W) in [-1, 1].
         pixel_weights: (N, 1, H, W) weight of each pixel's tissue.
         ventricle: (N, 1, H, W) 1 inside the ventricle.
+        masks: (N, 1, H, W) label values.
+        holes: (N, 1, H, W) 1 around the ventricle.
+        detail_px: Side of the windows that the losses of details look at.
     """
 
     condition: Condition
     real: Tensor
     pixel_weights: Tensor
     ventricle: Tensor
+    masks: Tensor
+    holes: Tensor
+    detail_px: int
+
+    @cached_property
+    def detail(self) -> Windows:
+        """Where the losses that need not see the whole slice look; on a GPU, finding it out waits for it."""
+        return windows_around(self.holes, self.detail_px)
+
+    def detail_masks(self) -> Tensor:
+        """Return the label values (N, h, w) of the detail windows."""
+        return self.detail.cut(self.masks)[:, 0]
 
     def patch_weights(self, logits: Tensor) -> Tensor:
         """Weigh only patches that see the hole: elsewhere real and drawn are the same pixels."""
@@ -52,6 +70,7 @@ class ResidentSlices:
         tissue_weights: (num_classes,).
         labels: The label set of the masks.
         config: The model's configuration.
+        crops: The window of each slice that is trained on; None for whole slices.
     """
 
     images: Tensor
@@ -60,6 +79,7 @@ class ResidentSlices:
     tissue_weights: Tensor
     labels: LabelSet
     config: Pix2PixConfig
+    crops: Windows | None = None
 
     @classmethod
     def load(cls, training: SliceStore, config: Pix2PixConfig, compute: Compute) -> "ResidentSlices":
@@ -69,16 +89,26 @@ class ResidentSlices:
         parts = (training.images(), masks, holes)
         resident = [torch.from_numpy(np.ascontiguousarray(part)).to(compute.device) for part in parts]
         weights = tissue_weight_table(config.tissue_weights, training.label_set).to(compute.device)
-        return cls(resident[0], resident[1], resident[2], weights, training.label_set, config)
+        crops = windows_around(torch.from_numpy(holes).unsqueeze(1), config.crop_px) if config.crop_px else None
+        return cls(resident[0], resident[1], resident[2], weights, training.label_set, config, crops)
 
     def batch(self, seed: int, step: int) -> Batch:
         """Return a step's slices: which ones and their noise are decided by (seed, step) alone."""
         rows = random_generator(seed, "pix2pix rows", step).integers(len(self.images), size=self.config.batch)
-        index = torch.from_numpy(rows).to(self.images.device)
-        images = to_gan_range(self.images[index].float()).unsqueeze(1)
-        masks, holes = self.masks[index], self.holes[index].float().unsqueeze(1)
-        size = (len(rows), self.config.noise_channels, *images.shape[2:])
+        images, masks, holes = self._rows(rows)
+        images, holes = to_gan_range(images.float()), holes.float()
+        size = (len(rows), noise_planes(self.config), *images.shape[2:])
         noise = row_noise(derive_seed(seed, "pix2pix training noise", step), size).to(images.device)
-        condition = build_condition(self.config, self.labels, masks, images, holes, noise)
-        weights = self.tissue_weights[masks.long()].unsqueeze(1)
-        return Batch(condition, images, weights, (masks > 0).float().unsqueeze(1))
+        condition = build_condition(self.config, self.labels, masks[:, 0], images, holes, noise)
+        weights = self.tissue_weights[masks.long()]
+        ventricle = (masks > 0).float()
+        return Batch(condition, images, weights, ventricle, masks.long(), holes, self.config.detail_px)
+
+    def _rows(self, rows: NDArray[np.integer]) -> list[Tensor]:
+        """Return images, masks and holes (N, 1, H, W) of some rows, cut where training is on windows."""
+        index = torch.from_numpy(rows).to(self.images.device)
+        parts = [part[index].unsqueeze(1) for part in (self.images, self.masks, self.holes)]
+        if self.crops is None:
+            return parts
+        windows = self.crops.at(rows.tolist())
+        return [windows.cut(part) for part in parts]

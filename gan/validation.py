@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gan.config import Pix2PixConfig
-from gan.generate import Synthesiser, noise_seeds
 from gan.hole import ventricle_hole
 from gan.quality import local_texture, mean_absolute_error, pairwise_variety, structural_similarity_of
+from gan.synthesiser import Synthesiser, noise_seeds
 from imaging.errors import InputError
 
 

@@ -4,7 +4,7 @@ import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import nibabel
 import numpy as np
@@ -50,6 +50,22 @@ class NiftiVolume:
             return np.ascontiguousarray(self.data, dtype=np.float32)
 
 
+class Gridded(Protocol):
+    """What a label map takes over from the volume it was drawn on, be it NIfTI or DICOM."""
+
+    @property
+    def arrangement(self) -> Arrangement:
+        """How the file's axes became (S, H, W)."""
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """(slice, row, column)."""
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """(4, 4), of the file's own voxel order, to mm."""
+
+
 def read_nifti(path: Path, as_stored: bool = False) -> NiftiVolume:
     """Read a volume, arranged as radiologists read it (see `imaging.orientation`).
 
@@ -85,7 +101,7 @@ def read_nifti_pair(image_path: Path, mask_path: Path, as_stored: bool = False) 
     return image, mask
 
 
-def write_label_map(path: Path, mask: NDArray[np.uint8], like: NiftiVolume) -> None:
+def write_label_map(path: Path, mask: NDArray[np.uint8], like: Gridded) -> None:
     """Write a label map (S, H, W) as NIfTI in the voxel order, spacing and affine of the volume it was drawn on.
 
     Written aside and renamed. `path` ends in `.nii.gz` or `.nii`.

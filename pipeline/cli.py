@@ -78,6 +78,36 @@ def trials(
 
 
 @app.command()
+def predict(
+    studies: Annotated[list[Path], typer.Argument(help="NIfTI files, folders of DICOM slices, or folders of either.")],
+    model: Annotated[str, typer.Option(help="SOURCE/PROFILE/NETWORK/TRAINING_SET of this workspace.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of label maps, tables and index.html.")],
+    fold: Annotated[Optional[int], typer.Option(min=0, max=4, help="Only this fold's models; else all.")] = None,  # noqa: UP045
+    localiser: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="SOURCE/PROFILE whose localisers to use; a model of cropped slices knows no whole image."),
+    ] = None,
+    phase: Annotated[Optional[int], typer.Option(min=1, help="Only this phase of a DICOM cine; else all.")] = None,  # noqa: UP045
+    flips: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option(help="Average over mirrored copies; default: as the model was configured."),
+    ] = None,
+    dicom_seg: Annotated[bool, typer.Option(help="Also write DICOM segmentations (needs scarforge[dicom]).")] = False,
+) -> None:
+    """Segment new studies: label maps in their own geometry, volumes, uncertainty, pictures and one page.
+
+    A study unlike the model's training data, or with an implausible result, goes to OUTPUT/flagged.
+
+    Exit status: 0 all is well, 2 a study could not be segmented, 3 a study was flagged.
+    """
+    from pipeline.predict import PredictOptions
+    from pipeline.predict import predict as predict_studies
+
+    options = PredictOptions(model, output, fold, localiser, phase, flips, dicom_seg)
+    raise typer.Exit(predict_studies(default_home(), studies, options))
+
+
+@app.command()
 def sources() -> None:
     """List the formats that studies can be read from."""
     from imaging.sources import SOURCES

@@ -26,18 +26,35 @@ FOLDS = 5
 
 
 class QualitySettings(FrozenConfig):
-    """How synthetic slices are judged, and below what they may not be trained on."""
+    """How synthetic slices are judged, and when they may not be trained on."""
 
     vgg16_weights: str = Field(
         default="",
-        description="safetensors file of ImageNet VGG16 features; empty: torch's cache, else own encoder",
+        description="safetensors file of ImageNet VGG16 features, for distances and LPIPS; empty: own encoder only",
     )
-    slices: int = Field(default=500, ge=10, description="synthetic slices that are judged")
+    alexnet_weights: str = Field(
+        default="", description="safetensors file of ImageNet AlexNet features, for LPIPS and variety; empty: without"
+    )
+    inception_weights: str = Field(
+        default="", description="file of torch-fidelity's Inception weights; needs that package; empty: without"
+    )
+    slices: int = Field(default=500, ge=10, description="synthetic slices that are judged; copies: all are searched")
+    utility_steps: int | None = Field(
+        default=None,
+        ge=0,
+        description="optimiser steps of a segmenter trained on synthetic slices only; 0: none, null: the profile's",
+    )
     minimum_adherence_cavity: float = Field(
         default=0.5, ge=0, le=1, description="Dice of the judge's cavity on synthetic slices"
     )
     minimum_adherence_myocardium: float = Field(
         default=0.3, ge=0, le=1, description="Dice of the judge's normal myocardium on synthetic slices"
+    )
+    maximum_copied_share: float = Field(
+        default=0.03, ge=0, le=1, description="of synthetic slices that copy a training ventricle; chance: at most 0.01"
+    )
+    minimum_variety: float = Field(
+        default=0.25, ge=0, description="how different synthetic ventricles are, relative to real patients"
     )
 
 

@@ -27,7 +27,7 @@ class Trained:
 
 
 def train_lv_localiser(task: TrainingTask, compute: Compute, report: Report) -> Trained:
-    """Train the regression of the ventricle's box on the fold's training patients."""
+    """Train the localiser of the ventricle on the fold's training patients."""
     from imaging.study_archive import StudyArchive
     from segmentation.localiser import load_localiser
     from segmentation.localiser_config import LocaliserConfig
@@ -69,6 +69,7 @@ def train_segmenter(task: TrainingTask, compute: Compute, report: Report) -> Tra
     """Train one network on one training set with one seed."""
     from segmentation.config import TrainConfig
     from segmentation.predict import load_exportable
+    from segmentation.remember import remember_training
     from segmentation.train import train_segmenter as train
     from segmentation.validation import ValidationData
 
@@ -76,8 +77,10 @@ def train_segmenter(task: TrainingTask, compute: Compute, report: Report) -> Tra
     folder, split = Path(task.folder), _split(task)
     training = _training_store(task, split)
     validation = ValidationData(*_validation_rows(task, split))
-    card = {**task.card, "slices": len(training)}
+    real = SliceStore.open(Path(task.inputs["real_slices"]), verify=False)
+    card = {**task.card, "slices": len(training), "region": dict(real.attributes.parameters)}
     result = train(training, validation, config, compute, folder, task.seed, report, card)
+    remember_training(folder, real, split, compute)
     size = training.attributes.region_px
     scores = {f"validation/dice/{tissue}": value for tissue, value in result.dice.items()}
     return Trained(

@@ -26,7 +26,8 @@ def run(tmp_path_factory):
     (root / PATIENTS[0] / f"{PATIENTS[0]}_frame12.nii.gz").write_bytes(b"not an image")
     environment = {**os.environ, "SCARFORGE_HOME": str(home), "OMP_NUM_THREADS": "1"}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-m", "pipeline.cli", "run", "--source", "acdc", "--root", str(root), "--profile", "tiny"]
+    options = ["--source", "acdc", "--root", str(root), "--profile", "tiny"]
+    command = [sys.executable, "-m", "pipeline.cli", "run", *options]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return home / "acdc" / "tiny", result

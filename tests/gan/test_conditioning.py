@@ -6,6 +6,7 @@ from gan.conditioning import (
     build_condition,
     continue_inwards,
     encode_labels,
+    noise_planes,
     soft_share,
     to_gan_range,
     to_slice_range,
@@ -100,3 +101,22 @@ def test_ranges_convert_and_come_back():
     assert to_gan_range(images).max() == 1
     assert torch.allclose(to_slice_range(to_gan_range(images)), images, atol=1e-7)
     assert to_slice_range(torch.tensor([-1.5, 1.5])).tolist() == [0, 1]
+
+
+def test_noise_on_the_background_leaves_the_ventricle_and_the_discriminator_alone():
+    config = PRESETS["trial_5"]
+    masks = torch.tensor([[[0, 4], [2, 0]]], dtype=torch.uint8)
+    empty = torch.zeros(1, 1, 2, 2)
+    noise = torch.ones(1, noise_planes(config), 2, 2)
+    given = build_condition(config, EMIDEC_LABELS, masks, empty, empty, noise)
+    expected = torch.tensor([[config.background_noise, 4], [2, config.background_noise]])
+    assert torch.equal(given.for_generator()[0, 0], expected)
+    assert torch.equal(given.for_discriminator()[0, 0], masks[0].float())
+
+
+def test_a_discriminator_without_the_mask_is_given_nothing_but_the_hole(tiny_config, square_hole):
+    masks = torch.zeros(1, 16, 16, dtype=torch.uint8)
+    for context, channels in ((False, 0), (True, 1)):
+        config = tiny_config.model_copy(update={"discriminator_sees_mask": False, "context": context})
+        given = build_condition(config, EMIDEC_LABELS, masks, square_hole, square_hole, torch.zeros(1, 1, 16, 16))
+        assert given.for_discriminator().shape == (1, channels, 16, 16)

@@ -1,10 +1,14 @@
+import multiprocessing
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
 
 from gan.conditioning import generator_channels
 from gan.config import PRESETS
-from gan.generate import generate_slices, load_generator, redraw
+from gan.generate import Synthesiser, generate_slices, load_exportable, load_generator, redraw
 from gan.generator import Generator
 from gan.hole import ventricle_hole
 from imaging.errors import InputError
@@ -46,6 +50,53 @@ def test_the_batch_size_changes_no_bit(generate):
     one, _ = generate(40, "one", batch=16)
     other, _ = generate(40, "other", batch=32)
     assert one.digest == other.digest
+
+
+def kill_at_the_second_batch(*arguments):
+    """Generate in this process and kill it while it draws for the second time."""
+    draw, calls = Synthesiser.draw, []
+
+    def drawing(self, *given):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return draw(self, *given)
+
+    Synthesiser.draw = drawing
+    generate_slices(*arguments)
+
+
+@pytest.fixture
+def interrupted(make_model, make_store, compute, tmp_path):
+    """Begin to generate 40 slices in batches of 16 and be killed; returns what generates them."""
+    folder, masks = make_model(), make_store(5, seed=8, origin="synthetic")
+
+    def generate(name, count=40, seed=3):
+        generate_slices(folder, masks, tmp_path / name, count, compute, seed, "test", 16)
+        return tmp_path / name
+
+    arguments = (folder, masks, tmp_path / "killed.h5", 40, compute, 3, "test", 16)
+    process = multiprocessing.get_context("fork").Process(target=kill_at_the_second_batch, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "killed.h5").exists()
+    return generate
+
+
+def test_a_killed_generation_goes_on_where_it_was_to_the_same_bytes(interrupted, monkeypatch, tmp_path):
+    whole = interrupted("whole.h5")
+    drawn, draw = [], Synthesiser.draw
+    monkeypatch.setattr(Synthesiser, "draw", lambda self, *given: drawn.append(len(given[0])) or draw(self, *given))
+    assert interrupted("killed.h5").read_bytes() == whole.read_bytes()
+    assert drawn == [16, 8]  # the first sixteen were there
+    assert not list(tmp_path.glob(".*parts"))
+
+
+@pytest.mark.parametrize("changes", [{"seed": 4}, {"count": 39}])
+def test_parts_of_another_generation_are_not_taken(interrupted, changes):
+    other, whole = interrupted("killed.h5", **changes), interrupted("whole.h5", **changes)
+    assert other.read_bytes() == whole.read_bytes()
 
 
 def test_a_longer_series_begins_with_the_shorter_one(generate):
@@ -98,6 +149,14 @@ def test_redrawing_is_the_same_whatever_else_is_drawn(make_model, make_slices, c
     assert drawn.dtype == np.float32
     assert drawn.min() >= 0
     assert drawn.max() <= 1
+
+
+@pytest.mark.parametrize("changes", [{}, {"decoder_noise": True, "decoder_labels": True, "context": False}])
+def test_the_generator_can_be_exported(make_model, changes):
+    generator = load_exportable(make_model(**changes))
+    condition = torch.randn(2, 5 + 2 * changes.get("context", True) + 1, 32, 32)
+    exported = torch.export.export(generator, (condition,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    assert torch.allclose(exported.module()(condition), generator(condition), atol=1e-5)
 
 
 def test_a_context_model_needs_the_hole(make_model, make_store, compute, tmp_path):

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -39,6 +41,44 @@ def test_output_is_within_range_and_reacts_to_the_labels(tiny_config, kind):
     drawn = generator(labels)
     assert drawn.abs().max() <= 1
     assert not torch.allclose(drawn, generator(other))
+
+
+def test_a_sigmoid_is_spread_over_the_same_range(tiny_config):
+    torch.manual_seed(0)
+    generator = Generator(5, tiny_config.model_copy(update={"output": "sigmoid"})).eval()
+    condition = torch.randn(1, 5, 32, 32)
+    steep = Generator(5, tiny_config).eval()
+    steep.load_state_dict(generator.state_dict())
+    sigmoid = torch.sigmoid(2 * torch.atanh(steep(condition)) / 2)  # of the same activations
+    assert torch.allclose(generator(condition), 2 * sigmoid - 1, atol=1e-5)
+
+
+def test_seven_stages_need_no_deviation_of_one_pixel():
+    config = PRESETS["trial_1"].model_copy(update={"widths": (4,) * 7})
+    drawn = Generator(1, config).train()(torch.randn(1, 1, 128, 128))
+    assert torch.isfinite(drawn).all()
+
+
+def test_decoder_noise_reaches_the_drawing_at_every_stage(tiny_config):
+    torch.manual_seed(0)
+    config = tiny_config.model_copy(update={"decoder_noise": True, "full_resolution_width": 0})
+    generator = Generator(8, config).eval()
+    condition = torch.randn(1, 8, 32, 32)
+    drawn = generator(condition)
+    for stage in range(len(generator.noise_strength)):
+        silent = copy.deepcopy(generator)
+        with torch.no_grad():
+            silent.noise_strength[stage].zero_()
+        assert not torch.allclose(drawn, silent(condition))
+
+
+def test_labels_come_again_as_shares_of_each_pixel(tiny_config):
+    generator = Generator(8, tiny_config.model_copy(update={"decoder_labels": True}))
+    condition = torch.zeros(1, 8, 32, 32)
+    condition[:, 3, :4, :6] = 1
+    again = generator._labels_again(condition, torch.empty(1, 16, 8, 8))[0]
+    assert again.shape == (1, 5, 8, 8)
+    assert again[0, 3, 0].tolist() == [1, 0.5, 0, 0, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("kind", ["resize", "sub_pixel"])

@@ -4,10 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.ndimage import distance_transform_edt
 
 from gan import train
 from gan.config import Pix2PixConfig
 from gan.generate import load_generator, redraw
+from gan.players import Players
 from gan.quality import peak_signal_to_noise
 from gan.training_slices import ResidentSlices
 from gan.validation import ValidationSlices, validation_figures
@@ -35,37 +37,79 @@ def start(make_store, make_slices, tiny_config, compute, tmp_path):
 def run(make_store, make_slices, tiny_config, compute, tmp_path):
     slices = ResidentSlices.load(make_store(), tiny_config, compute)
     validation = ValidationSlices.choose(*make_slices(4, seed=9), tiny_config)
-    return train._Training(slices, validation, compute, tmp_path / "model", seed=0)
+    return train._Training(Players(slices, compute, seed=0), validation, tmp_path / "model")
+
+
+@pytest.fixture
+def make_players(make_store, tiny_config, compute):
+    """Make players of the tiny configuration with changes."""
+
+    def make(**changes):
+        config = type(tiny_config).model_validate(tiny_config.model_dump() | changes)
+        return Players(ResidentSlices.load(make_store(), config, compute), compute, seed=0)
+
+    return make
 
 
 def gradients(network):
     return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
 
 
-def test_the_adversarial_term_reaches_the_generator_and_not_the_frozen_discriminator(run):
-    run.config = run.config.model_copy(update={"l1_weight": 0.0})
-    run.step = 1
-    before = {name: value.clone() for name, value in run.discriminator.named_parameters()}
-    batch = run.slices.batch(0, 1)
-    run.generator_step(batch, run._draw(batch))
-    assert any(gradient.abs().sum() > 0 for gradient in gradients(run.generator))
-    assert not gradients(run.discriminator)
-    assert all(torch.equal(value, before[name]) for name, value in run.discriminator.named_parameters())
-    assert all(parameter.requires_grad for parameter in run.discriminator.parameters())
+@pytest.mark.parametrize(
+    ("changes", "frozen"),
+    [
+        ({}, "discriminator"),
+        ({"fine_discriminator_widths": (8, 8)}, "discriminator"),
+        ({"adversarial_weight": 0.0, "reader_weight": 1.0, "detail_px": 16}, "reader"),
+    ],
+)
+def test_a_judge_s_term_reaches_the_generator_and_not_the_frozen_judge(make_players, changes, frozen):
+    players = make_players(l1_weight=0.0, **changes)
+    judge = getattr(players, frozen)
+    before = {name: value.clone() for name, value in judge.named_parameters()}
+    batch = players.slices.batch(0, 1)
+    players.generator_step(batch, players.draw(batch))
+    assert any(gradient.abs().sum() > 0 for gradient in gradients(players.generator))
+    assert not gradients(judge)
+    assert all(torch.equal(value, before[name]) for name, value in judge.named_parameters())
+    assert all(parameter.requires_grad for parameter in judge.parameters())
 
 
-def test_the_discriminator_step_leaves_the_generator_alone(run):
-    run.step = 1
-    batch = run.slices.batch(0, 1)
-    run.discriminator_step(batch, run._draw(batch).detach())
-    assert gradients(run.discriminator)
-    assert not gradients(run.generator)
+def test_the_judges_steps_leave_the_generator_alone(make_players):
+    players = make_players(reader_weight=1.0)
+    batch = players.slices.batch(0, 1)
+    players.discriminator_step(batch, players.draw(batch).detach())
+    players.reader_step(batch)
+    assert gradients(players.discriminator)
+    assert gradients(players.reader)
+    assert not gradients(players.generator)
 
 
-def test_a_batch_depends_on_seed_and_step_alone(run):
-    first, again, other = (run.slices.batch(0, step).condition.for_generator() for step in (3, 3, 4))
+def test_the_reader_learns_to_read_real_slices(make_players):
+    players = make_players(reader_weight=1.0, batch=4)
+    losses = [float(players.reader_step(players.slices.batch(0, step))["reader_loss"]) for step in range(40)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_batch_depends_on_seed_and_step_alone(make_players):
+    slices = make_players().slices
+    first, again, other = (slices.batch(0, step).condition.for_generator() for step in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_a_crop_holds_the_whole_hole(make_players):
+    whole, cropped = (make_players(**changes).slices.batch(0, 1) for changes in ({}, {"crop_px": 24}))
+    assert cropped.real.shape == (2, 1, 24, 24)
+    assert torch.equal(cropped.condition.hole.sum(dim=(1, 2, 3)), whole.condition.hole.sum(dim=(1, 2, 3)))
+    assert torch.equal(cropped.masks.sum(), whole.masks.sum())
+
+
+def test_without_averaging_the_present_generator_is_judged(make_players):
+    players = make_players(average_decay=0.0)
+    players.take_step(1)
+    averaged = players.averaged_generator().generator.state_dict()
+    assert all(torch.equal(averaged[name], value) for name, value in players.generator.state_dict().items())
 
 
 def test_one_pair_is_learned(make_store, make_slices, compute, tmp_path):
@@ -99,6 +143,35 @@ def test_one_pair_is_learned(make_store, make_slices, compute, tmp_path):
     assert peak_signal_to_noise(drawn, images, masks > 0) >= 30
 
 
+@pytest.fixture
+def learned(make_store, make_slices, compute, tmp_path):
+    """A generator that draws whole slices from their labels, trained on twelve rings."""
+    config = Pix2PixConfig(
+        context=False,
+        widths=(16, 32, 32),
+        discriminator_widths=(8, 16),
+        batch=4,
+        steps=150,
+        validate_every=50,
+        learning_rate=2e-3,
+        average_decay=0.9,
+    )
+    train.train_pix2pix(make_store(12), *make_slices(4), config, compute, tmp_path / "model", 0, silent, {})
+    return tmp_path / "model"
+
+
+def test_swapped_labels_change_the_image_there_and_hardly_elsewhere(learned, compute, make_slices):
+    images, masks = make_slices(6, seed=4)
+    swapped = masks.copy()
+    left = np.arange(masks.shape[2]) < 16  # half of it, so that something is far away
+    swapped[(masks == 1) & left] = 3
+    drawn, other = (redraw(learned, images, labels, compute, seed=0) for labels in (masks, swapped))
+    change, touched = np.abs(drawn - other), masks != swapped
+    distance_mm = np.stack([distance_transform_edt(~one) for one in touched])  # pixels of 1 mm
+    assert change[touched].mean() > 0.1
+    assert change[distance_mm > 20].mean() < 0.05 * change[touched].mean()
+
+
 class Killed(Exception):
     pass
 
@@ -111,7 +184,14 @@ def kill_at(step):
     return report
 
 
-@pytest.mark.parametrize("changes", [{}, {"dropout": 0.5, "normalisation": "instance", "average_decay": 0.0}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"dropout": 0.5, "normalisation": "instance", "average_decay": 0.0},
+        {"reader_weight": 2.0, "decoder_noise": True, "crop_px": 24, "fine_discriminator_widths": (8, 8)},
+    ],
+)
 def test_a_killed_training_continues_bit_for_bit(start, tmp_path, changes):
     whole = start("whole", **changes)
     with pytest.raises(Killed):
@@ -165,7 +245,7 @@ def test_every_loss_trains_with_the_structure_term(start, adversarial):
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(run):
-    next(run.generator.parameters()).data.fill_(float("nan"))
+    next(run.players.generator.parameters()).data.fill_(float("nan"))
     run.take_step(1)
     with pytest.raises(TrainingDivergedError, match=r"loss.* at step 1; last metrics: none yet"):
         run.validate()

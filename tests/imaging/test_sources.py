@@ -31,7 +31,8 @@ def test_a_folder_without_anything_of_the_format_is_refused_before_the_first_stu
     options = SourceConfig(spacing_mm=(8.0, 1.0, 1.0))
     with pytest.raises(InputError, match="; give "):
         read_source(name, tmp_path, None, options)
-    with pytest.raises(InputError, match="does not exist|is not a folder|no folder"):
+    absent = "does not exist|is not a folder|no folder"
+    with pytest.raises(InputError, match=absent):
         read_source(name, tmp_path / "absent", None, options)
 
 

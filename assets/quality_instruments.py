@@ -1,0 +1,123 @@
+"""What synthetic slices are measured with: extractors, a judge, the generator itself, a segmenter they teach."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import numpy as np
+from numpy.typing import NDArray
+
+from assets.inputs import slices_file, split_file
+from assets.training_run import train_in_own_process
+from pipeline.forge import Forge, require_fold
+
+if TYPE_CHECKING:
+    from gan.quality import Extractor, Instruments, PairedSlices
+    from gan.quality_slices import PairDistance, Segment
+    from gan.variety import Draw
+    from pipeline.settings import QualitySettings, Settings
+    from segmentation.config import TrainConfig
+    from segmentation.predict import Segmenter
+    from training.compute import Compute
+
+JUDGE = "attention_res_unet_real_only"
+_NETWORK = "attention_res_unet"
+
+
+def instruments_of(
+    context: dg.AssetExecutionContext, forge: Forge, folder: Path, validation: "PairedSlices", compute: "Compute"
+) -> "Instruments":
+    """Return everything that measures, training the segmenter on synthetic slices where that is configured."""
+    from gan.quality import Instruments
+    from segmentation.predict import load_segmenter
+
+    fold, settings = require_fold(context), forge.settings()
+    judge = load_segmenter(forge.folder(JUDGE, fold, settings.seeds[0]), compute)
+    return Instruments(
+        extractors(settings.quality, judge, compute),
+        judge.labels,
+        _draw(forge.folder("pix2pix", fold), validation, compute),
+        perceptual_distances(settings.quality, compute),
+        _taught_by_synthetic(context, forge, folder, compute),
+    )
+
+
+def extractors(settings: "QualitySettings", judge: "Segmenter", compute: "Compute") -> list["Extractor"]:
+    """Return ImageNet VGG16 and Inception where weights are given, and always the judge's own encoder.
+
+    Of the encoder, all stages: its bottleneck alone holds where tissues are and is blind to grain and edges, so
+    that it took painted means for more real than real slices of other patients.
+    """
+    from gan.quality import Extractor
+
+    found = []
+    if settings.vgg16_weights:
+        from gan.vgg_features import vgg16_features
+
+        found.append(Extractor("ImageNet VGG16", vgg16_features(Path(settings.vgg16_weights), compute)))
+    if settings.inception_weights:
+        from gan.inception_features import InceptionFeatures
+
+        inception = InceptionFeatures(Path(settings.inception_weights), compute)
+        found.append(Extractor("ImageNet Inception", inception, inception.probabilities))
+    return [*found, Extractor(f"encoder stages of {JUDGE}", judge.stage_statistics)]
+
+
+def perceptual_distances(settings: "QualitySettings", compute: "Compute") -> dict[str, "PairDistance"]:
+    """Return LPIPS on the networks whose weights are given, AlexNet first."""
+    from gan.perceptual_distance import perceptual_distance
+
+    found: dict[str, PairDistance] = {}
+    if settings.alexnet_weights:
+        found["LPIPS AlexNet"] = perceptual_distance(Path(settings.alexnet_weights), "alexnet", compute)
+    if settings.vgg16_weights:
+        found["LPIPS VGG16"] = perceptual_distance(Path(settings.vgg16_weights), "vgg16", compute)
+    return found
+
+
+def utility_config(settings: "Settings") -> "TrainConfig | None":
+    """Return how the segmenter on synthetic slices is trained, None where it is switched off."""
+    config, steps = settings.network(_NETWORK), settings.quality.utility_steps
+    if steps == 0:
+        return None
+    if steps is None:
+        return config
+    changed = {"steps": steps, "validate_every": min(config.validate_every, steps)}
+    return type(config).model_validate({**config.model_dump(mode="json"), **changed})
+
+
+def _draw(model: Path, validation: "PairedSlices", compute: "Compute") -> "Draw":
+    """Return a function that draws validation slices again with given seeds of the noise."""
+    from gan.generate import load_generator
+    from gan.hole import ventricle_hole
+
+    generator = load_generator(model, compute)
+    holes = ventricle_hole(validation.masks, generator.config.hole_margin_px)
+
+    def draw(rows: NDArray[np.integer[Any]], seeds: Sequence[int]) -> NDArray[np.float32]:
+        return generator.draw(validation.masks[rows], validation.images[rows], holes[rows], seeds)
+
+    return draw
+
+
+def _taught_by_synthetic(
+    context: dg.AssetExecutionContext, forge: Forge, folder: Path, compute: "Compute"
+) -> "Segment | None":
+    from segmentation.predict import load_segmenter
+
+    fold, settings = require_fold(context), forge.settings()
+    config = utility_config(settings)
+    if config is None:
+        return None
+    # Named after this build: MLflow finds a run again by the name of its folder.
+    model = folder / f"utility_{folder.name.strip('.').removesuffix('.partial')}"
+    model.mkdir(exist_ok=True)
+    inputs = {
+        "training_set": slices_file(forge, "synthetic_slices", fold),
+        "real_slices": slices_file(forge, "real_slices", fold),
+        "patient_split": split_file(forge),
+    }
+    tags = {"stage": "utility", "network": _NETWORK, "training_set": "synthetic"}
+    train_in_own_process(context, forge, model, "segmenter", inputs, config, settings.seeds[0], tags)
+    return load_segmenter(model, compute).labels

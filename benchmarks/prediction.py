@@ -1,0 +1,129 @@
+"""Seconds that `scarforge predict` takes for a study of ten slices, with the model loaded and with loading it.
+
+The network is untrained (that does not change its time) and of the size a profile trains; the localiser answers a
+central box, so that its own time is left out. Everything else is what the command does, files written included.
+
+    python benchmarks/prediction.py [--profile quick paper] [--network attention_res_unet halsr_net]
+"""
+
+import argparse
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import torch
+
+from imaging.box import Box
+from imaging.new_studies import find_studies
+from imaging.phantom import PhantomConfig, read_phantom
+from imaging.regions import RegionConfig
+from imaging.study import Study
+from pipeline.predict import PredictionRun, PredictOptions
+from pipeline.predict_models import LoadedModel, Member, ModelName
+from pipeline.prediction_record import model_facts
+from pipeline.settings import load_settings
+from segmentation.cloud import fit_cloud
+from segmentation.familiarity import Familiarity, describe
+from segmentation.networks import build_network
+from segmentation.plausibility import MEASURES, SeenRange
+from segmentation.predict import Segmenter, load_ensemble
+from training.compute import Compute, choose_compute
+from training.model_folder import write_model_folder
+
+SLICES = 10
+
+
+class CentralBox:
+    """A localiser that costs nothing."""
+
+    def predict_image_box(self, image):
+        """Return the middle 90 mm."""
+        rows, columns = image.shape[1:]
+        return Box(rows / 2 - 45, columns / 2 - 45, rows / 2 + 45, columns / 2 + 45)
+
+
+def write_studies(folder: Path, count: int) -> None:
+    """Write phantom patients of ten slices as NIfTI."""
+    for number, study in enumerate(islice(read_phantom(PhantomConfig(patients=15)), count)):
+        assert isinstance(study, Study)
+        image = study.image[np.arange(SLICES) % len(study.image)]
+        file = nibabel.Nifti1Image(image.transpose(2, 1, 0), np.eye(4))
+        file.header.set_zooms(study.spacing_mm[::-1])
+        nibabel.save(file, folder / f"study{number}.nii.gz")
+
+
+def remembered(segmenter: Segmenter) -> Familiarity:
+    """Return what a network of this size would remember: descriptions of the right length, of random numbers."""
+    blank = np.zeros((1, 32, 32), np.float32)
+    lengths = {name: len(values) for name, values in describe(segmenter, blank, blank.astype(np.uint8)).items()}
+    rng, patients = np.random.default_rng(0), np.arange(8).astype(str)
+    clouds = {name: fit_cloud(rng.normal(size=(8, n)), patients, np.empty((0, n))) for name, n in lengths.items()}
+    return Familiarity(clouds, SeenRange(dict.fromkeys(MEASURES, 0.0), dict.fromkeys(MEASURES, 1e6)))
+
+
+def load(folder: Path, compute: Compute, flips: bool) -> LoadedModel:
+    """Load the model as the command does."""
+    name = ModelName("phantom", "benchmark", "network", "real_only")
+    segmenter = load_ensemble([folder], compute, flips)
+    return LoadedModel(
+        name, (Member(folder, 0, 0),), segmenter, (CentralBox(),), "central box", RegionConfig(), (None,)
+    )
+
+
+def measure(profile: str, network: str, flips: bool, studies: Path, compute: Compute) -> dict[str, object]:
+    """Return seconds to load and predict the first study, and medians over the others: of the clock, of all cores."""
+    config = load_settings(profile).network(network)
+    with tempfile.TemporaryDirectory() as folder:
+        write_model_folder(Path(folder), build_network(config.network, 5).state_dict(), config, {"label_set": "emidec"})
+        start = time.perf_counter()
+        model = load(Path(folder), compute, flips)
+        loading = time.perf_counter() - start
+        found = find_studies([studies])
+        names = frozenset(study.case_id for study in found)
+        run = PredictionRun(
+            model, PredictOptions(str(model.name), Path(folder) / "out"), model_facts(model, "benchmark"), names
+        )
+        seconds, processor_s = [], []
+        for study in found:
+            start, used = time.perf_counter(), time.process_time()
+            run.study(study)
+            seconds.append(time.perf_counter() - start)
+            processor_s.append(time.process_time() - used)
+        assert len(run.rows) == len(found), run.problems
+    return {
+        "profile": profile,
+        "network": network,
+        "flips": flips,
+        "load_and_first_s": loading + seconds[0],
+        "loaded_s": float(np.median(seconds[1:])),
+        "processor_s": float(np.median(processor_s[1:])),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--profile", nargs="+", default=["quick", "paper"])
+    parser.add_argument("--network", nargs="+", default=["attention_res_unet", "halsr_net"])
+    parser.add_argument("--studies", type=int, default=4)
+    options = parser.parse_args()
+    compute = choose_compute()
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        write_studies(Path(folder), options.studies)
+        rows = [
+            measure(profile, network, flips, Path(folder), compute)
+            for profile in options.profile
+            for network in options.network
+            for flips in (False, True)
+        ]
+    print(f"{compute.description}; studies of {SLICES} slices; targets: load and first 6 s, loaded 1.5 s without flips")
+    print(pd.DataFrame(rows).round(2).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

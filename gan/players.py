@@ -1,0 +1,194 @@
+"""The networks that a training teaches, and one step of each: discriminator step, reader step, generator step.
+
+Every random choice derives from (seed, purpose, step). What does not live here: rounds of validation,
+checkpoints, and which generator is kept (`gan.train`).
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
+from torch import Tensor, nn
+
+from gan.conditioning import discriminator_channels, generator_channels
+from gan.config import Pix2PixConfig
+from gan.discriminator import Discriminator
+from gan.generator import Generator
+from gan.losses import ADVERSARIAL_LOSSES, weighted_mean
+from gan.objective import Objective
+from gan.synthesiser import Synthesiser
+from gan.tissue_reader import TissueReader, reading_loss
+from gan.training_slices import Batch, ResidentSlices
+from imaging.labels import LabelSet
+from imaging.seeds import derive_seed
+from training.compute import Compute
+
+_READER_LEARNING_RATE = 1e-3
+
+
+class Players:
+    """Generator, its average, discriminator and, where configured, the reader, with their optimisers.
+
+    Args:
+        slices: The training set.
+        compute: What to run on.
+        seed: Seed of weights, batches and dropout.
+        vgg16_weights: For the perceptual loss.
+
+    Raises:
+        InputError: VGG16's weights are wanted and missing.
+    """
+
+    def __init__(self, slices: ResidentSlices, compute: Compute, seed: int, vgg16_weights: Path | None = None):
+        self.slices, self.compute, self.seed = slices, compute, seed
+        self.config, labels = slices.config, slices.labels
+        config = self.config
+        self.adversarial = ADVERSARIAL_LOSSES[config.adversarial]
+        self.objective = Objective.build(config, slices.tissue_weights, compute, vgg16_weights)
+        generator, discriminator = build_networks(config, labels, seed)
+        self.averaged = copy.deepcopy(generator).requires_grad_(False).eval()
+        self.generator, self.generator_optimiser = self._set_up(generator, config.learning_rate)
+        self.discriminator, self.discriminator_optimiser = self._set_up(
+            discriminator, config.discriminator_learning_rate
+        )
+        self.reader: _FabricModule | None = None
+        if config.reader_weight > 0:
+            self.reader, self.reader_optimiser = self._set_up(build_reader(labels, seed), _READER_LEARNING_RATE)
+        averaged = compute.fabric.setup_module(self.averaged.to(memory_format=compute.memory_format))
+        self.synthesiser = Synthesiser(averaged.eval(), config, labels, compute)
+
+    def take_step(self, step: int) -> dict[str, Tensor]:
+        """Take one optimiser step of each network and return the losses."""
+        self._set_learning_rates(step)
+        batch = self.slices.batch(self.seed, step)
+        with seeded(derive_seed(self.seed, "pix2pix dropout", step), self.compute.device):
+            drawn = self.draw(batch)
+            losses = self.discriminator_step(batch, drawn.detach()) | self.reader_step(batch)
+            losses |= self.generator_step(batch, drawn)
+        if self.config.average_decay > 0:
+            self._follow_average(min(self.config.average_decay, (1 + step) / (10 + step)))
+        return losses
+
+    def draw(self, batch: Batch) -> Tensor:
+        """Draw a batch's slices (N, 1, H, W) in [-1, 1], into their context."""
+        drawn = self.generator(self._layout(batch.condition.for_generator())).float()
+        return batch.condition.place(drawn, self.config.seam_px)
+
+    def discriminator_step(self, batch: Batch, drawn: Tensor) -> dict[str, Tensor]:
+        """Teach the discriminator to tell real patches from drawn ones."""
+        given = batch.condition.for_discriminator()
+        both = torch.cat([batch.real, drawn])
+        scales = self.discriminator(self._layout(torch.cat([given, given])), self._layout(both))
+        losses, accuracies = [], []
+        for logits in scales:
+            on_real, on_drawn = logits.float().chunk(2)
+            weights = batch.patch_weights(on_real)
+            losses.append(self.adversarial.discriminator(on_real, on_drawn, weights))
+            told_apart = 0.5 * ((on_real > on_drawn.mean()).float() + (on_drawn < on_real.mean()).float())
+            accuracies.append(weighted_mean(told_apart, weights).detach())
+        loss = torch.stack(losses).mean()
+        self._descend(loss, self.discriminator_optimiser)
+        return {"discriminator_loss": loss.detach(), "discriminator_accuracy": torch.stack(accuracies).mean()}
+
+    def generator_step(self, batch: Batch, drawn: Tensor) -> dict[str, Tensor]:
+        """Teach the generator what `gan.objective` says, with everything else frozen."""
+        judges = [network for network in (self.discriminator, self.reader) if network is not None]
+        for network in judges:
+            network.requires_grad_(False)
+        logits = self.discriminator(self._layout(batch.condition.for_discriminator()), self._layout(drawn))
+        loss, terms = self.objective(batch, drawn, logits, self.reader)
+        self._descend(loss, self.generator_optimiser)
+        for network in judges:
+            network.requires_grad_(True)
+        return {"generator_loss": loss.detach()} | {name: value.detach() for name, value in terms.items()}
+
+    def reader_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Teach the reader, if there is one, to read the tissues out of real slices."""
+        if self.reader is None:
+            return {}
+        logits = self.reader(self._layout(batch.detail.cut(batch.real)))
+        loss = reading_loss(logits, batch.detail_masks(), self.slices.tissue_weights)
+        self._descend(loss, self.reader_optimiser)
+        return {"reader_loss": loss.detach()}
+
+    def averaged_generator(self) -> Synthesiser:
+        """Return the averaged generator, ready to draw; without averaging, the present one."""
+        if self.config.average_decay == 0:
+            self._follow_average(decay=0.0)
+        return self.synthesiser
+
+    @property
+    def learning_rate(self) -> float:
+        """The generator's present learning rate."""
+        return float(self.generator_optimiser.param_groups[0]["lr"])
+
+    def parts(self) -> dict[str, Any]:
+        """Return what a checkpoint holds, by name; each has `state_dict` and `load_state_dict`."""
+        reader = {"reader": self.reader, "reader_optimiser": self.reader_optimiser} if self.reader else {}
+        return reader | {
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+            "averaged": self.averaged,
+            "generator_optimiser": self.generator_optimiser,
+            "discriminator_optimiser": self.discriminator_optimiser,
+        }
+
+    def _set_up(self, network: nn.Module, learning_rate: float) -> tuple[_FabricModule, _FabricOptimizer]:
+        network = network.to(memory_format=self.compute.memory_format)
+        optimiser = torch.optim.Adam(
+            network.parameters(), lr=learning_rate, betas=(self.config.beta1, 0.999), fused=True
+        )
+        return self.compute.fabric.setup(network, optimiser)
+
+    def _descend(self, loss: Tensor, optimiser: _FabricOptimizer) -> None:
+        optimiser.zero_grad()
+        self.compute.fabric.backward(loss)
+        optimiser.step()
+
+    def _layout(self, tensor: Tensor) -> Tensor:
+        return tensor.contiguous(memory_format=self.compute.memory_format)
+
+    def _set_learning_rates(self, step: int) -> None:
+        """Hold the learning rates, then let them fall to zero in a line over the last share of the steps."""
+        config = self.config
+        falling = max(1, round(config.decay_share * config.steps))
+        factor = min(1.0, (config.steps - step + 1) / falling) if config.decay_share else 1.0
+        self.generator_optimiser.param_groups[0]["lr"] = factor * config.learning_rate
+        self.discriminator_optimiser.param_groups[0]["lr"] = factor * config.discriminator_learning_rate
+
+    @torch.no_grad()
+    def _follow_average(self, decay: float) -> None:
+        """Move the averaged weights and statistics towards the present ones."""
+        present = self.generator.state_dict()
+        for name, average in self.averaged.state_dict().items():
+            if average.is_floating_point():
+                average.lerp_(present[name], 1 - decay)
+            else:
+                average.copy_(present[name])
+
+
+def build_networks(config: Pix2PixConfig, labels: LabelSet, seed: int) -> tuple[Generator, Discriminator]:
+    """Return both networks with weights drawn from `seed`."""
+    with seeded(derive_seed(seed, "pix2pix weights"), torch.device("cpu")):
+        generator = Generator(generator_channels(config, labels), config)
+        discriminator = Discriminator(discriminator_channels(config, labels), config)
+    return generator, discriminator
+
+
+def build_reader(labels: LabelSet, seed: int) -> TissueReader:
+    """Return the reader with weights drawn from `seed`."""
+    with seeded(derive_seed(seed, "pix2pix reader weights"), torch.device("cpu")):
+        return TissueReader(labels.num_classes)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's own generators, which dropout and initialisation use, and give them back as they were."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

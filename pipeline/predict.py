@@ -1,0 +1,215 @@
+"""`scarforge predict`: new studies in, label maps, volumes and one page out."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from imaging.dicom.segmentation import require_highdicom, write_dicom_segmentation
+from imaging.dicom.volume import DicomVolume
+from imaging.errors import InputError
+from imaging.new_studies import FoundStudy, UnreadStudy, find_studies, volumes_of
+from imaging.nifti import write_label_map
+from pipeline.forge import say
+from pipeline.predict_models import LoadedModel, ModelName, load_model
+from pipeline.prediction_page import PagePart, render_page
+from pipeline.prediction_pictures import entropy_sheet, overlay_sheet, place_picture, png_bytes
+from pipeline.prediction_record import Predicted, as_json, as_row, model_facts
+from training.files import write_atomically, write_json
+
+FINE, WITH_PROBLEMS, WITH_FLAGS = 0, 2, 3
+_FLAGGED = "flagged"
+_PICTURES = ("overlays", "entropy")
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What a user may choose.
+
+    Attributes:
+        model: `SOURCE/PROFILE/NETWORK/TRAINING_SET`.
+        output: Folder of all results.
+        fold: Only this fold's models.
+        localiser: `SOURCE/PROFILE` whose localisers are taken.
+        phase: Only this phase of a cine series, counted from 1.
+        flips: Flips at test time; None does as the model's configuration says.
+        dicom_seg: Also write DICOM segmentations.
+    """
+
+    model: str
+    output: Path
+    fold: int | None = None
+    localiser: str | None = None
+    phase: int | None = None
+    flips: bool | None = None
+    dicom_seg: bool = False
+
+
+def predict(home: Path, studies: Sequence[Path], options: PredictOptions) -> int:
+    """Segment studies and write everything that is known about the results.
+
+    Args:
+        home: The workspace.
+        studies: Files and folders.
+        options: What a user may choose.
+
+    Returns:
+        The exit status: 2 where a study could not be segmented, else 3 where one was flagged, else 0.
+
+    Raises:
+        InputError: There is no study, two have the same name, or there is no such model.
+    """
+    from training.compute import choose_compute
+
+    name = ModelName.parse(options.model)
+    found = find_studies(studies)
+    _check_output(found, options.output)
+    if options.dicom_seg:
+        require_highdicom()
+    compute = choose_compute()
+    model = load_model(home, name, options.fold, options.localiser, compute, options.flips)
+    say(f"{name}: {_count(len(model.members), 'network')}, localiser {model.localiser_name}; {compute.description}")
+    run = PredictionRun(
+        model, options, model_facts(model, version("scarforge")), frozenset(study.case_id for study in found)
+    )
+    for study in found:
+        run.study(study)
+    return run.finish()
+
+
+@dataclass
+class PredictionRun:
+    """Predicts study by study, and remembers what the tables and the page tell."""
+
+    model: LoadedModel
+    options: PredictOptions
+    facts: Mapping[str, Any]
+    names: frozenset[str]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    parts: list[PagePart] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def study(self, found: FoundStudy) -> None:
+        """Predict every volume of a study; what is wrong with one is a line, and the others go on."""
+        try:
+            volumes = volumes_of(found, self.options.phase)
+        except InputError as error:
+            self._refuse(str(error))
+            return
+        for volume in volumes:
+            try:
+                self._check_frame(found, volume)
+                self._volume(volume)
+            except InputError as error:
+                self._refuse(str(error))
+
+    def finish(self) -> int:
+        """Write the table and the page, and return the exit status."""
+        output = self.options.output
+        table = pd.DataFrame(self.rows)
+        if self.rows:
+            write_atomically(output / "predictions.csv", lambda part: table.to_csv(part, index=False))
+        page = render_page(self.parts, self.problems, self.facts, self.model.segmenter.label_set)
+        write_atomically(output / "index.html", lambda part: _write_text(part, page))
+        flagged = [row for row in self.rows if row["flags"]]
+        segmented = _count(len(self.rows), "study", "studies")
+        say(f"{segmented} segmented, {len(flagged)} of them flagged; {output}/index.html")
+        return WITH_PROBLEMS if self.problems else WITH_FLAGS if flagged else FINE
+
+    def _check_frame(self, found: FoundStudy, volume: UnreadStudy) -> None:
+        if volume.case_id != found.case_id and volume.case_id in self.names:
+            raise InputError(f"{volume.path}: another study is called {volume.case_id!r}; rename one of them")
+
+    def _volume(self, volume: UnreadStudy) -> None:
+        predicted = predict_volume(volume, self.model)
+        for text in predicted.flags:
+            say(f"flagged: {predicted.case_id}: {text}")
+        pictures = self._write(predicted)
+        row = as_row(predicted, self.facts)
+        self.rows.append(row)
+        self.parts.append(PagePart(predicted, pictures))
+
+    def _write(self, predicted: Predicted) -> dict[str, bytes]:
+        """Write a study's own files and return its pictures."""
+        output, labels = self.options.output, self.model.segmenter.label_set
+        _remove_earlier(output, predicted.case_id)
+        place, case_id = output / predicted.folder, predicted.case_id
+        write_label_map(place / f"{case_id}.nii.gz", predicted.prediction.mask, predicted.study.volume)
+        if self.options.dicom_seg:
+            self._write_dicom(place / f"{case_id}.dcm", predicted)
+        drawn = (overlay_sheet(predicted.prediction, labels), entropy_sheet(predicted.prediction, labels))
+        pictures = {name: png_bytes(picture) for name, picture in zip(_PICTURES, drawn, strict=True)}
+        for name, content in pictures.items():
+            write_atomically(place / name / f"{case_id}.png", partial(_write_bytes, content=content))
+        write_json(place / f"{case_id}.json", as_json(predicted, self.facts))
+        return pictures | {"place": png_bytes(place_picture(predicted.prediction))}
+
+    def _write_dicom(self, path: Path, predicted: Predicted) -> None:
+        volume = predicted.study.volume
+        if not isinstance(volume, DicomVolume):
+            say(f"{predicted.case_id}: no DICOM segmentation, since the study is NIfTI")
+            return
+        labels = self.model.segmenter.label_set
+        write_dicom_segmentation(path, predicted.prediction.mask, volume, labels, self.facts["name"])
+
+    def _refuse(self, problem: str) -> None:
+        self.problems.append(problem)
+        say(f"scarforge: {problem}")
+
+
+def predict_volume(volume: UnreadStudy, model: LoadedModel) -> Predicted:
+    """Read one volume, segment it, and compare it and its result with the training.
+
+    Raises:
+        InputError: It cannot be read, or there is no contrast or no ventricle to cut around.
+    """
+    from segmentation.familiarity import check_familiarity, seen_range
+    from segmentation.plausibility import implausibilities
+    from segmentation.study_prediction import predict_study
+
+    study = volume.read()
+    segmenter = model.segmenter
+    prediction = predict_study(
+        study.volume.image, study.volume.spacing_mm, segmenter, model.localisers, model.region, str(study.path)
+    )
+    check = check_familiarity(segmenter, model.familiarity, prediction.images, prediction.regions)
+    odd = implausibilities(prediction.regions, prediction.boxes, segmenter.label_set, seen_range(model.familiarity))
+    unlike = [check.sentence] if check and check.sentence else []
+    return Predicted(study, prediction, check, (*unlike, *odd))
+
+
+def _check_output(found: Sequence[FoundStudy], output: Path) -> None:
+    """Refuse to write a label map over the study it is drawn on."""
+    for study in found:
+        own = {path.resolve() for path in _files_of(output, study.case_id)}
+        for path in (study.path, *study.files):
+            if path.resolve() in own:
+                raise InputError(f"{path}: would be overwritten by its own result; choose another folder than {output}")
+
+
+def _remove_earlier(output: Path, case_id: str) -> None:
+    """Remove what an earlier run left of a study, which may have been flagged then and not now."""
+    for path in _files_of(output, case_id):
+        path.unlink(missing_ok=True)
+
+
+def _files_of(output: Path, case_id: str) -> Iterator[Path]:
+    for place in (output, output / _FLAGGED):
+        yield from (place / f"{case_id}{suffix}" for suffix in (".nii.gz", ".json", ".dcm"))
+        yield from (place / name / f"{case_id}.png" for name in _PICTURES)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def _count(number: int, one: str, several: str = "") -> str:
+    return f"{number} {one if number == 1 else several or one + 's'}"

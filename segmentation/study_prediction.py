@@ -1,0 +1,193 @@
+"""From the image of a new study to its label map, volumes and uncertainty: the way of the held-out patients.
+
+Each step is that of `assets.slices` and `segmentation.held_out`: 1 mm grid, box, region with the percentiles of the
+training, probabilities, arg-max, and back to the study's own grid. Nothing is read or written here.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imaging.box import Box
+from imaging.errors import InputError
+from imaging.labels import LabelSet
+from imaging.prepare import paste_region, resample_image, restore_mask
+from imaging.regions import RegionConfig, study_regions
+from segmentation.predict import Segmenter
+
+
+class BoxPredictor(Protocol):
+    """A localiser, as far as prediction asks."""
+
+    def predict_image_box(self, image: NDArray[np.float32]) -> Box:
+        """Return the left ventricle's box of an image (S, H, W) on the 1 mm grid."""
+
+
+@dataclass(frozen=True)
+class TissueUncertainty:
+    """How sure the models are of one tissue.
+
+    Attributes:
+        entropy: Mean predictive entropy of the pixels that were given to the tissue, as a share of the largest
+            possible (all classes equally likely); None where the tissue was not found.
+        spread_ml: Standard deviation over the members of the volume that each draws by itself; None for one member.
+    """
+
+    entropy: float | None
+    spread_ml: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class StudyPrediction:
+    """What a model makes of one study; P is the side of a region in 1 mm pixels.
+
+    Attributes:
+        mask: (S, H, W), label values on the study's own grid.
+        prepared: (S, H1, W1), the image on the 1 mm grid, scanner units.
+        box: The left ventricle on that grid, the median of the localisers' boxes.
+        boxes: One a localiser.
+        images: (S, P, P), the regions in [0, 1] around the box's centre.
+        regions: (S, P, P), their label values.
+        entropy: (S, P, P), predictive entropy as a share of the largest possible.
+        volumes_ml: By tissue and official group, on the study's own grid.
+        shares_percent: Infarction and no-reflow as percent of the myocardium, None without myocardium; empty for
+            label sets without lesions.
+        uncertainty: By tissue.
+    """
+
+    mask: NDArray[np.uint8]
+    prepared: NDArray[np.float32]
+    box: Box
+    boxes: tuple[Box, ...]
+    images: NDArray[np.float32]
+    regions: NDArray[np.uint8]
+    entropy: NDArray[np.float32]
+    volumes_ml: Mapping[str, float]
+    shares_percent: Mapping[str, float | None]
+    uncertainty: Mapping[str, TissueUncertainty]
+
+
+def predict_study(
+    image: NDArray[np.float32],
+    spacing_mm: tuple[float, float, float],
+    segmenter: Segmenter,
+    localisers: Sequence[BoxPredictor],
+    region: RegionConfig,
+    source: str,
+) -> StudyPrediction:
+    """Segment one study.
+
+    Args:
+        image: (S, H, W), scanner units, arranged as the training studies were.
+        spacing_mm: (slice, row, column).
+        segmenter: One network or several.
+        localisers: One or several.
+        region: How the training cut its regions.
+        source: Name of the study, for messages.
+
+    Raises:
+        InputError: A localiser finds no box, or the image has no contrast there.
+    """
+    prepared = resample_image(image, spacing_mm)
+    boxes = tuple(localiser.predict_image_box(prepared) for localiser in localisers)
+    box = median_box(boxes, source)
+    cut, _ = study_regions(prepared, box.centre, region, source)
+    images = cut.astype(np.float16).astype(np.float32)  # as slice stores keep them
+    pixel_ml = np.prod(spacing_mm) * image[0].size / prepared[0].size / 1000
+    probabilities, members_ml = _average(segmenter, images, float(pixel_ml))
+    regions = probabilities.argmax(axis=1).astype(np.uint8)
+    entropy = relative_entropy(probabilities)
+    mask = restore_mask(paste_region(regions, prepared.shape, box.centre), image.shape, segmenter.label_set.num_classes)
+    volumes_ml = tissue_volumes_ml(mask, spacing_mm, segmenter.label_set)
+    return StudyPrediction(
+        mask=mask,
+        prepared=prepared,
+        box=box,
+        boxes=boxes,
+        images=images,
+        regions=regions,
+        entropy=entropy,
+        volumes_ml=volumes_ml,
+        shares_percent=lesion_shares_percent(volumes_ml, segmenter.label_set),
+        uncertainty=_uncertainty(regions, entropy, members_ml, segmenter.label_set),
+    )
+
+
+def median_box(boxes: Sequence[Box], source: str) -> Box:
+    """Return the box whose sides are the medians of the boxes' sides.
+
+    Raises:
+        InputError: There is none, or it has no extent.
+    """
+    if not boxes:
+        raise InputError(f"{source}: no localiser was given; name at least one")
+    box = Box(*(float(side) for side in np.median(np.asarray(boxes), axis=0)))
+    if not (np.isfinite(box).all() and box.height > 0 and box.width > 0):
+        raise InputError(f"{source}: no left ventricle was located (box {tuple(box)}); check that it is short-axis")
+    return box
+
+
+def members(segmenter: Segmenter) -> list[Segmenter]:
+    """Return each network of an ensemble as a segmenter of its own."""
+    return [
+        Segmenter([network], segmenter.label_set, segmenter.compute, segmenter.flips) for network in segmenter.networks
+    ]
+
+
+def relative_entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the entropy (N, H, W) of class probabilities (N, C, H, W) as a share of log C, 0 to 1."""
+    safe = np.maximum(probabilities, np.finfo(np.float32).tiny)
+    nats = -(probabilities * np.log(safe)).sum(axis=1)
+    return np.clip(nats / np.log(probabilities.shape[1]), 0, 1).astype(np.float32)
+
+
+def tissue_volumes_ml(
+    mask: NDArray[np.uint8], spacing_mm: tuple[float, float, float], labels: LabelSet
+) -> dict[str, float]:
+    """Return the volume of each tissue and official group of a label map (S, H, W) on its own grid."""
+    counts = np.bincount(mask.ravel(), minlength=labels.num_classes)
+    voxel_ml = float(np.prod(spacing_mm)) / 1000
+    groups = {tissue: (value,) for value, tissue in labels.foreground} | dict(labels.official_groups)
+    return {name: float(counts[list(values)].sum() * voxel_ml) for name, values in groups.items()}
+
+
+def lesion_shares_percent(volumes_ml: Mapping[str, float], labels: LabelSet) -> dict[str, float | None]:
+    """Return the infarct size and the no-reflow as percent of the left ventricular myocardium."""
+    if not labels.has_lesions:
+        return {}
+    whole = volumes_ml["myocardium"]
+    return {name: 100 * volumes_ml[name] / whole if whole > 0 else None for name in ("infarction", "no_reflow")}
+
+
+def _average(
+    segmenter: Segmenter, images: NDArray[np.float32], pixel_ml: float
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Return mean probabilities (S, C, P, P), and the volume of each class that each member draws (M, C)."""
+    total = np.zeros((), np.float32)
+    volumes_ml = []
+    for probabilities in _member_probabilities(segmenter, images):
+        total = total + probabilities
+        counts = np.bincount(probabilities.argmax(axis=1).ravel(), minlength=segmenter.label_set.num_classes)
+        volumes_ml.append(counts * pixel_ml)
+    return total / np.float32(len(volumes_ml)), np.stack(volumes_ml)
+
+
+def _member_probabilities(segmenter: Segmenter, images: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    return (member.probabilities(images) for member in members(segmenter))
+
+
+def _uncertainty(
+    regions: NDArray[np.uint8], entropy: NDArray[np.float32], members_ml: NDArray[np.float64], labels: LabelSet
+) -> dict[str, TissueUncertainty]:
+    several = len(members_ml) > 1
+    found = {}
+    for value, tissue in labels.foreground:
+        inside = regions == value
+        found[tissue] = TissueUncertainty(
+            entropy=float(entropy[inside].mean()) if inside.any() else None,
+            spread_ml=float(members_ml[:, value].std(ddof=1)) if several else None,
+        )
+    return found
