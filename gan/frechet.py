@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.errors import InputError
+from gan.feature_sets import checked_pair
 
 
 def frechet_distance(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
@@ -20,11 +20,7 @@ def frechet_distance(first: NDArray[np.floating], second: NDArray[np.floating]) 
     Raises:
         InputError: Fewer than two vectors, different D, or values that are not finite.
     """
-    first, second = _checked(first, "first"), _checked(second, "second")
-    if first.shape[1] != second.shape[1]:
-        raise InputError(
-            f"Fréchet distance: {first.shape[1]} and {second.shape[1]} features; use the same extractor for both"
-        )
+    first, second = checked_pair(first, second, "Fréchet distance")
     factor_1, factor_2 = _covariance_factor(first), _covariance_factor(second)
     shared = np.linalg.svd(factor_1 @ factor_2.T, compute_uv=False).sum()
     spread = float(np.square(factor_1).sum() + np.square(factor_2).sum() - 2 * shared)
@@ -36,14 +32,3 @@ def _covariance_factor(features: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return R (min(N, D), D) with R'R the covariance."""
     centred = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
     return np.asarray(np.linalg.qr(centred, mode="r"))
-
-
-def _checked(features: NDArray[np.floating], name: str) -> NDArray[np.float64]:
-    values: NDArray[np.float64] = np.asarray(features, dtype=np.float64)
-    if values.ndim != 2 or len(values) < 2:
-        raise InputError(
-            f"Fréchet distance: {name} features have shape {values.shape}; give at least two vectors (N, D)"
-        )
-    if not np.isfinite(values).all():
-        raise InputError(f"Fréchet distance: {name} features hold NaN or infinity; check the images and extractor")
-    return values

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.errors import InputError
+from gan.feature_sets import checked_pair
 
 _DEGREE = 3
 
@@ -22,11 +22,7 @@ def kernel_distance(first: NDArray[np.floating], second: NDArray[np.floating]) -
     Raises:
         InputError: Fewer than two vectors, different D, or values that are not finite.
     """
-    first, second = _checked(first, "first"), _checked(second, "second")
-    if first.shape[1] != second.shape[1]:
-        raise InputError(
-            f"kernel distance: {first.shape[1]} and {second.shape[1]} features; use the same extractor for both"
-        )
+    first, second = checked_pair(first, second, "kernel distance")
     within = _mean_of_pairs(first) + _mean_of_pairs(second)
     return float(within - 2 * _kernel(first, second).mean())
 
@@ -40,14 +36,3 @@ def _mean_of_pairs(vectors: NDArray[np.float64]) -> float:
 
 def _kernel(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
     return (first @ second.T / first.shape[1] + 1) ** _DEGREE
-
-
-def _checked(features: NDArray[np.floating], name: str) -> NDArray[np.float64]:
-    values: NDArray[np.float64] = np.asarray(features, dtype=np.float64)
-    if values.ndim != 2 or len(values) < 2:
-        raise InputError(
-            f"kernel distance: {name} features have shape {values.shape}; give at least two vectors (N, D)"
-        )
-    if not np.isfinite(values).all():
-        raise InputError(f"kernel distance: {name} features hold NaN or infinity; check the images and extractor")
-    return values

@@ -1,7 +1,6 @@
 """The charts of the quality page, drawn without `pyplot`, the same bytes each time."""
 
 import io
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -11,19 +10,8 @@ from matplotlib.figure import Figure
 
 from gan.copies import CopySearch
 from gan.quality_pictures import Picture, data_address
+from imaging.svg_style import svg_style
 
-_STYLE: Any = {
-    "svg.hashsalt": "scarforge",
-    "svg.fonttype": "path",  # looks the same wherever it is opened
-    "text.parse_math": False,  # names come from the data
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#8a8f98",
-    "legend.frameon": False,
-}
 SUBJECTS = {
     "pix2pix": "Pix2Pix, validation slices drawn again",
     "mean_paint": "painted means, the same slices",
@@ -51,7 +39,7 @@ _BINS = 40
 def realism_figure(table: pd.DataFrame, features: str) -> Picture:
     """Draw Fréchet and kernel distances of one extractor, each subject with its interval."""
     chosen = table[(table["features"] == features) & table["measure"].isin(["frechet", "kernel"])]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(svg_style()):
         figure = Figure(figsize=(10.6, 2.1), layout="constrained")
         panels = figure.subplots(1, 4, sharey=True)
         keys = [(measure, region) for measure in ("frechet", "kernel") for region in ("whole", "ventricle")]
@@ -68,7 +56,7 @@ def tissue_figure(table: pd.DataFrame) -> Picture:
     """Draw Dice by tissue: agreement with the mask, and of what was learned from synthetic slices."""
     measures = [name for name in ("adherence", "utility") if table["measure"].str.startswith(f"{name}/").any()]
     titles = {"adherence": "Agreement with the mask", "utility": "Real validation slices, trained on …"}
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(svg_style()):
         figure = Figure(figsize=(5.3 * len(measures), 2.6), layout="constrained")
         for axes, measure in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
             rows = table[table["measure"].str.startswith(f"{measure}/") & (table["subject"] != "ratio")]
@@ -88,7 +76,7 @@ def tissue_figure(table: pd.DataFrame) -> Picture:
 
 def copies_figure(search: CopySearch) -> Picture:
     """Draw how near synthetic and real ventricles lie to the training patients, with the limits of a copy."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(svg_style()):
         figure = Figure(figsize=(10.6, 2.9), layout="constrained")
         left, right = figure.subplots(1, 2)
         high = float(np.quantile(np.concatenate([search.real.distance, search.synthetic.distance]), 0.995))

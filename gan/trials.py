@@ -39,6 +39,7 @@ CHANGES: Mapping[str, str] = MappingProxyType(
         "trial_9": "λ 100, tanh, 6/5 layers (its mask-only discriminator, which is unclear, left out)",
         "trial_10": "the source's final configuration",
         "improved_no_context": "one-hot labels, no checkerboards, noise, averaging, perceptual loss",
+        "improved_context": "context, with perceptual loss, fine discriminator, decoder noise and a tissue reader",
         "context": "the real slice around the ventricle is given; as this profile has it",
     }
 )

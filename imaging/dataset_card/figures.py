@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -15,19 +14,8 @@ from imaging.dataset_card.pictures import Picture, data_address
 from imaging.dataset_card.tables import frames_of
 from imaging.labels import PATIENT_GROUPS, LabelSet
 from imaging.regions import RegionConfig
+from imaging.svg_style import svg_style
 
-_STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "scarforge",
-    "svg.fonttype": "path",  # looks the same wherever it is opened
-    "text.parse_math": False,  # names come from the data
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#8a8f98",
-    "legend.frameon": False,
-}
 _INK = "#22303c"
 _GROUP_COLOURS = {"normal": "#4c78a8", "infarct": "#d9a400", "no_reflow": "#1d9a6c"}
 _FINE_BINS, _SHOWN_BINS = 4096, 120
@@ -42,7 +30,7 @@ def volume_figure(facts: Sequence[StudyFacts], groups: Mapping[str, str], labels
     frames = frames_of(facts)
     by_group = frames == [""] or len(set(groups.values())) > 1
     keys = [g for g in PATIENT_GROUPS if g in groups.values()] if by_group else frames
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(svg_style()):
         figure = Figure(figsize=(10.6, 2.9), layout="constrained")
         panels = figure.subplots(1, len(labels.foreground), squeeze=False)[0]
         for axes, (value, tissue) in zip(panels, labels.foreground, strict=True):
@@ -58,7 +46,7 @@ def volume_figure(facts: Sequence[StudyFacts], groups: Mapping[str, str], labels
 
 def intensity_figure(facts: Sequence[StudyFacts], labels: LabelSet, region: RegionConfig) -> Picture:
     """Draw intensities in scanner units (all studies, each study's range) and after windowing (by tissue)."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(svg_style()):
         figure = Figure(figsize=(10.6, 3.1), layout="constrained")
         before, ranges, after = figure.subplots(1, 3)
         _draw_scanner_units(before, facts)
