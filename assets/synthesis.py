@@ -1,8 +1,10 @@
 """Label map to image: Pix2Pix, simulated lesion masks, and the synthetic slices drawn from them."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
+import numpy as np
 
 from assets.checks import class_balance, leak_check
 from assets.folds import FOLDS, OWNERS
@@ -12,7 +14,10 @@ from assets.training_run import as_outcome, train_in_own_process
 from imaging.errors import InputError
 from imaging.slice_store import SliceStore
 from pipeline.forge import Forge, require_fold
-from pipeline.outcome import Fact, Outcome
+from pipeline.outcome import Fact, Outcome, image
+
+if TYPE_CHECKING:
+    from gan.simulator import SimulatorConfig
 
 
 @dg.asset(
@@ -51,7 +56,7 @@ def pix2pix(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeRe
     group_name="synthesis",
     kinds={"python", "hdf5"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
     check_specs=[
         dg.AssetCheckSpec("no_patient_leak", asset="lesion_masks", blocking=True),
         dg.AssetCheckSpec("class_balance", asset="lesion_masks"),
@@ -96,7 +101,23 @@ def _simulate(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> 
     statistics.to_csv(folder / "statistics.csv", index=False)
     store = SliceStore.open(path, verify=False)
     facts = store_facts(store, folder) | {"strategies": Fact.table(statistics.head(60))}
+    facts |= _beside_training_slices(real, training_rows(real, split.train), store, settings.simulator, folder)
     return Outcome(facts, (leak_check(store, split), class_balance(store, settings.balance)))
+
+
+def _beside_training_slices(
+    real: SliceStore, train: np.ndarray, simulated: SliceStore, config: "SimulatorConfig", folder: Path
+) -> dict[str, Fact]:
+    """Compare infarct share, transmurality, wall thickness and so on with the training patients', as table and plot."""
+    from gan.simulator import compare_distributions, plot_distributions, summarise_distributions
+
+    table = compare_distributions(real, train, simulated, config)
+    table.to_csv(folder / "distributions.csv", index=False)
+    plot_distributions(table, folder / "distributions.png")
+    return {
+        "distributions": Fact.table(summarise_distributions(table), digits=3),
+        "distributions_plot": image(folder / "distributions.png", folder),
+    }
 
 
 @dg.asset(

@@ -2,7 +2,7 @@
 
 `config` says what is wanted, `anatomy` and `measures` read a slice, `ring_model` and `lesion_model` hold what was
 fitted, `growth`, `fusion` and `warp` make masks, `simulator` chooses and accepts, `write` and `workers` fill a
-store, and `distributions` compares the result with the training slices. Nothing here knows PyTorch.
+store, and `distributions` and `figure` compare the result with the training slices. Nothing here knows PyTorch.
 
 The configuration alone loads at once, since every process reads the settings; the rest loads when it is asked for.
 """
@@ -14,6 +14,7 @@ from gan.simulator.config import STRATEGIES, SimulatorConfig, StrategyShares
 
 if TYPE_CHECKING:
     from gan.simulator.distributions import compare_distributions, measure_masks, summarise_distributions
+    from gan.simulator.figure import plot_distributions
     from gan.simulator.simulator import WARPED_ANATOMY, Draft, MaskSimulator
     from gan.simulator.write import SimulatedMask, write_lesion_masks
 
@@ -27,6 +28,7 @@ __all__ = [
     "StrategyShares",
     "compare_distributions",
     "measure_masks",
+    "plot_distributions",
     "summarise_distributions",
     "write_lesion_masks",
 ]
@@ -38,6 +40,7 @@ _MODULE_OF = {
     "SimulatedMask": "write",
     "compare_distributions": "distributions",
     "measure_masks": "distributions",
+    "plot_distributions": "figure",
     "summarise_distributions": "distributions",
     "write_lesion_masks": "write",
 }

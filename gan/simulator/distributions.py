@@ -97,7 +97,7 @@ def summarise_distributions(table: pd.DataFrame) -> pd.DataFrame:
         raise InputError(f"the distributions lack {sorted(missing)}; use what compare_distributions returns")
     rows: list[tuple[object, ...]] = []
     for measure in MEASURES:
-        found = table[table["within_limits"] & (table["measure"] == measure)]
+        found = table[table["within_limits"].astype(bool) & (table["measure"] == measure)]
         if measure not in LESION_MEASURES:
             rows += _compare(found, measure, "all")
         for category in ("infarct", "no_reflow") if measure in LESION_MEASURES else ():
