@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     group_name="synthesis",
     kinds={"pytorch"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
     pool="gpu",
     check_specs=[dg.AssetCheckSpec("finite_losses", asset="pix2pix", blocking=True)],
     description="Pix2Pix: draws a slice for a label map; its checkpoint is chosen on validation patients.",
@@ -41,6 +41,8 @@ def pix2pix(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeRe
             "real_slices": slices_file(forge, "real_slices", fold),
             "patient_split": split_file(forge),
         }
+        if settings.pix2pix.perceptual_weight and settings.quality.vgg16_weights:
+            inputs["vgg16_weights"] = Path(settings.quality.vgg16_weights)
         tags = {"stage": "synthesis", "network": "pix2pix", "training_set": "augmented"}
         result = train_in_own_process(
             context, forge, folder, "pix2pix", inputs, settings.pix2pix, settings.split_seed, tags
@@ -126,7 +128,7 @@ def _beside_training_slices(
     group_name="synthesis",
     kinds={"pytorch", "hdf5"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
     pool="gpu",
     check_specs=[dg.AssetCheckSpec("no_patient_leak", asset="synthetic_slices", blocking=True)],
     description="Slices that Pix2Pix drew from the simulated masks.",

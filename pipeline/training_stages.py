@@ -56,7 +56,19 @@ def train_pix2pix(task: TrainingTask, compute: Compute, report: Report) -> Train
     folder, split = Path(task.folder), _split(task)
     training = _training_store(task, split)
     images, masks, _ = _validation_rows(task, split)
-    result = train(training, images, masks, config, compute, folder, task.seed, report, task.card)
+    weights = task.inputs.get("vgg16_weights")
+    result = train(
+        training,
+        images,
+        masks,
+        config,
+        compute,
+        folder,
+        task.seed,
+        report,
+        task.card,
+        Path(weights) if weights else None,
+    )
     size, channels = training.attributes.region_px, generator_channels(config, training.label_set)
     return Trained(
         scores={f"validation/{name}": value for name, value in result.validation.items()},
