@@ -49,7 +49,7 @@ def train_pix2pix(task: TrainingTask, compute: Compute, report: Report) -> Train
     """Train Pix2Pix on the fold's augmented slices, choosing its checkpoint on validation patients."""
     from gan.conditioning import generator_channels
     from gan.config import Pix2PixConfig
-    from gan.generate import load_generator
+    from gan.generate import load_exportable
     from gan.train import train_pix2pix as train
 
     config = Pix2PixConfig.model_validate(task.config)
@@ -72,7 +72,7 @@ def train_pix2pix(task: TrainingTask, compute: Compute, report: Report) -> Train
     size, channels = training.attributes.region_px, generator_channels(config, training.label_set)
     return Trained(
         scores={f"validation/{name}": value for name, value in result.validation.items()},
-        module=lambda: load_generator(folder, choose_compute("cpu", "fp32")).generator,
+        module=lambda: load_exportable(folder),
         example=np.zeros((2, channels, size, size), np.float32),
     )
 
