@@ -177,15 +177,7 @@ class Forge(dg.ConfigurableResource):
         fold = fold_of(context)
         title = name if fold is None else f"{name} fold {fold} seed {seed}"
         values = self.tracking(context, title, {}, seed, context.run.run_id + f"/{fold}/{seed}", **tags)
-        with Tracker.start(
-            uri=values["uri"],
-            experiment=values["experiment"],
-            name=title,
-            tags=values["tags"],
-            params=values["params"],
-            spool=Path(values["spool"]),
-            artifact_root=Path(values["artifact_root"]),
-        ) as tracker:
+        with Tracker.of(values) as tracker:
             tracker.final({key: value for key, value in scores.items() if math.isfinite(value)})
             for path in artifacts:
                 tracker.artifact(path)

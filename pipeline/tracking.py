@@ -48,6 +48,19 @@ class Tracker:
         self._ended = False
 
     @classmethod
+    def of(cls, tracking: Mapping[str, Any]) -> Tracker:
+        """Start, or continue, the run that `Forge.tracking` or a training task describes; see `start`."""
+        return cls.start(
+            uri=tracking["uri"],
+            experiment=tracking["experiment"],
+            name=tracking["name"],
+            tags=tracking["tags"],
+            params=tracking["params"],
+            spool=Path(tracking["spool"]),
+            artifact_root=Path(tracking["artifact_root"]),
+        )
+
+    @classmethod
     def start(
         cls,
         uri: str,

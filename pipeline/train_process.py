@@ -56,15 +56,7 @@ def start_tracker(task: TrainingTask) -> Tracker:
     from imaging.slice_store import SliceStore
 
     tracking = task.tracking
-    tracker = Tracker.start(
-        uri=tracking["uri"],
-        experiment=tracking["experiment"],
-        name=tracking["name"],
-        tags=tracking["tags"],
-        params=tracking["params"],
-        spool=Path(tracking["spool"]),
-        artifact_root=Path(tracking["artifact_root"]),
-    )
+    tracker = Tracker.of(tracking)
     if "training_set" in task.inputs:
         store = SliceStore.open(Path(task.inputs["training_set"]), verify=False)
         rows = store.rows[["case_id", "slice_index", "origin", "group"]]

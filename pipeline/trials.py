@@ -184,23 +184,10 @@ class TrialBench:
         model = self.folder / trial.name / "model"
         material = TrialMaterial(self.forge, self.fold, self.settings, self.compute, self.judge, self.masks)
         figures = material.figures_of(model, folder)
-        with start_tracker(self._tracking(trial, key)) as tracker:
+        with Tracker.of(self._tracking(trial, key)) as tracker:
             tracker.final({name.replace(" ", "/"): value for name, value in figures.items() if math.isfinite(value)})
             tracker.artifact(folder / "pairs.png")
         return Outcome({name: number(value) for name, value in figures.items()})
-
-
-def start_tracker(tracking: Mapping[str, Any]) -> Tracker:
-    """Continue the MLflow run that the trial's training began."""
-    return Tracker.start(
-        uri=tracking["uri"],
-        experiment=tracking["experiment"],
-        name=tracking["name"],
-        tags=tracking["tags"],
-        params=tracking["params"],
-        spool=Path(tracking["spool"]),
-        artifact_root=Path(tracking["artifact_root"]),
-    )
 
 
 def _finished(forge: Forge, asset: str, fold: int, seed: int | None, versions: dict[str, str]) -> Path | None:

@@ -1,6 +1,5 @@
 """Draws how simulated masks are distributed beside the training slices."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from gan.simulator.distributions import LESION_MEASURES, MEASURES, SOURCES
+from training.files import write_atomically
 
 _COLOURS = {"training": "#4c78a8", "simulated": "#d98b00"}
 _BINS = 24
@@ -33,12 +33,7 @@ def plot_distributions(table: pd.DataFrame, path: Path) -> None:
         _histograms(axis, counted[counted["measure"] == measure], measure)
     handles = [Patch(color=colour, alpha=0.6, label=source) for source, colour in _COLOURS.items()]
     figure.legend(handles=handles, loc="outside upper right", ncols=2, fontsize=8, frameon=False)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        figure.savefig(partial, dpi=80, format="png")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(path, lambda part: figure.savefig(part, dpi=80, format="png"))
 
 
 def _histograms(axis: Axes, found: pd.DataFrame, measure: str) -> None:
