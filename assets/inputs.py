@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from imaging.split import FoldSplit
     from imaging.study_archive import StudyArchive
 
+VARIED_SLICES = "varied_slices.h5"
+
 
 def studies_file(forge: Forge) -> Path:
     """Return the archive that `studies` wrote."""
@@ -24,6 +26,11 @@ def split_file(forge: Forge) -> Path:
 def slices_file(forge: Forge, asset: str, fold: int) -> Path:
     """Return the slice store of an asset."""
     return forge.folder(asset, fold) / "slices.h5"
+
+
+def varied_slices_file(forge: Forge, fold: int) -> Path:
+    """Return the store of synthetic slices that is trained on."""
+    return forge.folder("synthetic_slices", fold) / VARIED_SLICES
 
 
 def open_studies(forge: Forge) -> "StudyArchive":
@@ -43,3 +50,8 @@ def open_split(forge: Forge, fold: int) -> "FoldSplit":
 def open_slices(forge: Forge, asset: str, fold: int) -> SliceStore:
     """Open the slice store of an asset."""
     return SliceStore.open(slices_file(forge, asset, fold))
+
+
+def open_varied_slices(forge: Forge, fold: int) -> SliceStore:
+    """Open the synthetic slices as they are trained on: under the recipe that varies the real ones."""
+    return SliceStore.open(varied_slices_file(forge, fold))

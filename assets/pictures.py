@@ -11,7 +11,7 @@ from pipeline.outcome import Fact, image
 _PREVIEW_SLICES = 12
 
 
-def store_preview(store: SliceStore, folder: Path) -> Fact:
+def store_preview(store: SliceStore, folder: Path, name: str = "preview.png") -> Fact:
     """Save and return a contact sheet of slices spread over a store, preferring those with lesions."""
     from imaging.overlay import contact_sheet
 
@@ -24,7 +24,7 @@ def store_preview(store: SliceStore, folder: Path) -> Fact:
         columns=6,
         titles=list(cases),
     )
-    path = folder / "preview.png"
+    path = folder / name
     sheet.save(path, optimize=True)
     return image(path, folder)
 

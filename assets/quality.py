@@ -26,7 +26,7 @@ _BLOCKING = ("adherence", "no_copies", "variety")
     group_name="synthesis",
     kinds={"pytorch", "mlflow"},
     owners=OWNERS,
-    code_version="3",
+    code_version="4",
     pool="gpu",
     check_specs=[
         *(dg.AssetCheckSpec(name, asset="synthesis_quality", blocking=True) for name in _BLOCKING),

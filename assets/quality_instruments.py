@@ -8,7 +8,7 @@ import dagster as dg
 import numpy as np
 from numpy.typing import NDArray
 
-from assets.inputs import slices_file, split_file
+from assets.inputs import slices_file, split_file, varied_slices_file
 from assets.training_run import train_in_own_process
 from pipeline.forge import Forge, require_fold
 
@@ -114,7 +114,7 @@ def _taught_by_synthetic(
     model = folder / f"utility_{folder.name.strip('.').removesuffix('.partial')}"
     model.mkdir(exist_ok=True)
     inputs = {
-        "training_set": slices_file(forge, "synthetic_slices", fold),
+        "training_set": varied_slices_file(forge, fold),
         "real_slices": slices_file(forge, "real_slices", fold),
         "patient_split": split_file(forge),
     }

@@ -8,7 +8,8 @@ import numpy as np
 
 from assets.checks import class_balance, leak_check
 from assets.folds import FOLDS, OWNERS
-from assets.inputs import open_slices, open_split, slices_file, split_file
+from assets.inputs import VARIED_SLICES, open_slices, open_split, slices_file, split_file
+from assets.pictures import store_preview
 from assets.slices import code_version_of, store_facts, training_rows
 from assets.training_run import as_outcome, train_in_own_process
 from imaging.errors import InputError
@@ -128,33 +129,40 @@ def _beside_training_slices(
     group_name="synthesis",
     kinds={"pytorch", "hdf5"},
     owners=OWNERS,
-    code_version="2",
+    code_version="3",
     pool="gpu",
     check_specs=[dg.AssetCheckSpec("no_patient_leak", asset="synthetic_slices", blocking=True)],
-    description="Slices that Pix2Pix drew from the simulated masks.",
+    description="Slices that Pix2Pix drew from the simulated masks, as drawn and varied like real ones for training.",
 )
 def synthetic_slices(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
-    """Draw one slice for every simulated mask."""
-    config = {"slices": forge.settings().synthetic_slices}
+    """Draw one slice for every simulated mask, and vary each by the recipe of `augmented_slices`."""
+    settings = forge.settings()
+    config = {"slices": settings.synthetic_slices, "augment": settings.augment.model_dump(mode="json")}
     return forge.materialise(context, lambda folder: _draw(context, forge, folder), config)
 
 
 def _draw(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outcome:
     from gan.generate import generate_slices
+    from imaging.augmented import write_varied_slices
+    from pipeline.machine import worker_processes
     from training.compute import choose_compute
 
     fold, settings = require_fold(context), forge.settings()
-    masks = open_slices(forge, "lesion_masks", fold)
     path = folder / "slices.h5"
     generate_slices(
         forge.folder("pix2pix", fold),
-        masks,
+        open_slices(forge, "lesion_masks", fold),
         path,
         settings.synthetic_slices,
         choose_compute(settings.device, settings.precision),
         settings.split_seed,
         code_version_of(context),
     )
-    store = SliceStore.open(path, verify=False)
-    split = open_split(forge, fold)
-    return Outcome(store_facts(store, folder), (leak_check(store, split),))
+    store, split = SliceStore.open(path, verify=False), open_split(forge, fold)
+    processes = worker_processes(settings.processes)
+    varied = folder / VARIED_SLICES
+    write_varied_slices(varied, store, settings.augment, settings.split_seed, processes, code_version_of(context))
+    facts = store_facts(store, folder) | {
+        "varied": store_preview(SliceStore.open(varied, verify=False), folder, "varied.png")
+    }
+    return Outcome(facts, (leak_check(store, split),))

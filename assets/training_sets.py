@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets.checks import leak_check
 from assets.folds import FOLDS, OWNERS
-from assets.inputs import open_slices, open_split
+from assets.inputs import open_slices, open_split, open_varied_slices
 from assets.slices import code_version_of, store_facts
 from imaging.slice_store import SliceStore
 from pipeline.forge import Forge, require_fold
@@ -28,8 +28,7 @@ from pipeline.outcome import Check, Fact, Outcome
 )
 def training_set_real_only(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
     """Take every augmented slice."""
-    count = forge.settings().training_slices
-    return _mix(context, forge, {"augmented_slices": count})
+    return _mix(context, forge, {"augmented_slices": forge.settings().training_slices})
 
 
 @dg.asset(
@@ -38,7 +37,7 @@ def training_set_real_only(context: dg.AssetExecutionContext, forge: Forge) -> d
     group_name="training_sets",
     kinds={"hdf5"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
     check_specs=[
         dg.AssetCheckSpec("no_patient_leak", asset="training_set_real_plus_gan", blocking=True),
         dg.AssetCheckSpec("size_as_configured", asset="training_set_real_plus_gan", blocking=True),
@@ -46,7 +45,7 @@ def training_set_real_only(context: dg.AssetExecutionContext, forge: Forge) -> d
     description="The real-plus-GAN arm: augmented slices and synthetic slices, in total as many as the other arm.",
 )
 def training_set_real_plus_gan(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
-    """Take part of the augmented slices and fill up with synthetic ones."""
+    """Take part of the augmented slices and fill up with synthetic ones, varied by the same recipe."""
     settings = forge.settings()
     synthetic = settings.synthetic_slices
     return _mix(
@@ -64,7 +63,7 @@ def _write(context: dg.AssetExecutionContext, forge: Forge, folder: Path, counts
     from imaging.mixing import write_training_set
 
     fold, settings = require_fold(context), forge.settings()
-    parts = [(open_slices(forge, name, fold), count) for name, count in counts.items()]
+    parts = [(_open(forge, name, fold), count) for name, count in counts.items()]
     path = folder / "slices.h5"
     write_training_set(path, parts, settings.split_seed, code_version_of(context))
     store = SliceStore.open(path, verify=False)
@@ -79,3 +78,7 @@ def _write(context: dg.AssetExecutionContext, forge: Forge, folder: Path, counts
         "Both arms hold the configured total, so that they differ in nothing but what they are made of.",
     )
     return Outcome(facts, (leak_check(store, split), size))
+
+
+def _open(forge: Forge, name: str, fold: int) -> SliceStore:
+    return open_varied_slices(forge, fold) if name == "synthetic_slices" else open_slices(forge, name, fold)

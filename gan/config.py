@@ -46,7 +46,9 @@ class Pix2PixConfig(FrozenConfig):
         label_input: `scalar` gives the label map as one channel holding 0 to 4, `one_hot` one channel a
             tissue.
         context: Give the real slice with the ventricle removed, and draw only inside that hole.
-        hole_margin_px: How far the hole reaches beyond the ventricle, in pixels.
+        hole_margin_px: How far the hole reaches beyond the ventricle at least, in pixels.
+        hole_spread_px: By up to so much further, at random: else where drawing begins would give the epicardium
+            away to a segmenter that is trained on it.
         seam_px: Width of the soft seam just inside the hole, in pixels.
         noise_channels: Planes of Gaussian noise beside the labels, so that one mask gives many images.
         background_noise: Deviation of Gaussian noise laid on the labels' background.
@@ -64,6 +66,9 @@ class Pix2PixConfig(FrozenConfig):
         discriminator_sees_mask: Judge images against their labels, else by themselves.
         spectral_norm: Bound the discriminator's slope instead of normalising its activations.
         l1_weight: Weight of the region-weighted L1 (the source's lambda).
+        l1_blur_px: Deviation of the Gaussian under which that L1 compares, so that it does not punish grain; 0
+            for none, as published.
+        grain_weight: Weight of the difference in fine detail by tissue (`gan.grain`).
         structure_weight: Weight of 1 - SSIM over the ventricle.
         perceptual_weight: Weight of the L1 distance of VGG16 features; needs a weights file.
         reader_weight: Weight of reading the labels out of the drawn slice, by a small network that learns
@@ -79,6 +84,7 @@ class Pix2PixConfig(FrozenConfig):
     label_input: Literal["scalar", "one_hot"] = "one_hot"
     context: bool = True
     hole_margin_px: int = Field(3, ge=0)
+    hole_spread_px: int = Field(0, ge=0, le=64)
     seam_px: int = Field(2, ge=0)
     noise_channels: int = Field(1, ge=0)
     background_noise: float = Field(0.0, ge=0.0)
@@ -98,6 +104,8 @@ class Pix2PixConfig(FrozenConfig):
     adversarial: Literal["bce", "least_squares", "hinge"] = "least_squares"
     adversarial_weight: float = Field(1.0, ge=0.0)
     l1_weight: float = Field(100.0, ge=0.0)
+    l1_blur_px: float = Field(0.0, ge=0.0, le=8.0)
+    grain_weight: float = Field(0.0, ge=0.0)
     structure_weight: float = Field(0.0, ge=0.0)
     perceptual_weight: float = Field(0.0, ge=0.0)
     reader_weight: float = Field(0.0, ge=0.0)

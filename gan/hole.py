@@ -9,33 +9,47 @@ from numpy.typing import NDArray
 
 from imaging.errors import InputError
 
+_FAR = 255
+_ROUNDING = 1e-3  # of the distance transform, in pixels
 
-def ventricle_hole(masks: NDArray[np.integer], margin_px: int) -> NDArray[np.uint8]:
+
+def ventricle_hole(masks: NDArray[np.integer], margin_px: int | NDArray[np.integer]) -> NDArray[np.uint8]:
     """Return 1 within `margin_px` of the filled ventricle and 0 elsewhere.
-
-    The ventricle is every label above 0 with whatever it encloses. The margin is a Euclidean distance.
 
     Args:
         masks: (N, H, W) label maps.
-        margin_px: Width of the margin in pixels, 0 or more.
+        margin_px: Width of the margin in pixels, 0 to 254; one for all masks or one for each, (N,).
 
     Returns:
         (N, H, W) uint8; all 0 where a mask is empty.
 
     Raises:
-        InputError: The masks are not (N, H, W) or the margin is negative.
+        InputError: The masks are not (N, H, W) or a margin is out of range.
     """
-    masks = np.asarray(masks)
-    if masks.ndim != 3 or margin_px < 0:
+    margins = np.broadcast_to(np.asarray(margin_px), np.shape(masks)[:1])
+    if np.ndim(masks) != 3 or (margins < 0).any() or (margins >= _FAR).any():
         raise InputError(
-            f"cannot widen masks of shape {masks.shape} by {margin_px} px; "
-            "give masks (N, H, W) and a margin of 0 or more"
+            f"cannot widen masks of shape {np.shape(masks)} by {margin_px} px; "
+            f"give masks (N, H, W) and margins of 0 to {_FAR - 1}"
         )
-    holes = np.zeros(masks.shape, dtype=np.uint8)
-    for index, mask in enumerate(masks):
+    return (ventricle_distance(masks) <= margins[:, None, None]).astype(np.uint8)
+
+
+def ventricle_distance(masks: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """Return each pixel's distance to the filled ventricle in pixels, rounded up: 0 inside, 255 where far or without.
+
+    The ventricle is every label above 0 with whatever it encloses; the distance is Euclidean.
+
+    Args:
+        masks: (N, H, W) label maps.
+    """
+    distances = np.full(np.shape(masks), _FAR, dtype=np.uint8)
+    for index, mask in enumerate(np.asarray(masks)):
         if mask.any():
-            holes[index] = _widen(_fill(mask > 0), margin_px)
-    return holes
+            outside = (~_fill(mask > 0)).astype(np.uint8)
+            distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+            distances[index] = np.minimum(np.ceil(distance - _ROUNDING), _FAR)
+    return distances
 
 
 def _fill(ventricle: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -43,10 +57,3 @@ def _fill(ventricle: NDArray[np.bool_]) -> NDArray[np.bool_]:
     outside = np.pad(ventricle, 1).astype(np.uint8)
     cv2.floodFill(outside, None, (0, 0), (2,))  # in place, 4-connected
     return np.asarray(outside[1:-1, 1:-1] != 2)
-
-
-def _widen(ventricle: NDArray[np.bool_], margin_px: int) -> NDArray[np.bool_]:
-    if margin_px == 0:
-        return ventricle
-    distance = cv2.distanceTransform((~ventricle).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.asarray(distance <= margin_px + 1e-3)

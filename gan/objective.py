@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan.config import Pix2PixConfig
-from gan.losses import ADVERSARIAL_LOSSES, region_weighted_l1, structural_similarity, weighted_mean
+from gan.grain import grain_loss
+from gan.losses import ADVERSARIAL_LOSSES, blur, region_weighted_l1, structural_similarity, weighted_mean
 from gan.perceptual_loss import PerceptualLoss
 from gan.tissue_reader import reading_loss
 from gan.training_slices import Batch
@@ -62,13 +64,16 @@ class Objective:
         config = self.config
         terms = {
             "adversarial_loss": self._fooling(batch, logits),
-            "l1_loss": region_weighted_l1(drawn, batch.real, batch.pixel_weights, batch.condition.hole),
+            "l1_loss": self._distance(batch, drawn),
         }
         weights = [config.adversarial_weight, config.l1_weight]
         if config.structure_weight > 0:
             similarity = structural_similarity((drawn + 1) / 2, (batch.real + 1) / 2)
             terms["structure_loss"] = 1 - weighted_mean(similarity, batch.ventricle)
             weights.append(config.structure_weight)
+        if config.grain_weight > 0:
+            terms["grain_loss"] = grain_loss(drawn, batch.real, self._tissues(batch))
+            weights.append(config.grain_weight)
         if self.perceptual is not None:
             terms["perceptual_loss"] = self._perceived(batch, drawn, self.perceptual)
             weights.append(config.perceptual_weight)
@@ -79,6 +84,17 @@ class Objective:
             weights.append(config.reader_weight)
         loss = torch.stack([weight * term for weight, term in zip(weights, terms.values(), strict=True)]).sum()
         return loss, terms
+
+    def _distance(self, batch: Batch, drawn: Tensor) -> Tensor:
+        real, sigma = batch.real, self.config.l1_blur_px
+        if sigma > 0:
+            drawn, real = blur(torch.cat([drawn, real]), sigma).chunk(2)
+        return region_weighted_l1(drawn, real, batch.pixel_weights, batch.condition.hole)
+
+    def _tissues(self, batch: Batch) -> Tensor:
+        """Return the tissues (N, C, H, W) of the pixels that are drawn."""
+        tissues = F.one_hot(batch.masks[:, 0], len(self.tissue_weights)).permute(0, 3, 1, 2).float()
+        return tissues if batch.condition.hole is None else tissues * batch.condition.hole
 
     def _fooling(self, batch: Batch, logits: list[Tensor]) -> Tensor:
         adversarial = ADVERSARIAL_LOSSES[self.config.adversarial]

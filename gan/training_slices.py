@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gan.conditioning import Condition, build_condition, noise_planes, to_gan_range
 from gan.config import Pix2PixConfig
-from gan.hole import ventricle_hole
+from gan.hole import ventricle_distance
 from gan.losses import tissue_weight_table
 from gan.synthesiser import row_noise
 from gan.window import Windows, windows_around
@@ -66,7 +66,7 @@ class ResidentSlices:
     Attributes:
         images: (N, H, W) float16 in [0, 1].
         masks: (N, H, W) uint8.
-        holes: (N, H, W) uint8.
+        distances: (N, H, W) uint8, of each pixel to the ventricle (`gan.hole`).
         tissue_weights: (num_classes,).
         labels: The label set of the masks.
         config: The model's configuration.
@@ -75,7 +75,7 @@ class ResidentSlices:
 
     images: Tensor
     masks: Tensor
-    holes: Tensor
+    distances: Tensor
     tissue_weights: Tensor
     labels: LabelSet
     config: Pix2PixConfig
@@ -85,18 +85,19 @@ class ResidentSlices:
     def load(cls, training: SliceStore, config: Pix2PixConfig, compute: Compute) -> "ResidentSlices":
         """Read a whole store."""
         masks = training.masks()
-        holes = ventricle_hole(masks, config.hole_margin_px)
-        parts = (training.images(), masks, holes)
+        distances = ventricle_distance(masks)
+        parts = (training.images(), masks, distances)
         resident = [torch.from_numpy(np.ascontiguousarray(part)).to(compute.device) for part in parts]
         weights = tissue_weight_table(config.tissue_weights, training.label_set).to(compute.device)
-        crops = windows_around(torch.from_numpy(holes).unsqueeze(1), config.crop_px) if config.crop_px else None
+        around = torch.from_numpy(distances <= config.hole_margin_px).unsqueeze(1)
+        crops = windows_around(around, config.crop_px) if config.crop_px else None
         return cls(resident[0], resident[1], resident[2], weights, training.label_set, config, crops)
 
     def batch(self, seed: int, step: int) -> Batch:
-        """Return a step's slices: which ones and their noise are decided by (seed, step) alone."""
+        """Return a step's slices: which ones, their holes and their noise are decided by (seed, step) alone."""
         rows = random_generator(seed, "pix2pix rows", step).integers(len(self.images), size=self.config.batch)
-        images, masks, holes = self._rows(rows)
-        images, holes = to_gan_range(images.float()), holes.float()
+        images, masks, distances = self._rows(rows)
+        images, holes = to_gan_range(images.float()), (distances <= self._margins(seed, step)).float()
         size = (len(rows), noise_planes(self.config), *images.shape[2:])
         noise = row_noise(derive_seed(seed, "pix2pix training noise", step), size).to(images.device)
         condition = build_condition(self.config, self.labels, masks[:, 0], images, holes, noise)
@@ -104,10 +105,16 @@ class ResidentSlices:
         ventricle = (masks > 0).float()
         return Batch(condition, images, weights, ventricle, masks.long(), holes, self.config.detail_px)
 
+    def _margins(self, seed: int, step: int) -> Tensor:
+        """Return how far each slice's hole reaches (N, 1, 1, 1)."""
+        config = self.config
+        more = random_generator(seed, "pix2pix holes", step).integers(config.hole_spread_px + 1, size=config.batch)
+        return torch.from_numpy(config.hole_margin_px + more).view(-1, 1, 1, 1).to(self.images.device)
+
     def _rows(self, rows: NDArray[np.integer]) -> list[Tensor]:
-        """Return images, masks and holes (N, 1, H, W) of some rows, cut where training is on windows."""
+        """Return images, masks and distances (N, 1, H, W) of some rows, cut where training is on windows."""
         index = torch.from_numpy(rows).to(self.images.device)
-        parts = [part[index].unsqueeze(1) for part in (self.images, self.masks, self.holes)]
+        parts = [part[index].unsqueeze(1) for part in (self.images, self.masks, self.distances)]
         if self.crops is None:
             return parts
         windows = self.crops.at(rows.tolist())

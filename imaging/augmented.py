@@ -1,4 +1,6 @@
-"""Augmented slices of training patients, class-balanced: the same bytes from one process or several.
+"""Augmented slices: class-balanced ones of training patients, or one of each slice of a store.
+
+The bytes are the same from one process or several.
 
 The parent draws which slices are varied, the workers vary them block by block, and the parent writes the
 blocks in order.
@@ -8,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +33,7 @@ Block = tuple[NDArray[np.float16], NDArray[np.uint8]]
 class _Task:
     """What every worker needs: the store to read, the rows to vary in order, the recipe and the seed."""
 
-    real: SliceStore
+    source: SliceStore
     draws: NDArray[np.int64]
     augment: AugmentConfig
     seed: int
@@ -87,7 +90,37 @@ def write_augmented_slices(
     draws = _draw(real, np.asarray(train_index), count, balance, seed)
     rows = _rows(real, draws)
     task = _Task(real, draws, augment, seed)
-    attributes = _attributes(real, count, augment, balance, seed, code_version)
+    asked = {"count": count, "balance": balance.model_dump()}
+    _write(path, task, rows, _attributes(task, {"real": real.digest}, asked, code_version), processes)
+
+
+def write_varied_slices(
+    path: Path, slices: SliceStore, augment: AugmentConfig, seed: int, processes: int, code_version: str
+) -> None:
+    """Write one random variant of every row of `slices` into a store at `path`, rows kept as they are.
+
+    Synthetic slices are trained on like this, so that the recipe is not what the arms of a comparison differ in.
+
+    Args:
+        path: The slice store to write.
+        slices: What is varied, say synthetic slices.
+        augment: The recipe.
+        seed: Decides everything; the bytes do not depend on `processes`.
+        processes: How many processes to use; 1 works in this one.
+        code_version: Version of the code, for the store's attributes.
+
+    Raises:
+        InputError: No slices, a number of processes below 1, or a full disk.
+    """
+    if processes < 1 or not len(slices):
+        raise InputError(
+            f"{path}: asked to vary {len(slices)} slices in {processes} processes; each must be at least 1"
+        )
+    task = _Task(slices, np.arange(len(slices)), augment, seed)
+    _write(path, task, slices.rows, _attributes(task, {"slices": slices.digest}, {}, code_version), processes)
+
+
+def _write(path: Path, task: _Task, rows: pd.DataFrame, attributes: StoreAttributes, processes: int) -> None:
     with SliceStoreWriter(path, attributes) as writer, closing(_make_blocks(task, processes)) as blocks:
         for number, (images, masks) in enumerate(track(blocks, "augmenting slices", task.blocks)):
             start = number * _BLOCK_SLICES
@@ -108,15 +141,13 @@ def _rows(real: SliceStore, draws: NDArray[np.int64]) -> pd.DataFrame:
     return rows.assign(origin="augmented", donor_ids="", replica=pd.Series(draws).groupby(draws).cumcount())
 
 
-def _attributes(
-    real: SliceStore, count: int, augment: AugmentConfig, balance: BalanceConfig, seed: int, code_version: str
-) -> StoreAttributes:
+def _attributes(task: _Task, parents: dict[str, str], asked: dict[str, Any], code_version: str) -> StoreAttributes:
     return replace(
-        real.attributes,
-        parent_digests={"real": real.digest},
-        seed=seed,
+        task.source.attributes,
+        parent_digests=parents,
+        seed=task.seed,
         code_version=code_version,
-        parameters={"count": count, "augment": augment.model_dump(), "balance": balance.model_dump()},
+        parameters={**asked, "augment": task.augment.model_dump()},
     )
 
 
@@ -127,7 +158,7 @@ def _make_blocks(task: _Task, processes: int) -> Generator[Block, None, None]:
 
 def _make_block(task: _Task, recipe: Recipe, block: int) -> Block:
     rows = task.rows_of(block)
-    images, masks = task.real.images(rows), task.real.masks(rows)
+    images, masks = task.source.images(rows), task.source.masks(rows)
     for place in range(len(rows)):
         seed = derive_seed(task.seed, "augmented slices: vary", block * _BLOCK_SLICES + place)
         images[place], masks[place] = augment_slice(recipe, images[place], masks[place], seed)

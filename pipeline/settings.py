@@ -85,11 +85,13 @@ class Settings(FrozenConfig):
 
     @model_validator(mode="after")
     def _check_holes(self) -> Self:
-        if self.pix2pix.context and self.pix2pix.hole_margin_px != self.simulator.hole_margin_px:
-            raise ValueError(
-                f"pix2pix.hole_margin_px {self.pix2pix.hole_margin_px} and simulator.hole_margin_px "
-                f"{self.simulator.hole_margin_px} must be equal: one learns to fill the hole that the other cuts"
-            )
+        drawn, cut = self.pix2pix, self.simulator
+        for name in ("hole_margin_px", "hole_spread_px"):
+            if drawn.context and getattr(drawn, name) != getattr(cut, name):
+                raise ValueError(
+                    f"pix2pix.{name} {getattr(drawn, name)} and simulator.{name} {getattr(cut, name)} must be equal: "
+                    "one learns to fill the hole that the other cuts"
+                )
         return self
 
     def network(self, name: str) -> TrainConfig:

@@ -38,7 +38,8 @@ class SimulatorConfig(FrozenConfig):
         shares: How often each strategy is tried.
         infarct_limits: Accepted share of the myocardium that is infarct or no-reflow.
         no_reflow_limits: Accepted share of that lesion that is no-reflow.
-        hole_margin_px: How far the hole reaches beyond the ventricle; equal to the generator's.
+        hole_margin_px: How far the hole reaches beyond the ventricle at least; equal to the generator's.
+        hole_spread_px: By up to so much further, at random; equal to the generator's.
         neighbours: Among how many of the nearest anatomies a lender is drawn.
         shift_px: Furthest shift of a donor's lesion along rows and columns.
         rotation_step_deg: A donor's lesion is turned by multiples of this.
@@ -52,6 +53,7 @@ class SimulatorConfig(FrozenConfig):
     infarct_limits: tuple[Share, Share] = (0.10, 0.50)
     no_reflow_limits: tuple[Share, Share] = (0.10, 0.40)
     hole_margin_px: int = Field(3, ge=0)
+    hole_spread_px: int = Field(0, ge=0, le=64)
     neighbours: int = Field(8, ge=1)
     shift_px: int = Field(10, ge=0)
     rotation_step_deg: float = Field(30.0, gt=0, le=360)

@@ -107,7 +107,7 @@ class MaskSimulator:
                 tried = self._try(strategy, category, rng)
                 reason = tried.reason or self._fault(tried, category)
                 if not reason:
-                    return self._finish(tried, strategy, refusals)
+                    return self._finish(tried, strategy, refusals, rng)
                 refusals[strategy, reason] += 1
         reasons = "; ".join(f"{name}: {why} ({times})" for (name, why), times in sorted(refusals.items()))
         raise InputError(
@@ -232,12 +232,15 @@ class MaskSimulator:
             return "no-reflow share outside its limits"
         return ""
 
-    def _finish(self, tried: _Try, strategy: str, refusals: Counter[tuple[str, str]]) -> Draft:
+    def _finish(
+        self, tried: _Try, strategy: str, refusals: Counter[tuple[str, str]], rng: np.random.Generator
+    ) -> Draft:
         assert tried.anatomy is not None
         assert tried.labels is not None
         mask = tried.anatomy.paste(tried.labels)
         both = np.stack([mask, self.masks[tried.row]])
-        hole = ventricle_hole(both, self.config.hole_margin_px).max(axis=0)
+        margin = self.config.hole_margin_px + int(rng.integers(self.config.hole_spread_px + 1))
+        hole = ventricle_hole(both, margin).max(axis=0)
         return Draft(mask, hole, tried.row, tried.lenders, strategy, refusals)
 
 

@@ -46,13 +46,21 @@ def test_the_hole_holds_the_ventricle_and_grows_with_the_margin(masks, margin):
     np.testing.assert_array_equal(hole[0], ventricle_hole(masks[:1], margin)[0])  # a batch equals its singles
 
 
+def test_each_mask_may_have_a_margin_of_its_own():
+    mask = np.zeros((2, 16, 16), np.uint8)
+    mask[:, 8, 8] = 1
+    holes = ventricle_hole(mask, np.array([1, 3]))
+    np.testing.assert_array_equal(holes[0], ventricle_hole(mask[:1], 1)[0])
+    np.testing.assert_array_equal(holes[1], ventricle_hole(mask[1:], 3)[0])
+
+
 @given(MASKS)
 def test_without_a_margin_a_filled_hole_stays_as_it_is(masks):
     hole = ventricle_hole(masks, 0)
     np.testing.assert_array_equal(ventricle_hole(hole, 0), hole)
 
 
-@pytest.mark.parametrize(("shape", "margin"), [((8, 8), 2), ((1, 8, 8), -1)])
+@pytest.mark.parametrize(("shape", "margin"), [((8, 8), 2), ((1, 8, 8), -1), ((1, 8, 8), 255)])
 def test_bad_input_is_named(shape, margin):
     with pytest.raises(InputError, match=r"cannot widen masks of shape .* give masks \(N, H, W\)"):
         ventricle_hole(np.zeros(shape, np.uint8), margin)

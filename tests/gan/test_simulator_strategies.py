@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from gan.hole import ventricle_hole
 from gan.simulator import STRATEGIES, WARPED_ANATOMY, MaskSimulator, SimulatorConfig, StrategyShares
 from gan.simulator.anatomy import read_anatomy
 from gan.simulator.fusion import Donor, best_shift, roll_up, unroll
@@ -88,6 +89,18 @@ def test_the_same_seed_gives_the_same_mask(simulators):
     drafts = [simulators["all"].simulate("no_reflow", random_generator(3, "test")) for _ in range(2)]
     np.testing.assert_array_equal(drafts[0].mask, drafts[1].mask)
     assert drafts[0].lenders == drafts[1].lenders
+
+
+def test_holes_reach_further_by_up_to_the_spread():
+    masks, patients = draw_masks()
+    simulator = MaskSimulator(masks, patients, EMIDEC_LABELS, SimulatorConfig(hole_margin_px=2, hole_spread_px=3))
+    reaches = set()
+    for seed in range(24):
+        draft = simulator.simulate("infarct", random_generator(seed, "test"))
+        both = np.stack([draft.mask, simulator.masks[draft.row]])
+        holes = {margin: ventricle_hole(both, margin).max(axis=0) for margin in range(9)}
+        reaches |= {margin for margin, hole in holes.items() if np.array_equal(hole, draft.hole)}
+    assert reaches == {2, 3, 4, 5}
 
 
 @pytest.mark.parametrize("share", [0.15, 0.3, 0.45])

@@ -9,6 +9,7 @@ from scipy.ndimage import distance_transform_edt
 from gan import train
 from gan.config import Pix2PixConfig
 from gan.generate import load_generator, redraw
+from gan.hole import ventricle_distance
 from gan.players import Players
 from gan.quality import peak_signal_to_noise
 from gan.training_slices import ResidentSlices
@@ -103,6 +104,27 @@ def test_a_crop_holds_the_whole_hole(make_players):
     assert cropped.real.shape == (2, 1, 24, 24)
     assert torch.equal(cropped.condition.hole.sum(dim=(1, 2, 3)), whole.condition.hole.sum(dim=(1, 2, 3)))
     assert torch.equal(cropped.masks.sum(), whole.masks.sum())
+
+
+def test_holes_reach_further_by_chance_and_never_less_than_the_margin(make_players):
+    slices = make_players(hole_spread_px=4).slices
+    seen = set()
+    for step in range(12):
+        batch = slices.batch(0, step)
+        distance = torch.from_numpy(ventricle_distance(batch.masks[:, 0].numpy())).unsqueeze(1)
+        reach = torch.where(batch.holes > 0, distance, 0).amax(dim=(1, 2, 3))
+        seen |= set(reach.tolist())
+        for hole, far, reached in zip(batch.holes, distance, reach, strict=True):
+            assert torch.equal(hole > 0, far <= reached)
+    assert seen == {2, 3, 4, 5, 6}
+
+
+def test_grain_and_a_blurred_l1_are_terms_of_the_loss(make_players):
+    plain, minded = make_players(), make_players(grain_weight=2.0, l1_blur_px=2.0)
+    terms, more = plain.take_step(1), minded.take_step(1)
+    assert "grain_loss" not in terms
+    assert torch.isfinite(more["grain_loss"])
+    assert more["l1_loss"] < terms["l1_loss"]  # grain and misplaced edges are blurred away
 
 
 def test_without_averaging_the_present_generator_is_judged(make_players):

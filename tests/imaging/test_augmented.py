@@ -6,12 +6,13 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
 from imaging import augmented
 from imaging.augment import AugmentConfig, augment_slice, build_recipe
-from imaging.augmented import write_augmented_slices
+from imaging.augmented import write_augmented_slices, write_varied_slices
 from imaging.balance import BalanceConfig, slice_categories
 from imaging.errors import InputError
 from imaging.seeds import derive_seed
@@ -111,6 +112,23 @@ def test_senseless_requests_are_refused(tmp_path, real, change, message):
         write(tmp_path / "slices.h5", real, **change)
 
 
+def test_varied_slices_keep_their_rows_and_show_something_else(tmp_path, real):
+    write_varied_slices(tmp_path / "one.h5", real, CONFIG, 3, 1, "1")
+    write_varied_slices(tmp_path / "two.h5", real, CONFIG, 3, 2, "1")
+    assert (tmp_path / "one.h5").read_bytes() == (tmp_path / "two.h5").read_bytes()
+    varied = SliceStore.open(tmp_path / "one.h5")
+    pd.testing.assert_frame_equal(varied.rows, real.rows)
+    assert varied.attributes.parent_digests == {"slices": real.digest}
+    for row in range(len(real)):
+        assert not np.array_equal(varied.images(row), real.images(row))
+        assert set(np.unique(varied.masks(row))) <= set(np.unique(real.masks(row)))
+
+
+def test_no_process_varies_nothing(tmp_path, real):
+    with pytest.raises(InputError, match=r"vary 20 slices in 0 processes; each must be at least 1"):
+        write_varied_slices(tmp_path / "slices.h5", real, CONFIG, 3, 0, "1")
+
+
 def test_workers_end_when_nobody_reads_any_more(task):
     blocks = augmented._make_blocks(task, 2)
     next(blocks)
@@ -139,7 +157,7 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path, real):
 from pathlib import Path
 import numpy as np
 from imaging.augment import AugmentConfig
-from imaging.augmented import write_augmented_slices
+from imaging.augmented import write_augmented_slices, write_varied_slices
 from imaging.balance import BalanceConfig
 from imaging.slice_store import SliceStore
 if __name__ == "__main__":
