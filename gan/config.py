@@ -5,7 +5,7 @@ What does not live here: how any of it is built or trained.
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -57,6 +57,8 @@ class Pix2PixConfig(FrozenConfig):
         full_resolution_width: Channels of one more layer at full resolution that sees the input; 0 for none.
         decoder_noise: Add the noise at every decoder stage too, by a learned strength a channel.
         decoder_labels: Give the labels, in each stage's size, to every decoder stage.
+        grain_px: Smoothness of the noise that is laid on the drawing as grain, as strong as the network says:
+            deviations of Gaussians in pixels, 0 for white; empty for none (`gan.grain_head`).
         output: Last activation; a `sigmoid`'s [0, 1] is spread over [-1, 1].
         normalisation: `instance` equals batch normalisation at the published batch of one.
         normalise_innermost: False where the innermost map is a single pixel, which has no deviation.
@@ -93,6 +95,7 @@ class Pix2PixConfig(FrozenConfig):
     full_resolution_width: int = Field(16, ge=0)
     decoder_noise: bool = False
     decoder_labels: bool = False
+    grain_px: tuple[Annotated[float, Field(ge=0.0, le=8.0)], ...] = ()
     output: Literal["tanh", "sigmoid"] = "tanh"
     normalisation: Literal["batch", "instance", "group"] = "batch"
     normalise_innermost: bool = True
@@ -138,6 +141,8 @@ class Pix2PixConfig(FrozenConfig):
             raise ValueError("crop_px needs context: without it the whole slice is to be learned")
         if self.decoder_noise and not self.noise_channels:
             raise ValueError("decoder_noise needs noise_channels of at least one")
+        if self.grain_px and not (self.noise_channels and self.full_resolution_width):
+            raise ValueError("grain_px needs noise_channels and full_resolution_width of at least one")
         return self
 
 

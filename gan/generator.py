@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan.config import Pix2PixConfig
+from gan.grain_head import GrainHead
 from imaging.errors import InputError
 
 _FIRST_NOISE = 0.1  # of normalised features; from 0 it would take a thousand steps to be heard
@@ -43,14 +44,15 @@ class Generator(nn.Module):
         self.noise_channels = config.noise_channels
         self.head = _Head(2 * widths[0] + self.labels, in_channels, config)
 
-    def forward(self, condition: Tensor) -> Tensor:
+    def forward(self, condition: Tensor, apart: bool = False) -> Tensor:
         """Draw images.
 
         Args:
             condition: (N, C, H, W); H and W are multiples of 2 ** depth.
+            apart: Return what is drawn and the grain laid on it side by side, for `together`.
 
         Returns:
-            (N, 1, H, W) in [-1, 1].
+            (N, 1, H, W) in [-1, 1]; (N, 2, H, W) with `apart` and `grain_px`.
         """
         _check_size(condition, self.depth)
         features = condition
@@ -62,7 +64,8 @@ class Generator(nn.Module):
         for number, stage in enumerate(self.up):
             features = self._with_noise(stage(features), condition, number)
             features = torch.cat([features, skips.pop(), *self._labels_again(condition, features)], dim=1)
-        return self.head(features, condition)
+        parts: Tensor = self.head(features, condition)
+        return parts if apart else together(parts)
 
     def _with_noise(self, features: Tensor, condition: Tensor, stage: int) -> Tensor:
         """Add noise by a learned strength a channel (Karras et al. 2019); each size takes pixels of its own."""
@@ -81,6 +84,11 @@ class Generator(nn.Module):
         return [F.avg_pool2d(condition[:, : self.labels], stride)]
 
 
+def together(parts: Tensor) -> Tensor:
+    """Lay grain on a drawing: (N, 1 or 2, H, W) to (N, 1, H, W) in [-1, 1]."""
+    return parts.sum(dim=1, keepdim=True).clamp(-1, 1) if parts.shape[1] > 1 else parts
+
+
 class _Head(nn.Module):
     """The last upsampling, to one channel; with `full_resolution_width` it also sees the condition itself."""
 
@@ -90,18 +98,21 @@ class _Head(nn.Module):
         self.sees_condition = width > 0
         self.steep = 1.0 if config.output == "tanh" else 0.5  # 2 sigmoid(x) - 1 = tanh(x / 2)
         self.upsample = upsampling(in_channels, width or 1, config.upsampling)
-        self.draw = nn.Sequential(
+        self.refine = nn.Sequential(
             nn.LeakyReLU(0.2),
             nn.Conv2d(width + condition_channels, width, kernel_size=3, padding=1),
             nn.LeakyReLU(0.2),
-            nn.Conv2d(width, 1, kernel_size=3, padding=1),
         ) if width else nn.Identity()  # fmt: skip
+        self.draw = nn.Conv2d(width, 1, kernel_size=3, padding=1) if width else nn.Identity()
+        self.grain = GrainHead(width, config.grain_px) if config.grain_px else None
 
     def forward(self, features: Tensor, condition: Tensor) -> Tensor:
         features = self.upsample(features)
         if self.sees_condition:
             features = torch.cat([features, condition], dim=1)
-        return torch.tanh(self.steep * self.draw(features))
+        features = self.refine(features)
+        drawn = torch.tanh(self.steep * self.draw(features))
+        return drawn if self.grain is None else torch.cat([drawn, self.grain(features, condition[:, -1:])], dim=1)
 
 
 def upsampling(in_channels: int, out_channels: int, kind: str, bias: bool = True) -> nn.Module:

@@ -9,7 +9,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from gan.losses import blur
+from gan.blur import blur
 
 _SCALES_PX = (1.0, 2.0)  # bands: finer than the first, and between the two
 _LEAST = 0.02  # of an image in [-1, 1]; below it a tissue counts as smooth

@@ -4,7 +4,6 @@ All work in float32 on images in [-1, 1] (`structural_similarity`: [0, 1]). Weig
 tensors.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -13,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gan.blur import blur
 from imaging.errors import InputError
 from imaging.labels import LabelSet
 
 # Constants and window of Wang et al. 2004.
 _C1, _C2 = 0.01**2, 0.03**2
 _WINDOW_SIGMA_PX = 1.5
-_WINDOW_REACH = 5 / 1.5  # sigmas: 11 pixels
 
 
 @dataclass(frozen=True)
@@ -94,14 +93,3 @@ def structural_similarity(first: Tensor, second: Tensor) -> Tensor:
     variances = (square_1 - mean_1.square()).clamp_min(0) + (square_2 - mean_2.square()).clamp_min(0)
     luminance = (2 * mean_1 * mean_2 + _C1) / (mean_1.square() + mean_2.square() + _C1)
     return luminance * (2 * covariance + _C2) / (variances + _C2)
-
-
-def blur(images: Tensor, sigma_px: float) -> Tensor:
-    """Return images (N, 1, H, W) under a Gaussian, cut off where Wang et al. cut theirs, borders reflected."""
-    reach = math.ceil(_WINDOW_REACH * sigma_px)
-    offsets = torch.arange(-reach, reach + 1, dtype=images.dtype, device=images.device)
-    kernel = torch.exp(-0.5 * (offsets / sigma_px).square())
-    kernel = kernel / kernel.sum()
-    padded = F.pad(images, [reach] * 4, mode="reflect")
-    rows = F.conv2d(padded, kernel.view(1, 1, -1, 1))
-    return F.conv2d(rows, kernel.view(1, 1, 1, -1))

@@ -7,14 +7,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gan.blur import blur
 from gan.config import Pix2PixConfig
 from gan.grain import grain_loss
-from gan.losses import ADVERSARIAL_LOSSES, blur, region_weighted_l1, structural_similarity, weighted_mean
+from gan.losses import ADVERSARIAL_LOSSES, region_weighted_l1, structural_similarity, weighted_mean
 from gan.perceptual_loss import PerceptualLoss
 from gan.tissue_reader import reading_loss
 from gan.training_slices import Batch
 from imaging.errors import InputError
 from training.compute import Compute
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A batch as drawn.
+
+    Attributes:
+        images: (N, 1, H, W) in [-1, 1].
+        grain: The same values, through which gradients reach the grain alone where it is laid on by itself: a
+            drawing that could lower `grain_loss` would weave a regular pattern.
+    """
+
+    images: Tensor
+    grain: Tensor
 
 
 @dataclass(frozen=True)
@@ -51,17 +66,17 @@ class Objective:
         return cls(config, tissue_weights, compute, loss)
 
     def __call__(
-        self, batch: Batch, drawn: Tensor, logits: list[Tensor], reader: nn.Module | None
+        self, batch: Batch, drawing: Drawing, logits: list[Tensor], reader: nn.Module | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and its terms, unweighted.
 
         Args:
             batch: The step's slices.
-            drawn: (N, 1, H, W) in [-1, 1].
-            logits: What the discriminator says of `drawn`, one (N, 1, h, w) a scale.
+            drawing: What the generator drew.
+            logits: What the discriminator says of it, one (N, 1, h, w) a scale.
             reader: Reads tissues out of slices; None without `reader_weight`.
         """
-        config = self.config
+        config, drawn = self.config, drawing.images
         terms = {
             "adversarial_loss": self._fooling(batch, logits),
             "l1_loss": self._distance(batch, drawn),
@@ -72,7 +87,7 @@ class Objective:
             terms["structure_loss"] = 1 - weighted_mean(similarity, batch.ventricle)
             weights.append(config.structure_weight)
         if config.grain_weight > 0:
-            terms["grain_loss"] = grain_loss(drawn, batch.real, self._tissues(batch))
+            terms["grain_loss"] = grain_loss(drawing.grain, batch.real, self._tissues(batch))
             weights.append(config.grain_weight)
         if self.perceptual is not None:
             terms["perceptual_loss"] = self._perceived(batch, drawn, self.perceptual)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from gan.conditioning import discriminator_channels, generator_channels
 from gan.config import Pix2PixConfig
 from gan.discriminator import Discriminator
-from gan.generator import Generator
+from gan.generator import Generator, together
 from gan.losses import ADVERSARIAL_LOSSES, weighted_mean
-from gan.objective import Objective
+from gan.objective import Drawing, Objective
 from gan.synthesiser import Synthesiser
 from gan.tissue_reader import TissueReader, reading_loss
 from gan.training_slices import Batch, ResidentSlices
@@ -66,17 +66,21 @@ class Players:
         self._set_learning_rates(step)
         batch = self.slices.batch(self.seed, step)
         with seeded(derive_seed(self.seed, "pix2pix dropout", step), self.compute.device):
-            drawn = self.draw(batch)
-            losses = self.discriminator_step(batch, drawn.detach()) | self.reader_step(batch)
-            losses |= self.generator_step(batch, drawn)
+            drawing = self.draw(batch)
+            losses = self.discriminator_step(batch, drawing.images.detach()) | self.reader_step(batch)
+            losses |= self.generator_step(batch, drawing)
         if self.config.average_decay > 0:
             self._follow_average(min(self.config.average_decay, (1 + step) / (10 + step)))
         return losses
 
-    def draw(self, batch: Batch) -> Tensor:
-        """Draw a batch's slices (N, 1, H, W) in [-1, 1], into their context."""
-        drawn = self.generator(self._layout(batch.condition.for_generator())).float()
-        return batch.condition.place(drawn, self.config.seam_px)
+    def draw(self, batch: Batch) -> Drawing:
+        """Draw a batch's slices into their context."""
+        parts = self.generator(self._layout(batch.condition.for_generator()), apart=True).float()
+        images = batch.condition.place(together(parts), self.config.seam_px)
+        if parts.shape[1] == 1 or self.config.grain_weight == 0:
+            return Drawing(images, images)
+        grain_alone = together(torch.cat([parts[:, :1].detach(), parts[:, 1:]], dim=1))
+        return Drawing(images, batch.condition.place(grain_alone, self.config.seam_px))
 
     def discriminator_step(self, batch: Batch, drawn: Tensor) -> dict[str, Tensor]:
         """Teach the discriminator to tell real patches from drawn ones."""
@@ -94,13 +98,13 @@ class Players:
         self._descend(loss, self.discriminator_optimiser)
         return {"discriminator_loss": loss.detach(), "discriminator_accuracy": torch.stack(accuracies).mean()}
 
-    def generator_step(self, batch: Batch, drawn: Tensor) -> dict[str, Tensor]:
+    def generator_step(self, batch: Batch, drawing: Drawing) -> dict[str, Tensor]:
         """Teach the generator what `gan.objective` says, with everything else frozen."""
         judges = [network for network in (self.discriminator, self.reader) if network is not None]
         for network in judges:
             network.requires_grad_(False)
-        logits = self.discriminator(self._layout(batch.condition.for_discriminator()), self._layout(drawn))
-        loss, terms = self.objective(batch, drawn, logits, self.reader)
+        logits = self.discriminator(self._layout(batch.condition.for_discriminator()), self._layout(drawing.images))
+        loss, terms = self.objective(batch, drawing, logits, self.reader)
         self._descend(loss, self.generator_optimiser)
         for network in judges:
             network.requires_grad_(True)

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from gan.conditioning import discriminator_channels, generator_channels
-from gan.config import PRESETS
+from gan.config import PRESETS, Pix2PixConfig
 from gan.discriminator import Discriminator
-from gan.generator import Generator, normalisation, upsampling
+from gan.generator import Generator, normalisation, together, upsampling
+from gan.grain_head import smooth_noise
 from imaging.errors import InputError
 from imaging.labels import EMIDEC_LABELS
 
@@ -104,3 +105,26 @@ def test_networks_take_what_the_condition_gives(tiny_config):
     assert generator_channels(tiny_config, EMIDEC_LABELS) == 5 + 2 + 1
     assert discriminator_channels(tiny_config, EMIDEC_LABELS) == 5 + 1 + 1
     Discriminator(7, tiny_config)(torch.zeros(1, 6, 32, 32), torch.zeros(1, 1, 32, 32))
+
+
+def test_grain_is_another_for_other_noise_and_bounded(tiny_config):
+    generator = Generator(6, tiny_config.model_copy(update={"grain_px": (0.0, 1.0)})).eval()
+    labels = torch.randn(1, 6, 32, 32, generator=torch.Generator().manual_seed(0))
+    other = labels.clone()
+    other[:, -1] = torch.randn(32, 32, generator=torch.Generator().manual_seed(1))
+    assert generator(labels).shape == (1, 1, 32, 32)
+    assert generator(labels).abs().max() <= 1
+    assert not torch.allclose(generator(labels), generator(other), atol=1e-3)
+    parts = generator(labels, apart=True)
+    assert torch.equal(together(parts), generator(labels))
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.7, 1.5])
+def test_smoothed_noise_keeps_its_deviation(sigma):
+    noise = torch.randn(4, 1, 128, 128, generator=torch.Generator().manual_seed(0))
+    assert float(smooth_noise(noise, sigma).std()) == pytest.approx(1, abs=0.05)
+
+
+def test_grain_without_noise_is_refused():
+    with pytest.raises(ValueError, match="grain_px needs noise_channels"):
+        Pix2PixConfig(grain_px=(1.0,), noise_channels=0)

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from gan.blur import blur
 from gan.grain import grain_loss
-from gan.losses import blur
 
 
 def pixels(seed: int = 0) -> torch.Tensor:

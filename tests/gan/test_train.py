@@ -79,7 +79,7 @@ def test_a_judge_s_term_reaches_the_generator_and_not_the_frozen_judge(make_play
 def test_the_judges_steps_leave_the_generator_alone(make_players):
     players = make_players(reader_weight=1.0)
     batch = players.slices.batch(0, 1)
-    players.discriminator_step(batch, players.draw(batch).detach())
+    players.discriminator_step(batch, players.draw(batch).images.detach())
     players.reader_step(batch)
     assert gradients(players.discriminator)
     assert gradients(players.reader)
@@ -125,6 +125,18 @@ def test_grain_and_a_blurred_l1_are_terms_of_the_loss(make_players):
     assert "grain_loss" not in terms
     assert torch.isfinite(more["grain_loss"])
     assert more["l1_loss"] < terms["l1_loss"]  # grain and misplaced edges are blurred away
+
+
+def test_grain_is_asked_of_the_grain_head_alone(make_players):
+    players = make_players(grain_px=(0.0, 1.0), grain_weight=1.0, noise_channels=1)
+    batch = players.slices.batch(0, 1)
+    drawing = players.draw(batch)
+    assert torch.equal(drawing.images, drawing.grain)
+    head = players.generator.head
+    asked = [head.grain.strength.weight, head.draw.weight]
+    of_grain, of_drawing = torch.autograd.grad(drawing.grain.sum(), asked)
+    assert of_grain.abs().sum() > 0
+    assert not of_drawing.any()
 
 
 def test_without_averaging_the_present_generator_is_judged(make_players):
