@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pandas as pd
 
+from assets.comparison_report import report_material
 from assets.folds import OWNERS
 from assets.inputs import open_studies
+from pipeline.compare_link import compare_facts
 from pipeline.forge import Forge, say
 from pipeline.outcome import Check, Fact, Outcome, image
 from pipeline.record import is_finished
@@ -22,6 +24,7 @@ SCORES = (
     "halsr_net_real_only_scores",
     "halsr_net_real_plus_gan_scores",
 )
+_FIGURE_DPI = 120
 
 
 @dg.asset(
@@ -29,7 +32,7 @@ SCORES = (
     group_name="evaluation",
     kinds={"pandas", "mlflow"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
     check_specs=[dg.AssetCheckSpec("arms_of_equal_size_and_steps", asset="comparison")],
     description="Real-only against real-plus-GAN, paired by patient and seed, over every fold that is done.",
 )
@@ -64,6 +67,7 @@ def _compare(
 ) -> Outcome:
     from segmentation.comparison import ScoredTable, compare_arms
     from segmentation.comparison_text import render_comparison
+    from segmentation.report import write_report
     from segmentation.scores import read_scores
 
     tables = []
@@ -79,30 +83,41 @@ def _compare(
     markdown = render_comparison(result, labels)
     (folder / "comparison.md").write_text(markdown, encoding="utf-8")
     figures = _save_figures(result, folder)
+    scores = pd.concat([table.scores for table in tables], ignore_index=True)
+    write_report(report_material(forge, result, scores, found), folder / "report.html")
     run_id = forge.track_evaluation(
         context,
         "comparison real only / real plus GAN",
         _headline(result),
-        [folder / "comparison.md", folder / "summary.csv", folder / "differences.csv", *figures],
+        [
+            folder / "report.html",
+            folder / "comparison.md",
+            folder / "summary.csv",
+            folder / "differences.csv",
+            *figures,
+        ],
         stage="comparison",
         network="both",
         training_set="both",
     )
-    facts = {"comparison": Fact("markdown", markdown), "differences": Fact.table(result.differences)}
+    facts = {"report": Fact("file", "report.html")}
+    facts |= {"comparison": Fact("markdown", markdown), "differences": Fact.table(result.differences)}
     facts |= {path.stem: image(path, folder) for path in figures}
     facts["folds"] = Fact("text", ", ".join(sorted({str(fold) for _, fold, _ in found})))
+    facts |= compare_facts(forge, found)
     if run_id:
         facts["mlflow_run"] = Fact("url", forge.run_url(run_id))
     return Outcome(facts, (_equal_arms(forge, found),))
 
 
 def _save_figures(result: "Comparison", folder: Path) -> list[Path]:
-    from segmentation.comparison_figures import plot_forest, plot_pairs
+    from segmentation.report.forest import forest_figure
+    from segmentation.report.pairs import pairs_figure
 
-    figures = [folder / "differences.png", folder / "pairs.png"]
-    plot_forest(result, figures[0])
-    plot_pairs(result, figures[1])
-    return figures
+    figures = {folder / "differences.png": forest_figure, folder / "pairs.png": pairs_figure}
+    for path, draw in figures.items():
+        draw(result).savefig(path, dpi=_FIGURE_DPI)
+    return list(figures)
 
 
 def _headline(result: "Comparison") -> dict[str, float]:

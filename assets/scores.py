@@ -32,7 +32,7 @@ def scores(name: str, network: str, training_set: str) -> dg.AssetsDefinition:
         group_name="evaluation",
         kinds={"pandas", "mlflow"},
         owners=OWNERS,
-        code_version="2",
+        code_version="3",
         pool="gpu",
         tags={"network": network, "training_set": training_set},
         check_specs=[
@@ -62,6 +62,7 @@ def _score(
     context: dg.AssetExecutionContext, forge: Forge, folder: Path, network: str, training_set: str, seed: int
 ) -> Outcome:
     from segmentation.predict import load_segmenter
+    from segmentation.prediction_file import write_predictions
     from segmentation.scores import ScoreIdentity, score_table, write_scores
     from training.compute import choose_compute
     from training.files import write_json
@@ -77,6 +78,7 @@ def _score(
         tables.append(score_table(patients.cases(masks), ScoreIdentity(fold, yardstick), patients.labels))
     table = pd.concat(tables, ignore_index=True)
     write_scores(folder / "scores.csv", table)
+    write_predictions(folder / "predictions.h5", patients.predicted(predicted))
     write_json(folder / "manifest.json", forge.manifest())
     save_overlays(patients, predicted, folder / "overlays.png")
     return _outcome(context, forge, folder, table, network, training_set, seed)

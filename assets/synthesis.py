@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     group_name="synthesis",
     kinds={"pytorch"},
     owners=OWNERS,
-    code_version="2",
+    code_version="3",
     pool="gpu",
     check_specs=[dg.AssetCheckSpec("finite_losses", asset="pix2pix", blocking=True)],
     description="Pix2Pix: draws a slice for a label map; its checkpoint is chosen on validation patients.",

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gan.config import Pix2PixConfig
+from gan.shades import paint_shades
 from imaging.labels import LabelSet
 
 
@@ -22,6 +23,7 @@ class Condition:
         context: (N, 1, H, W) in [-1, 1], 0 inside the hole; None without context.
         hole: (N, 1, H, W) 1 where the generator draws; None without context.
         noise: (N, noise_channels, H, W) Gaussian.
+        shades: (N, 1, H, W) in [-1, 1] how bright each pixel's tissue shall be; None where it is not told.
         judged: The labels as the discriminator sees them; no channel where it does not.
     """
 
@@ -30,11 +32,12 @@ class Condition:
     hole: Tensor | None
     noise: Tensor
     judged: Tensor
+    shades: Tensor | None = None
 
     def for_generator(self) -> Tensor:
         """Return everything as channels (N, C, H, W)."""
-        given = [part for part in (self.labels, self.context, self.hole, self.noise) if part is not None]
-        return torch.cat(given, dim=1)
+        parts = (self.labels, self.shades, self.context, self.hole, self.noise)
+        return torch.cat([part for part in parts if part is not None], dim=1)
 
     def for_discriminator(self) -> Tensor:
         """Return what an image has to agree with: labels, if they are shown, and hole (the context is in the image)."""
@@ -55,7 +58,7 @@ class Condition:
 
 def generator_channels(config: Pix2PixConfig, labels: LabelSet) -> int:
     """Return how many channels `Condition.for_generator` has."""
-    return _label_channels(config, labels) + 2 * int(config.context) + config.noise_channels
+    return _label_channels(config, labels) + int(config.shades) + 2 * int(config.context) + config.noise_channels
 
 
 def discriminator_channels(config: Pix2PixConfig, labels: LabelSet) -> int:
@@ -69,7 +72,13 @@ def noise_planes(config: Pix2PixConfig) -> int:
 
 
 def build_condition(
-    config: Pix2PixConfig, labels: LabelSet, masks: Tensor, images: Tensor, holes: Tensor, noise: Tensor
+    config: Pix2PixConfig,
+    labels: LabelSet,
+    masks: Tensor,
+    images: Tensor,
+    holes: Tensor,
+    noise: Tensor,
+    shades: Tensor | None = None,
 ) -> Condition:
     """Make the condition of one batch.
 
@@ -80,6 +89,7 @@ def build_condition(
         images: (N, 1, H, W) in [-1, 1]; only pixels outside the hole are used.
         holes: (N, 1, H, W) 1 inside the hole.
         noise: (N, noise_planes, H, W).
+        shades: (N, num_classes) in [0, 1], which `shades` needs.
     """
     encoded = encode_labels(config, labels, masks)
     judged = encoded if config.discriminator_sees_mask else encoded[:, :0]
@@ -89,7 +99,8 @@ def build_condition(
         encoded = torch.cat([encoded[:, :1] + strength * noise[:, -1:], encoded[:, 1:]], dim=1)
     if not config.context:
         return Condition(encoded, None, None, own, judged)
-    return Condition(encoded, images * (1 - holes), holes, own, judged)
+    painted = None if shades is None else paint_shades(masks, shades)
+    return Condition(encoded, images * (1 - holes), holes, own, judged, painted)
 
 
 def encode_labels(config: Pix2PixConfig, labels: LabelSet, masks: Tensor) -> Tensor:

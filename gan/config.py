@@ -57,6 +57,8 @@ class Pix2PixConfig(FrozenConfig):
         full_resolution_width: Channels of one more layer at full resolution that sees the input; 0 for none.
         decoder_noise: Add the noise at every decoder stage too, by a learned strength a channel.
         decoder_labels: Give the labels, in each stage's size, to every decoder stage.
+        shades: Tell how bright each tissue is, see `gan.shades`; needs context.
+        shade_neighbours: Among how many of the likest training slices a mask's shades are drawn.
         grain_px: Smoothness of the noise that is laid on the drawing as grain, as strong as the network says:
             deviations of Gaussians in pixels, 0 for white; empty for none (`gan.grain_head`).
         output: Last activation; a `sigmoid`'s [0, 1] is spread over [-1, 1].
@@ -95,6 +97,8 @@ class Pix2PixConfig(FrozenConfig):
     full_resolution_width: int = Field(16, ge=0)
     decoder_noise: bool = False
     decoder_labels: bool = False
+    shades: bool = False
+    shade_neighbours: int = Field(8, ge=1)
     grain_px: tuple[Annotated[float, Field(ge=0.0, le=8.0)], ...] = ()
     output: Literal["tanh", "sigmoid"] = "tanh"
     normalisation: Literal["batch", "instance", "group"] = "batch"
@@ -139,6 +143,8 @@ class Pix2PixConfig(FrozenConfig):
             )
         if self.crop_px and not self.context:
             raise ValueError("crop_px needs context: without it the whole slice is to be learned")
+        if self.shades and not self.context:
+            raise ValueError("shades needs context: they are those of slices with like surroundings")
         if self.decoder_noise and not self.noise_channels:
             raise ValueError("decoder_noise needs noise_channels of at least one")
         if self.grain_px and not (self.noise_channels and self.full_resolution_width):

@@ -33,6 +33,7 @@ class Generator(nn.Module):
             for stage, (before, after) in enumerate(zip((in_channels, *widths[:-1]), widths, strict=True))
         )
         ups = tuple(reversed(widths[:-1]))
+        # Labels and shades come first in a condition.
         self.labels = in_channels - config.noise_channels - 2 * int(config.context) if config.decoder_labels else 0
         inputs = (widths[-1], *(2 * width + self.labels for width in ups[:-1]))
         self.up = nn.ModuleList(

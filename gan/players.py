@@ -59,7 +59,7 @@ class Players:
         if config.reader_weight > 0:
             self.reader, self.reader_optimiser = self._set_up(build_reader(labels, seed), _READER_LEARNING_RATE)
         averaged = compute.fabric.setup_module(self.averaged.to(memory_format=compute.memory_format))
-        self.synthesiser = Synthesiser(averaged.eval(), config, labels, compute)
+        self.synthesiser = Synthesiser(averaged.eval(), config, labels, compute, slices.shades)
 
     def take_step(self, step: int) -> dict[str, Tensor]:
         """Take one optimiser step of each network and return the losses."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gan.conditioning import build_condition, generator_channels, noise_planes, to_gan_range, to_slice_range
 from gan.config import Pix2PixConfig
 from gan.generator import Generator
+from gan.shades import ShadeBook, read_shades
 from imaging.errors import InputError
 from imaging.labels import LABEL_SETS, LabelSet
 from imaging.seeds import derive_seed
@@ -36,12 +37,14 @@ class Synthesiser:
         config: Its configuration.
         labels: The label set it was trained on.
         compute: What it runs on.
+        shades: What masks borrow their shades from; None without `shades`.
     """
 
     generator: nn.Module
     config: Pix2PixConfig
     labels: LabelSet
     compute: Compute
+    shades: ShadeBook | None = None
 
     def draw(
         self,
@@ -63,9 +66,10 @@ class Synthesiser:
             (N, H, W) in [0, 1].
         """
         drawn = np.empty(masks.shape, np.float32)
+        shades = self._shades(masks, images, holes, seeds)
         for start in range(0, len(masks), GROUP):
             rows = slice(start, start + GROUP)
-            group = [np.asarray(part[rows]) for part in (masks, images, holes)]
+            group = [np.asarray(part[rows]) for part in (masks, images, holes, shades)]
             drawn[rows] = self._draw_group(group, seeds[rows])
         if self.config.context:
             return np.where(holes > 0, drawn, np.asarray(images, dtype=np.float32))
@@ -74,7 +78,7 @@ class Synthesiser:
     @torch.inference_mode()
     def _draw_group(self, group: Sequence[NDArray[np.generic]], seeds: Sequence[int]) -> NDArray[np.float32]:
         count = len(seeds)
-        masks, images, holes = (self._full_group(part) for part in group)
+        masks, images, holes, shades = (self._full_group(part) for part in group)
         size = (noise_planes(self.config), *masks.shape[1:])
         noise = torch.stack([row_noise(seed, size) for seed in [*seeds, *[0] * (GROUP - count)]])
         condition = build_condition(
@@ -84,14 +88,26 @@ class Synthesiser:
             to_gan_range(images.float()).unsqueeze(1),
             holes.float().unsqueeze(1),
             noise.to(self.compute.device),
+            shades.float() if self.shades is not None else None,
         )
         given = condition.for_generator().contiguous(memory_format=self.compute.memory_format)
         placed = condition.place(self.generator(given).float(), self.config.seam_px)
         result: NDArray[np.float32] = to_slice_range(placed)[:count, 0].cpu().numpy()
         return result
 
+    def _shades(
+        self,
+        masks: NDArray[np.uint8],
+        images: NDArray[np.floating],
+        holes: NDArray[np.uint8],
+        seeds: Sequence[int],
+    ) -> NDArray[np.float32]:
+        if self.shades is None:
+            return np.zeros((len(masks), self.labels.num_classes), np.float32)
+        return self.shades.choose(images, masks, holes, seeds, self.config.shade_neighbours)
+
     def _full_group(self, part: NDArray[np.generic]) -> Tensor:
-        padding = [(0, GROUP - len(part)), (0, 0), (0, 0)]
+        padding = [(0, GROUP - len(part)), *[(0, 0)] * (part.ndim - 1)]
         return torch.from_numpy(np.pad(part, padding)).to(self.compute.device)
 
 
@@ -107,7 +123,7 @@ def load_generator(folder: Path, compute: Compute) -> Synthesiser:
         InputError: A file is missing or broken, or the weights do not fit the configuration.
     """
     network, config, labels = _read(folder)
-    return prepare(network, config, labels, compute)
+    return prepare(network, config, labels, compute, read_shades(folder) if config.shades else None)
 
 
 def load_exportable(folder: Path) -> Generator:
@@ -133,10 +149,12 @@ def _read(folder: Path) -> tuple[Generator, Pix2PixConfig, LabelSet]:
     return generator, config, labels
 
 
-def prepare(generator: Generator, config: Pix2PixConfig, labels: LabelSet, compute: Compute) -> Synthesiser:
+def prepare(
+    generator: Generator, config: Pix2PixConfig, labels: LabelSet, compute: Compute, shades: ShadeBook | None = None
+) -> Synthesiser:
     """Put a generator on the device, in evaluation mode and the device's precision."""
     network: nn.Module = generator.requires_grad_(False).eval().to(memory_format=compute.memory_format)
-    return Synthesiser(compute.fabric.setup_module(network).eval(), config, labels, compute)
+    return Synthesiser(compute.fabric.setup_module(network).eval(), config, labels, compute, shades)
 
 
 def noise_seeds(seed: int, purpose: str, positions: Sequence[int]) -> list[int]:

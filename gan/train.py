@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gan.config import Pix2PixConfig
 from gan.players import Players
+from gan.shades import write_shades
 from gan.training_slices import ResidentSlices
 from gan.validation import ValidationSlices, validation_figures
 from gan.watch import name_troubles, require_finite
@@ -170,6 +171,8 @@ class _Training:
             "validation": best["figures"],
             "troubles": self.troubles,
         }
+        if self.players.slices.shades is not None:
+            write_shades(self.folder, self.players.slices.shades)
         write_model_folder(self.folder, best["weights"], self.config, {**card, **own})
         shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
         return Pix2PixResult(self.folder, best["step"], best["figures"], tuple(self.troubles))

@@ -13,6 +13,7 @@ from gan.conditioning import Condition, build_condition, noise_planes, to_gan_ra
 from gan.config import Pix2PixConfig
 from gan.hole import ventricle_distance
 from gan.losses import tissue_weight_table
+from gan.shades import ShadeBook, own_shades
 from gan.synthesiser import row_noise
 from gan.window import Windows, windows_around
 from imaging.labels import LabelSet
@@ -71,6 +72,7 @@ class ResidentSlices:
         labels: The label set of the masks.
         config: The model's configuration.
         crops: The window of each slice that is trained on; None for whole slices.
+        shades: What masks borrow their shades from when they are drawn; None without `shades`.
     """
 
     images: Tensor
@@ -80,18 +82,20 @@ class ResidentSlices:
     labels: LabelSet
     config: Pix2PixConfig
     crops: Windows | None = None
+    shades: ShadeBook | None = None
 
     @classmethod
     def load(cls, training: SliceStore, config: Pix2PixConfig, compute: Compute) -> "ResidentSlices":
         """Read a whole store."""
         masks = training.masks()
         distances = ventricle_distance(masks)
+        holes = (distances <= config.hole_margin_px).astype(np.uint8)
         parts = (training.images(), masks, distances)
         resident = [torch.from_numpy(np.ascontiguousarray(part)).to(compute.device) for part in parts]
         weights = tissue_weight_table(config.tissue_weights, training.label_set).to(compute.device)
-        around = torch.from_numpy(distances <= config.hole_margin_px).unsqueeze(1)
-        crops = windows_around(around, config.crop_px) if config.crop_px else None
-        return cls(resident[0], resident[1], resident[2], weights, training.label_set, config, crops)
+        crops = windows_around(torch.from_numpy(holes).unsqueeze(1), config.crop_px) if config.crop_px else None
+        shades = ShadeBook.of(parts[0], masks, holes, training.label_set.num_classes) if config.shades else None
+        return cls(resident[0], resident[1], resident[2], weights, training.label_set, config, crops, shades)
 
     def batch(self, seed: int, step: int) -> Batch:
         """Return a step's slices: which ones, their holes and their noise are decided by (seed, step) alone."""
@@ -100,7 +104,8 @@ class ResidentSlices:
         images, holes = to_gan_range(images.float()), (distances <= self._margins(seed, step)).float()
         size = (len(rows), noise_planes(self.config), *images.shape[2:])
         noise = row_noise(derive_seed(seed, "pix2pix training noise", step), size).to(images.device)
-        condition = build_condition(self.config, self.labels, masks[:, 0], images, holes, noise)
+        shades = own_shades(images, masks[:, 0], self.labels.num_classes) if self.config.shades else None
+        condition = build_condition(self.config, self.labels, masks[:, 0], images, holes, noise, shades)
         weights = self.tissue_weights[masks.long()]
         ventricle = (masks > 0).float()
         return Batch(condition, images, weights, ventricle, masks.long(), holes, self.config.detail_px)

@@ -153,7 +153,7 @@ def test_one_pair_is_learned(make_store, make_slices, compute, tmp_path):
         discriminator_widths=(8, 16),
         batch=1,
         steps=300,
-        validate_every=50,
+        validate_every=300,
         hole_margin_px=2,
         learning_rate=2e-3,
         average_decay=0.9,
@@ -173,7 +173,7 @@ def test_one_pair_is_learned(make_store, make_slices, compute, tmp_path):
         {},
     )
     drawn = redraw(tmp_path / "one", images, masks, compute, seed=0)
-    assert rounds[-1]["l1_loss"] < 0.3 * rounds[0]["l1_loss"]
+    assert rounds[-1]["l1_ventricle"] < 0.02
     assert peak_signal_to_noise(drawn, images, masks > 0) >= 30
 
 

@@ -1,0 +1,168 @@
+"""Which model of each kind is trusted: the champion, and whether the candidate takes its place."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from assets import scores
+from assets.comparison import SCORES
+from assets.folds import FOLDS, OWNERS
+from pipeline.forge import Forge, require_fold
+from pipeline.night_run import night_figures, track_night
+from pipeline.outcome import Check, Fact, Outcome, text
+from pipeline.record import is_finished, partial_name, read_record
+from pipeline.registry import Candidate, ChampionBook, Decision, decide, tell_registry
+
+# A night may be late; a week of missed nights is a fault.
+FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=8), warn_window=timedelta(hours=36))
+
+
+@dg.asset(
+    deps=list(SCORES),
+    partitions_def=FOLDS,
+    group_name="evaluation",
+    kinds={"pandas", "mlflow"},
+    owners=OWNERS,
+    code_version="1",
+    freshness_policy=FRESHNESS,
+    check_specs=[dg.AssetCheckSpec("no_regression", asset="champion")],
+    description="Judges each model against the champion of its kind, on the same test patients and seeds.",
+)
+def champion(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
+    """Promote what is better, keep what was not beaten, and tell MLflow's model registry."""
+    fold = require_fold(context)
+    book = ChampionBook(forge.workspace.root / "champions" / f"fold_{fold}")
+    kinds = scored_kinds(forge, fold)
+    parents = {
+        f"{name}/{seed}": forge.version(name, fold, seed)
+        for kind in kinds
+        for name in (kind, f"{kind}_scores")
+        for seed in forge.settings().seeds
+    }
+    parents["champions"] = book.begun()
+    result = forge.materialise(context, lambda folder: _judge(context, forge, folder, book, kinds), parents=parents)
+    track_night(context, forge, night_figures(forge, kinds, fold))
+    return result
+
+
+def scored_kinds(forge: Forge, fold: int) -> list[str]:
+    """Return the models whose scores, of every seed, were made with today's data and settings."""
+    expected = forge.manifest()
+    kinds = []
+    for name in SCORES:
+        places = [forge.folder(name, fold, seed) for seed in forge.settings().seeds]
+        if all(is_finished(place) and _manifest(place) == expected for place in places):
+            kinds.append(name.removesuffix("_scores"))
+    return kinds
+
+
+def _manifest(place: Path) -> dict[str, str]:
+    content: dict[str, str] = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
+    return content
+
+
+def _judge(
+    context: dg.AssetExecutionContext, forge: Forge, folder: Path, book: ChampionBook, kinds: list[str]
+) -> Outcome:
+    fold = require_fold(context)
+    decisions = [decide(book, read_candidate(forge, kind, fold)) for kind in kinds]
+    tissues = tissue_table(decisions)
+    tissues.to_csv(folder / "judgements.csv", index=False)
+    tracking = forge.tracking(
+        context,
+        f"champions fold {fold}",
+        {},
+        seed=0,
+        key=f"{context.run.run_id}/{fold}",
+        stage="promotion",
+        network="all",
+        training_set="all",
+    )
+    run_id = tell_registry(tracking, decisions, forge.source, forge.profile, fold)
+    facts = {"champions": Fact.table(decision_table(decisions)), "kept_in": text(str(book.folder))}
+    if len(tissues):
+        facts["tissues"] = Fact.table(tissues)
+    if run_id:
+        facts["mlflow_run"] = Fact("url", forge.run_url(run_id))
+    return Outcome(facts, (no_regression(tissues),))
+
+
+def read_candidate(forge: Forge, kind: str, fold: int) -> Candidate:
+    """Read the present model of a kind: what it is, how it scored, and which trainings made it."""
+    from segmentation.comparison import ScoredTable
+    from segmentation.scores import read_scores
+    from training.model_folder import read_model_json
+
+    seeds = forge.settings().seeds
+    places = {seed: forge.folder(kind, fold, seed) for seed in seeds}
+    records = {seed: read_record(place, kind) for seed, place in places.items()}
+    cards = {seed: read_model_json(place, "model_card.json") for seed, place in places.items()}
+    tables = [read_scores(forge.folder(f"{kind}_scores", fold, seed) / "scores.csv") for seed in seeds]
+    table = pd.concat(tables, ignore_index=True)
+    manifest = {name: forge.version(name, None) for name in ("studies", "patient_split")}
+    manifest |= {"fold": str(fold), "scoring": _scoring_version(f"{kind}_scores")}
+    return Candidate(
+        network=cards[seeds[0]]["network"],
+        training_set=cards[seeds[0]]["training_set"],
+        version="+".join(record.data_version for record in records.values()),
+        table=ScoredTable(table[table["training_set"] != ""].reset_index(drop=True), manifest),
+        trainings={seed: f"{kind}/{partial_name(places[seed], record)}" for seed, record in records.items()},
+        cards=cards,
+    )
+
+
+def _scoring_version(name: str) -> str:
+    """Return the code version of a scores asset: scores formed by other rules cannot be set beside each other."""
+    definition: dg.AssetsDefinition = getattr(scores, name)
+    return str(definition.code_versions_by_key[dg.AssetKey(name)])
+
+
+def decision_table(decisions: list[Decision]) -> pd.DataFrame:
+    """Return one row a kind: whether the candidate is the champion, since when there is one, and why."""
+    rows = [
+        {
+            "model": decision.candidate.kind,
+            "candidate_is_champion": decision.is_champion,
+            "candidate": decision.judgement.reason,
+            "champion_since": decision.champion.since,
+            "champion_because": decision.champion.reason,
+        }
+        for decision in decisions
+    ]
+    return pd.DataFrame(rows)
+
+
+def tissue_table(decisions: list[Decision]) -> pd.DataFrame:
+    """Return one row a kind and tissue that was compared, with both Dice, the intervals and the verdict."""
+    rows: list[dict[str, Any]] = [
+        {
+            "model": decision.candidate.kind,
+            "tissue": tissue.tissue,
+            "candidate": tissue.candidate,
+            "champion": tissue.champion.value,
+            "champion_low": tissue.champion.low,
+            "champion_high": tissue.champion.high,
+            "difference": tissue.difference.value,
+            "low": tissue.difference.low,
+            "high": tissue.difference.high,
+            "pairs": tissue.pairs,
+            "verdict": tissue.verdict,
+            "fell": tissue.fell,
+        }
+        for decision in decisions
+        for tissue in decision.judgement.tissues
+    ]
+    return pd.DataFrame(rows)
+
+
+def no_regression(tissues: pd.DataFrame) -> Check:
+    """Check that no candidate's Dice lies below the lower end of its champion's interval."""
+    shown = ["model", "tissue", "candidate", "champion", "champion_low", "champion_high"]
+    fell = Fact.table(tissues.loc[tissues["fell"], shown]).value if len(tissues) else []
+    figures = {"compared": len(tissues), "fell": fell}
+    description = "No candidate's Dice (positive) lies below the lower end of the champion's interval."
+    return Check("no_regression", not fell, figures, description, warning=True)

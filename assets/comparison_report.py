@@ -1,0 +1,185 @@
+"""What the comparison report is made of, read from the finished assets; the page itself is `segmentation.report`."""
+
+import platform
+import shlex
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from assets.inputs import open_slices, open_studies
+from pipeline.forge import Forge, __version__
+from pipeline.machine import usable_cores
+from pipeline.record import read_record
+
+if TYPE_CHECKING:
+    from segmentation.comparison import Comparison
+    from segmentation.report.material import Prediction, Provenance, ReportMaterial, Training
+    from segmentation.report.setup import Setup
+
+Place = tuple[str, int, int]
+
+_LIBRARIES = ("torch", "lightning-fabric", "albumentations", "numpy", "scipy", "pandas", "h5py", "dagster", "mlflow")
+_GIB = 2**30
+
+
+def report_material(
+    forge: Forge, comparison: "Comparison", scores: pd.DataFrame, found: Sequence[Place]
+) -> "ReportMaterial":
+    """Return the material of the report.
+
+    Args:
+        forge: Of the run.
+        comparison: Its result.
+        scores: All tables of scores, joined.
+        found: (score asset, fold, seed) that went in.
+    """
+    from segmentation.report.material import ReportMaterial, gather_cases
+
+    predictions, lacking = _predictions(forge, found)
+    cases, notes = gather_cases(predictions, lambda fold: open_slices(forge, "real_slices", fold))
+    if lacking:
+        folds = ", ".join(map(str, lacking))
+        notes.append(
+            f"Fold {folds} was scored without keeping label maps: its patients have no picture and no segments."
+        )
+    return ReportMaterial(
+        comparison=comparison,
+        scores=scores,
+        labels=open_studies(forge).label_set,
+        setup=report_setup(forge),
+        trainings=[_training(forge, *place) for place in found],
+        cases=cases,
+        provenance=_provenance(forge, sorted({fold for _, fold, _ in found})),
+        notes=tuple(notes),
+    )
+
+
+def report_setup(forge: Forge) -> "Setup":
+    """Return the configuration as far as the report speaks of it."""
+    from pipeline.settings import FOLDS
+    from segmentation.report.setup import Setup, Synthesis
+
+    settings, studies = forge.settings(), open_studies(forge)
+    pix2pix, simulator = settings.pix2pix, settings.simulator
+    shares = simulator.shares.model_dump()
+    synthesis = Synthesis(
+        steps=pix2pix.steps,
+        batch=pix2pix.batch,
+        l1_weight=pix2pix.l1_weight,
+        adversarial=pix2pix.adversarial,
+        in_context=pix2pix.context,
+        strategy_shares={name: share / sum(shares.values()) for name, share in shares.items()},
+        infarct_limits=simulator.infarct_limits,
+        no_reflow_limits=simulator.no_reflow_limits,
+    )
+    groups = pd.Series(studies.groups()).value_counts()
+    return Setup(
+        source=forge.source,
+        profile=forge.profile,
+        patients={str(group): int(count) for group, count in groups.items()},
+        slices=int(studies.table()["slices"].sum()),
+        folds=FOLDS,
+        validation_share=settings.validation_share,
+        seeds=settings.seeds,
+        region=settings.region,
+        balance=settings.balance,
+        training_slices=settings.training_slices,
+        synthetic_slices=settings.synthetic_slices,
+        localiser_steps=settings.localiser.steps,
+        synthesis=synthesis,
+        networks={name: settings.network(name) for name in ("attention_res_unet", "halsr_net")},
+    )
+
+
+def repeat_command(forge: Forge, fold: int) -> str:
+    """Return the command that makes a fold again; the folder of the studies is the reader's own."""
+    parts = ["scarforge", "run", "--source", forge.source]
+    parts += ["--root", "DIR"] if forge.root else []
+    parts += ["--profile", forge.profile, "--fold", str(fold)]
+    parts += [part for override in forge.overrides for part in ("--set", override)]
+    parts += [part for seed in forge.seeds for part in ("--seed", str(seed))]
+    return shlex.join(parts)
+
+
+def _predictions(forge: Forge, found: Sequence[Place]) -> tuple[list["Prediction"], list[int]]:
+    """Return the label maps that were kept, and the folds that lack some."""
+    from segmentation.prediction_file import read_predictions
+    from segmentation.report.material import Arm, Prediction
+
+    predictions, lacking = [], set()
+    for name, fold, seed in found:
+        path = forge.folder(name, fold, seed) / "predictions.h5"
+        if path.exists():
+            card = _card(forge, name, fold, seed)
+            arm = Arm(str(card["network"]), str(card["training_set"]), seed)
+            predictions.append(Prediction(fold, arm, read_predictions(path)))
+        else:
+            lacking.add(fold)
+    return predictions, sorted(lacking)
+
+
+def _training(forge: Forge, name: str, fold: int, seed: int) -> "Training":
+    from segmentation.report.material import Training
+
+    model = name.removesuffix("_scores")
+    folder = forge.folder(model, fold, seed)
+    history = folder / "history.csv"
+    return Training(
+        fold=fold,
+        card=_card(forge, name, fold, seed),
+        history=pd.read_csv(history) if history.exists() else pd.DataFrame(),
+        run_url=_run_url(folder, model),
+        scores_url=_run_url(forge.folder(name, fold, seed), name),
+    )
+
+
+def _card(forge: Forge, name: str, fold: int, seed: int) -> dict[str, object]:
+    from training.model_folder import read_model_json
+
+    return read_model_json(forge.folder(name.removesuffix("_scores"), fold, seed), "model_card.json")
+
+
+def _run_url(folder: Path, asset: str) -> str:
+    fact = read_record(folder, asset).outcome.facts.get("mlflow_run")
+    return str(fact.value) if fact else ""
+
+
+def _provenance(forge: Forge, folds: Sequence[int]) -> "Provenance":
+    from segmentation.report.material import Provenance
+
+    digests = {
+        "studies (SHA-256)": open_studies(forge).digest,
+        "patient split": forge.version("patient_split", None),
+        "settings": forge.settings().digest,
+        "scarforge": __version__,
+    }
+    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in _LIBRARIES}
+    return Provenance(digests, versions, _hardware(forge), [repeat_command(forge, fold) for fold in folds])
+
+
+def _hardware(forge: Forge) -> dict[str, str]:
+    import psutil
+
+    from training.compute import choose_compute
+
+    settings = forge.settings()
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": str(usable_cores()),
+        "memory": f"{psutil.virtual_memory().total / _GIB:.0f} GiB",
+        "computing on": choose_compute(settings.device, settings.precision).description,
+    }
+
+
+def _processor() -> str:
+    """Return the processor's name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "not known"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "not known"

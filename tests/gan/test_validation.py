@@ -1,0 +1,38 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from gan.config import Pix2PixConfig
+from gan.hole import ventricle_hole
+from gan.validation import ValidationSlices, validation_figures
+
+
+@pytest.fixture
+def real(make_slices):
+    _, masks = make_slices(6)
+    shades = np.array([0.5, 0.6, 0.2, 0.85, 0.3], dtype=np.float32)[masks]
+    grain = np.random.default_rng(0).normal(0, 0.06, shades.shape)
+    return ValidationSlices((shades + grain).astype(np.float32), masks, ventricle_hole(masks, 2)), shades
+
+
+def selection(slices, drawn):
+    synthesiser = SimpleNamespace(draw=lambda *_: drawn.astype(np.float32), config=Pix2PixConfig())
+    return validation_figures(synthesiser, slices, 0)["selection"]
+
+
+def test_other_grain_of_the_same_strength_is_preferred_to_none_and_to_blur(real):
+    slices, shades = real
+    grainy = shades + np.random.default_rng(1).normal(0, 0.06, shades.shape)
+    assert selection(slices, grainy) > selection(slices, shades) > selection(slices, ndimage.gaussian_filter(shades, 1))
+
+
+def test_exaggerated_grain_and_wrong_shades_are_charged(real):
+    slices, shades = real
+    grainy = shades + np.random.default_rng(1).normal(0, 0.06, shades.shape)
+    wild = shades + np.random.default_rng(1).normal(0, 0.3, shades.shape)
+    wrong = grainy.copy()
+    wrong[slices.masks == 3] = 0.2  # infarct as dark as healthy muscle
+    assert selection(slices, grainy) > selection(slices, wild)
+    assert selection(slices, grainy) > selection(slices, wrong)
