@@ -238,16 +238,21 @@ PRESETS: Mapping[str, Pix2PixConfig] = MappingProxyType(
         "published": TRIAL_PRESETS["trial_10"],
         # The real slice without its ventricle goes in, the ventricle of the mask comes out.
         "context": Pix2PixConfig(),
-        # The same at about the same cost a step, on windows, with the grain and the tissues minded; needs VGG16's
-        # weights.
+        # The same on windows, told how bright tissues are, with grain, and with the tissues minded.
         "improved_context": Pix2PixConfig(
+            hole_spread_px=8,
             crop_px=96,
+            shades=True,
             decoder_noise=True,
             decoder_labels=True,
+            grain_px=(0.0, 0.8, 1.6),
+            grain_weight=5.0,
             fine_discriminator_widths=(16, 32),
             adversarial_weight=8.0,
-            perceptual_weight=10.0,
-            reader_weight=4.0,
+            l1_weight=60.0,
+            l1_blur_px=1.5,
+            reader_weight=6.0,
+            tissue_weights={**CONTEXT_TISSUE_WEIGHTS, "infarct": 8.0, "no_reflow": 12.0},
         ),
         # The whole slice from the labels and noise alone; needs VGG16's weights.
         "improved_no_context": Pix2PixConfig(

@@ -39,8 +39,8 @@ CHANGES: Mapping[str, str] = MappingProxyType(
         "trial_9": "λ 100, tanh, 6/5 layers (its mask-only discriminator, which is unclear, left out)",
         "trial_10": "the source's final configuration",
         "improved_no_context": "one-hot labels, no checkerboards, noise, averaging, perceptual loss",
-        "improved_context": "context, with perceptual loss, fine discriminator, decoder noise and a tissue reader",
-        "context": "the real slice around the ventricle is given; as this profile has it",
+        "context": "real background given, one-hot labels, no checkerboards, noise, averaging",
+        "improved_context": "context with shades, grain, fine discriminator, tissue reader; as this profile has it",
     }
 )
 _MEASURES = ("frechet", "inception_score", "lpips", "psnr", "ssim", "kernel", "texture", "adherence")
@@ -62,7 +62,7 @@ def plan_trials(
     """Return the trials, all with the same number of steps and the same batch, and so of images seen.
 
     Args:
-        profile: The profile's configuration, which is the trial `context`; its batch is everyone's.
+        profile: The profile's configuration, which is the trial `improved_context`; its batch is everyone's.
         steps: Optimiser steps of each.
         overrides: Values laid over every trial, such as `widths`.
         only: Names of the trials that are wanted; empty for all.
@@ -80,11 +80,13 @@ def plan_trials(
 
 
 def _plan(name: str, profile: Pix2PixConfig, values: Mapping[str, Any], perceptual: bool) -> Trial:
-    base = profile if name == "context" else PRESETS[name]
+    base = profile if name == "improved_context" else PRESETS[name]
     # The profile's average is as long as its trainings.
     shared = {"average_decay": min(base.average_decay, profile.average_decay)} if base.average_decay else {}
+    # The fold's masks were cut with the profile's holes.
+    holes = {name: getattr(profile, name) for name in ("hole_margin_px", "hole_spread_px")} if base.context else {}
     try:
-        config = Pix2PixConfig.model_validate({**base.model_dump(), **shared, **values})
+        config = Pix2PixConfig.model_validate({**base.model_dump(), **shared, **holes, **values})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "its values together"

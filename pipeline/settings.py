@@ -23,6 +23,7 @@ from segmentation.localiser_config import LocaliserConfig
 from training.options import Device, Precision
 
 FOLDS = 5
+_HOLES = ("hole_margin_px", "hole_spread_px")
 
 
 class QualitySettings(FrozenConfig):
@@ -86,7 +87,7 @@ class Settings(FrozenConfig):
     @model_validator(mode="after")
     def _check_holes(self) -> Self:
         drawn, cut = self.pix2pix, self.simulator
-        for name in ("hole_margin_px", "hole_spread_px"):
+        for name in _HOLES:
             if drawn.context and getattr(drawn, name) != getattr(cut, name):
                 raise ValueError(
                     f"pix2pix.{name} {getattr(drawn, name)} and simulator.{name} {getattr(cut, name)} must be equal: "
@@ -152,13 +153,15 @@ def _lay_over(content: dict[str, Any], override: str) -> None:
 
 
 def _with_preset(content: dict[str, Any]) -> dict[str, Any]:
-    """Put a named Pix2Pix preset beneath the profile's own values."""
+    """Put a named Pix2Pix preset beneath the profile's own values, and let the simulator cut the holes it fills."""
     values: Mapping[str, Any] = content.get("pix2pix") or {}
     name = values.get("preset", "context")
     if name not in PRESETS:
         raise InputError(f"pix2pix.preset={name!r} does not exist; choose one of {', '.join(PRESETS)}")
     own = {key: value for key, value in values.items() if key != "preset"}
-    return {**content, "pix2pix": {**PRESETS[name].model_dump(), **own}}
+    pix2pix = {**PRESETS[name].model_dump(), **own}
+    holes = {key: pix2pix[key] for key in _HOLES}
+    return {**content, "pix2pix": pix2pix, "simulator": {**holes, **(content.get("simulator") or {})}}
 
 
 def _validated(content: dict[str, Any]) -> Settings:

@@ -8,7 +8,7 @@ from gan.trials import CHANGES, TrialInstruments, measure_trial, plan_trials, tr
 from imaging.errors import InputError
 from imaging.labels import EMIDEC_LABELS
 
-PROFILE = PRESETS["context"].model_copy(update={"batch": 4, "average_decay": 0.9})
+PROFILE = PRESETS["improved_context"].model_copy(update={"batch": 4, "average_decay": 0.9})
 
 
 def plan(**changes):
@@ -22,10 +22,12 @@ def test_every_trial_sees_the_same_number_of_images():
     assert {trial.config.validate_every for trial in trials} == {10}
 
 
-def test_the_profile_s_own_configuration_is_the_trial_context():
-    profile = PROFILE.model_copy(update={"l1_weight": 33.0})
+def test_the_profile_s_own_configuration_is_the_trial_improved_context():
+    profile = PROFILE.model_copy(update={"l1_weight": 33.0, "hole_spread_px": 5})
     trials = {trial.name: trial.config for trial in plan(profile=profile)}
-    assert trials["context"].l1_weight == 33
+    assert trials["improved_context"].l1_weight == 33
+    assert trials["context"].l1_weight == 100
+    assert trials["context"].hole_spread_px == 5  # both fill the holes of the same masks
     assert trials["trial_3"].l1_weight == 60
     assert trials["improved_no_context"].average_decay == 0.9
     assert trials["trial_10"].average_decay == 0

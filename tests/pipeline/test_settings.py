@@ -60,3 +60,10 @@ def test_the_digest_ignores_the_machine_and_sees_the_science():
 
 def test_seeds_given_replace_the_profiles():
     assert load_settings("demo", seeds=[3, 4]).seeds == (3, 4)
+
+
+def test_the_simulator_cuts_the_holes_that_the_generator_fills():
+    settings = load_settings("tiny", ["pix2pix.hole_spread_px=5"])
+    assert settings.simulator.hole_spread_px == settings.pix2pix.hole_spread_px == 5
+    with pytest.raises(InputError, match=r"pix2pix.hole_spread_px 5 and simulator.hole_spread_px 2 must be equal"):
+        load_settings("tiny", ["pix2pix.hole_spread_px=5", "simulator.hole_spread_px=2"])
