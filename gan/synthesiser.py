@@ -52,6 +52,7 @@ class Synthesiser:
         images: NDArray[np.floating],
         holes: NDArray[np.uint8],
         seeds: Sequence[int],
+        shades: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """Draw one image for each mask.
 
@@ -61,12 +62,14 @@ class Synthesiser:
                 it is.
             holes: (N, H, W) 1 where to draw; not used without context.
             seeds: N seeds of the noise.
+            shades: (N, num_classes) how bright tissues shall be; None to borrow them, see `gan.shades`.
 
         Returns:
             (N, H, W) in [0, 1].
         """
         drawn = np.empty(masks.shape, np.float32)
-        shades = self._shades(masks, images, holes, seeds)
+        if shades is None:
+            shades = self._borrowed(masks, images, holes, seeds)
         for start in range(0, len(masks), GROUP):
             rows = slice(start, start + GROUP)
             group = [np.asarray(part[rows]) for part in (masks, images, holes, shades)]
@@ -95,7 +98,7 @@ class Synthesiser:
         result: NDArray[np.float32] = to_slice_range(placed)[:count, 0].cpu().numpy()
         return result
 
-    def _shades(
+    def _borrowed(
         self,
         masks: NDArray[np.uint8],
         images: NDArray[np.floating],

@@ -13,6 +13,7 @@ from scipy import ndimage
 from gan.config import Pix2PixConfig
 from gan.hole import ventricle_hole
 from gan.quality import local_texture, mean_absolute_error, pairwise_variety, structural_similarity_of
+from gan.shades import tissue_shades
 from gan.synthesiser import Synthesiser, noise_seeds
 from imaging.errors import InputError
 
@@ -21,11 +22,12 @@ _SMOOTHING_PX = 1.5
 
 @dataclass(frozen=True)
 class ValidationSlices:
-    """Slices that show a ventricle: images (N, H, W) in [0, 1], masks (N, H, W) and holes (N, H, W)."""
+    """Slices that show a ventricle: images (N, H, W) in [0, 1], masks and holes (N, H, W), shades (N, labels)."""
 
     images: NDArray[np.float32]
     masks: NDArray[np.uint8]
     holes: NDArray[np.uint8]
+    shades: NDArray[np.float32]
 
     @classmethod
     def choose(
@@ -44,7 +46,9 @@ class ValidationSlices:
         count = min(config.validation_slices, len(rows))
         rows = rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
         holes = ventricle_hole(masks[rows], config.hole_margin_px)
-        return cls(np.asarray(images[rows], dtype=np.float32), masks[rows], holes)
+        chosen = np.asarray(images[rows], dtype=np.float32)
+        shades = tissue_shades(chosen, masks[rows], int(masks.max()) + 1)
+        return cls(chosen, masks[rows], holes, np.nan_to_num(shades, nan=0.5))
 
 
 def validation_figures(
@@ -60,6 +64,8 @@ def validation_figures(
     charges for blur and for exaggerated grain alike. Both are cheap, need no network, and are stable on a few
     dozen slices, which a Fréchet distance is not.
 
+    A generator that is told shades is told the slices' own, so that it is judged by what it makes of them.
+
     Args:
         synthesiser: The generator.
         slices: Real slices.
@@ -67,7 +73,7 @@ def validation_figures(
     """
     images, masks = slices.images, slices.masks
     seeds = noise_seeds(seed, "validation", range(len(masks)))
-    drawn = synthesiser.draw(masks, images, slices.holes, seeds)
+    drawn = synthesiser.draw(masks, images, slices.holes, seeds, slices.shades)
     ventricle = masks > 0
     structure = structural_similarity_of(_smoothed(drawn), _smoothed(images), ventricle)
     texture = local_texture(drawn, ventricle) / max(local_texture(images, ventricle), 1e-6)

@@ -5,7 +5,6 @@ import pytest
 from scipy import ndimage
 
 from gan.config import Pix2PixConfig
-from gan.hole import ventricle_hole
 from gan.validation import ValidationSlices, validation_figures
 
 
@@ -14,7 +13,7 @@ def real(make_slices):
     _, masks = make_slices(6)
     shades = np.array([0.5, 0.6, 0.2, 0.85, 0.3], dtype=np.float32)[masks]
     grain = np.random.default_rng(0).normal(0, 0.06, shades.shape)
-    return ValidationSlices((shades + grain).astype(np.float32), masks, ventricle_hole(masks, 2)), shades
+    return ValidationSlices.choose(shades + grain, masks, Pix2PixConfig(hole_margin_px=2)), shades
 
 
 def selection(slices, drawn):
@@ -36,3 +35,12 @@ def test_exaggerated_grain_and_wrong_shades_are_charged(real):
     wrong[slices.masks == 3] = 0.2  # infarct as dark as healthy muscle
     assert selection(slices, grainy) > selection(slices, wild)
     assert selection(slices, grainy) > selection(slices, wrong)
+
+
+def test_a_generator_is_told_the_slices_own_shades(make_slices):
+    images, masks = make_slices(3)
+    masks[0][masks[0] == 4] = 3
+    chosen = ValidationSlices.choose(images, masks, Pix2PixConfig())
+    assert chosen.shades.shape == (3, 5)
+    assert chosen.shades[0, 4] == 0.5
+    assert chosen.shades[1, 4] == pytest.approx(images[1][masks[1] == 4].mean(), abs=1e-6)
