@@ -127,7 +127,7 @@ class Pix2PixConfig(FrozenConfig):
     validate_every: int = Field(500, ge=1)
     decay_share: float = Field(0.5, ge=0.0, le=1.0)
     average_decay: float = Field(0.999, ge=0.0, lt=1.0)
-    texture_weight: float = Field(0.1, ge=0.0)
+    texture_weight: float = Field(0.3, ge=0.0)
     validation_slices: int = Field(64, ge=1)
 
     @model_validator(mode="after")
