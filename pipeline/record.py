@@ -20,8 +20,8 @@ from pipeline.outcome import Outcome
 from training.files import write_json
 
 _RECORD = "record.json"
-# These hold timings, so that they differ between two equal results.
-_VOLATILE = frozenset({"history.csv", "timing.json"})
+# These hold timings, run ids or the machine, so that they differ between two equal results.
+_VOLATILE = frozenset({"history.csv", "timing.json", "report.html"})
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Record:
     data_version: str
     files: Mapping[str, str]
     outcome: Outcome
+    attempt: str = ""  # of a build that was forced, see `produce`
 
 
 def cache_key(code_version: str, parents: Mapping[str, str], config: Any) -> str:
@@ -41,7 +42,9 @@ def cache_key(code_version: str, parents: Mapping[str, str], config: Any) -> str
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def produce(place: Path, asset: str, key: str, build: Callable[[Path], Outcome]) -> tuple[Record, bool]:
+def produce(
+    place: Path, asset: str, key: str, build: Callable[[Path], Outcome], attempt: str = ""
+) -> tuple[Record, bool]:
     """Return the record of `place`, built now unless a valid result for `key` is there.
 
     Args:
@@ -49,6 +52,7 @@ def produce(place: Path, asset: str, key: str, build: Callable[[Path], Outcome])
         asset: The asset's name, for messages.
         key: From `cache_key`.
         build: Fills the folder it is given, which may hold what an earlier, killed attempt left.
+        attempt: Names a forced build: only a result of this attempt is found, any other is built again.
 
     Returns:
         The record, and whether it was found rather than built.
@@ -56,11 +60,11 @@ def produce(place: Path, asset: str, key: str, build: Callable[[Path], Outcome])
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(place.with_name(f".{place.name}.lock")):
         found = _valid_record(place, key)
-        if found is not None:
+        if found is not None and attempt in ("", found.attempt):
             return found, True
-        partial = _partial_folder(place, key)
+        partial = _partial_folder(place, attempt or key)
         outcome = build(partial)
-        record = _seal(partial, asset, key, outcome)
+        record = _seal(partial, asset, key, outcome, attempt)
         _replace(place, partial)
         return record, False
 
@@ -80,11 +84,17 @@ def read_record(place: Path, asset: str) -> Record:
             data_version=content["data_version"],
             files=content["files"],
             outcome=Outcome.from_json(content["outcome"]),
+            attempt=content.get("attempt", ""),
         )
     except FileNotFoundError as error:
         raise InputError(f"{place}: no finished result; materialise the asset {asset!r} first") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); rematerialise the asset {asset!r}") from error
+
+
+def partial_name(place: Path, record: Record) -> str:
+    """Return the name of the folder in which `record` was built, which is part of its training's `scarforge_key`."""
+    return _partial_name(place, record.attempt or record.cache_key)
 
 
 def is_finished(place: Path) -> bool:
@@ -114,8 +124,12 @@ def file_digests(folder: Path) -> dict[str, str]:
     return digests
 
 
+def _partial_name(place: Path, key: str) -> str:
+    return f".{place.name}.{key[:16]}.partial"
+
+
 def _partial_folder(place: Path, key: str) -> Path:
-    partial = place.with_name(f".{place.name}.{key[:16]}.partial")
+    partial = place.with_name(_partial_name(place, key))
     for stale in place.parent.glob(f".{place.name}.*.partial"):
         if stale != partial:
             shutil.rmtree(stale)
@@ -123,17 +137,18 @@ def _partial_folder(place: Path, key: str) -> Path:
     return partial
 
 
-def _seal(partial: Path, asset: str, key: str, outcome: Outcome) -> Record:
+def _seal(partial: Path, asset: str, key: str, outcome: Outcome, attempt: str) -> Record:
     files = file_digests(partial)
     lasting = {name: digest for name, digest in files.items() if Path(name).name not in _VOLATILE}
     version = hashlib.sha256(json.dumps([asset, lasting], sort_keys=True).encode()).hexdigest()[:20]
-    record = Record(asset, key, version, files, outcome)
+    record = Record(asset, key, version, files, outcome, attempt)
     content = {
         "asset": asset,
         "cache_key": key,
         "data_version": version,
         "files": files,
         "outcome": outcome.to_json(),
+        "attempt": attempt,
     }
     write_json(partial / _RECORD, content)
     return record

@@ -1,7 +1,7 @@
 """The comparison of the two arms: tables of scores in, tidy summary, paired differences and verdicts out.
 
 What does not live here: how scores are formed (`scores`), how intervals are drawn (`statistics`), how the
-result is shown (`comparison_text`, `comparison_figures`).
+result is shown (`comparison_text`, `report`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,6 +38,7 @@ DIFFERENCE_COLUMNS = (
     "low",
     "high",
     "probability_better",
+    "p_interval",
     "p_value",
     "p_holm",
     "effect_size",
@@ -86,13 +87,11 @@ class Comparison:
     notes: tuple[str, ...] = field(default=())
 
 
-def compare_arms(tables: Sequence[ScoredTable], resamples: int = 4000, seed: int = 0) -> Comparison:
+def compare_arms(tables: Sequence[ScoredTable]) -> Comparison:
     """Compare real-only with real-plus-GAN training, paired by patient and seed, over all folds given.
 
     Args:
         tables: The tables of scores of every model and fold that is done.
-        resamples: Number of bootstrap resamples.
-        seed: Seed of the bootstrap.
 
     Raises:
         InputError: Manifests differ (the keys are named), a patient was tested in two folds, or no seed is
@@ -103,10 +102,10 @@ def compare_arms(tables: Sequence[ScoredTable], resamples: int = 4000, seed: int
     refuse_differing(tables)
     scores = pd.concat([table.scores for table in tables], ignore_index=True)
     contributions = collect_contributions(scores)
-    differences, pairs = _differences(contributions, resamples, seed)
+    differences, pairs = _differences(contributions)
     folds = tuple(sorted(int(fold) for fold in scores["fold"].dropna().unique()))
     return Comparison(
-        summary=summarise(scores, resamples, seed),
+        summary=summarise(scores),
         differences=differences,
         pairs=pairs,
         folds=folds,
@@ -131,7 +130,7 @@ def refuse_differing(tables: Sequence[ScoredTable]) -> None:
         )
 
 
-def summarise(scores: pd.DataFrame, resamples: int = 4000, seed: int = 0) -> pd.DataFrame:
+def summarise(scores: pd.DataFrame) -> pd.DataFrame:
     """Return each arm's and yardstick's score under each rule with its interval (`SUMMARY_COLUMNS`)."""
     contributions = collect_contributions(scores)
     keys = ["network", "training_set", "tissue", "rule"]
@@ -142,7 +141,7 @@ def summarise(scores: pd.DataFrame, resamples: int = 4000, seed: int = 0) -> pd.
             continue
         rows.append(
             dict(zip(keys, values, strict=True))
-            | _interval(estimate_score(arm.contributions, resamples, seed), "mean")
+            | _interval(estimate_score(arm.contributions), "mean")
             | {"patients": arm.informative, "seeds": len(arm.seeds)}
         )
     return _ordered(pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS)))
@@ -172,12 +171,12 @@ def _comparable(tables: Sequence[ScoredTable], per_fold: bool) -> list[list[Scor
     return list(groups.values())
 
 
-def _differences(contributions: pd.DataFrame, resamples: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _differences(contributions: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     rows: list[dict[str, Any]] = []
     pairs: list[pd.DataFrame] = [pd.DataFrame(columns=list(PAIR_COLUMNS))]
     for (network, rule), of_rule in contributions.groupby(["network", "rule"], sort=False):
         if {REAL_ONLY, REAL_PLUS_GAN} <= set(of_rule["training_set"]):
-            of_tissues, of_patients = _tissue_differences(of_rule, str(network), str(rule), resamples, seed)
+            of_tissues, of_patients = _tissue_differences(of_rule, str(network), str(rule))
             rows += of_tissues
             pairs += of_patients
     found = [frame for frame in pairs if len(frame)]
@@ -186,17 +185,17 @@ def _differences(contributions: pd.DataFrame, resamples: int, seed: int) -> tupl
 
 
 def _tissue_differences(
-    of_rule: pd.DataFrame, network: str, rule: str, resamples: int, seed: int
+    of_rule: pd.DataFrame, network: str, rule: str
 ) -> tuple[list[dict[str, Any]], list[pd.DataFrame]]:
     """Compare the arms in each tissue of one network under one rule; Holm corrects over the tissues."""
     rows: list[dict[str, Any]] = []
     pairs: list[pd.DataFrame] = []
     for tissue, of_tissue in of_rule.groupby("tissue", sort=False):
-        matched = _match_arms(of_tissue)
+        matched = match_arms(of_tissue, REAL_ONLY, REAL_PLUS_GAN)
         if matched is None:
             continue
         without, with_gan, patients, informative = matched
-        found = paired_difference(with_gan, without, resamples, seed)
+        found = paired_difference(with_gan, without)
         names = {"network": network, "tissue": tissue, "rule": rule}
         each = {REAL_ONLY: without.of_patients(), REAL_PLUS_GAN: with_gan.of_patients()}
         pairs.append(pd.DataFrame({**names, "case_id": patients, **each})[list(PAIR_COLUMNS)])
@@ -206,6 +205,7 @@ def _tissue_differences(
             | _interval(found.estimate, "difference")
             | {
                 "probability_better": found.probability_better,
+                "p_interval": found.p_interval,
                 # Pooling weighs patients by their voxels; the test of unweighted patients is not its test.
                 "p_value": float("nan") if rule == "pooled" else found.p_value,
                 "effect_size": found.effect_size,
@@ -214,26 +214,41 @@ def _tissue_differences(
                 "seeds": without.numerator.shape[1],
             }
         )
-    for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+    # Interval and test must both speak, so that the larger of their p counts.
+    together = [float(np.fmax(row["p_value"], row["p_interval"])) for row in rows]
+    for row, adjusted in zip(rows, holm(together), strict=True):
         estimate = Estimate(row["difference"], row["low"], row["high"])
-        row |= {"p_holm": adjusted, "verdict": verdict(estimate, adjusted, row["pairs"])}
+        row |= {"p_holm": adjusted, "verdict": verdict(estimate, adjusted, row["pairs"], row["seeds"])}
     return rows, pairs
 
 
-def _match_arms(of_tissue: pd.DataFrame) -> tuple[Contributions, Contributions, list[str], int] | None:
-    """Return both arms on the patients and seeds that they share, or None where they share none."""
-    without = of_tissue[of_tissue["training_set"] == REAL_ONLY]
-    with_gan = of_tissue[of_tissue["training_set"] == REAL_PLUS_GAN]
+def match_arms(
+    of_tissue: pd.DataFrame, without: str, with_gan: str
+) -> tuple[Contributions, Contributions, list[str], int] | None:
+    """Return two training sets' contributions on the patients and seeds that they share.
+
+    Args:
+        of_tissue: Rows of `collect_contributions` of one network, tissue and rule.
+        without: Name of the first training set.
+        with_gan: Name of the other.
+
+    Returns:
+        Both, the patients, and how many of them can tell good from bad; None where they share no patient.
+
+    Raises:
+        InputError: They share no seed.
+    """
+    first, second = (of_tissue[of_tissue["training_set"] == name] for name in (without, with_gan))
     contributing = set(of_tissue.loc[of_tissue["denominator"] > 0, "case_id"])
-    patients = sorted(contributing & set(without["case_id"]) & set(with_gan["case_id"]))
+    patients = sorted(contributing & set(first["case_id"]) & set(second["case_id"]))
     if not patients:
         return None
-    seeds = sorted(set(without["seed"]) & set(with_gan["seed"]))
+    seeds = sorted(set(first["seed"]) & set(second["seed"]))
     if not seeds:
-        name = without["network"].iloc[0]
+        name = first["network"].iloc[0]
         raise InputError(f"the two arms of {name} share no seed; train both with the same seeds")
-    first, second = (select_arm(arm, patients, seeds) for arm in (without, with_gan))
-    return first.contributions, second.contributions, patients, min(first.informative, second.informative)
+    one, other = (select_arm(arm, patients, seeds) for arm in (first, second))
+    return one.contributions, other.contributions, patients, min(one.informative, other.informative)
 
 
 def _interval(estimate: Estimate, name: str) -> dict[str, Any]:
@@ -254,7 +269,9 @@ def _notes(scores: pd.DataFrame, folds: tuple[int, ...], differences: pd.DataFra
             "between the arms mean little until all folds are done."
         )
     if len(differences) and differences["seeds"].min() == 1:
-        notes.append("With one seed the intervals leave out the variation between trainings.")
+        notes.append(
+            "With one seed the intervals leave out the variation between trainings; verdicts hold for that seed."
+        )
     if len(differences) and differences["pairs"].min() < MINIMUM_PAIRS:
         notes.append(f"Fewer than {MINIMUM_PAIRS} pairs of patients give no verdict.")
     if len(differences) == 0:

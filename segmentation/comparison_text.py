@@ -13,7 +13,7 @@ Row = Mapping[Hashable, Any]
 
 _ABSENT = "–"
 _RULES_SHOWN = ("positive", "pooled", "official", "per_slice")
-_HEADINGS = (
+SUMMARY_HEADINGS = (
     "network",
     "training set",
     "tissue",
@@ -37,10 +37,15 @@ def render_comparison(comparison: Comparison, labels: LabelSet) -> str:
 
 
 def render_summary(summary: pd.DataFrame, labels: LabelSet) -> str:
+    """Return `summary_lines` as Markdown."""
+    return _table(SUMMARY_HEADINGS, summary_lines(summary, labels))
+
+
+def summary_lines(summary: pd.DataFrame, labels: LabelSet) -> list[list[str]]:
     """Return Dice by network, training set and tissue under the four rules, yardsticks beneath.
 
     The official rule's groups stand on the row of the tissue they start with, named in brackets if the name
-    differs.
+    differs. Columns are `SUMMARY_HEADINGS`.
     """
     values = {
         (row["network"], row["training_set"], row["tissue"], row["rule"]): row for row in summary.to_dict("records")
@@ -55,7 +60,7 @@ def render_summary(summary: pd.DataFrame, labels: LabelSet) -> str:
             group = groups.get(tissue, "")
             found["official"] = values.get((network, training_set, group, "official"))
             lines.append([network, training_set or "(yardstick)", tissue, *_cells(found, group, tissue)])
-    return _table(_HEADINGS, lines)
+    return lines
 
 
 def render_differences(differences: pd.DataFrame, rule: str = "positive") -> str:

@@ -11,6 +11,7 @@ from imaging.prepare import paste_region, restore_mask
 from imaging.slice_store import SliceStore
 from imaging.split import FoldSplit
 from imaging.study_archive import StudyArchive
+from segmentation.prediction_file import PLACE_COLUMNS, PredictedSlices
 from segmentation.scores import ScoredVolume
 from segmentation.yardsticks import all_background, mean_mask, other_patient
 
@@ -42,6 +43,11 @@ class HeldOutPatients:
             pasted = paste_region(ordered, study.mask.shape, self.centres[case_id, frame])
             native = restore_mask(pasted, study.native_mask.shape, self.labels.num_classes)
             yield ScoredVolume(case_id, frame, study.native_mask, native, study.spacing_mm)
+
+    def predicted(self, masks: NDArray[np.uint8]) -> PredictedSlices:
+        """Return `masks`, which belong to the test rows, with their places and references, to be kept."""
+        places = self.store.rows.iloc[self.test][list(PLACE_COLUMNS)].reset_index(drop=True)
+        return PredictedSlices(places, self.store.masks(self.test), masks, self.store.digest)
 
     def yardsticks(self, seed: int) -> dict[str, NDArray[np.uint8]]:
         """Return what the trivial networks draw on the test rows."""

@@ -100,6 +100,15 @@ def test_no_validation_or_test_patient_reaches_what_is_trained(workspace):
             assert len(store)
 
 
+def test_the_report_shows_patients_segments_and_every_training(workspace):
+    root, _, _ = workspace
+    page = (root / "comparison" / "report.html").read_text(encoding="utf-8")
+    assert "tiny" in page
+    assert page.count("data:image/png") >= 1
+    assert page.count("data:image/svg+xml") == 6  # forest, pairs, two volumes, segments, curves
+    assert page.count(">training</a>") == page.count(">scores</a>") == len(NETWORKS) * len(ARMS)
+
+
 def test_every_training_and_evaluation_is_a_finished_mlflow_run(workspace):
     from mlflow import MlflowClient
 

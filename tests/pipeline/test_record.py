@@ -2,7 +2,7 @@ import pytest
 
 from imaging.errors import InputError
 from pipeline.outcome import Check, Outcome, number
-from pipeline.record import cache_key, produce, read_record
+from pipeline.record import cache_key, partial_name, produce, read_record
 
 
 def writes(text, calls):
@@ -108,3 +108,23 @@ def test_every_part_of_the_key_counts():
         cache_key("1", {"studies": "a"}, {"x": 2}),
     }
     assert len(keys) == 4
+
+
+def test_a_forced_build_replaces_a_valid_result_once_and_the_next_plain_run_finds_it(tmp_path):
+    calls = []
+    produce(tmp_path / "asset", "asset", "key", writes("one", calls))
+    _, found = produce(tmp_path / "asset", "asset", "key", writes("two", calls), attempt="forced")
+    assert not found
+    _, found_by_its_retry = produce(tmp_path / "asset", "asset", "key", writes("three", calls), attempt="forced")
+    _, found_the_next_night = produce(tmp_path / "asset", "asset", "key", writes("four", calls))
+    assert found_by_its_retry
+    assert found_the_next_night
+    assert (tmp_path / "asset" / "result.txt").read_text() == "two"
+    assert len({folder.name for folder in calls}) == 2  # a training's name in MLflow comes from its folder
+
+
+def test_the_folder_of_a_build_can_be_told_from_its_record(tmp_path):
+    for attempt in ("", "forced"):
+        calls = []
+        record, _ = produce(tmp_path / "asset", "asset", "key", writes("one", calls), attempt=attempt)
+        assert [folder.name for folder in calls] == [partial_name(tmp_path / "asset", record)]

@@ -1,0 +1,93 @@
+"""The answer in words: one sentence a tissue, with its figures."""
+
+from collections.abc import Hashable, Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from segmentation.comparison import REAL_ONLY, REAL_PLUS_GAN
+from segmentation.report.material import ReportMaterial
+from segmentation.report.words import ABSENT, ARMS, count, interval, number, upper_first, words
+from segmentation.statistics import (
+    BETTER,
+    BETTER_WITH_THIS_SEED,
+    MINIMUM_PAIRS,
+    NO_EVIDENCE,
+    TOO_FEW,
+    WORSE,
+    WORSE_WITH_THIS_SEED,
+)
+
+Row = Mapping[Hashable, Any]
+
+_RULE = "positive"
+_VERDICTS = {
+    BETTER: "synthetic slices helped",
+    WORSE: "synthetic slices did harm",
+    BETTER_WITH_THIS_SEED: "synthetic slices helped with this seed, the only one",
+    WORSE_WITH_THIS_SEED: "synthetic slices did harm with this seed, the only one",
+    NO_EVIDENCE: "no evidence of a difference",
+    TOO_FEW: f"too few patients for a verdict (fewer than {MINIMUM_PAIRS})",
+}
+_KINDS = {
+    BETTER: "better",
+    WORSE: "worse",
+    BETTER_WITH_THIS_SEED: "better",
+    WORSE_WITH_THIS_SEED: "worse",
+    NO_EVIDENCE: "none",
+    TOO_FEW: "few",
+}
+
+
+class Answer(NamedTuple):
+    """One tissue's sentence; `kind` is that of its verdicts, `mixed` where networks differ, `absent` without any."""
+
+    tissue: str
+    sentence: str
+    kind: str
+
+
+def answers(material: ReportMaterial) -> list[Answer]:
+    """Return the sentence of each tissue, the rarest tissue first: it is what the question is about."""
+    return [_answer(material, tissue) for _, tissue in reversed(material.labels.foreground)]
+
+
+def _answer(material: ReportMaterial, tissue: str) -> Answer:
+    found = material.comparison.differences
+    rows = found[(found["tissue"] == tissue) & (found["rule"] == _RULE)].to_dict("records")
+    name = upper_first(words(tissue))
+    if not rows:
+        return Answer(name, _without_pairs(material, tissue), "absent")
+    verdicts = {row["verdict"] for row in rows}
+    if len(verdicts) == 1:
+        (verdict,) = verdicts
+        either = " with either network" if len(rows) > 1 else ""
+        figures = "; ".join(f"{words(row['network'])} {_figures(row)}" for row in rows)
+        return Answer(name, f"{_VERDICTS[verdict]}{either}: {figures}.", _KINDS[verdict])
+    parts = [f"{_VERDICTS[row['verdict']]} with {words(row['network'])}: {_figures(row)}" for row in rows]
+    return Answer(name, "; ".join(parts) + ".", "mixed")
+
+
+def _figures(row: Row) -> str:
+    change = f"Dice {number(row[REAL_ONLY])} → {number(row[REAL_PLUS_GAN])}"
+    between = interval(row["low"], row["high"], "+.3f")
+    span = "no interval" if between == ABSENT else f"95 % interval {between}"
+    return f"{change} ({number(row['difference'], '+.3f')}, {span}; {count(int(row['pairs']), 'patient')})"
+
+
+def _without_pairs(material: ReportMaterial, tissue: str) -> str:
+    summary = material.comparison.summary
+    scored = summary[(summary["tissue"] == tissue) & (summary["rule"] == _RULE) & summary["training_set"].isin(ARMS)]
+    if scored.empty:
+        return "no test patient has it, so nothing can be said."
+    missing = " and ".join(words(arm) for arm in ARMS if arm not in set(scored["training_set"]))
+    reason = (
+        f"no answer yet, as {missing} has not been scored" if missing else "no answer, as the arms share no network"
+    )
+    return f"{reason}: {'; '.join(_alone(row) for _, row in scored.iterrows())}."
+
+
+def _alone(row: "pd.Series[Any]") -> str:
+    between = interval(row["low"], row["high"])
+    span = "" if between == ABSENT else f" (95 % interval {between})"
+    return f"{words(row['network'])}, {words(row['training_set'])}, Dice {number(row['mean'])}{span}"

@@ -1,0 +1,133 @@
+"""How much of each of the AHA's 17 segments is infarct (Cerqueira et al., Circulation 2002; 105: 539).
+
+The labels hold no insertion point of the right ventricle, so that the segments' zero angle is no patient's own: it is
+the upward direction of the stored image. Base is the end of the stack at which the reference's ventricle is larger.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imaging.labels import LabelSet
+from segmentation.report.material import Arm, Case
+
+SEGMENTS = 17
+LEVELS = ("basal", "mid", "apical")
+SECTORS = (6, 6, 4)  # of each level
+FEWEST_SLICES = 3  # with both myocardium and cavity: fewer cannot be told apart as basal, mid and apical
+_APEX = 16  # index of segment 17
+
+Floats = NDArray[np.float64]
+
+
+class Ventricle(NamedTuple):
+    """Label values of what is measured."""
+
+    cavity: int
+    wall: tuple[int, ...]
+    scar: tuple[int, ...]
+
+    @classmethod
+    def of(cls, labels: LabelSet) -> "Ventricle":
+        """Return those of a label set with lesions."""
+        groups = labels.official_groups
+        return cls(labels.tissues.index("cavity"), groups["myocardium"], groups["infarction"])
+
+
+class BullsEye(NamedTuple):
+    """Means over patients in %, (17,) each; NaN in segments that no patient has. `error` is in percentage points.
+
+    `predicted` and `error` (mean absolute difference over patients and segments) are by arm.
+    """
+
+    patients: int
+    too_few_slices: int
+    with_apex: int
+    reference: Floats
+    predicted: dict[tuple[str, str], Floats]
+    error: dict[tuple[str, str], float]
+
+
+def bulls_eye(cases: Sequence[Case], labels: LabelSet) -> BullsEye:
+    """Return the mean bull's eye of the reference and of each network and arm, seeds averaged within a patient."""
+    ventricle = Ventricle.of(labels)
+    found = [(case, segments) for case in cases if (segments := segment_map(case.reference, ventricle)) is not None]
+    reference = np.array([scar_shares(case.reference, segments, ventricle) for case, segments in found])
+    names = dict.fromkeys((arm.network, arm.training_set) for case, _ in found for arm in case.predictions)
+    predicted, error = {}, {}
+    for name in names:
+        shares = np.array([_of_arm(case, segments, name, ventricle) for case, segments in found])
+        predicted[name] = _mean(shares)
+        both = np.abs(shares - reference)
+        error[name] = float(np.nanmean(both)) if np.isfinite(both).any() else float("nan")
+    apices = sum(bool((segments == _APEX).any()) for _, segments in found)
+    return BullsEye(len(found), len(cases) - len(found), apices, _mean(reference), predicted, error)
+
+
+def segment_map(reference: NDArray[np.uint8], ventricle: Ventricle) -> NDArray[np.int8] | None:
+    """Return each pixel's segment (S, H, W), 0 to 16, or -1 on slices without myocardium.
+
+    Sectors run around the centre of the reference's cavity. None with fewer than `FEWEST_SLICES` slices that show
+    myocardium and cavity.
+    """
+    order = base_to_apex(reference, ventricle)
+    hollow = [index for index in order if (reference[index] == ventricle.cavity).any()]
+    if len(hollow) < FEWEST_SLICES:
+        return None
+    segments = np.full(reference.shape, -1, np.int8)
+    first = 0
+    for level, sectors in zip(np.array_split(np.array(hollow), len(LEVELS)), SECTORS, strict=True):
+        for index in level:
+            segments[index] = first + sector_map(reference[index] == ventricle.cavity, sectors)
+        first += sectors
+    apex = order[-1]
+    if apex not in hollow:
+        segments[apex] = _APEX
+    return segments
+
+
+def base_to_apex(reference: NDArray[np.uint8], ventricle: Ventricle) -> list[int]:
+    """Return the slices that show myocardium, from the end with the larger ventricle (cavity and wall) to the other."""
+    inside = np.isin(reference, (ventricle.cavity, *ventricle.wall)).sum(axis=(1, 2))
+    shown = np.flatnonzero(np.isin(reference, ventricle.wall).any(axis=(1, 2))).tolist()
+    half = len(shown) // 2
+    if half and inside[shown[:half]].sum() < inside[shown[-half:]].sum():
+        shown.reverse()
+    return shown
+
+
+def sector_map(cavity: NDArray[np.bool_], sectors: int) -> NDArray[np.int8]:
+    """Return each pixel's sector (H, W) around the cavity's centre: 0 lies upwards, numbers run counter-clockwise."""
+    row, column = np.argwhere(cavity).mean(axis=0)
+    rows, columns = np.indices(cavity.shape)
+    angle = np.degrees(np.arctan2(column - columns, row - rows))  # 0 upwards, 90 to the left
+    width = 360 / sectors
+    return (((angle + width / 2) % 360) // width).astype(np.int8)
+
+
+def scar_shares(mask: NDArray[np.uint8], segments: NDArray[np.int8], ventricle: Ventricle) -> Floats:
+    """Return the scar in % of a map's own myocardium in each segment (17,); NaN where it has none there."""
+    wall = np.isin(mask, ventricle.wall) & (segments >= 0)
+    scar = np.isin(mask, ventricle.scar) & wall
+    whole, part = (np.bincount(segments[chosen], minlength=SEGMENTS).astype(float) for chosen in (wall, scar))
+    return np.divide(100 * part, whole, where=whole > 0, out=np.full(SEGMENTS, np.nan))
+
+
+def _of_arm(case: Case, segments: NDArray[np.int8], name: tuple[str, str], ventricle: Ventricle) -> Floats:
+    of_seeds = [scar_shares(mask, segments, ventricle) for arm, mask in case.predictions.items() if _name(arm) == name]
+    return _mean(np.array(of_seeds))
+
+
+def _name(arm: Arm) -> tuple[str, str]:
+    return arm.network, arm.training_set
+
+
+def _mean(values: Floats) -> Floats:
+    """Return the mean over the first axis (17,), NaN where nothing is known."""
+    values = values.reshape(-1, SEGMENTS)
+    known = np.isfinite(values)
+    counts = known.sum(axis=0)
+    sums = np.where(known, values, 0.0).sum(axis=0)
+    return np.divide(sums, counts, where=counts > 0, out=np.full(SEGMENTS, np.nan))

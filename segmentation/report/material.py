@@ -1,0 +1,159 @@
+"""Everything that the report is made of."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from imaging.labels import LabelSet
+from imaging.slice_store import SliceStore
+from segmentation.comparison import Comparison
+from segmentation.prediction_file import PredictedSlices
+from segmentation.report.setup import Setup
+
+
+class Arm(NamedTuple):
+    """Which trained network."""
+
+    network: str
+    training_set: str
+    seed: int
+
+
+class Prediction(NamedTuple):
+    """What one network drew on a fold's test slices."""
+
+    fold: int
+    arm: Arm
+    slices: PredictedSlices
+
+
+@dataclass(frozen=True)
+class Case:
+    """One test study on the region that the networks saw, 1 mm pixels, slices in stored order.
+
+    Attributes:
+        case_id: The patient.
+        frame: Empty for LGE.
+        images: (S, H, W) in [0, 1]; None where the slices have been made anew since.
+        reference: (S, H, W).
+        predictions: (S, H, W) each.
+    """
+
+    case_id: str
+    frame: str
+    images: NDArray[np.float16] | None
+    reference: NDArray[np.uint8]
+    predictions: Mapping[Arm, NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: its model card, its course (`history.csv`), and the addresses of its MLflow runs."""
+
+    fold: int
+    card: Mapping[str, Any]
+    history: pd.DataFrame
+    run_url: str = ""
+    scores_url: str = ""
+
+    @property
+    def arm(self) -> Arm:
+        """Whose training it is."""
+        return Arm(str(self.card["network"]), str(self.card["training_set"]), int(self.card["seed"]))
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What the result was made from, and how to make it again.
+
+    Attributes:
+        digests: Name and digest of data, split and settings, and the versions of the code.
+        versions: Library and version.
+        hardware: Name and value.
+        commands: One a fold.
+    """
+
+    digests: Mapping[str, str]
+    versions: Mapping[str, str]
+    hardware: Mapping[str, str]
+    commands: Sequence[str]
+
+
+@dataclass(frozen=True)
+class ReportMaterial:
+    """The comparison, and what a reader wants to see beside it.
+
+    Attributes:
+        comparison: Tables and verdicts.
+        scores: All tables of scores, joined.
+        labels: Of the source.
+        setup: The configuration.
+        trainings: Every training of the folds compared.
+        cases: Test studies with their predictions; those whose predictions were not kept are missing.
+        provenance: Digests, versions, commands.
+        notes: What is missing in the report, in words.
+    """
+
+    comparison: Comparison
+    scores: pd.DataFrame
+    labels: LabelSet
+    setup: Setup
+    trainings: Sequence[Training]
+    cases: Sequence[Case]
+    provenance: Provenance
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The trained networks, in the order of the tables."""
+        summary = self.comparison.summary
+        return tuple(summary.loc[summary["training_set"] != "", "network"].unique())
+
+    @property
+    def test_patients(self) -> int:
+        """How many patients were tested."""
+        return int(self.scores.loc[self.scores["case_id"] != "all", "case_id"].nunique())
+
+
+def gather_cases(
+    predictions: Sequence[Prediction], open_slices: Callable[[int], SliceStore]
+) -> tuple[list[Case], list[str]]:
+    """Arrange the predictions of all arms by study; also say in words what had to be left out.
+
+    Args:
+        predictions: Of one or more folds.
+        open_slices: Gives the slice store of a fold. Images of a store with another digest are left out, and so are
+            predictions that were made on other slices than the latest.
+    """
+    cases: list[Case] = []
+    notes: list[str] = []
+    for fold in sorted({prediction.fold for prediction in predictions}):
+        own = [prediction for prediction in predictions if prediction.fold == fold]
+        digest = own[-1].slices.slices_digest
+        alike = [each for each in own if each.slices.slices_digest == digest]
+        with open_slices(fold) as store:
+            cases += _cases_of_fold(alike, store)
+            if store.digest != digest:
+                notes.append(f"Fold {fold} has no pictures: its slices were made anew after it was scored.")
+        if len(alike) < len(own):
+            notes.append(f"Fold {fold}: {len(own) - len(alike)} of {len(own)} scorings saw other slices; not shown.")
+    return sorted(cases, key=lambda case: (case.case_id, case.frame)), notes
+
+
+def _cases_of_fold(alike: Sequence[Prediction], store: SliceStore) -> list[Case]:
+    first = alike[0].slices
+    keys = pd.MultiIndex.from_frame(store.rows[list(first.places.columns)])
+    cases = []
+    for (case_id, frame), rows in first.places.groupby(["case_id", "frame"], sort=True):
+        ordered = rows.sort_values("slice_index")
+        at = ordered.index.to_numpy()
+        images = None
+        if store.digest == first.slices_digest:
+            images = store.images(keys.get_indexer(pd.MultiIndex.from_frame(ordered)))
+        drawn = {each.arm: each.slices.prediction[at] for each in alike}
+        cases.append(Case(str(case_id), str(frame), images, first.reference[at], drawn))
+    return cases
