@@ -24,6 +24,11 @@ run_monitoring:
   enabled: true
   poll_interval_seconds: 30
   free_slots_after_run_end_seconds: 60 # without this, a crashed run may block its pool for ever
+
+run_retries:
+  enabled: true
+  max_retries: 0 # runs that ask for it only, as those of the nights do: a run that was killed is continued
+  retry_on_asset_or_op_failure: false
 """
 
 _WORKSPACE = """\

@@ -1,4 +1,4 @@
-"""What Dagster loads: every asset, job, schedule and resource.
+"""What Dagster loads: every asset, job, schedule, sensor and resource.
 
 No PyTorch, MLflow or albumentations is imported here: every step process imports this module again.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 import dagster as dg
 
 from assets import (
+    champion,
     comparison,
     localiser,
     quality,
@@ -20,7 +21,9 @@ from assets import (
     training_sets,
 )
 from pipeline.forge import Forge
-from pipeline.jobs import JOBS, cine, nightly
+from pipeline.jobs import JOBS, cine
+from pipeline.nightly import nightly
+from pipeline.sensors import new_studies, report_failures, report_regressions
 
 forge = Forge(
     source=os.environ.get("SCARFORGE_SOURCE", "phantom"),
@@ -31,10 +34,11 @@ forge = Forge(
 
 defs = dg.Definitions(
     assets=dg.load_assets_from_modules(
-        [studies, localiser, slices, synthesis, quality, training_sets, segmenters, scores, comparison]
+        [studies, localiser, slices, synthesis, quality, training_sets, segmenters, scores, comparison, champion]
     ),
     jobs=[*JOBS.values(), cine],
     schedules=[nightly],
+    sensors=[new_studies, report_failures, report_regressions],
     resources={"forge": forge},
     # Steps beside each other only where a core is idle: trainings wait for each other in the pool "gpu".
     executor=dg.multiprocess_executor.configured({"max_concurrent": 2}),

@@ -14,6 +14,7 @@ import dagster as dg
 from imaging.config import FrozenConfig
 from imaging.errors import InputError
 from pipeline.emit import check_results_of, metadata_of
+from pipeline.night import forced_attempt, night_tags
 from pipeline.outcome import Outcome
 from pipeline.record import Record, cache_key, produce, read_record
 from pipeline.workspace import Workspace
@@ -23,6 +24,16 @@ if TYPE_CHECKING:  # reading the settings imports every part's configuration; on
 
 __version__ = version("scarforge")
 UNPARTITIONED = frozenset({"studies", "patient_split", "comparison"})
+TRAINED = frozenset(  # what a forced run makes again; what reads them follows where they differ
+    {
+        "lv_localiser",
+        "pix2pix",
+        "attention_res_unet_real_only",
+        "attention_res_unet_real_plus_gan",
+        "halsr_net_real_only",
+        "halsr_net_real_plus_gan",
+    }
+)
 
 
 class Forge(dg.ConfigurableResource):
@@ -64,6 +75,7 @@ class Forge(dg.ConfigurableResource):
         build: Callable[[Path], Outcome],
         config: FrozenConfig | Mapping[str, Any] | None = None,
         extra_parents: Mapping[str, str] | None = None,
+        parents: Mapping[str, str] | None = None,
     ) -> dg.MaterializeResult:
         """Build an asset, or return what an earlier run built from the same code, inputs and configuration.
 
@@ -72,10 +84,11 @@ class Forge(dg.ConfigurableResource):
             build: Fills the folder it is given and says what it did.
             config: Everything else that decides the result.
             extra_parents: Data versions of what is read besides the dependencies.
+            parents: Data versions of what is read, where that is not every dependency.
         """
         asset, fold = context.asset_key.to_user_string(), fold_of(context)
-        parents = {**self.parent_versions(context), **(extra_parents or {})}
-        record, folder = self.produce(context, asset, fold, None, parents, config, build)
+        read = {**(self.parent_versions(context) if parents is None else parents), **(extra_parents or {})}
+        record, folder = self.produce(context, asset, fold, None, read, config, build)
         return dg.MaterializeResult(
             metadata=metadata_of(record.outcome, folder) | {"path": dg.MetadataValue.path(str(folder))},
             check_results=check_results_of(record.outcome),
@@ -113,7 +126,8 @@ class Forge(dg.ConfigurableResource):
         code_version = context.assets_def.code_versions_by_key[context.asset_key] or ""
         place = self.workspace.place(asset, fold, seed)
         start = time.monotonic()
-        record, found = produce(place, asset, cache_key(code_version, parents, plain), build)
+        key = cache_key(code_version, parents, plain)
+        record, found = produce(place, asset, key, build, _forced(context, key) if asset in TRAINED else "")
         seconds = time.monotonic() - start
         where = asset + (f", seed {seed}" if seed is not None else "")
         say(f"  {'=' if found else '+'} {where:<46} {'unchanged' if found else f'{seconds:6.1f} s'}")
@@ -152,6 +166,7 @@ class Forge(dg.ConfigurableResource):
             "tags": {
                 **tags,
                 **identity,
+                **night_tags(context.run.tags, self.source, self.profile),
                 "dagster_run_id": context.run.run_id,
                 "asset": context.asset_key.to_user_string(),
                 "scarforge_key": f"{context.asset_key.to_user_string()}/{key}",
@@ -184,10 +199,13 @@ class Forge(dg.ConfigurableResource):
         return tracker.run_id
 
     def run_url(self, run_id: str) -> str:
-        """Return the address of a run on the MLflow server that `make ui` starts."""
+        """Return the address of a run on the MLflow server."""
+        return f"{self.mlflow_server()}/#/runs/{run_id}"
+
+    def mlflow_server(self) -> str:
+        """Return the address of the MLflow server: the configured one, or that which `make ui` starts."""
         uri = self.tracking_uri()
-        server = uri if uri.startswith("http") else "http://127.0.0.1:5000"
-        return f"{server}/#/runs/{run_id}"
+        return uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
 
     def accelerator_lock(self) -> Path:
         """Return the lock file that keeps two trainings from sharing an accelerator."""
@@ -204,6 +222,10 @@ class Forge(dg.ConfigurableResource):
             "patient_split": self.version("patient_split", None),
             "code_version": __version__,
         }
+
+
+def _forced(context: dg.AssetExecutionContext, key: str) -> str:
+    return forced_attempt(context.run.tags, context.run.root_run_id or context.run.run_id, key)
 
 
 def fold_of(context: dg.AssetExecutionContext) -> int | None:

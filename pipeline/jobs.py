@@ -1,4 +1,4 @@
-"""One job a profile, one for sources without lesions, and the nightly schedule."""
+"""One job a profile, and one for sources without lesions."""
 
 import os
 
@@ -6,8 +6,6 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import (
     UnresolvedAssetJobDefinition,  # not exported, yet what define_asset_job returns
 )
-
-from imaging.sources import source_labels
 
 REAL_ONLY_HALF = (
     "studies",
@@ -20,19 +18,9 @@ REAL_ONLY_HALF = (
     "halsr_net_real_only",
     "attention_res_unet_real_only_scores",
     "halsr_net_real_only_scores",
+    "champion",
 )
 CINE_PROFILE = os.environ.get("SCARFORGE_PROFILE", "quick")
-NIGHTLY_PROFILE = os.environ.get("SCARFORGE_NIGHTLY_PROFILE", os.environ.get("SCARFORGE_PROFILE", "demo"))
-NIGHTLY_FOLDS = tuple(os.environ.get("SCARFORGE_NIGHTLY_FOLDS", "0").split(","))
-NIGHTLY_CRON = os.environ.get("SCARFORGE_NIGHTLY_CRON", "0 2 * * *")
-NIGHTLY_TIMEZONE = os.environ.get("SCARFORGE_NIGHTLY_TIMEZONE", "UTC")
-
-_UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 def fold_job(profile: str, description: str, fields: dict[str, str]) -> UnresolvedAssetJobDefinition:
@@ -63,27 +51,3 @@ JOBS = {"demo": demo_fold, "tiny": tiny_fold, "quick": quick_fold, "paper": pape
 def job_for(profile: str, has_lesions: bool) -> UnresolvedAssetJobDefinition:
     """Return the job that fits a source: the whole graph, or its real-only half where no study holds an infarct."""
     return JOBS[profile] if has_lesions else cine
-
-
-NIGHTLY_SOURCE = os.environ.get("SCARFORGE_SOURCE", "phantom")
-NIGHTLY_JOB = job_for(NIGHTLY_PROFILE, source_labels(NIGHTLY_SOURCE).has_lesions)
-
-
-@dg.schedule(
-    job=NIGHTLY_JOB,
-    cron_schedule=NIGHTLY_CRON,
-    execution_timezone=NIGHTLY_TIMEZONE,
-    default_status=dg.DefaultScheduleStatus.STOPPED,
-    description="Retrains the nightly folds; assets whose code, data and settings are unchanged return at once.",
-)
-def nightly(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
-    """Request one run for each nightly fold, unless last night's are still going."""
-    job = NIGHTLY_JOB.name
-    going = context.instance.get_runs_count(dg.RunsFilter(job_name=job, statuses=_UNFINISHED))
-    if going:
-        return dg.SkipReason(f"{going} runs of {job} are still going")
-    night = context.scheduled_execution_time.strftime("%Y-%m-%d")
-    return [
-        dg.RunRequest(run_key=f"{night}/fold {fold}", partition_key=fold, tags={"nightly": night})
-        for fold in NIGHTLY_FOLDS
-    ]

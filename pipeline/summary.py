@@ -8,6 +8,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from imaging.sources import source_labels
+from pipeline.compare_link import saved_links
 from pipeline.forge import Forge
 from pipeline.jobs import REAL_ONLY_HALF
 
@@ -19,6 +20,8 @@ def print_result(forge: Forge, fold: int) -> None:
         folder = forge.folder("comparison")
         console.print(Markdown((folder / "comparison.md").read_text(encoding="utf-8")))
         console.print(f"\nTables and figures: {folder}", highlight=False, soft_wrap=True)
+        for network, url in saved_links(forge).items():
+            console.print(f"Compare the arms of {network} in MLflow: {url}", highlight=False, soft_wrap=True)
     else:
         console.print(_table(dice_table(_score_files(forge, fold)), f"Mean Dice on the test patients of fold {fold}"))
     console.print(f"All stages, models and scores: {forge.workspace.root}", highlight=False, soft_wrap=True)

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -186,6 +186,19 @@ class Tracker:
             self.artifact(folder)
             return
         self._tell("model", path=place, name=name, params={"folder": str(folder.absolute())})
+
+    def version(self, name: str, training: str, aliases: Sequence[str], tags: Mapping[str, str], **texts: str) -> None:
+        """Put the model of a finished training into the model registry, or bring its version up to date.
+
+        Args:
+            name: Of the registered model.
+            training: The `scarforge_key` of the training.
+            aliases: That are to point at this version, such as `candidate`.
+            tags: Of the version.
+            **texts: `about` the registered model, `description` of the version.
+        """
+        plain = {key: str(value) for key, value in tags.items()}
+        self._tell("version", name=name, training=training, aliases=list(aliases), tags=plain, **texts)
 
     def end(self, status: str = "FINISHED") -> None:
         """End the run and wait for what is on its way: some seconds, longer only while a large file moves."""

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.tracking_night import parent_tags
+from pipeline.tracking_registry import TrainingNotThereError, register_version
 from pipeline.tracking_spool import Event, RunSpool
 from pipeline.tracking_store import experiment_id
 
@@ -95,9 +97,7 @@ class Delivery:
         found = self._find(header["tags"][KEY_TAG])
         self._created = found is None
         if found is None:
-            found = self.client.create_run(
-                self.experiment_id, header["start_time"], dict(header["tags"]), header["name"]
-            )
+            found = self.client.create_run(self.experiment_id, header["start_time"], self._tags(), header["name"])
         self.run_id = found.info.run_id
         if self._created:
             self._open()
@@ -143,6 +143,8 @@ class Delivery:
                 self._artifact(event)
             case "model":
                 self._model(event)
+            case "version":
+                self._version(event)
             case "end":
                 self.client.set_terminated(self._id, event["status"], event["time"])
             case other:
@@ -161,7 +163,7 @@ class Delivery:
         run = self.client.get_run(self._id)
         if run.info.status != "RUNNING":
             self.client.update_run(self._id, status="RUNNING")
-        tags = [RunTag(key, value) for key, value in header["tags"].items()]
+        tags = [RunTag(key, value) for key, value in self._tags().items()]
         known = run.data.params
         params = [Param(key, text) for key, text in header["params"].items() if key not in known]
         for start in range(0, max(len(params), 1), _PARAMS_PER_CALL):
@@ -169,6 +171,20 @@ class Delivery:
         changed = {key for key, text in header["params"].items() if known.get(key, text) != text}
         if changed:
             _logger.warning("resumed with other values of %s: MLflow keeps the first", sorted(changed))
+
+    def _tags(self) -> dict[str, str]:
+        """The header's tags, and the night's run as parent."""
+        tags, started = self._header["tags"], self._header["start_time"]
+        spool = self.run.folder.parent
+        return {**tags, **parent_tags(self.client, self.experiment_id, tags, spool, KEY_TAG, started)}
+
+    def _version(self, event: Event) -> None:
+        try:
+            register_version(self.client, self.experiment_id, event, KEY_TAG)
+        except TrainingNotThereError as error:
+            if RunSpool.of_key(self.run.folder.parent, event["training"]).pending():
+                raise StoreUnavailableError(f"{error} yet") from error
+            self._reject(event, str(error))
 
     def _metrics(self, group: Sequence[Event]) -> None:
         from mlflow.entities import Metric

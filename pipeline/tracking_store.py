@@ -135,6 +135,18 @@ def experiment_id(client: MlflowClient, name: str, artifact_root: Path | None) -
     return found.experiment_id
 
 
+def find_experiment(uri: str, name: str) -> str | None:
+    """Return the id of an experiment, None where it is not there or the store cannot be reached."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        found = connect(uri).get_experiment_by_name(name)
+    except (MlflowException, SQLAlchemyError, OSError):
+        return None
+    return found.experiment_id if found else None
+
+
 def quieten() -> None:
     """Set the client's short time-outs and switch off its telemetry, unless the environment says otherwise."""
     """Set the client's short time-outs and switch off its telemetry, unless they are set already."""

@@ -1,7 +1,5 @@
 """The golden list: the exact assets and what each reads."""
 
-from datetime import UTC, datetime
-
 import dagster as dg
 import pytest
 
@@ -51,6 +49,12 @@ GRAPH = {
     "halsr_net_real_only_scores": {"halsr_net_real_only", "real_slices", "studies", "patient_split"},
     "halsr_net_real_plus_gan_scores": {"halsr_net_real_plus_gan", "real_slices", "studies", "patient_split"},
     "comparison": {
+        "attention_res_unet_real_only_scores",
+        "attention_res_unet_real_plus_gan_scores",
+        "halsr_net_real_only_scores",
+        "halsr_net_real_plus_gan_scores",
+    },
+    "champion": {
         "attention_res_unet_real_only_scores",
         "attention_res_unet_real_plus_gan_scores",
         "halsr_net_real_only_scores",
@@ -122,14 +126,5 @@ def test_definitions_load():
     dg.Definitions.validate_loadable(defs)
 
 
-def test_the_nightly_schedule_is_off_until_switched_on():
-    schedule = defs.resolve_schedule_def("nightly")
-    assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
-    with dg.instance_for_test() as instance:
-        context = dg.build_schedule_context(
-            instance=instance,
-            scheduled_execution_time=datetime(2026, 1, 1, 2, tzinfo=UTC),
-            repository_def=defs.get_repository_def(),
-        )
-        tick = schedule.evaluate_tick(context)
-    assert [request.partition_key for request in tick.run_requests] == ["0"]
+def test_the_champion_page_shows_how_fresh_it_is(specs):
+    assert specs["champion"].freshness_policy is not None

@@ -1,0 +1,49 @@
+"""What a night's own run in MLflow holds: the same figures under the same names every night."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import dagster as dg
+import pandas as pd
+
+from pipeline.forge import Forge
+from pipeline.night import PARENT_KEY_TAG, night_name, night_tags
+from pipeline.record import read_record
+
+
+def track_night(context: dg.AssetExecutionContext, forge: Forge, figures: Mapping[str, float]) -> None:
+    """Write the figures of one fold into the night's run and end it; nothing for a run that a person started.
+
+    The figures are written whether or not anything was trained, so that any two nights can be compared.
+    """
+    from pipeline.tracking import Tracker
+
+    tags = night_tags(context.run.tags, forge.source, forge.profile)
+    if not tags:
+        return
+    manifest = forge.manifest()
+    key = tags.pop(PARENT_KEY_TAG)
+    tags |= {"source": forge.source, "profile": forge.profile, "stage": "night", "scarforge_key": key}
+    tracker = Tracker.start(
+        uri=forge.tracking_uri(),
+        experiment="scarforge",
+        name=night_name(tags),
+        tags=tags,
+        params=manifest,
+        spool=forge.workspace.spool,
+        artifact_root=forge.workspace.artifact_root,
+    )
+    with tracker:
+        tracker.final({name: value for name, value in figures.items() if math.isfinite(value)})
+
+
+def night_figures(forge: Forge, kinds: Sequence[str], fold: int) -> dict[str, float]:
+    """Return the Dice of every model, the mean over seeds, as `fold_0/<model>/dice/<rule>/<tissue>`."""
+    figures: dict[str, float] = {}
+    for kind in kinds:
+        name = f"{kind}_scores"
+        rows = [read_record(forge.folder(name, fold, seed), name).outcome.facts for seed in forge.settings().seeds]
+        dice = [{key: fact.value for key, fact in facts.items() if key.startswith("dice/")} for facts in rows]
+        means = pd.DataFrame(dice, dtype=float).mean()
+        figures |= {f"fold_{fold}/{kind}/{key}": float(value) for key, value in means.items()}
+    return figures

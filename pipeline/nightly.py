@@ -1,0 +1,72 @@
+"""The nightly schedule: one run a fold, whose assets return at once where nothing changed."""
+
+import os
+from collections.abc import Sequence
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+
+from imaging.sources import source_labels
+from pipeline.jobs import JOBS, job_for
+from pipeline.night import BY_SCHEDULE, BY_SENSOR, FORCE_TAG, NIGHT_TAG, STARTED_BY_TAG
+from pipeline.nightly_settings import NightlySettings, nightly_settings
+
+SETTINGS = nightly_settings(os.environ, frozenset(JOBS))
+NIGHTLY_JOB = job_for(SETTINGS.profile, source_labels(SETTINGS.source).has_lesions)
+
+_UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def night_requests(
+    settings: NightlySettings, started_by: str, night: str, run_key: str, force: bool = False
+) -> list[dg.RunRequest]:
+    """Return one run request for each nightly fold; a request with the same key is not launched twice.
+
+    Args:
+        settings: Of the nights.
+        started_by: The schedule or the sensor.
+        night: What the night is called, such as 2026-01-31.
+        run_key: What must not be run twice.
+        force: Whether to train again although nothing changed.
+    """
+    forge = {"profile": settings.profile, "source": settings.source}
+    tags = {NIGHT_TAG: night, STARTED_BY_TAG: started_by, "dagster/max_retries": "1"}
+    if force:
+        tags[FORCE_TAG] = "true"
+    return [
+        dg.RunRequest(
+            run_key=f"{run_key}/fold {fold}",
+            partition_key=fold,
+            tags=tags,
+            run_config={"resources": {"forge": {"config": forge}}},
+        )
+        for fold in settings.folds
+    ]
+
+
+def automatic_runs_going(instance: dg.DagsterInstance, started_by: Sequence[str] = (BY_SCHEDULE, BY_SENSOR)) -> int:
+    """Count the runs of schedule and sensor that have not ended; what a person started does not count."""
+    return instance.get_runs_count(dg.RunsFilter(tags={STARTED_BY_TAG: list(started_by)}, statuses=_UNFINISHED))
+
+
+@dg.schedule(
+    job=NIGHTLY_JOB,
+    cron_schedule=SETTINGS.cron,
+    execution_timezone=SETTINGS.timezone,
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="Runs the nightly folds; only what changed in data, code or settings is trained again. "
+    "Nights missed while the daemon was away are made up by one run.",
+)
+def nightly(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
+    """Request one run for each nightly fold, unless an earlier night is still going."""
+    going = automatic_runs_going(context.instance)
+    if going:
+        return dg.SkipReason(f"{going} automatic runs are still going; the next night sees what changed until then")
+    night = context.scheduled_execution_time.astimezone(ZoneInfo(SETTINGS.timezone)).strftime("%Y-%m-%d")
+    return night_requests(SETTINGS, BY_SCHEDULE, night, night, SETTINGS.force)

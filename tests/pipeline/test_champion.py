@@ -1,0 +1,164 @@
+"""The asset `champion` over a workspace of finished scores, as every run meets it at its end."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from assets.champion import champion
+from pipeline.compare_link import compare_facts, compare_url, saved_links
+from pipeline.forge import Forge
+from pipeline.outcome import Fact, Outcome, number
+from pipeline.record import produce
+from pipeline.tracking_store import connect, tracking_places
+from segmentation.scores import write_scores
+from tests.segmentation.test_promotion import scored
+from training.files import write_json
+
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")]
+KIND, NIGHT = "halsr_net_real_only", {"scarforge/night": "2026-01-01", "scarforge/started_by": "nightly"}
+
+
+@pytest.fixture
+def forge(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Forge:
+    """A workspace whose studies are read and split."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    found = Forge(source="phantom", profile="tiny", home=str(prepared))
+    for asset in ("studies", "patient_split"):
+        finish(found.folder(asset), asset, "1")
+    return found
+
+
+def finish(place: Path, asset: str, content: str, facts: Any = None, write: Any = None) -> None:
+    def build(folder: Path) -> Outcome:
+        (folder / "content.txt").write_text(content)
+        if write:
+            write(folder)
+        return Outcome(facts or {})
+
+    produce(place, asset, content, build)
+
+
+def train(forge: Forge, version: str, dice: float, kind: str = KIND, run_id: str = "") -> None:
+    """Put a model and its scores where training and scoring put them."""
+    network, training_set = kind.split("_real_")[0], "real_" + kind.split("_real_")[1]
+    card = {"network": network, "training_set": training_set, "seed": 0}
+    finish(forge.folder(kind, 0, 0), kind, version, write=lambda folder: write_json(folder / "model_card.json", card))
+
+    def write(folder: Path) -> None:
+        table = scored({"cavity": 0.9, "infarct": dice}, seeds=(0,)).scores
+        write_scores(folder / "scores.csv", table.assign(network=network, training_set=training_set))
+        write_json(folder / "manifest.json", forge.manifest())
+
+    facts = {"dice/positive/infarct": number(dice)}
+    if run_id:
+        facts["mlflow_run"] = Fact("url", f"http://127.0.0.1:5000/#/runs/{run_id}")
+    finish(forge.folder(f"{kind}_scores", 0, 0), f"{kind}_scores", version, facts, write)
+
+
+def judge(forge: Forge, tags: dict[str, str] | None = None) -> tuple[dict[str, Any], bool]:
+    """Materialise `champion` and give its metadata and whether its check passed."""
+    result = dg.materialize([champion], resources={"forge": forge}, partition_key="0", tags=tags)
+    (event,) = result.asset_materializations_for_node("champion")
+    (check,) = result.get_asset_check_evaluations()
+    return dict(event.metadata), check.passed
+
+
+def reasons(metadata: dict[str, Any]) -> dict[str, str]:
+    return {row.data["model"]: row.data["candidate"] for row in metadata["champions"].records}
+
+
+def test_first_same_worse_and_better_candidates(forge: Forge, capfd: pytest.CaptureFixture[str]) -> None:
+    train(forge, "one", 0.5)
+    metadata, passed = judge(forge)
+    assert reasons(metadata) == {KIND: "the first model of its kind"}
+    assert passed
+    capfd.readouterr()
+    judge(forge)
+    assert "= champion" in capfd.readouterr().err  # found, not judged again
+    train(forge, "two", 0.3)
+    metadata, passed = judge(forge)
+    assert reasons(metadata)[KIND].startswith("worse than the champion: infarct -0.200")
+    assert not passed
+    (fell,) = [row.data for row in metadata["tissues"].records if row.data["fell"]]
+    assert (fell["tissue"], fell["candidate"]) == ("infarct", pytest.approx(0.3, abs=0.01))
+    train(forge, "three", 0.7)
+    metadata, passed = judge(forge)
+    assert metadata["champions"].records[0].data["candidate_is_champion"]
+    assert passed
+
+
+def test_only_models_with_scores_of_todays_settings_are_judged(forge: Forge) -> None:
+    train(forge, "one", 0.5)
+    train(forge, "one", 0.5, kind="halsr_net_real_plus_gan")
+    manifest = forge.folder("halsr_net_real_plus_gan_scores", 0, 0) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("tiny", "demo"))
+    metadata, _ = judge(forge)
+    assert set(reasons(metadata)) == {KIND}
+
+
+def test_a_champion_that_was_moved_away_begins_anew(forge: Forge) -> None:
+    train(forge, "one", 0.5)
+    judge(forge)
+    (forge.workspace.root / "champions").rename(forge.workspace.root / "old champions")
+    train(forge, "two", 0.3)
+    metadata, _ = judge(forge)
+    assert reasons(metadata) == {KIND: "the first model of its kind"}
+
+
+def test_a_tracking_server_that_is_away_stops_nothing(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    train(forge, "one", 0.5)
+    metadata, passed = judge(forge, NIGHT)
+    assert passed
+    assert "mlflow_run" not in metadata
+
+
+def test_two_nights_hold_the_same_figures_whether_or_not_anything_was_trained(forge: Forge) -> None:
+    train(forge, "one", 0.5)
+    judge(forge, NIGHT)
+    judge(forge, {**NIGHT, "scarforge/night": "2026-01-02"})
+    client = connect(tracking_places(Path(forge.home), {}).uri)
+    experiment = client.get_experiment_by_name("scarforge").experiment_id
+    nights = client.search_runs([experiment], "tags.stage = 'night'")
+    assert {run.info.run_name for run in nights} == {"Night 2026-01-01, phantom tiny", "Night 2026-01-02, phantom tiny"}
+    assert {run.info.status for run in nights} == {"FINISHED"}
+    for run in nights:
+        assert run.data.metrics == {"fold_0/halsr_net_real_only/dice/positive/infarct": 0.5}
+    (promotion,) = client.search_runs([experiment], "tags.stage = 'promotion'")
+    (first,) = [run for run in nights if run.data.tags["night"] == "2026-01-01"]
+    assert promotion.data.tags["mlflow.parentRunId"] == first.info.run_id
+
+
+def test_the_compare_address_is_the_one_that_mlflows_interface_makes() -> None:
+    address = compare_url("http://127.0.0.1:5000/", ["aa", "bb"], ["1"])
+    assert address == "http://127.0.0.1:5000/#/compare-runs?runs=%5B%22aa%22%2C%22bb%22%5D&experiments=%5B%221%22%5D"
+
+
+def test_the_installed_interface_still_has_that_page() -> None:
+    import mlflow
+
+    scripts = (Path(mlflow.__file__).parent / "server/js/build/static/js").glob("*.js")
+    assert any('"/compare-runs"' in script.read_text(encoding="utf-8", errors="ignore") for script in scripts)
+
+
+def test_each_network_has_a_link_to_both_arms_and_runs_that_mlflow_did_not_get_are_left_out(forge: Forge) -> None:
+    train(forge, "one", 0.5, "halsr_net_real_only", "aa")
+    train(forge, "one", 0.5, "halsr_net_real_plus_gan", "bb")
+    train(forge, "one", 0.5, "attention_res_unet_real_only", "cc")
+    train(forge, "one", 0.5, "attention_res_unet_real_plus_gan")
+    kinds = ("halsr_net", "attention_res_unet")
+    found = [(f"{kind}_{arm}_scores", 0, 0) for kind in kinds for arm in ("real_only", "real_plus_gan")]
+    facts = compare_facts(forge, found)
+    assert list(facts) == ["compare_halsr_net_in_mlflow"]
+    assert "runs=%5B%22aa%22%2C%22bb%22%5D" in facts["compare_halsr_net_in_mlflow"].value
+    finish(forge.folder("comparison"), "comparison", "1", facts)
+    assert saved_links(forge) == {"halsr_net": facts["compare_halsr_net_in_mlflow"].value}
+
+
+def test_no_link_where_mlflow_is_away(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(forge, "one", 0.5, "halsr_net_real_only", "aa")
+    train(forge, "one", 0.5, "halsr_net_real_plus_gan", "bb")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert compare_facts(forge, [(f"halsr_net_{arm}_scores", 0, 0) for arm in ("real_only", "real_plus_gan")]) == {}

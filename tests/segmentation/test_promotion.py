@@ -1,0 +1,83 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from segmentation.comparison import ScoredTable
+from segmentation.promotion import FIRST, judge_candidate
+from segmentation.scores import SCORE_COLUMNS
+
+SPLIT = {"patient_split": "abc", "studies": "def"}
+COUNTS = {"tp_voxels": 80.0, "fp_voxels": 20.0, "fn_voxels": 20.0}
+
+
+def scored(dice: dict[str, float], patients: int = 12, seeds: tuple[int, ...] = (0, 1, 2), manifest=SPLIT, first=0):
+    """Scores around a mean for each tissue; patients and seeds scatter alike in every table."""
+    rows = []
+    for tissue, mean in dice.items():
+        for seed in seeds:
+            for patient in range(first, first + patients):
+                scatter = 0.01 * np.sin(patient) + 0.003 * np.sin(7 * patient + seed)
+                own = (0, "halsr_net", "real_only", seed, f"P{patient}", "", None)
+                rows.append((*own, "positive", tissue, "dice", mean + scatter, ""))
+                rows += [(*own, "pooled", tissue, metric, value, "") for metric, value in COUNTS.items()]
+    table = pd.DataFrame(rows, columns=list(SCORE_COLUMNS)).astype({"slice_index": "Int64"})
+    return ScoredTable(table, manifest)
+
+
+def test_the_first_model_becomes_champion():
+    judgement = judge_candidate(scored({"cavity": 0.5}), None)
+    assert (judgement.promoted, judgement.reason) == (True, FIRST)
+
+
+def test_better_in_one_tissue_and_worse_in_none_is_promoted_with_the_figures_as_reason():
+    old, new = scored({"cavity": 0.9, "infarct": 0.5}), scored({"cavity": 0.9, "infarct": 0.6})
+    judgement = judge_candidate(new, old)
+    assert judgement.promoted
+    assert judgement.reason.startswith("better than the champion: infarct +0.100 (")
+    assert "12 pairs" in judgement.reason
+    assert not judgement.regressions
+
+
+@pytest.mark.parametrize(
+    ("new", "reason"),
+    [
+        ({"cavity": 0.9, "infarct": 0.5}, "no evidence that it is better"),
+        ({"cavity": 0.8, "infarct": 0.5}, "worse than the champion: cavity -0.100"),
+        ({"cavity": 0.8, "infarct": 0.9}, "worse than the champion: cavity -0.100"),
+    ],
+)
+def test_no_evidence_or_any_tissue_worse_leaves_the_champion(new, reason):
+    judgement = judge_candidate(scored(new), scored({"cavity": 0.9, "infarct": 0.5}))
+    assert not judgement.promoted
+    assert judgement.reason.startswith(reason)
+
+
+def test_a_tissue_below_the_lower_end_of_the_champions_interval_is_named_as_regression():
+    judgement = judge_candidate(scored({"cavity": 0.9, "infarct": 0.4}), scored({"cavity": 0.9, "infarct": 0.5}))
+    (fell,) = judgement.regressions
+    assert fell.tissue == "infarct"
+    assert fell.candidate < fell.champion.low < fell.champion.value
+    assert fell.candidate == pytest.approx(0.4, abs=0.01)
+
+
+def test_too_few_patients_never_promote():
+    judgement = judge_candidate(scored({"infarct": 0.9}, patients=5), scored({"infarct": 0.5}, patients=5))
+    assert not judgement.promoted
+    assert "too few patients" in judgement.reason
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"manifest": {**SPLIT, "patient_split": "xyz"}}, "patient_split is xyz, the champion's was abc"),
+        ({"manifest": {"studies": "def"}}, "patient_split is missing"),
+        ({"first": 3}, "different patients"),
+        ({"seeds": (7,)}, "share no seed"),
+    ],
+)
+def test_models_of_other_patients_are_not_compared_and_the_reason_says_so(changed, reason):
+    judgement = judge_candidate(scored({"infarct": 0.9}, **changed), scored({"infarct": 0.5}))
+    assert not judgement.promoted
+    assert judgement.reason.startswith("not compared: ")
+    assert reason in judgement.reason
+    assert not judgement.tissues
