@@ -31,7 +31,7 @@ _FURTHER = {
 }
 
 
-def evaluate(reference: Path, prediction: Path, form: str, output: Path, resamples: int = 4000) -> int:
+def evaluate(reference: Path, prediction: Path, form: str, output: Path) -> int:
     """Score the label maps in `prediction` against those in `reference` and write and print the tables.
 
     Returns:
@@ -43,7 +43,7 @@ def evaluate(reference: Path, prediction: Path, form: str, output: Path, resampl
     if form not in LABEL_FORMATS:
         raise InputError(f"format {form!r} is unknown; choose one of {', '.join(LABEL_FORMATS)}")
     evaluation = evaluate_folders(reference, prediction, LABEL_FORMATS[form])
-    summary = summarise_evaluation(evaluation, resamples)
+    summary = summarise_evaluation(evaluation)
     write_scores(output / "scores.csv", evaluation.scores)
     write_scores(output / "patients.csv", patient_table(evaluation))
     write_scores(output / "summary.csv", summary)

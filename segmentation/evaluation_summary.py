@@ -1,4 +1,4 @@
-"""Summarises an evaluation: means with bootstrap intervals over patients, and one wide row a patient."""
+"""Summarises an evaluation: means with intervals over patients, and one wide row a patient."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ _KEY = ["rule", "tissue", "frame", "metric"]
 _COLUMNS = [*_KEY, "case_id", "numerator", "denominator"]
 
 
-def summarise_evaluation(evaluation: Evaluation, resamples: int = 4000, seed: int = 0) -> pd.DataFrame:
+def summarise_evaluation(evaluation: Evaluation) -> pd.DataFrame:
     """Return the mean of each metric over patients, its 95 % interval, and the all-background prediction's mean.
 
     Returns:
@@ -44,7 +44,7 @@ def summarise_evaluation(evaluation: Evaluation, resamples: int = 4000, seed: in
     rows: list[dict[str, Any]] = []
     for key, of_patients in _eligible(pd.concat([own, everyone])).items():
         known = means.get(key, own.iloc[:0])
-        found = _estimate(known, resamples, seed)
+        found = _estimate(known, key[-1])
         values = (found.value, found.low, found.high, len(known), of_patients, _ratio(yardstick.get(key, own.iloc[:0])))
         rows.append(dict(zip(SUMMARY_COLUMNS, (*key, UNITS[key[-1]], *values), strict=True)))
     table = pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
@@ -142,17 +142,15 @@ def _shared(key: Key) -> Key:
     return key if key[-1] in DETECTION else (*key[:-1], "")
 
 
-def _estimate(known: pd.DataFrame, resamples: int, seed: int) -> Estimate:
-    """Return the mean and its interval; values of any unit are laid onto 0 to 1, which `estimate_score` expects."""
+def _estimate(known: pd.DataFrame, metric: str) -> Estimate:
+    """Return the mean and its interval, which does not leave what the metric can be."""
     if known.empty:
         return Estimate(float("nan"), float("nan"), float("nan"))
     numerator, denominator = (known[name].to_numpy(float)[:, None] for name in ("numerator", "denominator"))
     values = numerator / denominator
-    low, width = float(values.min()), float(np.ptp(values))
-    if width == 0:
-        low, width = low - 0.5, 1.0
-    scaled = estimate_score(Contributions((numerator - low * denominator) / width, denominator), resamples, seed)
-    return Estimate(*(low + width * value for value in (scaled.value, scaled.low, scaled.high)))
+    low = 0.0 if values.min() >= 0 else -np.inf
+    high = 1.0 if metric in OVERLAP + DETECTION else np.inf
+    return estimate_score(Contributions(numerator, denominator), (low, high))
 
 
 def _ratio(rows: pd.DataFrame) -> float:

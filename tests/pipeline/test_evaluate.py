@@ -35,7 +35,7 @@ def folders(tmp_path):
 
 
 def run(root, form="emidec", reference="reference", prediction="flat"):
-    status = evaluate(root / reference, root / prediction, form, root / "out", resamples=100)
+    status = evaluate(root / reference, root / prediction, form, root / "out")
     return status, pd.read_csv(root / "out" / "summary.csv", keep_default_na=False, na_values=[""])
 
 

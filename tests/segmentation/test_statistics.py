@@ -2,16 +2,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from imaging.errors import InputError
+from segmentation.crossed_interval import Spread, pseudo_values
 from segmentation.statistics import (
     BETTER,
+    BETTER_WITH_THIS_SEED,
     NO_EVIDENCE,
     TOO_FEW,
     WORSE,
+    WORSE_WITH_THIS_SEED,
     Contributions,
     Estimate,
-    draw_resamples,
     estimate_score,
     holm,
     paired_difference,
@@ -35,15 +38,17 @@ def test_score_is_the_mean_over_patients_and_seeds_or_a_ratio_of_sums():
 
 def test_equal_arms_differ_by_nothing():
     arm = means(np.random.default_rng(0).uniform(size=(12, 3)))
-    found = paired_difference(arm, arm, 200)
+    found = paired_difference(arm, arm)
     assert (found.estimate.value, found.estimate.low, found.estimate.high) == (0, 0, 0)
-    assert (found.probability_better, found.p_value, found.effect_size) == (0.5, 1.0, 0.0)
+    assert (found.probability_better, found.p_value, found.p_interval) == (0.5, 1.0, 1.0)
+    assert found.effect_size == 0.0
+    assert np.isnan(found.detectable)  # nothing varies
 
 
 def test_difference_changes_sign_with_the_arms():
     rng = np.random.default_rng(0)
     first, second = means(rng.uniform(size=(15, 2))), means(rng.uniform(size=(15, 2)))
-    forth, back = paired_difference(first, second, 500), paired_difference(second, first, 500)
+    forth, back = paired_difference(first, second), paired_difference(second, first)
     assert forth.estimate.low == pytest.approx(-back.estimate.high)
     assert forth.p_value == pytest.approx(back.p_value)
     assert forth.probability_better == pytest.approx(1 - back.probability_better)
@@ -52,10 +57,11 @@ def test_difference_changes_sign_with_the_arms():
 
 def test_a_constant_gain_is_certain():
     base = np.random.default_rng(0).uniform(size=(10, 1))
-    found = paired_difference(means(base + 0.05), means(base), 300)
+    found = paired_difference(means(base + 0.05), means(base))
     assert found.estimate.low == pytest.approx(0.05)
     assert found.estimate.high == pytest.approx(0.05)
     assert found.probability_better == found.effect_size == 1.0
+    assert found.p_interval == 0.0
     assert found.p_value == pytest.approx(2 / 2**10)
 
 
@@ -63,53 +69,88 @@ def test_pairing_removes_the_variation_between_patients():
     rng = np.random.default_rng(0)
     base = rng.uniform(size=(20, 1))
     gain = means(base + 0.02 + rng.normal(0, 0.01, (20, 1)))
-    paired = paired_difference(gain, means(base), 500).estimate
-    alone = estimate_score(means(base), 500)
+    paired = paired_difference(gain, means(base)).estimate
+    alone = estimate_score(means(base))
     assert paired.high - paired.low < 0.1 * (alone.high - alone.low)
 
 
-def test_seeds_are_resampled_jointly_for_all_patients():
-    seeds = np.array([[0.0, 0.1, 0.2, 0.3]])  # every patient moves with the seed
-    found = estimate_score(means(np.full((30, 1), 0.5) + seeds), 2000)
-    standard_error = np.std(seeds, ddof=1) / 2
-    assert found.high - found.low == pytest.approx(2 * 2.1 * standard_error, rel=0.15)
+def test_seeds_that_move_all_patients_count_as_so_many_and_no_more():
+    seeds = np.array([[0.0, 0.1, 0.2, 0.3]])
+    found = estimate_score(means(np.full((30, 1), 0.5) + seeds))
+    low, high = stats.t.interval(0.95, 3, loc=0.65, scale=np.std(seeds, ddof=1) / 2)
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
 
 
-@pytest.mark.parametrize("seeds", [2, 3, 5])
-def test_seed_weights_have_the_variance_of_a_mean_of_seeds(seeds):
-    weights = draw_resamples(4, seeds, 20000, 0).seeds
-    np.testing.assert_allclose(weights.sum(axis=1), 1)
-    values = np.random.default_rng(1).normal(size=seeds)
-    assert np.std(weights @ values) == pytest.approx(np.std(values, ddof=1) / np.sqrt(seeds), rel=0.05)
+def test_one_seed_is_the_t_interval_of_the_patients():
+    rng = np.random.default_rng(0)
+    base, gain = rng.uniform(0.3, 0.6, (12, 1)), rng.normal(0.03, 0.05, (12, 1))
+    found = paired_difference(means(base + gain), means(base))
+    expected = stats.ttest_1samp(gain[:, 0], 0.0)
+    low, high = expected.confidence_interval()
+    assert (found.estimate.low, found.estimate.high) == (pytest.approx(low), pytest.approx(high))
+    assert found.p_interval == pytest.approx(expected.pvalue, abs=1e-9)
+    assert found.probability_better == pytest.approx(1 - expected.pvalue / 2, abs=1e-9)
 
 
-@pytest.mark.parametrize(("patients", "seeds"), [(10, 1), (25, 3)])
-def test_intervals_cover_a_known_effect(patients, seeds):
-    rng = np.random.default_rng(patients)
-    effect, simulations = 0.03, 300
-    covered = alarms = 0
-    for index in range(simulations):
-        base = rng.uniform(0.3, 0.8, (patients, 1))
-        noise = rng.normal(0, 0.08, (patients, 1)) + rng.normal(0, 0.03, (patients, seeds))
-        without, null = means(np.repeat(base, seeds, axis=1)), means(base + noise)
-        found = paired_difference(null, without, 300, index)
-        covered += found.estimate.low <= 0.0 <= found.estimate.high
-        alarms += verdict(found.estimate, found.p_value, patients) in (BETTER, WORSE)
-        shifted = paired_difference(means(null.numerator + effect), without, 300, index)
-        assert shifted.estimate.value == pytest.approx(found.estimate.value + effect)
-    assert 0.91 <= covered / simulations <= 0.99
-    assert alarms / simulations <= 0.08
+def test_what_one_seed_can_detect_is_what_the_noncentral_t_distribution_says():
+    values = np.random.default_rng(1).normal(0, 0.05, (10, 1))
+    found = Spread.of(values)
+    limit, shift = stats.t.ppf(0.975, 9), found.detectable(0.025, 0.8) / found.deviation
+    assert stats.nct.sf(limit, 9, shift) == pytest.approx(0.8, abs=0.01)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 4), st.floats(-0.2, 0.2))
+def test_interval_p_and_probability_agree(seed, seeds, shift):
+    rng = np.random.default_rng(seed)
+    base = rng.uniform(0.3, 0.6, (9, 1))
+    noise = rng.normal(0, 0.05, (9, 1)) + rng.normal(0, 0.03, (1, seeds)) + rng.normal(0, 0.02, (9, seeds))
+    found = paired_difference(means(base + noise + shift), means(np.repeat(base, seeds, axis=1)))
+    without_zero = found.estimate.low > 0 or found.estimate.high < 0
+    assert without_zero == (found.p_interval < 0.05)
+    assert without_zero == (abs(found.probability_better - 0.5) > 0.475)
+    assert (found.estimate.value > 0) == (found.probability_better > 0.5)
+
+
+def test_mean_squares_by_hand():
+    spread = Spread.of(np.array([[0.0, 2.0], [4.0, 10.0]]))
+    assert (spread.between_patients, spread.between_seeds, spread.rest) == (9.0, 4.0, 1.0)
+    assert spread.deviation == pytest.approx(np.sqrt(12.0))
+    assert spread.half_width(0.025) == pytest.approx(stats.t.ppf(0.975, 1) * np.sqrt(12.0))
+
+
+def test_pseudo_values_are_those_of_leaving_each_patient_out():
+    rng = np.random.default_rng(0)
+    above, below = rng.uniform(size=(6, 2)), rng.uniform(1, 2, (6, 2))
+    values = pseudo_values(above, below)
+    for patient in range(6):
+        rest = np.delete(above, patient, 0).sum(0) / np.delete(below, patient, 0).sum(0)
+        np.testing.assert_allclose(values[patient], 6 * above.sum(0) / below.sum(0) - 5 * rest)
+    np.testing.assert_allclose(pseudo_values(above, np.ones((6, 2))), above)
+
+
+def test_a_score_that_hangs_on_one_patient_has_no_interval():
+    lone = Contributions(np.array([[3.0], [0.0], [0.0]]), np.array([[4.0], [0.0], [0.0]]))
+    found = estimate_score(lone)
+    assert found.value == 0.75
+    assert np.isnan([found.low, found.high]).all()
+    assert np.isnan(paired_difference(lone, lone).probability_better)
+
+
+def test_intervals_are_cut_at_what_a_score_can_be():
+    wide = means([[0.0], [1.0], [1.0]])
+    assert (estimate_score(wide).low, estimate_score(wide).high) == (0.0, 1.0)
+    assert estimate_score(wide, (-np.inf, np.inf)).high > 1.0
 
 
 def test_one_patient_has_no_interval():
-    found = estimate_score(means([[0.5, 0.6]]), 100)
+    found = estimate_score(means([[0.5, 0.6]]))
     assert np.isnan(found.low)
     assert np.isnan(found.high)
 
 
 def test_arms_of_other_shapes_are_refused():
     with pytest.raises(InputError, match="cannot be paired"):
-        paired_difference(means(np.ones((3, 1))), means(np.ones((4, 1))), 10)
+        paired_difference(means(np.ones((3, 1))), means(np.ones((4, 1))))
 
 
 def test_holm_by_hand():
@@ -140,17 +181,20 @@ def test_rank_biserial_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "p", "pairs", "words"),
+    ("low", "high", "p", "pairs", "seeds", "words"),
     [
-        (0.01, 0.05, 0.01, 20, BETTER),
-        (-0.05, -0.01, 0.01, 20, WORSE),
-        (-0.01, 0.05, 0.01, 20, NO_EVIDENCE),
-        (0.01, 0.05, 0.20, 20, NO_EVIDENCE),
-        (0.01, 0.05, float("nan"), 20, BETTER),
-        (float("nan"), float("nan"), float("nan"), 20, NO_EVIDENCE),
-        (0.01, 0.05, 0.01, 7, TOO_FEW),
-        (0.01, 0.05, 0.01, 8, BETTER),
+        (0.01, 0.05, 0.01, 20, 3, BETTER),
+        (-0.05, -0.01, 0.01, 20, 3, WORSE),
+        (0.01, 0.05, 0.01, 20, 1, BETTER_WITH_THIS_SEED),
+        (-0.05, -0.01, 0.01, 20, 1, WORSE_WITH_THIS_SEED),
+        (-0.01, 0.05, 0.01, 20, 1, NO_EVIDENCE),
+        (-0.01, 0.05, 0.01, 20, 3, NO_EVIDENCE),
+        (0.01, 0.05, 0.20, 20, 3, NO_EVIDENCE),
+        (0.01, 0.05, float("nan"), 20, 3, BETTER),
+        (float("nan"), float("nan"), float("nan"), 20, 3, NO_EVIDENCE),
+        (0.01, 0.05, 0.01, 7, 3, TOO_FEW),
+        (0.01, 0.05, 0.01, 8, 3, BETTER),
     ],
 )
-def test_verdicts(low, high, p, pairs, words):
-    assert verdict(Estimate((low + high) / 2, low, high), p, pairs) == words
+def test_verdicts(low, high, p, pairs, seeds, words):
+    assert verdict(Estimate((low + high) / 2, low, high), p, pairs, seeds) == words

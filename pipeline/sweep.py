@@ -1,0 +1,253 @@
+"""How much synthetic data to train on: the segmenter trained at several shares, with equally many slices and steps.
+
+A finished point is found again, a killed one is continued. In MLflow the sweep is one run, each point a child of it,
+and each training of a point a child of that.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from imaging.errors import InputError
+from pipeline.forge import Forge, say
+from pipeline.outcome import Outcome, number
+from pipeline.record import cache_key, produce
+from pipeline.settings import Settings
+from pipeline.sweep_page import SweepFacts, write_sweep
+from pipeline.sweep_plan import Pools, SweepPoint, equal_total
+from pipeline.sweep_scores import score_model
+from pipeline.sweep_slices import SweepSlices
+from pipeline.tracking import Tracker
+from pipeline.training_task import TrainingTask
+
+NETWORKS = ("attention_res_unet", "halsr_net")
+# Raised when training or scoring a point changes what comes out, so that older results are not found again.
+_CODE_VERSION = "1"
+
+
+def run_sweep(
+    forge: Forge, fold: int, points: Sequence[SweepPoint], network: str = NETWORKS[0], slices: int | None = None
+) -> Path:
+    """Train, score and tabulate every point, and return the folder with the table.
+
+    Args:
+        forge: Source, profile and workspace; its seeds are trained at every point.
+        fold: Whose slices are mixed, and whose test patients are scored.
+        points: What is trained.
+        network: `attention_res_unet` or `halsr_net`.
+        slices: In each point's training set; None for as many as every point can have, up to the profile's.
+
+    Raises:
+        InputError: What the sweep reads is not finished, or a point has too few slices.
+    """
+    bench = SweepBench.open(forge, fold, points, network, slices)
+    say(f"{len(points)} points of {bench.total} slices, {network}, fold {fold}, in {bench.folder}")
+    if slices is None and bench.total < bench.settings.training_slices:
+        say(f"  {bench.total} of the profile's {bench.settings.training_slices} slices: all that every point can have")
+    with Tracker.of(bench.tracking("sweep", "", {})) as tracker:
+        for position, point in enumerate(points, 1):
+            say(f"  [{position}/{len(points)}] {point.name}")
+            bench.run(point, tracker.run_id)
+            written = write_sweep(bench.folder, bench.scores(points[:position]), bench.facts(points[:position]))
+        tracker.final(_last_values(written.table))
+        for path in written.files:
+            tracker.artifact(path)
+    return bench.folder
+
+
+def _last_values(table: pd.DataFrame) -> dict[str, float]:
+    """Return each point's Dice under names that line up in MLflow."""
+    rows = table[["training_set", "rule", "tissue", "mean"]].itertuples(index=False, name=None)
+    return {f"{point}/{rule}/{tissue}": value for point, rule, tissue, value in rows if math.isfinite(value)}
+
+
+@dataclass(frozen=True)
+class SweepBench:
+    """What every point shares.
+
+    Attributes:
+        forge: Source, profile and workspace.
+        fold: The fold.
+        network: The network.
+        settings: Resolved.
+        slices: The fold's stores.
+        total: Slices in each training set.
+    """
+
+    forge: Forge
+    fold: int
+    network: str
+    settings: Settings
+    slices: SweepSlices
+    total: int
+
+    @classmethod
+    def open(
+        cls, forge: Forge, fold: int, points: Sequence[SweepPoint], network: str, wanted: int | None
+    ) -> "SweepBench":
+        """Look for what the sweep reads; `InputError` names what has to be materialised first."""
+        from pipeline.tracking_store import prepare_store
+
+        if network not in NETWORKS:
+            raise InputError(f"network {network!r} does not exist; choose {' or '.join(NETWORKS)}")
+        settings = forge.settings()
+        slices = SweepSlices.open(forge, fold, points)
+        pools: Pools = {point: slices.pool(point) for point in points}
+        total = equal_total(pools, wanted, settings.training_slices)
+        prepare_store(forge.tracking_uri(), artifact_root=forge.workspace.artifact_root)
+        return cls(forge, fold, network, settings, slices, total)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this network's points of this size."""
+        return self._of_size / self.network
+
+    @property
+    def _of_size(self) -> Path:
+        return self.forge.workspace.place("sweep", self.fold) / f"{self.total}_slices"
+
+    def run(self, point: SweepPoint, parent: str | None) -> None:
+        """Train and score one point with every seed, or find it again."""
+        start = time.monotonic()
+        with Tracker.of(self.tracking("sweep_point", point.name, self._params(point), parent)) as tracker:
+            mixed = self._mixed(point)
+            found = [self._seed(point, seed, mixed, tracker.run_id) for seed in self.settings.seeds]
+            means = pd.DataFrame([values for values, _ in found]).mean()
+            tracker.final({str(name): float(value) for name, value in means.items()})
+        before = all(was_there for _, was_there in found)
+        say(f"      {'trained before' if before else f'{(time.monotonic() - start) / 60:.1f} min'}")
+
+    def _params(self, point: SweepPoint) -> dict[str, Any]:
+        patients = len(self.slices.split_of(point).train)
+        return {"synthetic_share": point.share, "real_patients": patients, **point.counts(self.total)}
+
+    def _mixed(self, point: SweepPoint) -> str:
+        """Write a point's training set, or find it again; return its data version."""
+        used = [name for name, count in point.counts(self.total).items() if count]
+        record, _ = produce(
+            self._training_set(point),
+            f"sweep {point.name}",
+            cache_key(
+                _CODE_VERSION,
+                self.slices.versions_of("patient_split", "real_slices", *used),
+                self.slices.recipe(point, self.total),
+            ),
+            lambda folder: self.slices.mix(folder, point, self.total, _CODE_VERSION),
+        )
+        return record.data_version
+
+    def _training_set(self, point: SweepPoint) -> Path:
+        return self._of_size / "training_sets" / point.name
+
+    def _seed(self, point: SweepPoint, seed: int, mixed: str, parent: str | None) -> tuple[dict[str, float], bool]:
+        """Return one training's Dice on test and validation patients, and whether it was there."""
+        name, place = f"sweep {point.name}", self.place(point, seed)
+        config = self.settings.network(self.network).model_dump(mode="json")
+        parents = {**self.slices.versions_of("real_slices", "patient_split"), "training_set": mixed}
+        key = cache_key(_CODE_VERSION, parents, {"config": config, "seed": seed})
+        model, trained = produce(
+            place / "model", name, key, lambda folder: self._train(point, seed, folder, key, parent)
+        )
+        read = self.slices.versions_of("studies", "real_slices", "patient_split")
+        own = cache_key(_CODE_VERSION, {**read, "model": model.data_version}, {})
+        scored, measured = produce(place / "scores", name, own, lambda folder: self._score(point, seed, folder))
+        facts = {**model.outcome.facts, **scored.outcome.facts}
+        return {name: float(fact.value) for name, fact in facts.items()}, trained and measured
+
+    def place(self, point: SweepPoint, seed: int) -> Path:
+        """Return the folder of one training's model and scores."""
+        return self.folder / point.name / f"seed_{seed}"
+
+    def _train(self, point: SweepPoint, seed: int, folder: Path, key: str, parent: str | None) -> Outcome:
+        from pipeline.train_process import run_task
+
+        card = {"source": self.forge.source, "profile": self.forge.profile, "fold": self.fold, "seed": seed}
+        task = TrainingTask(
+            stage="segmenter",
+            folder=str(folder),
+            inputs={
+                "training_set": str(self._training_set(point) / "slices.h5"),
+                "real_slices": str(self.slices.places["real_slices"] / "slices.h5"),
+                "patient_split": str(self.slices.places["patient_split"] / "patient_split.json"),
+            },
+            config=self.settings.network(self.network).model_dump(mode="json"),
+            fold=self.fold,
+            seed=seed,
+            device=self.settings.device,
+            precision=self.settings.precision,
+            card={**card, "training_set": f"sweep {point.name}", "parents": dict(self.slices.versions)},
+            tracking=self.tracking("sweep_training", f"{point.name}/{key[:16]}", self._params(point), parent, seed),
+            lock=str(self.forge.accelerator_lock()),
+        )
+        trained = run_task(task)
+        chosen = {name: value for name, value in trained.scores.items() if name.startswith("validation/")}
+        return Outcome({name: number(value) for name, value in chosen.items() if math.isfinite(value)})
+
+    def _score(self, point: SweepPoint, seed: int, folder: Path) -> Outcome:
+        model = self.place(point, seed) / "model"
+        return score_model(self.forge, self.fold, self.network, point.name, seed, model, folder)
+
+    def tracking(
+        self, stage: str, what: str, params: Mapping[str, Any], parent: str | None = None, seed: int | None = None
+    ) -> dict[str, Any]:
+        """Return what a tracker needs to open the sweep's run, a point's, or a training's."""
+        point = what.partition("/")[0]
+        tags = {
+            "stage": stage,
+            "network": self.network,
+            "training_set": point or "sweep",
+            "source": self.forge.source,
+            "profile": self.forge.profile,
+            "fold": str(self.fold),
+            **({} if seed is None else {"seed": str(seed)}),
+            **({} if parent is None else {"mlflow.parentRunId": parent}),
+        }
+        config = self.settings.network(self.network).model_dump(mode="json")
+        key = cache_key(_CODE_VERSION, self.slices.versions, {"config": config, "seed": seed, "slices": self.total})
+        title = " ".join(["sweep", self.network, point or f"{self.total} slices", f"fold {self.fold}"])
+        return {
+            "uri": self.forge.tracking_uri(),
+            "experiment": "scarforge",
+            "name": title if seed is None else f"{title} seed {seed}",
+            "tags": {**tags, "scarforge_key": f"{stage}/{self.network}/{what}/{key[:16]}"},
+            "params": {**config, **params, "slices": self.total},
+            "dataset": f"sweep {point} fold {self.fold}",
+            "spool": str(self.forge.workspace.spool),
+            "artifact_root": str(self.forge.workspace.artifact_root),
+        }
+
+    def scores(self, points: Sequence[SweepPoint]) -> pd.DataFrame:
+        """Return the score tables of these points, one beneath the other."""
+        from segmentation.scores import read_scores
+
+        places = [self.place(point, seed) / "scores" for point in points for seed in self.settings.seeds]
+        return pd.concat([read_scores(place / "scores.csv") for place in places], ignore_index=True)
+
+    def facts(self, points: Sequence[SweepPoint]) -> SweepFacts:
+        """Return what the table and the page say besides the scores."""
+        return SweepFacts(
+            source=self.forge.source,
+            profile=self.forge.profile,
+            fold=self.fold,
+            network=self.network,
+            steps=self.settings.network(self.network).steps,
+            total=self.total,
+            of_profile=self.settings.training_slices,
+            seeds=self.settings.seeds,
+            points={point: len(self.slices.split_of(point).train) for point in points},
+            training_patients=len(self.slices.split.train),
+            validation={point: self._validation(point) for point in points},
+            labels=self.slices.labels,
+        )
+
+    def _validation(self, point: SweepPoint) -> float:
+        """Return a point's mean Dice on validation patients, the mean over tissues and seeds."""
+        from training.model_folder import read_model_json
+
+        cards = [read_model_json(self.place(point, seed) / "model", "model_card.json") for seed in self.settings.seeds]
+        return float(sum(card["validation"]["mean"] for card in cards) / len(cards))
