@@ -107,9 +107,8 @@ class Objective:
         return region_weighted_l1(drawn, real, batch.pixel_weights, batch.condition.hole)
 
     def _tissues(self, batch: Batch) -> Tensor:
-        """Return the tissues (N, C, H, W) of the pixels that are drawn."""
-        tissues = F.one_hot(batch.masks[:, 0], len(self.tissue_weights)).permute(0, 3, 1, 2).float()
-        return tissues if batch.condition.hole is None else tissues * batch.condition.hole
+        """Return the ventricle's tissues (N, C - 1, H, W): what is fine around it is edges, not grain."""
+        return F.one_hot(batch.masks[:, 0], len(self.tissue_weights)).permute(0, 3, 1, 2)[:, 1:].float()
 
     def _fooling(self, batch: Batch, logits: list[Tensor]) -> Tensor:
         adversarial = ADVERSARIAL_LOSSES[self.config.adversarial]
