@@ -81,7 +81,7 @@ class Pix2PixConfig(FrozenConfig):
         crop_px: Train on windows of this side around the hole; 0 for whole slices. Must be divisible like them.
         decay_share: Over this last share of the steps the learning rates fall to zero.
         average_decay: Decay of the averaged generator weights; 0 keeps the weights themselves.
-        texture_weight: How much a wrong texture costs in the measure that selects the checkpoint.
+        patch_weight: How much unlike patches cost in the measure that selects the checkpoint.
         validation_slices: At most so many validation slices are drawn at each round.
     """
 
@@ -127,7 +127,7 @@ class Pix2PixConfig(FrozenConfig):
     validate_every: int = Field(500, ge=1)
     decay_share: float = Field(0.5, ge=0.0, le=1.0)
     average_decay: float = Field(0.999, ge=0.0, lt=1.0)
-    texture_weight: float = Field(0.3, ge=0.0)
+    patch_weight: float = Field(2.0, ge=0.0)
     validation_slices: int = Field(64, ge=1)
 
     @model_validator(mode="after")
