@@ -1,6 +1,5 @@
 """Which model of each kind is trusted: the champion, and whether the candidate takes its place."""
 
-import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,11 @@ import pandas as pd
 from assets import scores
 from assets.comparison import SCORES
 from assets.folds import FOLDS, OWNERS
+from imaging.errors import InputError
 from pipeline.forge import Forge, require_fold
 from pipeline.night_run import night_figures, track_night
 from pipeline.outcome import Check, Fact, Outcome, text
-from pipeline.record import is_finished, partial_name, read_record
+from pipeline.record import cache_key, is_finished, partial_name, read_record
 from pipeline.registry import Candidate, ChampionBook, Decision, decide, tell_registry
 
 # A night may be late; a week of missed nights is a fault.
@@ -37,12 +37,15 @@ def champion(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeR
     fold = require_fold(context)
     book = ChampionBook(forge.workspace.root / "champions" / f"fold_{fold}")
     kinds = scored_kinds(forge, fold)
+    if not kinds:
+        raise InputError(f"no model of fold {fold} has scores of today's data and settings; materialise a scores asset")
     parents = {
         f"{name}/{seed}": forge.version(name, fold, seed)
         for kind in kinds
         for name in (kind, f"{kind}_scores")
         for seed in forge.settings().seeds
     }
+    parents |= {f"{kind}_scores/code": _scoring_version(f"{kind}_scores") for kind in kinds}
     parents["champions"] = book.begun()
     result = forge.materialise(context, lambda folder: _judge(context, forge, folder, book, kinds), parents=parents)
     track_night(context, forge, night_figures(forge, kinds, fold))
@@ -50,19 +53,29 @@ def champion(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeR
 
 
 def scored_kinds(forge: Forge, fold: int) -> list[str]:
-    """Return the models whose scores, of every seed, were made with today's data and settings."""
-    expected = forge.manifest()
-    kinds = []
-    for name in SCORES:
-        places = [forge.folder(name, fold, seed) for seed in forge.settings().seeds]
-        if all(is_finished(place) and _manifest(place) == expected for place in places):
-            kinds.append(name.removesuffix("_scores"))
-    return kinds
+    """Return the models whose scores, of every seed, were made of these very models with today's data and settings."""
+    seeds = forge.settings().seeds
+    return [name.removesuffix("_scores") for name in SCORES if all(_is_current(forge, name, fold, s) for s in seeds)]
 
 
-def _manifest(place: Path) -> dict[str, str]:
-    content: dict[str, str] = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
-    return content
+def _is_current(forge: Forge, name: str, fold: int, seed: int) -> bool:
+    """Tell whether scores are of the model that lies there now, which may have been trained anew since."""
+    from training.model_folder import read_model_json
+
+    place, kind = forge.folder(name, fold, seed), name.removesuffix("_scores")
+    if not is_finished(place) or not is_finished(forge.folder(kind, fold, seed)):
+        return False
+    if read_model_json(place, "manifest.json") != forge.manifest():
+        return False
+    return read_record(place, name).cache_key == scores_key(forge, name, fold, seed)
+
+
+def scores_key(forge: Forge, name: str, fold: int, seed: int) -> str:
+    """Return the cache key that the scores of one seed have if they were made now."""
+    kind, definition = name.removesuffix("_scores"), _definition(name)
+    read = [key.to_user_string() for key in definition.asset_deps[definition.key]]
+    parents = {asset: forge.version(asset, fold, seed if asset == kind else None) for asset in read}
+    return cache_key(_scoring_version(name), parents, {"seed": seed})
 
 
 def _judge(
@@ -117,8 +130,13 @@ def read_candidate(forge: Forge, kind: str, fold: int) -> Candidate:
 
 def _scoring_version(name: str) -> str:
     """Return the code version of a scores asset: scores formed by other rules cannot be set beside each other."""
+    definition = _definition(name)
+    return str(definition.code_versions_by_key[definition.key])
+
+
+def _definition(name: str) -> dg.AssetsDefinition:
     definition: dg.AssetsDefinition = getattr(scores, name)
-    return str(definition.code_versions_by_key[dg.AssetKey(name)])
+    return definition
 
 
 def decision_table(decisions: list[Decision]) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 import pandas as pd
+from filelock import FileLock
 
 from pipeline.forge import Forge
 from pipeline.night import PARENT_KEY_TAG, night_name, night_tags
@@ -16,7 +17,7 @@ def track_night(context: dg.AssetExecutionContext, forge: Forge, figures: Mappin
 
     The figures are written whether or not anything was trained, so that any two nights can be compared.
     """
-    from pipeline.tracking import Tracker
+    from pipeline.tracking import EXPERIMENT, Tracker
 
     tags = night_tags(context.run.tags, forge.source, forge.profile)
     if not tags:
@@ -24,17 +25,19 @@ def track_night(context: dg.AssetExecutionContext, forge: Forge, figures: Mappin
     manifest = forge.manifest()
     key = tags.pop(PARENT_KEY_TAG)
     tags |= {"source": forge.source, "profile": forge.profile, "stage": "night", "scarforge_key": key}
-    tracker = Tracker.start(
-        uri=forge.tracking_uri(),
-        experiment="scarforge",
-        name=night_name(tags),
-        tags=tags,
-        params=manifest,
-        spool=forge.workspace.spool,
-        artifact_root=forge.workspace.artifact_root,
-    )
-    with tracker:
-        tracker.final({name: value for name, value in figures.items() if math.isfinite(value)})
+    # All folds share this run, and its spool disappears when the first of them ends: one fold after the other.
+    with FileLock(forge.workspace.locks / "night.lock"):
+        tracker = Tracker.start(
+            uri=forge.tracking_uri(),
+            experiment=EXPERIMENT,
+            name=night_name(tags),
+            tags=tags,
+            params=manifest,
+            spool=forge.workspace.spool,
+            artifact_root=forge.workspace.artifact_root,
+        )
+        with tracker:
+            tracker.final({name: value for name, value in figures.items() if math.isfinite(value)})
 
 
 def night_figures(forge: Forge, kinds: Sequence[str], fold: int) -> dict[str, float]:

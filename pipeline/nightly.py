@@ -1,7 +1,6 @@
 """The nightly schedule: one run a fold, whose assets return at once where nothing changed."""
 
 import os
-from collections.abc import Sequence
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -50,9 +49,10 @@ def night_requests(
     ]
 
 
-def automatic_runs_going(instance: dg.DagsterInstance, started_by: Sequence[str] = (BY_SCHEDULE, BY_SENSOR)) -> int:
+def automatic_runs_going(instance: dg.DagsterInstance) -> int:
     """Count the runs of schedule and sensor that have not ended; what a person started does not count."""
-    return instance.get_runs_count(dg.RunsFilter(tags={STARTED_BY_TAG: list(started_by)}, statuses=_UNFINISHED))
+    automatic = {STARTED_BY_TAG: [BY_SCHEDULE, BY_SENSOR]}
+    return instance.get_runs_count(dg.RunsFilter(tags=automatic, statuses=_UNFINISHED))
 
 
 @dg.schedule(

@@ -169,7 +169,8 @@ def _notifier(way: str, environment: Mapping[str, str], home: Path) -> Notifier:
             return _mail(kind, rest, environment)
     except ValueError as error:  # an address or a port that is none
         raise InputError(f"SCARFORGE_NOTIFY: the address of {kind} cannot be read; use {_WAYS}") from error
-    raise InputError(f"SCARFORGE_NOTIFY: {kind!r} is no complete way to tell people; use {_WAYS}")
+    named = kind.partition("/")[0]  # what follows may be the secret of an address that lacks its `webhook:`
+    raise InputError(f"SCARFORGE_NOTIFY: {named!r} is no complete way to tell people; use {_WAYS}")
 
 
 def _mail(kind: str, rest: str, environment: Mapping[str, str]) -> Mail:

@@ -21,7 +21,7 @@ from training.files import write_json
 
 _RECORD = "record.json"
 # These hold timings, run ids or the machine, so that they differ between two equal results.
-_VOLATILE = frozenset({"history.csv", "timing.json", "report.html"})
+_VOLATILE = frozenset({"history.csv", "timing.json", "training_result.json", "report.html"})
 
 
 @dataclass(frozen=True)

@@ -87,14 +87,25 @@ class ChampionBook:
             InputError: What is written about it cannot be read.
         """
         path = self.folder / f"{kind}.json"
-        return Champion(**self._json(path)) if path.exists() else None
+        try:
+            return Champion(**self._json(path)) if path.exists() else None
+        except TypeError as error:  # written by another version of this program
+            raise self._unreadable(path, error) from error
 
     def scored(self, champion: Champion) -> "ScoredTable":
-        """Return the scores that a champion was judged by."""
+        """Return the scores that a champion was judged by.
+
+        Raises:
+            InputError: They cannot be read.
+        """
         from segmentation.comparison import ScoredTable
         from segmentation.scores import read_scores
 
-        return ScoredTable(read_scores(self.folder / champion.scores), champion.manifest)
+        path = self.folder / champion.scores
+        try:
+            return ScoredTable(read_scores(path), champion.manifest)
+        except InputError as error:
+            raise self._unreadable(path, error) from error
 
     def crown(self, candidate: Candidate, reason: str, since: str) -> Champion:
         """Write down a new champion: its scores first, so that a kill in between leaves the old one whole."""
@@ -113,10 +124,13 @@ class ChampionBook:
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"{path}: cannot be read ({error}); move {self.folder} away to let the next candidates begin anew"
-            ) from error
+            raise self._unreadable(path, error) from error
         return content
+
+    def _unreadable(self, path: Path, error: Exception) -> InputError:
+        return InputError(
+            f"{path}: cannot be read ({error}); move {self.folder} away to let the next candidates begin anew"
+        )
 
 
 def decide(book: ChampionBook, candidate: Candidate) -> Decision:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -97,15 +97,16 @@ def report_regressions(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Tell people about each new regression of an automatic run, once."""
     state = _read_cursor(context.cursor)
     told = 0
-    for record_id, event in _judged(context.instance, state["after"]):
-        state["after"] = record_id
-        message = regression_message(context.instance, event)
+    for record in _judged(context.instance, state["after"]):
+        state["after"] = record.storage_id
+        message = regression_message(context.instance, record.event_log_entry)
         if message is None:
             continue
+        fold = record.partition_key or ""  # each night judges every fold anew
         digest = hashlib.sha256("\n".join(message.lines).encode()).hexdigest()[:20]
-        if digest != state["told"]:
+        if digest != state["told_by_fold"].get(fold):
             tell(context, message)
-            told, state["told"] = told + 1, digest
+            told, state["told_by_fold"][fold] = told + 1, digest
     return _skip(json.dumps(state), f"told of {told} regressions" if told else "no new regression")
 
 
@@ -133,19 +134,19 @@ def regression_message(instance: dg.DagsterInstance, event: dg.EventLogEntry) ->
     return Message(subject, lines, run_address(run.run_id))
 
 
-def _judged(instance: dg.DagsterInstance, after: int | None) -> Iterator[tuple[int, dg.EventLogEntry]]:
-    """Yield the judgements since `after`, oldest first; only the latest where nothing was looked at before."""
+def _judged(instance: dg.DagsterInstance, after: int | None) -> Sequence[dg.EventLogRecord]:
+    """Return the judgements since `after`, oldest first; only the latest where nothing was looked at before."""
     wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey("champion"), after_storage_id=after)
-    found = instance.fetch_materializations(wanted, limit=1 if after is None else 100, ascending=after is not None)
-    for record in found.records:
-        yield record.storage_id, record.event_log_entry
+    limit = 1 if after is None else 100
+    return instance.fetch_materializations(wanted, limit=limit, ascending=after is not None).records
 
 
 def _read_cursor(cursor: str | None) -> dict[str, Any]:
+    nothing: dict[str, Any] = {"after": None, "told_by_fold": {}}
     try:
-        return {"after": None, "told": "", **json.loads(cursor or "{}")}
+        return {**nothing, **json.loads(cursor or "{}")}
     except (ValueError, TypeError):
-        return {"after": None, "told": ""}
+        return nothing
 
 
 def tell(context: Any, message: Message) -> None:

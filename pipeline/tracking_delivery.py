@@ -179,10 +179,13 @@ class Delivery:
         return {**tags, **parent_tags(self.client, self.experiment_id, tags, spool, KEY_TAG, started)}
 
     def _version(self, event: Event) -> None:
+        training = RunSpool.of_key(self.run.folder.parent, event["training"])
+        if training.pending():  # also where it was begun again and so comes later: each would wait for the other
+            Delivery(training, self.client).drain()
         try:
             register_version(self.client, self.experiment_id, event, KEY_TAG)
         except TrainingNotThereError as error:
-            if RunSpool.of_key(self.run.folder.parent, event["training"]).pending():
+            if training.pending():
                 raise StoreUnavailableError(f"{error} yet") from error
             self._reject(event, str(error))
 

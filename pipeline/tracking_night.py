@@ -42,15 +42,16 @@ def parent_tags(
 def _begin(
     client: MlflowClient, experiment: str, tags: Mapping[str, str], key_tag: str, key: str, start_time: int
 ) -> str:
-    _close_unfinished(client, experiment, tags)
+    _close_unfinished(client, experiment, tags, start_time)
     own = {name: tags[name] for name in _SHARED if name in tags}
     own |= {"stage": "night", key_tag: key}
     return client.create_run(experiment, start_time, own, night_name(tags)).info.run_id
 
 
-def _close_unfinished(client: MlflowClient, experiment: str, tags: Mapping[str, str]) -> None:
+def _close_unfinished(client: MlflowClient, experiment: str, tags: Mapping[str, str], before: int) -> None:
     """End earlier nights whose runs failed before the end of the graph, which alone ends a night."""
     of_kind = [f"tags.{name} = '{tags[name]}'" for name in ("source", "profile") if name in tags]
-    query = " and ".join(["tags.stage = 'night'", "attributes.status = 'RUNNING'", *of_kind])
+    earlier = f"attributes.start_time < {before}"  # a night that waited in the spool may arrive during a later one
+    query = " and ".join(["tags.stage = 'night'", "attributes.status = 'RUNNING'", earlier, *of_kind])
     for run in client.search_runs([experiment], query):
         client.set_terminated(run.info.run_id, "KILLED")

@@ -37,7 +37,7 @@ def register_version(client: MlflowClient, experiment: str, event: dict[str, Any
     tags = {name: str(value)[:_VALUE_LENGTH] for name, value in tags.items()}
     version = _find(client, event) or _create(client, experiment, event, training_tag, tags)
     for name, value in tags.items():
-        if version.tags.get(name) != value:
+        if version.tags.get(name) != value and int(version.tags.get(_JUDGED_AT_TAG, 0)) <= event["time"]:
             client.set_model_version_tag(event["name"], version.version, name, value)
     for alias in event["aliases"]:
         if _judged_at(client, event["name"], alias) <= event["time"]:

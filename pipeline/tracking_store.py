@@ -149,7 +149,6 @@ def find_experiment(uri: str, name: str) -> str | None:
 
 def quieten() -> None:
     """Set the client's short time-outs and switch off its telemetry, unless the environment says otherwise."""
-    """Set the client's short time-outs and switch off its telemetry, unless they are set already."""
     for name, value in _CLIENT_DEFAULTS.items():
         os.environ.setdefault(name, value)
     for name in _NOISY_LOGGERS:

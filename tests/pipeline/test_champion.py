@@ -1,16 +1,22 @@
 """The asset `champion` over a workspace of finished scores, as every run meets it at its end."""
 
+import contextlib
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from assets.champion import champion
+from assets.champion import champion, scores_key
+from imaging.errors import InputError
 from pipeline.compare_link import compare_facts, compare_url, saved_links
 from pipeline.forge import Forge
+from pipeline.night_run import track_night
 from pipeline.outcome import Fact, Outcome, number
 from pipeline.record import produce
+from pipeline.tracking import Tracker
 from pipeline.tracking_store import connect, tracking_places
 from segmentation.scores import write_scores
 from tests.segmentation.test_promotion import scored
@@ -25,19 +31,19 @@ def forge(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Forge:
     """A workspace whose studies are read and split."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     found = Forge(source="phantom", profile="tiny", home=str(prepared))
-    for asset in ("studies", "patient_split"):
-        finish(found.folder(asset), asset, "1")
+    for asset in ("studies", "patient_split", "real_slices"):
+        finish(found.folder(asset, 0), asset, "1")
     return found
 
 
-def finish(place: Path, asset: str, content: str, facts: Any = None, write: Any = None) -> None:
+def finish(place: Path, asset: str, content: str, facts: Any = None, write: Any = None, key: str = "") -> None:
     def build(folder: Path) -> Outcome:
         (folder / "content.txt").write_text(content)
         if write:
             write(folder)
         return Outcome(facts or {})
 
-    produce(place, asset, content, build)
+    produce(place, asset, key or content, build)
 
 
 def train(forge: Forge, version: str, dice: float, kind: str = KIND, run_id: str = "") -> None:
@@ -54,7 +60,8 @@ def train(forge: Forge, version: str, dice: float, kind: str = KIND, run_id: str
     facts = {"dice/positive/infarct": number(dice)}
     if run_id:
         facts["mlflow_run"] = Fact("url", f"http://127.0.0.1:5000/#/runs/{run_id}")
-    finish(forge.folder(f"{kind}_scores", 0, 0), f"{kind}_scores", version, facts, write)
+    key = scores_key(forge, f"{kind}_scores", 0, 0)
+    finish(forge.folder(f"{kind}_scores", 0, 0), f"{kind}_scores", version, facts, write, key)
 
 
 def judge(forge: Forge, tags: dict[str, str] | None = None) -> tuple[dict[str, Any], bool]:
@@ -98,6 +105,31 @@ def test_only_models_with_scores_of_todays_settings_are_judged(forge: Forge) -> 
     assert set(reasons(metadata)) == {KIND}
 
 
+def test_a_model_is_not_judged_by_the_scores_of_the_one_before_it(forge: Forge) -> None:
+    train(forge, "one", 0.5)
+    train(forge, "one", 0.5, kind="halsr_net_real_plus_gan")
+    finish(forge.folder(KIND, 0, 0), KIND, "trained anew and not scored yet")
+    metadata, _ = judge(forge)
+    assert set(reasons(metadata)) == {"halsr_net_real_plus_gan"}
+
+
+def test_the_champion_follows_to_newer_scoring_rules_that_gave_it_the_same_scores(
+    forge: Forge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(forge, "one", 0.5)
+    judge(forge)
+    monkeypatch.setattr("assets.champion._scoring_version", lambda _: "newer")
+    train(forge, "one", 0.5)
+    judge(forge)
+    train(forge, "two", 0.7)
+    assert reasons(judge(forge)[0])[KIND].startswith("better than the champion")
+
+
+def test_without_any_scores_the_message_says_what_to_materialise(forge: Forge) -> None:
+    with pytest.raises(InputError, match=r"no model of fold 0 has scores .* materialise"):
+        judge(forge)
+
+
 def test_a_champion_that_was_moved_away_begins_anew(forge: Forge) -> None:
     train(forge, "one", 0.5)
     judge(forge)
@@ -129,6 +161,35 @@ def test_two_nights_hold_the_same_figures_whether_or_not_anything_was_trained(fo
     (promotion,) = client.search_runs([experiment], "tags.stage = 'promotion'")
     (first,) = [run for run in nights if run.data.tags["night"] == "2026-01-01"]
     assert promotion.data.tags["mlflow.parentRunId"] == first.info.run_id
+
+
+def test_folds_that_end_together_all_leave_their_figures(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
+    both_began, first_ended = threading.Barrier(2), threading.Event()
+    final, end = Tracker.final, Tracker.end
+
+    def ends_first(tracker: Tracker, values: Any) -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):  # one after the other, as it should be
+            both_began.wait(timeout=1)
+            if "fold_1" in values:
+                first_ended.wait(timeout=10)
+        final(tracker, values)
+
+    def ended(tracker: Tracker) -> None:
+        end(tracker)
+        first_ended.set()
+
+    monkeypatch.setattr(Tracker, "final", ends_first)
+    monkeypatch.setattr(Tracker, "end", ended)
+    context = SimpleNamespace(run=SimpleNamespace(tags=NIGHT))
+    folds = [threading.Thread(target=track_night, args=(context, forge, {f"fold_{k}": 0.5})) for k in (0, 1)]
+    for fold in folds:
+        fold.start()
+    for fold in folds:
+        fold.join()
+    client = connect(tracking_places(Path(forge.home), {}).uri)
+    experiment = client.get_experiment_by_name("scarforge").experiment_id
+    (night,) = client.search_runs([experiment], "tags.stage = 'night'")
+    assert night.data.metrics == {"fold_0": 0.5, "fold_1": 0.5}
 
 
 def test_the_compare_address_is_the_one_that_mlflows_interface_makes() -> None:

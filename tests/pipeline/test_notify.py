@@ -163,6 +163,12 @@ def test_an_unknown_or_incomplete_way_names_the_variable(value, tmp_path):
         notifiers({"SCARFORGE_NOTIFY": value}, tmp_path)
 
 
+def test_an_address_without_its_way_is_not_repeated(tmp_path):
+    with pytest.raises(InputError, match="SCARFORGE_NOTIFY") as refused:
+        notifiers({"SCARFORGE_NOTIFY": "chat.example.org/services/SECRET"}, tmp_path)
+    assert "SECRET" not in str(refused.value)
+
+
 def test_smtps_has_its_own_port_and_the_password_comes_from_the_environment(tmp_path):
     given = {
         "SCARFORGE_NOTIFY": "smtps:mail.x.org?to=b@x.org",

@@ -37,6 +37,21 @@ def test_equal_results_have_equal_versions(tmp_path):
     assert first.data_version == second.data_version
 
 
+def test_the_run_id_and_the_speed_of_a_training_are_no_part_of_its_version(tmp_path):
+    def trains(run_id):
+        def build(folder):
+            (folder / "weights").write_text("equal")
+            (folder / "training_result.json").write_text(f'{{"run_id": "{run_id}"}}')
+            return Outcome({})
+
+        return build
+
+    first, _ = produce(tmp_path / "a", "asset", "key", trains("one"))
+    second, _ = produce(tmp_path / "b", "asset", "key", trains("two"))
+    assert first.data_version == second.data_version
+    assert first.files != second.files
+
+
 @pytest.mark.parametrize("damage", ["edit", "delete", "add"])
 def test_a_hand_edited_result_is_built_again(tmp_path, damage):
     produce(tmp_path / "asset", "asset", "key", writes("one", []))

@@ -69,6 +69,18 @@ def test_a_damaged_book_names_the_file_and_the_way_out(tmp_path: Path) -> None:
         decide(book, candidate("v2", 0.5))
 
 
+def test_a_champion_that_another_version_wrote_or_whose_scores_are_gone_names_the_way_out(tmp_path: Path) -> None:
+    book = ChampionBook(tmp_path)
+    decide(book, candidate("v1", 0.5))
+    (scores,) = tmp_path.glob("*.csv")
+    scores.unlink()
+    with pytest.raises(InputError, match=r"\.csv: cannot be read .*move .* away"):
+        decide(book, candidate("v2", 0.5))
+    (tmp_path / "halsr_net_real_only.json").write_text('{"model": "v1"}')
+    with pytest.raises(InputError, match=r"\.json: cannot be read .*move .* away"):
+        decide(book, candidate("v2", 0.5))
+
+
 class Doubling(torch.nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return 2 * image
@@ -203,6 +215,29 @@ def test_a_late_event_takes_no_alias_back(workspace: Any) -> None:
     assert len(workspace.client.search_model_versions(f"name = '{NAME}'")) == 2
 
 
+def test_a_late_event_overwrites_no_later_judgement(workspace: Any) -> None:
+    from pipeline.tracking_registry import register_version
+
+    workspace.train("halsr_net_real_only/v1/0")
+    experiment = workspace.client.get_experiment_by_name("scarforge").experiment_id
+    event = {"name": NAME, "about": "", "training": "halsr_net_real_only/v1/0", "description": "", "aliases": []}
+    for judgement, time in (("later", 2000), ("earlier", 1000)):
+        told = {**event, "tags": {"judgement": judgement}, "time": time}
+        register_version(workspace.client, experiment, told, "scarforge_key")
+    (version,) = workspace.client.search_model_versions(f"name = '{NAME}'")
+    assert (version.tags["judgement"], version.tags["judged_at"]) == ("later", "2000")
+
+
+def test_a_training_that_was_begun_again_after_its_judgement_blocks_nothing(workspace: Any) -> None:
+    away = "http://127.0.0.1:9"
+    workspace.train("halsr_net_real_only/v1/0", away)
+    workspace.judge(candidate("v1", 0.5), away)
+    workspace.train("halsr_net_real_only/v1/0", away)
+    replay(workspace.spool, workspace.uri)
+    assert pending_events(workspace.spool) == 0
+    assert workspace.aliases() == {"candidate": "v1", "champion": "v1"}
+
+
 @pytest.mark.slow
 def test_a_server_takes_the_same_events(mlflow_server: Any, tmp_path: Path) -> None:
     mlflow_server.start()
@@ -228,3 +263,14 @@ def test_the_nights_runs_lie_under_one_run_that_people_can_read(workspace: Any) 
     first, second = workspace.run("Night 2026-01-01, phantom tiny"), workspace.run("Night 2026-01-02, phantom tiny")
     assert parents == {"a": first.info.run_id, "b": second.info.run_id, "c": second.info.run_id}
     assert (first.info.status, second.info.status) == ("KILLED", "RUNNING")  # the first night never came to its end
+
+
+def test_a_night_that_waited_in_the_spool_does_not_end_the_one_that_is_going(workspace: Any) -> None:
+    from pipeline.tracking_night import parent_tags
+
+    experiment = workspace.client.get_experiment_by_name("scarforge").experiment_id
+    for night, began in (("2026-01-02", 2000), ("2026-01-01", 1000)):
+        tags = night_tags({NIGHT_TAG: night, STARTED_BY_TAG: BY_SCHEDULE}, "phantom", "tiny")
+        tags |= {"source": "phantom", "profile": "tiny"}
+        parent_tags(workspace.client, experiment, tags, workspace.spool, "scarforge_key", began)
+    assert workspace.run("Night 2026-01-02, phantom tiny").info.status == "RUNNING"

@@ -3,10 +3,11 @@
 import dagster as dg
 import pytest
 
+from assets.folds import FOLDS
 from imaging.errors import InputError
 from pipeline.sensors import failure_message, report_failures, report_regressions
 
-AUTOMATIC = {"scarforge/night": "2026-01-01", "scarforge/started_by": "nightly", "dagster/partition": "0"}
+AUTOMATIC = {"scarforge/night": "2026-01-01", "scarforge/started_by": "nightly"}
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def log_of(home):
     return path.read_text() if path.exists() else ""
 
 
-def judge(instance, fell=True, tags=AUTOMATIC, candidate=0.41):
+def judge(instance, fell=True, tags=AUTOMATIC, candidate=0.41, fold="0"):
     """Materialise a `champion` with one tissue that was compared."""
     row = {
         "model": "halsr_net_real_only",
@@ -39,11 +40,11 @@ def judge(instance, fell=True, tags=AUTOMATIC, candidate=0.41):
         "fell": fell,
     }
 
-    @dg.asset(name="champion")
+    @dg.asset(name="champion", partitions_def=FOLDS)
     def champion():
         return dg.MaterializeResult(metadata={"tissues": dg.MetadataValue.table([dg.TableRecord(row)])})
 
-    assert dg.materialize([champion], instance=instance, tags=tags).success
+    assert dg.materialize([champion], instance=instance, tags=tags, partition_key=fold).success
 
 
 def evaluate(instance, cursor=None):
@@ -65,6 +66,16 @@ def test_a_regression_is_told_once_with_model_tissue_and_figures(home, instance)
     judge(instance, candidate=0.39)
     evaluate(instance, cursor)
     assert log_of(home).count("regression in fold") == 2
+
+
+def test_the_same_regressions_of_several_folds_are_told_once_and_not_every_night(home, instance):
+    judge(instance, fell=False)
+    cursor, _ = evaluate(instance)
+    for said in ("told of 2 regressions", "no new regression"):
+        judge(instance, candidate=0.41, fold="0")
+        judge(instance, candidate=0.42, fold="1")
+        cursor, found = evaluate(instance, cursor)
+        assert found == said
 
 
 @pytest.mark.parametrize(("fell", "tags"), [(False, AUTOMATIC), (True, {})])
@@ -92,7 +103,8 @@ def failed_run(instance):
     def lv_localiser():
         raise InputError("Case_007 has no cavity")
 
-    return dg.materialize([lv_localiser], instance=instance, tags=AUTOMATIC, raise_on_error=False)
+    tags = {**AUTOMATIC, "dagster/partition": "0"}
+    return dg.materialize([lv_localiser], instance=instance, tags=tags, raise_on_error=False)
 
 
 def test_a_failure_names_run_stage_and_kind_and_keeps_the_errors_text_private(home, instance):
