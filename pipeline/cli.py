@@ -78,6 +78,36 @@ def trials(
 
 
 @app.command()
+def sweep(
+    source: Annotated[str, typer.Option(help="Format of the studies; `scarforge sources` lists them.")] = "phantom",
+    root: Annotated[Optional[Path], typer.Option(help="Folder of the studies.")] = None,  # noqa: UP045 # typer
+    profile: Annotated[str, typer.Option(help="demo, tiny, quick or paper.")] = "demo",
+    fold: Annotated[int, typer.Option(min=0, max=4, help="Which fifth of the patients is tested.")] = 0,
+    synthetic_share: Annotated[str, typer.Option(help="Shares of synthetic slices, 0 to 1.")] = "0,0.25,0.5,0.75,1",
+    real_patients: Annotated[str, typer.Option(help="Numbers of real training patients, such as 10,20,all.")] = "all",
+    network: Annotated[str, typer.Option(help="attention_res_unet or halsr_net.")] = "attention_res_unet",
+    slices: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=10, help="In every training set; default: as many as every point can have."),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Such as 0,1,2, in place of the profile's.")] = "",
+    set_: Annotated[list[str], typer.Option("--set", help="key=value laid over the profile.")] = [],  # noqa: B006
+) -> None:
+    """Train a segmenter at several shares of synthetic slices on one finished fold: how much of them to use."""
+    from pipeline.forge import Forge
+    from pipeline.sweep import run_sweep
+    from pipeline.sweep_plan import plan_points, read_patients, read_seeds, read_shares
+
+    points = plan_points(read_shares(synthetic_share), read_patients(real_patients))
+    home, place = default_home().absolute(), str(root.absolute()) if root else ""
+    chosen = list(read_seeds(seeds))
+    forge = Forge(source=source, root=place, profile=profile, home=str(home), overrides=list(set_), seeds=chosen)
+    folder = run_sweep(forge, fold, points, network, slices)
+    print((folder / "sweep.md").read_text(encoding="utf-8"))
+    print(f"Table, plot, page and models: {folder}")
+
+
+@app.command()
 def predict(
     studies: Annotated[list[Path], typer.Argument(help="NIfTI files, folders of DICOM slices, or folders of either.")],
     model: Annotated[str, typer.Option(help="SOURCE/PROFILE/NETWORK/TRAINING_SET of this workspace.")],
@@ -105,6 +135,19 @@ def predict(
 
     options = PredictOptions(model, output, fold, localiser, phase, flips, dicom_seg)
     raise typer.Exit(predict_studies(default_home(), studies, options))
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Option(help="SOURCE/PROFILE/NETWORK/TRAINING_SET of this workspace.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the files and export.json.")],
+    format_: Annotated[str, typer.Option("--format", help="onnx (needs scarforge[export]) or torch_export.")] = "onnx",
+    fold: Annotated[Optional[int], typer.Option(min=0, max=4, help="Only this fold's networks; else all.")] = None,  # noqa: UP045
+) -> None:
+    """Export a trained model's networks, each compared with PyTorch, to run without this project."""
+    from pipeline.export import export as export_networks
+
+    export_networks(default_home(), model, format_, output, fold)
 
 
 @app.command()

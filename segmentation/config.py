@@ -10,7 +10,15 @@ from imaging.balance import BalanceConfig
 from imaging.config import FrozenConfig
 
 NetworkName = Literal["attention_res_unet", "halsr_net"]
-LossName = Literal["cross_entropy", "dice", "cross_entropy_dice", "bce_dice", "focal_tversky"]
+LossName = Literal[
+    "cross_entropy",
+    "dice",
+    "cross_entropy_dice",
+    "bce_dice",
+    "focal_tversky",
+    "generalised_dice",
+    "generalised_dice_boundary",
+]
 
 PUBLISHED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -126,7 +134,8 @@ class TrainConfig(FrozenConfig):
         crop_px: Side of the random window trained on; None trains on whole regions. Prediction is always on
             whole regions.
         learning_rate: Peak of the schedule, reached after the warm-up.
-        schedule: `cosine` falls to `final_learning_rate_share`; `constant` stays.
+        schedule: `cosine` falls to `final_learning_rate_share`; `plateau` falls to a tenth after five rounds
+            without a better validation Dice, never below that share (source B); `constant` stays.
         warmup_share: Share of the steps over which the rate rises linearly.
         final_learning_rate_share: Last learning rate as a share of the peak.
         weight_decay: AdamW's.
@@ -150,7 +159,7 @@ class TrainConfig(FrozenConfig):
     batch: PositiveInt = 32
     crop_px: PositiveInt | None = None
     learning_rate: float = Field(1e-3, gt=0)
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     warmup_share: float = Field(0.05, ge=0, lt=1)
     final_learning_rate_share: float = Field(0.01, ge=0, le=1)
     weight_decay: float = Field(0.01, ge=0)

@@ -1,11 +1,11 @@
-"""Losses between class scores and masks.
+"""The table of losses, the cross-entropies and sums in it, class weights, and deep supervision.
 
-Every loss takes logits (N, C, H, W) in float32 and a mask (N, H, W) of label values and returns a scalar.
-The overlap losses pool intersections and sums over the whole batch, so that a rare tissue that is absent from
-one slice does not decide the loss, and leave the background out.
+Every loss takes logits (N, C, H, W) in float32 and a mask (N, H, W) of label values and returns a scalar. What does
+not live here: `overlap_losses` and `boundary_loss`.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -17,23 +17,16 @@ from torch.nn import functional as F
 from imaging.errors import InputError
 from imaging.labels import LabelSet
 from segmentation.blocks import SegmentationOutput
+from segmentation.boundary_loss import boundary, signed_distances
 from segmentation.config import SOURCE_CLASS_WEIGHTS, TrainConfig
+from segmentation.overlap_losses import focal_tversky, generalised_dice, one_hot, soft_dice
 
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-
-_SMOOTHING = 1.0  # pixels; makes an absent and unpredicted tissue cost nothing
 
 
 def cross_entropy(logits: Tensor, mask: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """Cross-entropy averaged over pixels, each weighed by its class: the sum over weights is one."""
     return F.cross_entropy(logits, mask, weight=class_weights)
-
-
-def soft_dice(logits: Tensor, mask: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """One minus the soft Dice of each foreground tissue over the batch, averaged over tissues."""
-    del class_weights  # each tissue counts once, whatever its size
-    probabilities = logits.softmax(dim=1)
-    return _dice(probabilities, one_hot(mask, logits))[1:].mean()
 
 
 def cross_entropy_dice(logits: Tensor, mask: Tensor, class_weights: Tensor | None = None) -> Tensor:
@@ -51,16 +44,24 @@ def bce_dice(logits: Tensor, mask: Tensor, class_weights: Tensor | None = None) 
     return (by_pixel.mean(dim=(0, 2, 3)) * weights).mean() + soft_dice(logits, mask)
 
 
-def focal_tversky(logits: Tensor, mask: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """Focal Tversky loss (Abraham and Khan 2019): misses cost 0.7, false alarms 0.3, exponent 3/4."""
-    del class_weights
-    probabilities, target = logits.softmax(dim=1), one_hot(mask, logits)
-    hit = (probabilities * target).sum(dim=(0, 2, 3))
-    false_alarm = probabilities.sum(dim=(0, 2, 3)) - hit
-    miss = target.sum(dim=(0, 2, 3)) - hit
-    index = (hit + _SMOOTHING) / (hit + 0.7 * miss + 0.3 * false_alarm + _SMOOTHING)
-    # The floor keeps the gradient of x ** 0.75 finite where a tissue is matched exactly.
-    return (1 - index[1:]).clamp_min(1e-6).pow(0.75).mean()
+def generalised_dice_boundary(
+    logits: Tensor,
+    mask: Tensor,
+    class_weights: Tensor | None = None,
+    distances: Tensor | None = None,
+    weight: float = 1.0,
+) -> Tensor:
+    """Generalised Dice plus `weight` times the boundary loss, as Kervadec et al. 2019 train small lesions.
+
+    Args:
+        logits: (N, C, H, W).
+        mask: (N, H, W).
+        class_weights: Not used; generalised Dice has its own.
+        distances: `signed_distances` of the mask where they are known already.
+        weight: Of the boundary loss; `loss_of_step` lets it rise.
+    """
+    known = signed_distances(mask, logits.shape[1]) if distances is None else distances
+    return generalised_dice(logits, mask, class_weights) + weight * boundary(logits, known)
 
 
 LOSSES: Mapping[str, Loss] = MappingProxyType(
@@ -70,8 +71,22 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
         "cross_entropy_dice": cross_entropy_dice,
         "bce_dice": bce_dice,
         "focal_tversky": focal_tversky,
+        "generalised_dice": generalised_dice,
+        "generalised_dice_boundary": generalised_dice_boundary,
     }
 )
+
+
+def loss_of_step(config: TrainConfig, step: int, mask: Tensor, num_classes: int) -> Loss:
+    """Return the configured loss for one step, counted from 0.
+
+    Only the boundary loss changes: its weight rises linearly to one at the last step ("increase" in section 3.3 of
+    Kervadec et al. 2019), and its distance maps are computed here, once for both outputs of a network.
+    """
+    if config.loss != "generalised_dice_boundary":
+        return LOSSES[config.loss]
+    distances = signed_distances(mask, num_classes)
+    return partial(generalised_dice_boundary, distances=distances, weight=(step + 1) / config.steps)
 
 
 def segmentation_loss(
@@ -127,15 +142,3 @@ def class_weights(
         )
     raw = raw**config.class_weight_power
     return tuple((raw / raw.mean()).tolist())
-
-
-def one_hot(mask: Tensor, like: Tensor) -> Tensor:
-    """Return the mask (N, H, W) as (N, C, H, W) zeros and ones with the type and classes of `like`."""
-    target = torch.zeros_like(like)
-    return target.scatter_(1, mask.unsqueeze(1), 1.0)
-
-
-def _dice(probabilities: Tensor, target: Tensor) -> Tensor:
-    overlap = (probabilities * target).sum(dim=(0, 2, 3))
-    total = probabilities.sum(dim=(0, 2, 3)) + target.sum(dim=(0, 2, 3))
-    return 1 - (2 * overlap + _SMOOTHING) / (total + _SMOOTHING)  # (C,)

@@ -26,6 +26,8 @@ class BatchChanges(NamedTuple):
         elastic_px: (N, 2, K, K) displacements x and y at the nodes of a coarse grid.
         gamma, contrast, brightness, noise: (N,) exponent, factor, summand, standard deviation.
         size: Side of the result in pixels.
+        first, of: Where these slices begin in a batch that several processes share, and its length; None where they
+            are the whole batch.
     """
 
     matrix: Tensor
@@ -36,6 +38,13 @@ class BatchChanges(NamedTuple):
     brightness: Tensor
     noise: Tensor
     size: int
+    first: int = 0
+    of: int | None = None
+
+    def part(self, rows: slice) -> "BatchChanges":
+        """Return the changes of some slices of the batch, which then turn out as they do in the whole batch."""
+        cut: dict[str, Any] = {name: part[rows] for name, part in self._asdict().items() if isinstance(part, Tensor)}
+        return self._replace(**cut, first=rows.indices(len(self.gamma))[0], of=len(self.gamma))
 
 
 def draw_changes(
@@ -148,7 +157,9 @@ def _change_intensities(images: Tensor, changes: BatchChanges, noise_seed: int |
     images = (images - mean) * contrast + mean + brightness
     if noise_seed is not None:
         generator = torch.Generator(images.device).manual_seed(noise_seed)
-        images = images + noise * torch.randn(images.shape, generator=generator, device=images.device)
+        shape = (changes.of or len(images), *images.shape[1:])
+        drawn = torch.randn(shape, generator=generator, device=images.device)
+        images = images + noise * drawn[changes.first : changes.first + len(images)]
     return images.clamp(0, 1)
 
 

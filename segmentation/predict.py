@@ -14,6 +14,7 @@ from segmentation.attention_res_unet import AttentionResUNet
 from segmentation.blocks import SegmentationNetwork
 from segmentation.config import TrainConfig
 from segmentation.networks import build_network
+from segmentation.post_processing import agreed_steps, post_process
 from training.compute import Compute
 from training.model_folder import read_config, read_model_json, read_weights
 
@@ -30,6 +31,7 @@ class Segmenter:
         label_set: What the classes mean.
         compute: Device and precision.
         flips: Average over the four mirrored copies of each slice.
+        post_processing: Keys of `post_processing.STEPS`, applied to labels in this order; none unless asked for.
     """
 
     def __init__(
@@ -38,10 +40,12 @@ class Segmenter:
         label_set: LabelSet,
         compute: Compute,
         flips: bool = True,
+        post_processing: Sequence[str] = (),
     ) -> None:
         if not networks:
             raise InputError("an ensemble needs at least one model; name a model folder")
         self.networks, self.label_set, self.compute, self.flips = tuple(networks), label_set, compute, flips
+        self.post_processing = tuple(post_processing)
 
     def probabilities(self, images: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return the class probabilities (N, C, H, W) of images (N, H, W) in [0, 1]."""
@@ -51,11 +55,15 @@ class Segmenter:
         return np.concatenate(parts)
 
     def labels(self, images: NDArray[np.floating]) -> NDArray[np.uint8]:
-        """Return the most probable label value of each pixel (N, H, W) of images (N, H, W) in [0, 1]."""
+        """Return the label value of each pixel (N, H, W) of images (N, H, W) in [0, 1]: the most probable one.
+
+        Where `post_processing` names steps, they correct it.
+        """
         parts = [
             self._average(batch).argmax(dim=1).to(torch.uint8).cpu().numpy() for batch in _batches(images, self.compute)
         ]
-        return np.concatenate(parts) if parts else np.zeros(images.shape, np.uint8)
+        drawn = np.concatenate(parts) if parts else np.zeros(images.shape, np.uint8)
+        return post_process(drawn, self.label_set, self.post_processing)
 
     def features(self, images: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return the first network's pooled bottleneck features (N, D) of images (N, H, W) in [0, 1]."""
@@ -98,22 +106,29 @@ def network_probabilities(network: SegmentationNetwork, batch: Tensor, compute: 
     return total / len(copies)
 
 
-def load_segmenter(folder: Path, compute: Compute, flips: bool | None = None) -> Segmenter:
+def load_segmenter(
+    folder: Path, compute: Compute, flips: bool | None = None, post_processing: bool = False
+) -> Segmenter:
     """Load one model folder.
 
     Args:
         folder: Written by `train_segmenter`.
         compute: Device and precision.
         flips: Flips at test time; None takes the training's configuration.
+        post_processing: Apply what the training's validation patients chose.
 
     Raises:
         InputError: The folder lacks a file, or one is damaged.
     """
-    return load_ensemble([folder], compute, flips)
+    return load_ensemble([folder], compute, flips, post_processing)
 
 
-def load_ensemble(folders: Sequence[Path], compute: Compute, flips: bool | None = None) -> Segmenter:
+def load_ensemble(
+    folders: Sequence[Path], compute: Compute, flips: bool | None = None, post_processing: bool = False
+) -> Segmenter:
     """Load several model folders (seeds, folds, or both networks) as one segmenter.
+
+    `post_processing` applies the steps that the validation patients of every folder chose.
 
     Raises:
         InputError: A folder is damaged, there is none, or their label sets differ.
@@ -125,7 +140,9 @@ def load_ensemble(folders: Sequence[Path], compute: Compute, flips: bool | None 
     networks = [load_network(folder).to(compute.device).to(memory_format=compute.memory_format) for folder in folders]
     if flips is None:
         flips = all(read_config(folder, TrainConfig).flips_at_test_time for folder in folders)
-    return Segmenter(networks, next(iter(label_sets.values()), LABEL_SETS["emidec"]), compute, flips)
+    cards = [read_model_json(folder, "model_card.json") for folder in folders] if post_processing else []
+    labels = next(iter(label_sets.values()), LABEL_SETS["emidec"])
+    return Segmenter(networks, labels, compute, flips, agreed_steps(cards))
 
 
 def load_network(folder: Path) -> SegmentationNetwork:

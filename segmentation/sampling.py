@@ -25,16 +25,27 @@ class RowSampler:
         batch: Rows a step.
         balance: Shares of the categories, or None.
         seed: The training's seed.
+        part: Which of a batch's rows this process trains on; all of them where it trains alone.
     """
 
-    def __init__(self, training: SliceStore, batch: int, balance: BalanceConfig | None, seed: int) -> None:
+    def __init__(
+        self,
+        training: SliceStore,
+        batch: int,
+        balance: BalanceConfig | None,
+        seed: int,
+        part: slice = slice(None),
+    ) -> None:
         if len(training) == 0:
             raise InputError(f"{training.path}: holds no slices to train on; rematerialise the training set")
-        self._count, self._batch, self._balance, self._seed = len(training), batch, balance, seed
+        self._count, self._batch, self._balance, self._seed, self._part = len(training), batch, balance, seed, part
         self._categories = None if balance is None else read_categories(training)
 
     def rows(self, step: int) -> NDArray[np.int64]:
-        """Return the row numbers (batch,) of a step, counted from 0."""
+        """Return the row numbers of this process's part of a step's batch; steps and rows are counted from 0."""
+        return self._batch_rows(step)[self._part]
+
+    def _batch_rows(self, step: int) -> NDArray[np.int64]:
         if self._categories is not None and self._balance is not None:
             rng = random_generator(self._seed, "rows", step)
             return draw_balanced(self._categories, self._batch, self._balance, rng).astype(np.int64)

@@ -16,6 +16,7 @@ from imaging.errors import InputError
 from imaging.labels import LabelSet
 from imaging.prepare import paste_region, resample_image, restore_mask
 from imaging.regions import RegionConfig, study_regions
+from segmentation.post_processing import post_process
 from segmentation.predict import Segmenter
 
 
@@ -98,7 +99,8 @@ def predict_study(
     images = cut.astype(np.float16).astype(np.float32)  # as slice stores keep them
     pixel_ml = np.prod(spacing_mm) * image[0].size / prepared[0].size / 1000
     probabilities, members_ml = _average(segmenter, images, float(pixel_ml))
-    regions = probabilities.argmax(axis=1).astype(np.uint8)
+    drawn = probabilities.argmax(axis=1).astype(np.uint8)
+    regions = post_process(drawn, segmenter.label_set, segmenter.post_processing)
     entropy = relative_entropy(probabilities)
     mask = restore_mask(paste_region(regions, prepared.shape, box.centre), image.shape, segmenter.label_set.num_classes)
     volumes_ml = tissue_volumes_ml(mask, spacing_mm, segmenter.label_set)

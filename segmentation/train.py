@@ -1,7 +1,8 @@
 """Training of a segmenter: `train_round`, `validate`, `save`, until all steps are done.
 
 Every random choice derives from (seed, purpose, step), and a checkpoint is written after each round; so a
-training that was killed and is started again ends with the weights of one that was not.
+training that was killed and is started again ends with the weights of one that was not. Where `compute` was chosen for
+several processes they train together (`training.ranks`); the first one validates, writes and reports.
 """
 
 import resource
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from imaging.errors import InputError
@@ -23,11 +25,12 @@ from imaging.seeds import derive_seed
 from imaging.slice_store import SliceStore
 from segmentation.averaging import WeightAverage
 from segmentation.batches import BatchSource, open_batches
-from segmentation.blocks import count_parameters
+from segmentation.blocks import SegmentationOutput, count_parameters
 from segmentation.config import TrainConfig
-from segmentation.losses import LOSSES, class_weights, segmentation_loss
+from segmentation.losses import class_weights, loss_of_step, segmentation_loss
 from segmentation.networks import build_network
 from segmentation.on_device_augmentation import apply_changes, draw_changes
+from segmentation.post_processing import choose_steps
 from segmentation.predict import Segmenter
 from segmentation.sampling import RowSampler, count_pixels
 from segmentation.schedule import build_optimiser, learning_rate_at, set_learning_rate
@@ -37,6 +40,7 @@ from training.checkpoint import load_checkpoint, save_checkpoint
 from training.compute import Compute
 from training.files import write_atomically
 from training.model_folder import write_model_folder
+from training.ranks import Ranks
 from training.report import Report, TrainingDivergedError
 
 _STEPS_BETWEEN_LOSS_CHECKS_ON_GPU = 25  # reading a loss waits for the GPU
@@ -72,10 +76,12 @@ def train_segmenter(
     with torch.random.fork_rng(devices=devices):
         run = _Training(training, validation, config, compute, folder, seed)
         run.resume()
-        for _ in track(range(run.rounds_left), f"training {config.network.name}"):
+        rounds = range(run.rounds_left)
+        for _ in track(rounds, f"training {config.network.name}") if run.ranks.is_first else rounds:
             metrics = run.train_round()
             metrics |= run.validate()
-            report(run.step, metrics)
+            if run.ranks.is_first:
+                report(run.step, metrics)
             run.save(metrics)
             if run.is_stale:
                 break
@@ -95,6 +101,8 @@ class _Training:
         seed: int,
     ) -> None:
         self.config, self.compute, self.folder, self.seed = config, compute, folder, seed
+        self.ranks = Ranks(compute.fabric)
+        self.part = self.ranks.part_of(config.batch)
         self.labels: LabelSet = training.label_set
         self.validation, self.attributes = validation, training.attributes
         _check_crop(config, training.attributes.region_px)
@@ -105,7 +113,7 @@ class _Training:
         self.optimiser = build_optimiser(self.network, config)
         # Fabric's wrapper runs the forward pass in autocast; weights and state stay in the plain objects.
         self.forward, self.step_optimiser = compute.fabric.setup(self.network, self.optimiser)
-        sampler = RowSampler(training, config.batch, config.balanced_sampling, seed)
+        sampler = RowSampler(training, config.batch, config.balanced_sampling, seed, self.part)
         self.batches: BatchSource = open_batches(training, sampler, compute, config.resident_limit_mb)
         weights = class_weights(config, self.labels, lambda: count_pixels(training))
         self.class_weights = None if weights is None else torch.tensor(weights, device=compute.device)
@@ -138,24 +146,30 @@ class _Training:
         means = {name: float(torch.stack([part[name] for part in parts]).mean()) for name in parts[0]}
         seconds = time.perf_counter() - start
         return means | {
-            "learning_rate": learning_rate_at(self.config, last - 1),
+            "learning_rate": self.learning_rate(last - 1),
             "images_per_second": (last - first) * self.config.batch / seconds,
             "peak_memory_mb": _peak_memory_mb(self.compute.device),
         }
 
+    def learning_rate(self, step: int) -> float:
+        """Return the rate of a step of this round or an earlier one."""
+        return learning_rate_at(self.config, step, [row["dice/mean"] for row in self.history])
+
     def train_step(self) -> dict[str, Tensor]:
         """Run one optimiser step; return its named losses."""
         images, masks = self._augmented_batch()
-        set_learning_rate(self.optimiser, learning_rate_at(self.config, self.step))
-        torch.manual_seed(derive_seed(self.seed, "dropout", self.step))
+        set_learning_rate(self.optimiser, self.learning_rate(self.step))
+        torch.manual_seed(derive_seed(self.seed, "dropout", self.step * self.ranks.count + self.ranks.index))
+        output = self.forward(images.contiguous(memory_format=self.compute.memory_format))
+        output, masks = self._whole_batch(output, masks)
         loss, parts = segmentation_loss(
-            self.forward(images.contiguous(memory_format=self.compute.memory_format)),
+            output,
             masks,
-            LOSSES[self.config.loss],
+            loss_of_step(self.config, self.step, masks, self.labels.num_classes),
             self.class_weights,
             self.config.auxiliary_weight,
         )
-        self.compute.fabric.backward(loss)
+        self.ranks.backward(loss)
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm, foreach=True)
         self.step_optimiser.step()
         self.step_optimiser.zero_grad()
@@ -164,9 +178,7 @@ class _Training:
 
     def validate(self) -> dict[str, float]:
         """Score the averaged weights on the validation patients and remember them if they are the best."""
-        segmenter = Segmenter([self.average.network], self.labels, self.compute, flips=False)
-        prediction = segmenter.labels(self.validation.images)
-        dice = positive_dice(self.validation.masks, prediction, self.validation.case_ids, self.labels)
+        dice = self.ranks.of_first(self._validation_dice() if self.ranks.is_first else {})
         score = mean_dice(dice)
         if score > self.best_score:
             self.best_step, self.best_score = self.step, score
@@ -178,6 +190,8 @@ class _Training:
     def save(self, metrics: Mapping[str, float]) -> None:
         """Write the checkpoint and history.csv."""
         self.history.append({"step": float(self.step), **metrics})
+        if not self.ranks.is_first:
+            return
         state = {
             "seed": self.seed,
             "step": self.step,
@@ -221,10 +235,30 @@ class _Training:
             parameters=count_parameters(self.network),
             images_per_second=float(np.mean([row["images_per_second"] for row in self.history])),
         )
-        described = describe_model(result, self.config, self.attributes, self.compute.precision)
-        write_model_folder(self.folder, self.best_weights, self.config, {**card, **described})
-        shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
+        if self.ranks.is_first:
+            described = describe_model(result, self.config, self.attributes, self.compute.precision)
+            self.average.network.load_state_dict(self.best_weights)
+            described["post_processing"] = choose_steps(self.validation, self._validation_labels(), self.labels)
+            write_model_folder(self.folder, self.best_weights, self.config, {**card, **described})
+            shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
+        self.ranks.wait()
         return result
+
+    def _validation_labels(self) -> NDArray[np.uint8]:
+        """Return what the averaged weights draw (N, H, W) on the validation slices."""
+        segmenter = Segmenter([self.average.network], self.labels, self.compute, flips=False)
+        return segmenter.labels(self.validation.images)
+
+    def _validation_dice(self) -> dict[str, float]:
+        prediction = self._validation_labels()
+        return positive_dice(self.validation.masks, prediction, self.validation.case_ids, self.labels)
+
+    def _whole_batch(self, output: SegmentationOutput, masks: Tensor) -> tuple[SegmentationOutput, Tensor]:
+        """Return output and masks of the whole batch, of which this process has computed a part."""
+        if self.ranks.count == 1:
+            return output, masks
+        auxiliary = None if output.auxiliary is None else self.ranks.gather(output.auxiliary.float())
+        return SegmentationOutput(self.ranks.gather(output.logits.float()), auxiliary), self.ranks.gather(masks)
 
     def _augmented_batch(self) -> tuple[Tensor, Tensor]:
         images, masks = self.batches.batch(self.step)
@@ -232,7 +266,9 @@ class _Training:
         if config.augmentation is None and config.crop_px is None:
             return images, masks
         seed = derive_seed(self.seed, "augmentation", self.step)
-        changes = draw_changes(config.augmentation, len(images), images.shape[-1], config.crop_px, seed)
+        changes = draw_changes(config.augmentation, config.batch, images.shape[-1], config.crop_px, seed)
+        if self.ranks.count > 1:
+            changes = changes.part(self.part)
         return apply_changes(images, masks, changes, derive_seed(self.seed, "noise", self.step))
 
     def _check_losses(self, parts: list[dict[str, Tensor]], is_last: bool) -> None:

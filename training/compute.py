@@ -29,7 +29,8 @@ class Compute:
         """One line for people: device and precision."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
-        return f"{name}{threads}, {self.precision}"
+        several = f", {self.fabric.world_size} processes" if self.fabric.world_size > 1 else ""
+        return f"{name}{threads}{several}, {self.precision}"
 
 
 def cpu_has_bf16() -> bool:
@@ -41,19 +42,27 @@ def cpu_has_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def choose_compute(device: Device = "auto", precision: Precision = "auto") -> Compute:
+def choose_compute(device: Device = "auto", precision: Precision = "auto", ranks: int = 1) -> Compute:
     """Choose CUDA before CPU, and bf16 where it is native; both can be set.
 
     Args:
         device: `auto` takes a GPU if there is one.
         precision: `auto` takes bf16 on CUDA and on processors with AMX or AVX512-bf16, else fp32.
+        ranks: Processes of this machine that train together, of which this is one: `ranks.launched_ranks()`.
     """
     # Fabric announces the precision each time; `description` says it once. Its import sets the level, so after that.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     accelerator = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     if precision == "auto":
         precision = "bf16" if accelerator == "cuda" or cpu_has_bf16() else "fp32"
-    fabric = Fabric(accelerator=accelerator, devices=1, precision="bf16-mixed" if precision == "bf16" else "32-true")
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=ranks,
+        strategy="ddp" if ranks > 1 else "auto",
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+    )
+    if ranks > 1:
+        fabric.launch()  # meets the other processes
     return Compute(
         fabric=fabric,
         device=fabric.device,

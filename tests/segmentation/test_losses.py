@@ -3,12 +3,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from imaging.errors import InputError
 from imaging.labels import CINE_LABELS, EMIDEC_LABELS
 from segmentation.blocks import SegmentationOutput
+from segmentation.boundary_loss import boundary, distance_to, signed_distances
 from segmentation.config import TrainConfig
-from segmentation.losses import LOSSES, class_weights, cross_entropy, segmentation_loss, soft_dice
+from segmentation.losses import LOSSES, class_weights, cross_entropy, loss_of_step, segmentation_loss
+from segmentation.overlap_losses import generalised_dice, soft_dice
 
 MASK = torch.tensor([[[0, 1, 1], [2, 2, 0], [0, 1, 2]]])
 
@@ -112,3 +115,64 @@ def test_no_weights_do_not_read_the_training_set():
 def test_weights_that_do_not_fit_the_labels_are_refused():
     with pytest.raises(InputError, match="must be 3 positive numbers"):
         class_weights(TrainConfig(class_weights=(1.0, 2.0)), CINE_LABELS, counts)
+
+
+def test_generalised_dice_closed_form():
+    # 6, 2 and 1 pixels; uniform probabilities 1/3: each class overlaps in a third of its pixels and predicts 3.
+    mask = torch.tensor([[[0, 0, 0], [0, 0, 0], [1, 1, 2]]])
+    weights, areas = [1 / 36, 1 / 4, 1], [6, 2, 1]
+    overlap = sum(weight * area / 3 for weight, area in zip(weights, areas, strict=True))
+    total = sum(weight * (area + 3) for weight, area in zip(weights, areas, strict=True))
+    assert generalised_dice(torch.zeros(1, 3, 3, 3), mask).item() == pytest.approx(1 - 2 * overlap / total)
+
+
+def test_generalised_dice_weighs_an_absent_class_as_the_rarest_present_one():
+    mask = torch.tensor([[[0, 0, 0], [0, 0, 0], [1, 1, 1]]])
+    logits = logits_of(mask)
+    logits[0, :, 0, 0] = torch.tensor([0.0, 0.0, 30.0])  # a false pixel of the absent class 2
+    weights, areas, predicted = [1 / 36, 1 / 9, 1 / 9], [6, 3, 0], [5, 3, 1]
+    overlap = weights[0] * 5 + weights[1] * 3
+    total = sum(w * (a + p) for w, a, p in zip(weights, areas, predicted, strict=True))
+    assert generalised_dice(logits, mask).item() == pytest.approx(1 - 2 * overlap / total, abs=1e-5)
+
+
+def test_signed_distances_of_a_square_count_pixels_from_its_border():
+    mask = torch.zeros(1, 7, 7, dtype=torch.long)
+    mask[0, 1:6, 1:6] = 1
+    distances = signed_distances(mask, 3)
+    assert distances[0, 1, 3].tolist() == [1, 0, -1, -2, -1, 0, 1]
+    assert distances[0, 1, 0, 0].item() == pytest.approx(math.sqrt(2))
+    assert distances[0, 0, 3].tolist() == [0, 1, 2, 3, 2, 1, 0]  # to the background's nearest pixel
+    assert not distances[0, 2].any()  # a class that the slice lacks has no border
+    assert not signed_distances(torch.ones(1, 4, 4, dtype=torch.long), 2).any()  # nor has one that fills it
+
+
+@pytest.mark.parametrize("size", [(9, 9), (16, 5)])
+def test_distances_are_those_of_scipy(size):
+    places = np.random.default_rng(0).random((6, *size)) < 0.05
+    places[0] = False
+    places[:, 2, 1] = True
+    expected = np.stack([ndimage.distance_transform_edt(~one) for one in places])
+    np.testing.assert_allclose(distance_to(torch.from_numpy(places)).numpy(), expected, rtol=1e-6)
+
+
+def test_boundary_loss_is_the_mean_distance_of_what_is_predicted():
+    mask = torch.zeros(1, 1, 5, dtype=torch.long)
+    mask[0, 0, 0] = 1
+    logits = torch.zeros(1, 2, 1, 5)
+    logits[0, 1, 0] = torch.tensor([-30.0, -30.0, 30.0, -30.0, 0.0])  # two pixels away for sure, four away by half
+    assert boundary(logits, signed_distances(mask, 2)).item() == pytest.approx((2 + 4 / 2) / 5)
+
+
+def test_the_boundary_s_weight_rises_to_one_and_its_distances_are_reused():
+    config = TrainConfig(loss="generalised_dice_boundary", steps=4)
+    unsure = torch.zeros(1, 3, 3, 3)
+    regional, border = generalised_dice(unsure, MASK), boundary(unsure, signed_distances(MASK, 3))
+    costs = [loss_of_step(config, step, MASK, 3)(unsure, MASK, None) for step in range(4)]
+    expected = [regional + weight * border for weight in (0.25, 0.5, 0.75, 1.0)]
+    torch.testing.assert_close(torch.stack(costs), torch.stack(expected))
+    torch.testing.assert_close(costs[3], LOSSES["generalised_dice_boundary"](unsure, MASK, None))
+
+
+def test_other_losses_do_not_change_with_the_step():
+    assert loss_of_step(TrainConfig(loss="dice"), 7, MASK, 3) is soft_dice

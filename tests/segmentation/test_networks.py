@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from imaging.errors import InputError
 from segmentation.attention_gate import AttentionGate
-from segmentation.blocks import count_parameters
 from segmentation.config import NetworkConfig
 from segmentation.hybrid_attention_pooling import (
     AtrousPyramid,
@@ -76,15 +75,6 @@ def test_a_missing_channel_axis_is_refused():
         build_network(SMALL["halsr_net"])(noise(1, 32, 32))
 
 
-# These pin the published sizes against accidental change.
-@pytest.mark.parametrize(("name", "millions"), [("attention_res_unet", 34.440), ("halsr_net", 21.404)])
-def test_published_sizes_have_known_parameter_counts(name, millions):
-    with torch.device("meta"):
-        network = build_network(NetworkConfig.model_validate({"name": name}))
-        assert network(torch.zeros(1, 1, 128, 128)).logits.shape == (1, 5, 128, 128)
-    assert count_parameters(network) / 1e6 == pytest.approx(millions, abs=0.001)
-
-
 def test_only_halsr_net_returns_an_auxiliary_output_and_only_while_training():
     halsr = build_network(SMALL["halsr_net"]).train()
     assert halsr(noise(2, 1, 32, 32)).auxiliary.shape == (2, 5, 32, 32)
@@ -110,6 +100,17 @@ def test_attention_maps_lie_between_0_and_1():
         LatentReconstruction(6, 3, 4, 2).attention(extreme),
     ]
     assert [tuple(m.shape) for m in maps] == [(2, 1, 8, 8), (2, 6, 1, 1), (2, 1, 8, 8), (2, 1, 8, 8)]
+    assert all(m.min() >= 0 and m.max() <= 1 for m in maps)
+
+
+def test_every_attention_map_of_a_whole_network_lies_between_0_and_1(network, monkeypatch):
+    maps = []
+    for module in [module for module in network.modules() if hasattr(module, "attention")]:
+        found = module.attention
+        monkeypatch.setattr(module, "attention", lambda *x, found=found: maps.append(found(*x)) or maps[-1])
+    network.eval()(noise(2, 1, 32, 32) * 10)
+    gates = sum(isinstance(module, AttentionGate) for module in network.modules())
+    assert len(maps) >= gates > 0
     assert all(m.min() >= 0 and m.max() <= 1 for m in maps)
 
 

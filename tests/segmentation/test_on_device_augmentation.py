@@ -44,6 +44,16 @@ def test_the_same_seed_gives_the_same_batch_and_another_seed_another():
     assert not torch.equal(first[0], other[0])
 
 
+def test_a_part_of_a_batch_turns_out_as_in_the_whole_batch():
+    images, masks = batch()
+    changes = draw_changes(DeviceAugmentConfig(), 6, 32, 24, 3)
+    whole_images, whole_masks = apply_changes(images, masks, changes, 3)
+    for rows in (slice(0, 2), slice(2, 6)):
+        part_images, part_masks = apply_changes(images[rows], masks[rows], changes.part(rows), 3)
+        torch.testing.assert_close(part_images, whole_images[rows], atol=1e-6, rtol=0)
+        assert torch.equal(part_masks, whole_masks[rows])
+
+
 def test_image_and_mask_move_together():
     config = DeviceAugmentConfig(gamma=(1, 1), contrast=0, brightness=0, noise=0)
     images, masks = changed(config)

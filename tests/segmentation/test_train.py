@@ -10,8 +10,9 @@ from imaging.labels import EMIDEC_LABELS
 from segmentation import train
 from segmentation.blocks import SegmentationOutput
 from segmentation.config import TrainConfig
+from segmentation.post_processing import STEPS
 from segmentation.predict import load_segmenter
-from segmentation.schedule import learning_rate_at
+from segmentation.schedule import count_plateaus, learning_rate_at
 from segmentation.train import train_segmenter
 from segmentation.validation import ValidationData, mean_dice, positive_dice
 from tests.segmentation.toy_slices import draw_slices, toy_validation, write_store, write_toy_store
@@ -68,6 +69,31 @@ def test_a_killed_training_resumes_bit_for_bit(store, tmp_path, network, precisi
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert (resumed.best_step, resumed.score) == (whole.best_step, whole.score)
+
+
+def test_a_plateau_schedule_resumes_bit_for_bit(store, tmp_path, compute, monkeypatch):
+    monkeypatch.setattr(train, "mean_dice", lambda _: 0.5)  # never better than the first round
+    config = tiny_config(steps=8, validate_every=1, schedule="plateau", warmup_share=0)
+    run(store, tmp_path / "whole", config, compute)
+    with pytest.raises(Killed):
+        run(store, tmp_path / "killed", config, compute, kill_at(5))  # between the first round and the plateau
+    run(store, tmp_path / "killed", config, compute)
+    whole, resumed = (pd.read_csv(tmp_path / name / "history.csv") for name in ("whole", "killed"))
+    assert whole["learning_rate"].tolist() == pytest.approx([1e-3] * 6 + [1e-4] * 2)
+    assert whole["learning_rate"].tolist() == resumed["learning_rate"].tolist()
+    assert whole["loss"].tolist() == resumed["loss"].tolist()
+
+
+@pytest.mark.parametrize("loss", ["generalised_dice", "generalised_dice_boundary"])
+def test_losses_for_rare_tissues_train_and_resume(store, tmp_path, compute, loss):
+    config = tiny_config(loss=loss, steps=4, network=HALSR)
+    run(store, tmp_path / "whole", config, compute)
+    with pytest.raises(Killed):
+        run(store, tmp_path / "killed", config, compute, kill_at(4))
+    run(store, tmp_path / "killed", config, compute)
+    whole, resumed = (pd.read_csv(tmp_path / name / "history.csv")["loss"] for name in ("whole", "killed"))
+    assert np.isfinite(whole).all()
+    assert whole.tolist() == resumed.tolist()
 
 
 def test_training_leaves_torch_s_generator_alone(store, tmp_path, compute):
@@ -178,6 +204,21 @@ def test_patience_stops_early_and_only_when_asked(store, tmp_path, compute, monk
     assert patient.best_step == 2
 
 
+def test_regions_that_the_network_cannot_halve_are_refused_with_those_that_work(tmp_path, compute):
+    store = write_toy_store(tmp_path / "odd.h5", size=40)
+    with pytest.raises(InputError, match=r"40 × 40 cannot be halved 5 times; .* sizes that work are 32, 64"):
+        run(store, tmp_path / "model", tiny_config(), compute)
+
+
+def test_the_card_records_which_post_processing_helped_the_validation_patients(store, tmp_path, compute):
+    result = run(store, tmp_path, tiny_config(steps=2), compute)
+    told = json.loads((tmp_path / "model_card.json").read_text())["post_processing"]
+    assert told["rule"] == "positive"
+    assert set(told["mean_dice"]) == {"none", *STEPS}
+    assert told["mean_dice"]["none"] == pytest.approx(result.score)
+    assert all(told["mean_dice"][name] > told["mean_dice"]["none"] for name in told["chosen"])
+
+
 def test_a_crop_larger_than_the_region_is_refused(store, tmp_path, compute):
     with pytest.raises(InputError, match="crop_px 64 is larger than the stored regions of 32"):
         run(store, tmp_path, tiny_config(crop_px=64), compute)
@@ -199,6 +240,26 @@ def test_learning_rate_rises_falls_and_ends_at_its_share():
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[100] == pytest.approx(0.01)
     assert learning_rate_at(config.model_copy(update={"schedule": "constant"}), 99) == 1.0
+
+
+def test_plateaus_are_counted_as_pytorch_counts_them():
+    scores = [0.1, 0.3, 0.3, 0.2, 0.3, 0.1, 0.3, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.5]
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    oracle = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, mode="max", patience=4, threshold=0, eps=0)
+    config = tiny_config(schedule="plateau", learning_rate=1.0, warmup_share=0, final_learning_rate_share=1e-9)
+    for number, score in enumerate(scores, start=1):
+        oracle.step(score)
+        expected = optimiser.param_groups[0]["lr"]
+        assert learning_rate_at(config, 0, scores[:number]) == pytest.approx(expected)
+    assert count_plateaus(scores) == 3
+    assert count_plateaus([]) == 0
+
+
+def test_a_plateau_schedule_warms_up_and_has_a_floor():
+    config = tiny_config(steps=100, schedule="plateau", warmup_share=0.1, learning_rate=1.0)
+    assert learning_rate_at(config, 0, [0.0] * 50) == pytest.approx(0.1)
+    assert learning_rate_at(config, 10) == 1.0
+    assert learning_rate_at(config, 10, [0.0] * 50) == config.final_learning_rate_share
 
 
 def test_positive_dice_counts_only_patients_that_have_the_tissue():

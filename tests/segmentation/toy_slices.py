@@ -37,12 +37,14 @@ def write_toy_store(path: Path, count: int = 8, size: int = 32, seed: int = 0) -
     return write_store(path, *draw_slices(count, size, seed))
 
 
-def write_store(path: Path, images: NDArray[np.float32], masks: NDArray[np.uint8]) -> SliceStore:
-    """Write and open a store of these slices (N, S, S)."""
+def write_store(
+    path: Path, images: NDArray[np.float32], masks: NDArray[np.uint8], first_patient: int = 0
+) -> SliceStore:
+    """Write and open a store of these slices (N, S, S) of four patients."""
     count = len(images)
     rows = pd.DataFrame(
         {
-            "case_id": [f"Case_P{number % PATIENTS:03}" for number in range(count)],
+            "case_id": [f"Case_P{first_patient + number % PATIENTS:03}" for number in range(count)],
             "frame": "",
             "donor_ids": "",
             "slice_index": np.arange(count),

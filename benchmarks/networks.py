@@ -1,0 +1,236 @@
+"""Training slices a second of each network against a plain PyTorch loop, MONAI and segmentation_models_pytorch.
+
+All train on the same generated slices with the same batch, in turns, so that they see the same machine; the ratios of
+the best turns are printed. The plain loop trains our network in fp32 and NCHW from a `DataLoader` over one file a
+slice. The peers train their own networks of about as many floating point operations: MONAI's AttentionUnet as its
+spleen tutorial does (cached slices, DiceCELoss, Adam), and segmentation_models_pytorch's Unet as its first example does
+(files, DiceLoss, Adam). At last, the share of one of our epochs (with augmentation, validation and checkpoint) that is
+neither forward pass with loss, nor backward pass, nor optimiser.
+
+    PYTHONPATH=PEERS python -m benchmarks.networks --network halsr_net --widths 16,32,64,128 --bottleneck 128
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import training as own
+from imaging.slice_store import SliceStore
+from segmentation import train
+from segmentation.blocks import count_parameters
+from segmentation.config import TrainConfig
+from segmentation.networks import build_network
+from segmentation.validation import ValidationData
+from training.compute import choose_compute
+
+CLASSES = 5
+Build = Callable[[], nn.Module]
+
+
+def main() -> None:
+    """Measure and print."""
+    options = _parse()
+    config = own._config(options)
+    images, masks = own._slices(options.slices, options.size)
+    flops = count_flops(partial(build_network, config.network, CLASSES), options.size)
+    peers = {name: build for name in options.peers.split(",") if name for build in [PEERS[name](flops, options.size)]}
+    _print_networks({"ours": partial(build_network, config.network, CLASSES), **peers}, options)
+    with tempfile.TemporaryDirectory() as folder:
+        store = own._write_store(Path(folder) / "slices.h5", images, masks)
+        files = own._write_files(Path(folder) / "slices", images, masks)
+        speeds: dict[str, list[float]] = {}
+        for turn in range(options.turns):
+            model = Path(folder) / f"model_{turn}"
+            found = {"ours": own._our_speed(store, config, images, masks, model)}
+            found["plain"] = own._plain_speed(files, config, options.workers)
+            found |= {name: PEER_SPEEDS[name](build(), files, options) for name, build in peers.items()}
+            for name, speed in found.items():
+                speeds.setdefault(name, []).append(speed)
+            print(f"turn {turn + 1}: " + ", ".join(f"{name} {speed:.1f}" for name, speed in found.items()))
+        best = {name: max(values) for name, values in speeds.items()}
+        for name in list(best)[1:]:
+            print(
+                f"ours : {name} = {best['ours']:.1f} : {best[name]:.1f} slices/s, ratio {best['ours'] / best[name]:.2f}"
+            )
+        share = share_outside(store, config, images, masks, Path(folder) / "epoch", options)
+    print(f"outside forward, loss, backward and optimiser: {share:.1%} of an epoch")
+
+
+def count_flops(build: Build, size: int) -> int:
+    """Return the operations of one forward pass of one slice, as PyTorch counts them."""
+    with torch.device("meta"):
+        network = build().eval()
+        with FlopCounterMode(display=False) as counter:
+            network(torch.zeros(1, 1, size, size))
+    return counter.get_total_flops()
+
+
+def nearest(candidates: Iterable[Build], flops: int, size: int) -> Build:
+    """Return the candidate whose operations are nearest to `flops`."""
+    return min(candidates, key=lambda build: abs(count_flops(build, size) - flops))
+
+
+def monai_attention_unet(flops: int, size: int) -> Build:
+    """Return MONAI's AttentionUnet with the tutorial's five levels, as wide as the operations ask for."""
+    from monai.networks.nets import AttentionUnet
+
+    def of_width(width: int) -> nn.Module:
+        channels = tuple(width * 2**level for level in range(5))
+        return AttentionUnet(2, 1, CLASSES, channels=channels, strides=(2, 2, 2, 2))
+
+    return nearest([partial(of_width, width) for width in range(4, 100, 4)], flops, size)
+
+
+def smp_unet(flops: int, size: int) -> Build:
+    """Return segmentation_models_pytorch's Unet: the ResNet encoder and decoder width that the operations ask for."""
+    import segmentation_models_pytorch as smp
+
+    def of_size(encoder: str, width: int) -> nn.Module:
+        decoder = tuple(width * 2**level for level in reversed(range(5)))  # 256 … 16 by default
+        return smp.Unet(encoder, encoder_weights=None, in_channels=1, classes=CLASSES, decoder_channels=decoder)
+
+    encoders = ("resnet18", "resnet34", "resnet50")
+    return nearest([partial(of_size, name, width) for name in encoders for width in range(8, 97, 8)], flops, size)
+
+
+def monai_speed(network: nn.Module, files: Path, options: argparse.Namespace) -> float:
+    """Train as MONAI's tutorials do: `CacheDataset`, its loader, DiceCELoss, Adam."""
+    from monai.data import CacheDataset
+    from monai.data import DataLoader as MonaiLoader
+    from monai.losses import DiceCELoss
+
+    def load(path: Path) -> tuple[Tensor, Tensor]:
+        image, mask = np.load(path)
+        return torch.from_numpy(image)[None], torch.from_numpy(mask)[None]
+
+    cached = CacheDataset(sorted(files.glob("*.npy")), load, progress=False)
+    loader = MonaiLoader(cached, batch_size=options.batch, shuffle=True, num_workers=options.workers)
+    optimiser = torch.optim.Adam(network.parameters(), 1e-4)
+    return loop_speed(network, loader, DiceCELoss(to_onehot_y=True, softmax=True), optimiser, options)
+
+
+def smp_speed(network: nn.Module, files: Path, options: argparse.Namespace) -> float:
+    """Train as the first example of segmentation_models_pytorch does: files, DiceLoss, Adam."""
+    from segmentation_models_pytorch.losses import DiceLoss
+
+    loader = DataLoader(own.SliceFiles(files), options.batch, shuffle=True, num_workers=options.workers)
+    optimiser = torch.optim.Adam(network.parameters(), lr=2e-4)
+    return loop_speed(network, loader, DiceLoss("multiclass", from_logits=True), optimiser, options)
+
+
+def loop_speed(
+    network: nn.Module,
+    loader: Any,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    optimiser: torch.optim.Optimizer,
+    options: argparse.Namespace,
+) -> float:
+    """Run `steps` steps that warm up and as many that count."""
+    device = choose_compute().device
+    network.to(device).train()
+    batches = own._endless(loader)
+    for step in range(2 * options.steps):
+        if step == options.steps:
+            own._wait(device)
+            start = time.perf_counter()
+        image, mask = next(batches)
+        optimiser.zero_grad()
+        value = loss(network(image.to(device)), mask.to(device))
+        value.backward()
+        optimiser.step()
+        value.item()
+    own._wait(device)
+    return options.steps * options.batch / (time.perf_counter() - start)
+
+
+def share_outside(
+    store: SliceStore,
+    config: TrainConfig,
+    images: NDArray[np.float32],
+    masks: NDArray[np.uint8],
+    folder: Path,
+    options: argparse.Namespace,
+) -> float:
+    """Return the share of one epoch that is neither forward pass with loss, nor backward pass, nor optimiser."""
+    defaults, steps = TrainConfig(), max(len(store) // options.batch, 1)
+    changes = {name: getattr(defaults, name) for name in ("augmentation", "balanced_sampling")}
+    config = config.model_copy(update={**changes, "steps": 2 * steps, "validate_every": steps})
+    cases = np.array(["one"] * options.validation)
+    validation = ValidationData(images[: options.validation], masks[: options.validation], cases)
+    run = train._Training(store, validation, config, choose_compute(), folder, 0)
+    watch = Stopwatch(run.compute.device)
+    run.forward, run.compute.fabric.backward = watch.around(run.forward), watch.around(run.compute.fabric.backward)
+    run.step_optimiser.step = watch.around(run.step_optimiser.step)
+    with patch.object(train, "segmentation_loss", watch.around(train.segmentation_loss)):
+        run.train_round()  # warms up
+        watch.seconds, start = 0.0, time.perf_counter()
+        run.save(run.train_round() | run.validate())
+        own._wait(run.compute.device)
+    return 1 - watch.seconds / (time.perf_counter() - start)
+
+
+class Stopwatch:
+    """Adds up the seconds of some calls, waiting for the device before and after each."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds, self._device = 0.0, device
+
+    def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `call`, timed."""
+
+        def timed(*arguments: Any, **named: Any) -> Any:
+            own._wait(self._device)
+            start = time.perf_counter()
+            result = call(*arguments, **named)
+            own._wait(self._device)
+            self.seconds += time.perf_counter() - start
+            return result
+
+        return timed
+
+
+PEERS: dict[str, Callable[[int, int], Build]] = {"monai": monai_attention_unet, "smp": smp_unet}
+PEER_SPEEDS: dict[str, Callable[[nn.Module, Path, argparse.Namespace], float]] = {
+    "monai": monai_speed,
+    "smp": smp_speed,
+}
+
+
+def _print_networks(networks: dict[str, Build], options: argparse.Namespace) -> None:
+    print(f"batch {options.batch}, {options.size} × {options.size}, {choose_compute().description}")
+    for name, build in networks.items():
+        kind, flops = type(build()).__name__, count_flops(build, options.size)
+        print(f"{name}: {kind}, {count_parameters(build()) / 1e6:.2f} M parameters, {flops / 1e9:.2f} GFLOPs a slice")
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--network", default="attention_res_unet")
+    parser.add_argument("--widths", default="", help="such as 16,32,64,128,128; the published ones if absent")
+    parser.add_argument("--bottleneck", type=int, default=128)
+    parser.add_argument("--module-width", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--slices", type=int, default=320)
+    parser.add_argument("--validation", type=int, default=80, help="slices validated at the end of the epoch")
+    parser.add_argument("--steps", type=int, default=10, help="steps that warm up, and as many that count")
+    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=0, help="of every DataLoader")
+    parser.add_argument("--peers", default="monai,smp", help="which of them; empty for none")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

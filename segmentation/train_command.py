@@ -1,0 +1,91 @@
+"""Training of one segmenter from files, without Dagster and MLflow, by one process or by several.
+
+    python -m segmentation.train_command --training-set SET/slices.h5 --real-slices REAL/slices.h5
+        --split patient_split.json --fold 0 --config train.json --output MODEL
+    torchrun --standalone --nproc-per-node 2 -m segmentation.train_command …  # the same on two GPUs
+
+`batch` is that of all processes together; each normalises its own part of it. The same command again continues a
+training that was killed.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from imaging.errors import InputError
+from imaging.leakage import assert_no_leak
+from imaging.slice_store import SliceStore
+from imaging.split import FoldSplit, read_split, split_digest
+from segmentation.config import TrainConfig
+from segmentation.train import train_segmenter
+from segmentation.train_result import TrainResult
+from segmentation.validation import ValidationData
+from training.compute import choose_compute
+from training.ranks import Ranks, launched_ranks
+
+
+def main(arguments: Sequence[str] | None = None) -> TrainResult:
+    """Train as the command line says.
+
+    Raises:
+        InputError: A file is missing or wrong, or the training set holds patients of another part of the fold.
+    """
+    options = _parser().parse_args(arguments)
+    compute = choose_compute(options.device, options.precision, launched_ranks())
+    if Ranks(compute.fabric).is_first:
+        print(compute.description, file=sys.stderr, flush=True)
+    split = read_split(options.split, options.fold)
+    training = SliceStore.open(options.training_set)
+    assert_no_leak(training.rows, split, str(options.training_set))
+    validation = read_validation(SliceStore.open(options.real_slices), split)
+    card = {"fold": options.fold, "seed": options.seed, "split_digest": split_digest(split), "digest": training.digest}
+    config = read_train_config(options.config)
+    return train_segmenter(training, validation, config, compute, options.output, options.seed, _print_round, card)
+
+
+def read_validation(real: SliceStore, split: FoldSplit) -> ValidationData:
+    """Return the validation patients' slices of a store of real slices."""
+    rows = np.flatnonzero(real.rows["case_id"].isin(split.validation).to_numpy())
+    cases = (real.rows["case_id"] + "/" + real.rows["frame"]).to_numpy(dtype=str)[rows]
+    return ValidationData(real.images(rows), real.masks(rows), cases)
+
+
+def read_train_config(path: Path | None) -> TrainConfig:
+    """Read a `TrainConfig` from a JSON file, such as the `config.json` of a model folder; None gives the defaults.
+
+    Raises:
+        InputError: There is no such file, or it holds something else.
+    """
+    try:
+        return TrainConfig() if path is None else TrainConfig.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        raise InputError(f"{path}: is no training configuration ({error}); see segmentation/config.py") from error
+
+
+def _print_round(step: int, metrics: Mapping[str, float]) -> None:
+    print(f"step {step}: " + ", ".join(f"{name} {value:.6g}" for name, value in metrics.items()), flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--training-set", type=Path, required=True, help="slices.h5 of a training set")
+    parser.add_argument("--real-slices", type=Path, required=True, help="slices.h5 with the validation patients")
+    parser.add_argument("--split", type=Path, required=True, help="what the asset patient_split wrote")
+    parser.add_argument("--fold", type=int, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="the model folder")
+    parser.add_argument("--config", type=Path, help="JSON of a TrainConfig; the defaults where it is left out")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
+    return parser
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"scarforge: {error}")
