@@ -19,7 +19,7 @@ def print_result(forge: Forge, fold: int) -> None:
     if source_labels(forge.source, forge.settings().source).has_lesions:
         folder = forge.folder("comparison")
         console.print(Markdown((folder / "comparison.md").read_text(encoding="utf-8")))
-        console.print(f"\nTables and figures: {folder}", highlight=False, soft_wrap=True)
+        console.print(f"\nReport: {folder / 'report.html'}", highlight=False, soft_wrap=True)
         for network, url in saved_links(forge).items():
             console.print(f"Compare the arms of {network} in MLflow: {url}", highlight=False, soft_wrap=True)
     else:
