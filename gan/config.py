@@ -240,7 +240,8 @@ PRESETS: Mapping[str, Pix2PixConfig] = MappingProxyType(
         "context": Pix2PixConfig(),
         # The same on windows, told how bright tissues are, with grain, and with the tissues minded.
         "improved_context": Pix2PixConfig(
-            hole_spread_px=8,
+            hole_margin_px=2,
+            hole_spread_px=4,
             crop_px=96,
             shades=True,
             decoder_noise=True,
@@ -248,11 +249,12 @@ PRESETS: Mapping[str, Pix2PixConfig] = MappingProxyType(
             grain_px=(0.0, 0.8, 1.6),
             grain_weight=5.0,
             fine_discriminator_widths=(16, 32),
-            adversarial_weight=8.0,
+            adversarial_weight=5.0,
             l1_weight=60.0,
             l1_blur_px=1.5,
             reader_weight=6.0,
-            tissue_weights={**CONTEXT_TISSUE_WEIGHTS, "infarct": 8.0, "no_reflow": 12.0},
+            # Around the wall, a background that costs little is filled with what fools the discriminator anywhere.
+            tissue_weights={**CONTEXT_TISSUE_WEIGHTS, "background": 3.0, "infarct": 8.0, "no_reflow": 12.0},
         ),
         # The whole slice from the labels and noise alone; needs VGG16's weights.
         "improved_no_context": Pix2PixConfig(
