@@ -5,6 +5,7 @@ scaled is the easier way. Magnitude images of the scanner are interpolated, so t
 pixel or two.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -42,8 +43,8 @@ def smooth_noise(noise: Tensor, sigma_px: float) -> Tensor:
     """Return white noise (N, 1, H, W) smoothed and brought back to its deviation."""
     if sigma_px == 0:
         return noise
-    return blur(noise, sigma_px) / float(gaussian(sigma_px).square().sum())
+    return blur(noise, sigma_px) / sum(weight**2 for weight in gaussian(sigma_px))
 
 
 def _inverse_softplus(value: float) -> float:
-    return float(torch.tensor(value).expm1().log())
+    return math.log(math.expm1(value))
