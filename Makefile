@@ -22,7 +22,7 @@ demo: install ## the whole graph on the built-in phantom, fold 0
 	$(BIN)/scarforge run --source phantom --profile demo --fold 0
 
 test: install ## every test but those that need a browser or a cluster
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadgroup --durations 10
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10
 
 check: install ## formatting, lints, types, import directions
 	$(BIN)/ruff format --check .

@@ -11,7 +11,7 @@ from imaging.slice_store import SliceStore
 from imaging.study_archive import StudyArchive
 from tests.imaging import fake_acdc
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("cine graph")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 PATIENTS = tuple(f"patient{number:03d}" for number in range(1, 9))
 

@@ -12,7 +12,7 @@ import pytest
 from segmentation.scores import SCORE_COLUMNS
 
 # One worker runs them all: the two runs of the graph are made once.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.xdist_group("whole graph")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 COMMAND = [sys.executable, "-m", "pipeline.cli", "run", "--profile", "tiny", "--fold", "1"]
 ASSETS_BEFORE_THE_KILL = ("studies", "patient_split", "lv_localiser", "real_slices")
