@@ -11,7 +11,6 @@ import pytest
 
 from segmentation.scores import SCORE_COLUMNS
 
-# One worker runs them all: the two runs of the graph are made once.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 COMMAND = [sys.executable, "-m", "pipeline.cli", "run", "--profile", "tiny", "--fold", "1"]
