@@ -216,17 +216,8 @@ def _print_networks(networks: dict[str, Build], options: argparse.Namespace) -> 
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--network", default="attention_res_unet")
-    parser.add_argument("--widths", default="", help="such as 16,32,64,128,128; the published ones if absent")
-    parser.add_argument("--bottleneck", type=int, default=128)
-    parser.add_argument("--module-width", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--slices", type=int, default=320)
+    parser = own.network_options(__doc__)
     parser.add_argument("--validation", type=int, default=80, help="slices validated at the end of the epoch")
-    parser.add_argument("--steps", type=int, default=10, help="steps that warm up, and as many that count")
-    parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--workers", type=int, default=0, help="of every DataLoader")
     parser.add_argument("--peers", default="monai,smp", help="which of them; empty for none")
     return parser.parse_args()

@@ -178,7 +178,14 @@ def _config(options: argparse.Namespace) -> TrainConfig:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = network_options(__doc__)
+    parser.add_argument("--workers", type=int, default=0, help="of the plain loop's DataLoader")
+    return parser.parse_args()
+
+
+def network_options(description: str | None) -> argparse.ArgumentParser:
+    """Return the options that benchmarks of training a network share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--network", default="attention_res_unet")
     parser.add_argument("--widths", default="", help="such as 16,32,64,128,128; the published ones if absent")
     parser.add_argument("--bottleneck", type=int, default=128)
@@ -188,8 +195,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--slices", type=int, default=320)
     parser.add_argument("--steps", type=int, default=10, help="steps that warm up, and as many that count")
     parser.add_argument("--turns", type=int, default=2)
-    parser.add_argument("--workers", type=int, default=0, help="of the plain loop's DataLoader")
-    return parser.parse_args()
+    return parser
 
 
 if __name__ == "__main__":

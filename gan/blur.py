@@ -21,4 +21,5 @@ def gaussian(sigma_px: float) -> list[float]:
     """Return the weights of a Gaussian, which sum to 1; their number is odd."""
     reach = math.ceil(_REACH * sigma_px)
     weights = [math.exp(-0.5 * (offset / sigma_px) ** 2) for offset in range(-reach, reach + 1)]
-    return [weight / sum(weights) for weight in weights]
+    total = sum(weights)
+    return [weight / total for weight in weights]

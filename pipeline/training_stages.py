@@ -51,16 +51,17 @@ def train_pix2pix(task: TrainingTask, compute: Compute, report: Report) -> Train
     from gan.config import Pix2PixConfig
     from gan.generate import load_exportable
     from gan.train import train_pix2pix as train
+    from segmentation.validation import ValidationData
 
     config = Pix2PixConfig.model_validate(task.config)
     folder, split = Path(task.folder), _split(task)
     training = _training_store(task, split)
-    images, masks, _ = _validation_rows(task, split)
+    validation = ValidationData.of(SliceStore.open(Path(task.inputs["real_slices"])), split)
     weights = task.inputs.get("vgg16_weights")
     result = train(
         training,
-        images,
-        masks,
+        validation.images,
+        validation.masks,
         config,
         compute,
         folder,
@@ -88,8 +89,8 @@ def train_segmenter(task: TrainingTask, compute: Compute, report: Report) -> Tra
     config = TrainConfig.model_validate(task.config)
     folder, split = Path(task.folder), _split(task)
     training = _training_store(task, split)
-    validation = ValidationData(*_validation_rows(task, split))
-    real = SliceStore.open(Path(task.inputs["real_slices"]), verify=False)
+    real = SliceStore.open(Path(task.inputs["real_slices"]))
+    validation = ValidationData.of(real, split)
     card = {**task.card, "slices": len(training), "region": dict(real.attributes.parameters)}
     result = train(training, validation, config, compute, folder, task.seed, report, card)
     remember_training(folder, real, split, compute)
@@ -120,12 +121,3 @@ def _training_store(task: TrainingTask, split: FoldSplit) -> SliceStore:
     store = SliceStore.open(Path(task.inputs["training_set"]))
     assert_no_leak(store.rows, split, task.inputs["training_set"])
     return store
-
-
-def _validation_rows(
-    task: TrainingTask, split: FoldSplit
-) -> tuple[NDArray[np.float16], NDArray[np.uint8], NDArray[np.str_]]:
-    real = SliceStore.open(Path(task.inputs["real_slices"]))
-    index = np.flatnonzero(real.rows["case_id"].isin(split.validation).to_numpy())
-    cases = (real.rows["case_id"] + "/" + real.rows["frame"]).to_numpy(dtype=str)[index]
-    return real.images(index), real.masks(index), cases

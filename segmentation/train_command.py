@@ -13,13 +13,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from pydantic import ValidationError
 
 from imaging.errors import InputError
 from imaging.leakage import assert_no_leak
 from imaging.slice_store import SliceStore
-from imaging.split import FoldSplit, read_split, split_digest
+from imaging.split import read_split, split_digest
 from segmentation.config import TrainConfig
 from segmentation.train import train_segmenter
 from segmentation.train_result import TrainResult
@@ -41,17 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> TrainResult:
     split = read_split(options.split, options.fold)
     training = SliceStore.open(options.training_set)
     assert_no_leak(training.rows, split, str(options.training_set))
-    validation = read_validation(SliceStore.open(options.real_slices), split)
+    validation = ValidationData.of(SliceStore.open(options.real_slices), split)
     card = {"fold": options.fold, "seed": options.seed, "split_digest": split_digest(split), "digest": training.digest}
     config = read_train_config(options.config)
     return train_segmenter(training, validation, config, compute, options.output, options.seed, _print_round, card)
-
-
-def read_validation(real: SliceStore, split: FoldSplit) -> ValidationData:
-    """Return the validation patients' slices of a store of real slices."""
-    rows = np.flatnonzero(real.rows["case_id"].isin(split.validation).to_numpy())
-    cases = (real.rows["case_id"] + "/" + real.rows["frame"]).to_numpy(dtype=str)[rows]
-    return ValidationData(real.images(rows), real.masks(rows), cases)
 
 
 def read_train_config(path: Path | None) -> TrainConfig:

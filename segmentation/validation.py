@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from imaging.errors import InputError
 from imaging.labels import LabelSet
+from imaging.slice_store import SliceStore
+from imaging.split import FoldSplit
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,13 @@ class ValidationData:
                 f"validation images {self.images.shape}, masks {self.masks.shape} and {len(self.case_ids)} "
                 "patient names must be one or more slices and agree; rematerialise real_slices"
             )
+
+    @classmethod
+    def of(cls, real: SliceStore, split: FoldSplit) -> "ValidationData":
+        """Take the validation patients' slices out of a store of real slices; each frame is a case of its own."""
+        rows = np.flatnonzero(real.rows["case_id"].isin(split.validation).to_numpy())
+        cases = (real.rows["case_id"] + "/" + real.rows["frame"]).to_numpy(dtype=str)[rows]
+        return cls(real.images(rows), real.masks(rows), cases)
 
 
 def positive_dice(

@@ -60,7 +60,8 @@ def _training_sets(material: ReportMaterial) -> str:
         f"{setup.balance.infarct_share:.0%} held an infarct and {setup.balance.no_reflow_share:.0%} no-reflow. Label "
         f"maps of synthetic slices were simulated by {strategies}, with infarct accepted at {limits}. A Pix2Pix "
         f"generator ({made.steps:,} steps of {count(made.batch, 'slice')}, {words(made.adversarial)} adversarial loss, "
-        f"L1 weight {made.l1_weight:g}) drew {drew}. Localiser, generator, simulated lesions and segmenters used "
+        f"L1 weight {made.l1_weight:g}) drew {drew}, and the slices were varied by the recipe of the augmented ones. "
+        "Localiser, generator, simulated lesions and segmenters used "
         "training patients of the fold only."
     ).replace("%", _PERCENT)
 
