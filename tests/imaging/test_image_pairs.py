@@ -1,4 +1,3 @@
-import os
 import re
 
 import numpy as np
@@ -13,6 +12,7 @@ from imaging.sources import read_source
 from imaging.study import RejectedStudy, Study
 from tests.imaging import fake_image_pairs
 from tests.imaging.fake_image_pairs import LAYOUTS, ODDITIES, image_of, label_map, png, write, write_pages
+from tests.imaging.fake_nifti_pairs import unreadable
 
 CONFIG = SourceConfig(spacing_mm=(8, 1.5, 1.25))
 
@@ -203,19 +203,10 @@ def test_a_missing_or_empty_root_is_an_input_error(tmp_path):
         read_image_pairs(tmp_path, CONFIG)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
 def test_an_unreadable_file_is_named(tmp_path):
     write_one(tmp_path, image_of(label_map()[0]), label_map()[0])
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    (tmp_path / "masks" / "P1.png").chmod(0)
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
+    with unreadable(tmp_path, tmp_path / "masks" / "P1.png"):
         (odd,) = read_image_pairs(tmp_path, CONFIG)
-    finally:
-        os.seteuid(user)
     assert re.search(r"masks/P1.png: cannot be read \(Permission denied\); correct it", odd.reason)
 
 

@@ -1,4 +1,3 @@
-import os
 import re
 
 import h5py
@@ -13,6 +12,7 @@ from imaging.sources import read_source
 from imaging.study import RejectedStudy, Study
 from tests.imaging import fake_lvquan
 from tests.imaging.fake_lvquan import FILE_ODDITIES, FRAME_ODDITIES, WRITERS
+from tests.imaging.fake_nifti_pairs import unreadable
 
 SPACED = SourceConfig(spacing_mm=(8, 1.5, 1.25))
 
@@ -121,19 +121,10 @@ def test_names_may_be_in_any_script(tmp_path, write):
     assert {study.case_id for study in read_lvquan19(tmp_path)} == {"Пациент é"}
 
 
-@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
 def test_an_unreadable_file_is_named(tmp_path, write):
     path = fake_lvquan.write19(tmp_path, "p1", write)
-    path.chmod(0)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
+    with unreadable(tmp_path, path):
         (odd,) = read_lvquan19(tmp_path)
-    finally:
-        os.seteuid(user)
     assert_one_line(odd, "p1", "cannot be read .Permission denied", path)
 
 
