@@ -8,7 +8,7 @@ export SCARFORGE_HOME ?= workspace
 export MLFLOW_DISABLE_TELEMETRY = true
 export NO_ALBUMENTATIONS_UPDATE = 1
 
-.PHONY: install demo test check format ui clean
+.PHONY: install demo test test-ui test-cluster check format ui clean
 
 install: $(INSTALLED)
 
@@ -23,6 +23,14 @@ demo: install ## the whole graph on the built-in phantom, fold 0
 
 test: install ## every test but those that need a browser or a cluster
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10
+
+test-cluster: install ## a fold on a local Ray with PostgreSQL, kill and cancel, two-process DDP (apt-get install postgresql nginx openssl)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,cluster]"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not ui" --durations 10 tests/cluster tests/deploy tests/pipeline/test_remote_s3.py \
+		tests/segmentation/test_distributed.py
+
+test-ui: install ## both web interfaces, driven in Debian's Chromium (apt-get install chromium)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m ui tests/ui
 
 check: install ## formatting, lints, types, import directions
 	$(BIN)/ruff format --check .

@@ -7,14 +7,14 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
-from assets import scores
-from assets.comparison import SCORES
+from assets.check_specs import check_spec
+from assets.current_scores import SCORES, scoring_version, staleness
 from assets.folds import FOLDS, OWNERS
 from imaging.errors import InputError
 from pipeline.forge import Forge, require_fold
 from pipeline.night_run import night_figures, track_night
 from pipeline.outcome import Check, Fact, Outcome, text
-from pipeline.record import cache_key, is_finished, partial_name, read_record
+from pipeline.record import partial_name, read_record
 from pipeline.registry import Candidate, ChampionBook, Decision, decide, tell_registry
 
 # A night may be late; a week of missed nights is a fault.
@@ -29,13 +29,15 @@ FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=8), warn_w
     owners=OWNERS,
     code_version="1",
     freshness_policy=FRESHNESS,
-    check_specs=[dg.AssetCheckSpec("no_regression", asset="champion")],
+    check_specs=[check_spec("no_regression", asset="champion")],
     description="Judges each model against the champion of its kind, on the same test patients and seeds.",
 )
 def champion(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
     """Promote what is better, keep what was not beaten, and tell MLflow's model registry."""
     fold = require_fold(context)
     book = ChampionBook(forge.workspace.root / "champions" / f"fold_{fold}")
+    if forge.remote is not None:
+        forge.remote.pull_state(book.folder)
     kinds = scored_kinds(forge, fold)
     if not kinds:
         raise InputError(f"no model of fold {fold} has scores of today's data and settings; materialise a scores asset")
@@ -45,9 +47,11 @@ def champion(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeR
         for name in (kind, f"{kind}_scores")
         for seed in forge.settings().seeds
     }
-    parents |= {f"{kind}_scores/code": _scoring_version(f"{kind}_scores") for kind in kinds}
+    parents |= {f"{kind}_scores/code": scoring_version(f"{kind}_scores") for kind in kinds}
     parents["champions"] = book.begun()
     result = forge.materialise(context, lambda folder: _judge(context, forge, folder, book, kinds), parents=parents)
+    if forge.remote is not None:
+        forge.remote.push_state(book.folder)
     track_night(context, forge, night_figures(forge, kinds, fold))
     return result
 
@@ -55,27 +59,8 @@ def champion(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeR
 def scored_kinds(forge: Forge, fold: int) -> list[str]:
     """Return the models whose scores, of every seed, were made of these very models with today's data and settings."""
     seeds = forge.settings().seeds
-    return [name.removesuffix("_scores") for name in SCORES if all(_is_current(forge, name, fold, s) for s in seeds)]
-
-
-def _is_current(forge: Forge, name: str, fold: int, seed: int) -> bool:
-    """Tell whether scores are of the model that lies there now, which may have been trained anew since."""
-    from training.model_folder import read_model_json
-
-    place, kind = forge.folder(name, fold, seed), name.removesuffix("_scores")
-    if not is_finished(place) or not is_finished(forge.folder(kind, fold, seed)):
-        return False
-    if read_model_json(place, "manifest.json") != forge.manifest():
-        return False
-    return read_record(place, name).cache_key == scores_key(forge, name, fold, seed)
-
-
-def scores_key(forge: Forge, name: str, fold: int, seed: int) -> str:
-    """Return the cache key that the scores of one seed have if they were made now."""
-    kind, definition = name.removesuffix("_scores"), _definition(name)
-    read = [key.to_user_string() for key in definition.asset_deps[definition.key]]
-    parents = {asset: forge.version(asset, fold, seed if asset == kind else None) for asset in read}
-    return cache_key(_scoring_version(name), parents, {"seed": seed})
+    today = [name for name in SCORES if not any(staleness(forge, name, fold, seed) for seed in seeds)]
+    return [name.removesuffix("_scores") for name in today]
 
 
 def _judge(
@@ -117,7 +102,7 @@ def read_candidate(forge: Forge, kind: str, fold: int) -> Candidate:
     tables = [read_scores(forge.folder(f"{kind}_scores", fold, seed) / "scores.csv") for seed in seeds]
     table = pd.concat(tables, ignore_index=True)
     manifest = {name: forge.version(name, None) for name in ("studies", "patient_split")}
-    manifest |= {"fold": str(fold), "scoring": _scoring_version(f"{kind}_scores")}
+    manifest |= {"fold": str(fold), "scoring": scoring_version(f"{kind}_scores")}
     return Candidate(
         network=cards[seeds[0]]["network"],
         training_set=cards[seeds[0]]["training_set"],
@@ -126,17 +111,6 @@ def read_candidate(forge: Forge, kind: str, fold: int) -> Candidate:
         trainings={seed: f"{kind}/{partial_name(places[seed], record)}" for seed, record in records.items()},
         cards=cards,
     )
-
-
-def _scoring_version(name: str) -> str:
-    """Return the code version of a scores asset: scores formed by other rules cannot be set beside each other."""
-    definition = _definition(name)
-    return str(definition.code_versions_by_key[definition.key])
-
-
-def _definition(name: str) -> dg.AssetsDefinition:
-    definition: dg.AssetsDefinition = getattr(scores, name)
-    return definition
 
 
 def decision_table(decisions: list[Decision]) -> pd.DataFrame:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pandas as pd
 
+from assets.check_specs import check_spec
 from assets.comparison_report import report_material
+from assets.current_scores import SCORES, staleness
 from assets.folds import OWNERS
 from assets.inputs import open_studies
 from pipeline.compare_link import compare_facts
@@ -18,12 +20,6 @@ from pipeline.record import is_finished
 if TYPE_CHECKING:
     from segmentation.comparison import Comparison
 
-SCORES = (
-    "attention_res_unet_real_only_scores",
-    "attention_res_unet_real_plus_gan_scores",
-    "halsr_net_real_only_scores",
-    "halsr_net_real_plus_gan_scores",
-)
 _FIGURE_DPI = 120
 
 
@@ -33,7 +29,7 @@ _FIGURE_DPI = 120
     kinds={"pandas", "mlflow"},
     owners=OWNERS,
     code_version="2",
-    check_specs=[dg.AssetCheckSpec("arms_of_equal_size_and_steps", asset="comparison")],
+    check_specs=[check_spec("arms_of_equal_size_and_steps", asset="comparison")],
     description="Real-only against real-plus-GAN, paired by patient and seed, over every fold that is done.",
 )
 def comparison(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
@@ -44,21 +40,21 @@ def comparison(context: dg.AssetExecutionContext, forge: Forge) -> dg.Materializ
 
 
 def finished_scores(forge: Forge) -> list[tuple[str, int, int]]:
-    """Return (score asset, fold, seed) of the folds in which all four assets are done with today's settings.
+    """Return (score asset, fold, seed) of the folds in which all four assets are done and of today.
 
-    Tables made from other data, code or settings are left out, and said so: they must not be mixed.
+    A fold with tables of other data, code or settings, or of a model that was trained anew since, is left out, and it
+    is said which: they must not be mixed.
     """
     folds: list[tuple[str, int, int]] = []
-    expected = forge.manifest()
     for fold in range(5):
         places = [(name, fold, seed) for name in SCORES for seed in forge.settings().seeds]
         if not all(is_finished(forge.folder(*place)) for place in places):
             continue
-        manifests = [json.loads((forge.folder(*place) / "manifest.json").read_text()) for place in places]
-        if all(manifest == expected for manifest in manifests):
+        stale = {place: why for place in places if (why := staleness(forge, *place))}
+        for (name, _, seed), why in stale.items():
+            say(f"    fold {fold} is left out until it is rerun: {name}, seed {seed}: {why}")
+        if not stale:
             folds += places
-        else:
-            say(f"    fold {fold}: scored with other data, code or settings; left out until it is rerun")
     return folds
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import dagster as dg
 import pandas as pd
 
+from assets.check_specs import check_spec
 from assets.checks import beats
 from assets.folds import FOLDS, OWNERS
 from assets.inputs import open_split, open_studies, split_file, studies_file
@@ -22,8 +23,8 @@ from pipeline.outcome import Fact, Outcome, number
     code_version="2",
     pool="gpu",
     check_specs=[
-        dg.AssetCheckSpec("finite_losses", asset="lv_localiser", blocking=True),
-        dg.AssetCheckSpec("beats_fixed_box", asset="lv_localiser"),
+        check_spec("finite_losses", asset="lv_localiser", blocking=True),
+        check_spec("beats_fixed_box", asset="lv_localiser"),
     ],
     description="Finds the left ventricle's bounding box; validation and test slices are cut around it.",
 )

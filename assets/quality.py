@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import numpy as np
 
+from assets.check_specs import check_spec
 from assets.folds import FOLDS, OWNERS
 from assets.inputs import open_slices, open_split, open_studies
 from assets.quality_checks import quality_checks
@@ -26,12 +27,12 @@ _BLOCKING = ("adherence", "no_copies", "variety")
     group_name="synthesis",
     kinds={"pytorch", "mlflow"},
     owners=OWNERS,
-    code_version="4",
+    code_version="5",
     pool="gpu",
     check_specs=[
-        *(dg.AssetCheckSpec(name, asset="synthesis_quality", blocking=True) for name in _BLOCKING),
-        dg.AssetCheckSpec("beats_mean_paint_frechet", asset="synthesis_quality"),
-        dg.AssetCheckSpec("beats_mean_paint_ssim", asset="synthesis_quality"),
+        *(check_spec(name, asset="synthesis_quality", blocking=True) for name in _BLOCKING),
+        check_spec("beats_mean_paint_frechet", asset="synthesis_quality"),
+        check_spec("beats_mean_paint_likeness", asset="synthesis_quality"),
     ],
     description="Realism, variety and use of the synthetic slices, their agreement with the mask, and no copies.",
 )

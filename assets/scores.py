@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from assets.check_specs import check_spec
 from assets.folds import FOLDS, OWNERS
 from assets.inputs import open_slices, open_split, open_studies
 from assets.segmenters import seeds_together
@@ -36,9 +37,9 @@ def scores(name: str, network: str, training_set: str) -> dg.AssetsDefinition:
         pool="gpu",
         tags={"network": network, "training_set": training_set},
         check_specs=[
-            dg.AssetCheckSpec("beats_all_background", asset=name),
-            dg.AssetCheckSpec("beats_mean_mask", asset=name),
-            dg.AssetCheckSpec("official_rule_beats_all_background", asset=name),
+            check_spec("beats_all_background", asset=name),
+            check_spec("beats_mean_mask", asset=name),
+            check_spec("official_rule_beats_all_background", asset=name),
         ],
         description=f"Scores of {model} on the fold's test patients, put back into the studies' own grids.",
     )
@@ -148,7 +149,7 @@ def _outcome(
     wide = means.pivot_table(index=["rule", "tissue"], columns="network", values="dice", sort=False).reset_index()
     run_id = forge.track_evaluation(
         context,
-        f"{network} {training_set} scores",
+        f"{training_set} {network} scores",  # the arm first: MLflow cuts long names
         own,
         [folder / "scores.csv", folder / "overlays.png"],
         seed=seed,

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
+from assets.check_specs import check_spec
 from assets.folds import FOLDS, OWNERS
 from assets.inputs import slices_file, split_file
 from assets.training_run import as_outcome, train_in_own_process
@@ -29,7 +30,7 @@ def segmenter(name: str, network: str, training_set: str, description: str) -> d
         code_version="2",
         pool="gpu",
         tags={"network": network, "training_set": training_set},
-        check_specs=[dg.AssetCheckSpec("finite_losses", asset=name, blocking=True)],
+        check_specs=[check_spec("finite_losses", asset=name, blocking=True)],
         description=description,
     )
     def train(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
@@ -54,7 +55,8 @@ def _training(
             "real_slices": slices_file(forge, "real_slices", fold),
             "patient_split": split_file(forge),
         }
-        tags = {"stage": "training", "network": network, "training_set": training_set}
+        # The run is named by these: the arm first, since MLflow cuts long names.
+        tags = {"training_set": training_set, "network": network, "stage": "training"}
         config = forge.settings().network(network)
         result = train_in_own_process(context, forge, folder, "segmenter", inputs, config, seed, tags)
         return as_outcome(folder, result, forge)

@@ -6,6 +6,7 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
+from assets.check_specs import check_spec
 from assets.checks import class_balance, leak_check
 from assets.folds import FOLDS, OWNERS
 from assets.inputs import open_slices, open_split, open_studies
@@ -22,7 +23,7 @@ from pipeline.outcome import Check, Fact, Outcome, number
     kinds={"python", "hdf5"},
     owners=OWNERS,
     code_version="1",
-    check_specs=[dg.AssetCheckSpec("every_patient_has_slices", asset="real_slices", blocking=True)],
+    check_specs=[check_spec("every_patient_has_slices", asset="real_slices", blocking=True)],
     description="128 x 128 regions: around the reference box for training patients, the predicted box for others.",
 )
 def real_slices(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
@@ -80,8 +81,8 @@ def store_facts(store: SliceStore, folder: Path) -> dict[str, Fact]:
     owners=OWNERS,
     code_version="1",
     check_specs=[
-        dg.AssetCheckSpec("no_patient_leak", asset="augmented_slices", blocking=True),
-        dg.AssetCheckSpec("class_balance", asset="augmented_slices"),
+        check_spec("no_patient_leak", asset="augmented_slices", blocking=True),
+        check_spec("class_balance", asset="augmented_slices"),
     ],
     description="Class-balanced augmentations of the training patients' slices.",
 )

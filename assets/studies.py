@@ -5,6 +5,7 @@ from pathlib import Path
 import dagster as dg
 import pandas as pd
 
+from assets.check_specs import check_spec
 from assets.folds import OWNERS
 from assets.inputs import open_studies
 from imaging.errors import InputError
@@ -17,7 +18,7 @@ from pipeline.outcome import Check, Fact, Outcome, number
     kinds={"python", "hdf5"},
     owners=OWNERS,
     code_version="2",
-    check_specs=[dg.AssetCheckSpec("few_rejected", asset="studies")],
+    check_specs=[check_spec("few_rejected", asset="studies")],
     description="Reads and validates the source's studies and resamples them to 1 x 1 mm in plane.",
 )
 def studies(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
@@ -46,7 +47,8 @@ def _root_in_use(forge: Forge) -> Path | None:
 def _ingest(folder: Path, forge: Forge, root: Path | None) -> Outcome:
     from imaging.dataset_card import write_dataset_card
     from imaging.sources import read_source, source_labels
-    from imaging.study_archive import StudyArchive, write_studies
+    from imaging.study_archive import StudyArchive
+    from imaging.study_writer import write_studies
     from pipeline.settings import FOLDS
 
     settings = forge.settings()
@@ -83,7 +85,7 @@ def _ingest(folder: Path, forge: Forge, root: Path | None) -> Outcome:
     kinds={"python"},
     owners=OWNERS,
     code_version="1",
-    check_specs=[dg.AssetCheckSpec("parts_are_disjoint", asset="patient_split", blocking=True)],
+    check_specs=[check_spec("parts_are_disjoint", asset="patient_split", blocking=True)],
     description="Five folds by patient, stratified by normal, infarct and no-reflow, each with a validation part.",
 )
 def patient_split(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:

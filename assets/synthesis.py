@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import numpy as np
 
+from assets.check_specs import check_spec
 from assets.checks import class_balance, leak_check
 from assets.folds import FOLDS, OWNERS
 from assets.inputs import VARIED_SLICES, open_slices, open_split, slices_file, split_file
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     owners=OWNERS,
     code_version="3",
     pool="gpu",
-    check_specs=[dg.AssetCheckSpec("finite_losses", asset="pix2pix", blocking=True)],
+    check_specs=[check_spec("finite_losses", asset="pix2pix", blocking=True)],
     description="Pix2Pix: draws a slice for a label map; its checkpoint is chosen on validation patients.",
 )
 def pix2pix(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
@@ -61,8 +62,8 @@ def pix2pix(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeRe
     owners=OWNERS,
     code_version="2",
     check_specs=[
-        dg.AssetCheckSpec("no_patient_leak", asset="lesion_masks", blocking=True),
-        dg.AssetCheckSpec("class_balance", asset="lesion_masks"),
+        check_spec("no_patient_leak", asset="lesion_masks", blocking=True),
+        check_spec("class_balance", asset="lesion_masks"),
     ],
     description="Simulated label maps: grown lesions, lesions carried over from other patients, synthetic anatomy.",
 )
@@ -131,7 +132,7 @@ def _beside_training_slices(
     owners=OWNERS,
     code_version="3",
     pool="gpu",
-    check_specs=[dg.AssetCheckSpec("no_patient_leak", asset="synthetic_slices", blocking=True)],
+    check_specs=[check_spec("no_patient_leak", asset="synthetic_slices", blocking=True)],
     description="Slices that Pix2Pix drew from the simulated masks, as drawn and varied like real ones for training.",
 )
 def synthetic_slices(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:

@@ -1,5 +1,10 @@
 """How an asset has something trained: in a process of its own, through Dagster Pipes."""
 
+import contextlib
+import os
+import re
+import signal
+import subprocess
 import sys
 import warnings
 from collections.abc import Mapping
@@ -8,16 +13,20 @@ from typing import Any
 
 import dagster as dg
 import pandas as pd
+import psutil
 from dagster._core.errors import DagsterPipesExecutionError
 
 from imaging.config import FrozenConfig
 from imaging.errors import InputError
 from pipeline.forge import Forge, require_fold
 from pipeline.outcome import Check, Fact, Outcome, number
-from pipeline.training_task import ERROR_FILE, RESULT_FILE, Stage, TrainingTask
+from pipeline.training_task import ERROR_FILE, PARENT, PASSING_FAULT, RESULT_FILE, WRONG_INPUT, Stage, TrainingTask
+from pipeline.transient import PassingFaultError
 
 # Threads that spin while they wait take the cores from each other wherever two trainings, or a training and anything
 # else, share a machine: measured 2 to 3 times slower than threads that sleep.
+_COMMAND = (sys.executable, "-m", "pipeline.train_process")
+_STOPS_WITHIN_S = 7.0  # with the way of a cancellation to the step, less than ten
 _SHARED_MACHINE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
 
@@ -59,26 +68,68 @@ def train_in_own_process(
         precision=settings.precision,
         card=card,
         tracking=forge.tracking(context, name, config, seed=seed, key=folder.name, **tags),
-        lock=str(forge.accelerator_lock()),
+        lock=forge.training_lock(folder),
     )
     run_pipes(context, task)
     return read_model_json(folder, RESULT_FILE)
 
 
 def run_pipes(context: dg.AssetExecutionContext, task: TrainingTask) -> None:
-    """Start the training process and wait for it; cancelling the step stops it."""
+    """Start the training process and wait for it; cancelling the step stops it within ten seconds.
+
+    Raises:
+        InputError: What was asked for cannot be trained.
+        PassingFaultError: The training met a fault that passes.
+        TrainingProcessError: The process failed otherwise, or was killed.
+    """
     problem = Path(task.folder) / ERROR_FILE
     problem.unlink(missing_ok=True)
-    client = dg.PipesSubprocessClient(termination_timeout_seconds=30)
-    command = [sys.executable, "-m", "pipeline.train_process"]
+    client = dg.PipesSubprocessClient(termination_timeout_seconds=_STOPS_WITHIN_S)
+    environment = {**_SHARED_MACHINE, PARENT: str(os.getpid())}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", dg.PreviewWarning)  # of Dagster's own use of its preview features
-            client.run(context=context, command=command, extras=task.to_extras(), env=_SHARED_MACHINE)
+            client.run(context=context, command=list(_COMMAND), extras=task.to_extras(), env=environment)
     except DagsterPipesExecutionError as error:
-        if problem.exists():
-            raise InputError(problem.read_text(encoding="utf-8")) from error
-        raise
+        raise _failure(error, task) from error
+    except subprocess.TimeoutExpired as late:  # it did not heed the interruption, and is killed below
+        raise dg.DagsterExecutionInterruptedError from late
+    finally:
+        _kill_trainings()
+
+
+class TrainingProcessError(Exception):
+    """The training process ended before it was done: the message says how, and what becomes of its work."""
+
+
+def _failure(error: DagsterPipesExecutionError, task: TrainingTask) -> Exception:
+    problem, folder = Path(task.folder) / ERROR_FILE, Path(task.folder)
+    found = re.search(r"code (-?\d+)", str(error))
+    code = int(found[1]) if found else 1
+    words = problem.read_text(encoding="utf-8") if problem.exists() else ""
+    if words and code in (WRONG_INPUT, PASSING_FAULT):
+        return InputError(words) if code == WRONG_INPUT else PassingFaultError(words)
+    kept = (folder / "checkpoint" / "last.pt").exists()
+    after = "continues from the last checkpoint" if kept else "starts anew: there was no checkpoint yet"
+    how = words or _how_it_ended(code)
+    return TrainingProcessError(f"training {task.tracking['name']}: {how}; rematerialising {after}")
+
+
+def _how_it_ended(code: int) -> str:
+    if code >= 0:
+        return f"its process ended with status {code}; the step's log holds its last words"
+    name = signal.Signals(-code).name
+    memory = ", as Linux does when memory runs out (dmesg tells)" if -code == signal.SIGKILL else ""
+    return f"its process was killed by {name}{memory}"
+
+
+def _kill_trainings() -> None:
+    """Kill what this step started to train and has not stopped; nothing, where all went well."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if child.cmdline()[1:] == list(_COMMAND[1:]):
+                child.kill()
+                child.wait(timeout=5)
 
 
 def training_facts(folder: Path, result: Mapping[str, Any], forge: Forge) -> dict[str, Fact]:
@@ -88,6 +139,8 @@ def training_facts(folder: Path, result: Mapping[str, Any], forge: Forge) -> dic
     history = pd.read_csv(folder / "history.csv")
     curves = save_curves(history, folder / "curves.png")
     facts = {name: number(value) for name, value in result["scores"].items()}
+    if "resumed_after_step" in result:
+        facts["resumed_after_step"] = number(result["resumed_after_step"])
     facts["curves"] = Fact("image", curves.name)
     facts["course"] = Fact.table(history.tail(12))
     if result.get("run_id"):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from assets.check_specs import check_spec
 from assets.checks import leak_check
 from assets.folds import FOLDS, OWNERS
 from assets.inputs import open_slices, open_split, open_varied_slices
@@ -21,8 +22,8 @@ from pipeline.outcome import Check, Fact, Outcome
     owners=OWNERS,
     code_version="1",
     check_specs=[
-        dg.AssetCheckSpec("no_patient_leak", asset="training_set_real_only", blocking=True),
-        dg.AssetCheckSpec("size_as_configured", asset="training_set_real_only", blocking=True),
+        check_spec("no_patient_leak", asset="training_set_real_only", blocking=True),
+        check_spec("size_as_configured", asset="training_set_real_only", blocking=True),
     ],
     description="The real-only arm: all augmented slices.",
 )
@@ -39,8 +40,8 @@ def training_set_real_only(context: dg.AssetExecutionContext, forge: Forge) -> d
     owners=OWNERS,
     code_version="2",
     check_specs=[
-        dg.AssetCheckSpec("no_patient_leak", asset="training_set_real_plus_gan", blocking=True),
-        dg.AssetCheckSpec("size_as_configured", asset="training_set_real_plus_gan", blocking=True),
+        check_spec("no_patient_leak", asset="training_set_real_plus_gan", blocking=True),
+        check_spec("size_as_configured", asset="training_set_real_plus_gan", blocking=True),
     ],
     description="The real-plus-GAN arm: augmented slices and synthetic slices, in total as many as the other arm.",
 )

@@ -16,7 +16,8 @@ import pandas as pd
 
 from imaging.sources import read_source, source_labels
 from imaging.split import FoldSplit, split_patients
-from imaging.study_archive import StudyArchive, write_studies
+from imaging.study_archive import StudyArchive
+from imaging.study_writer import write_studies
 from pipeline.settings import Settings, load_settings
 from segmentation.localiser import box_scores, load_localiser
 from segmentation.localiser_training import train_localiser

@@ -33,6 +33,7 @@ from segmentation.blocks import count_parameters
 from segmentation.config import TrainConfig
 from segmentation.networks import build_network
 from segmentation.validation import ValidationData
+from tests.segmentation.toy_slices import write_store
 from training.compute import choose_compute
 
 CLASSES = 5
@@ -48,7 +49,7 @@ def main() -> None:
     peers = {name: build for name in options.peers.split(",") if name for build in [PEERS[name](flops, options.size)]}
     _print_networks({"ours": partial(build_network, config.network, CLASSES), **peers}, options)
     with tempfile.TemporaryDirectory() as folder:
-        store = own._write_store(Path(folder) / "slices.h5", images, masks)
+        store = write_store(Path(folder) / "slices.h5", images, masks)
         files = own._write_files(Path(folder) / "slices", images, masks)
         speeds: dict[str, list[float]] = {}
         for turn in range(options.turns):

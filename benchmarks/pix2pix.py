@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.training import _slices, _wait, _write_store
+from benchmarks.training import _slices, _wait
 from gan.config import PRESETS, Pix2PixConfig
 from gan.hole import ventricle_hole
 from gan.players import Players, build_networks
@@ -27,6 +27,7 @@ from gan.synthesiser import noise_seeds, prepare
 from gan.training_slices import ResidentSlices
 from imaging.labels import EMIDEC_LABELS
 from imaging.slice_store import SliceStore
+from tests.segmentation.toy_slices import write_store
 from training.compute import Compute, choose_compute
 
 PLAIN = PRESETS["published"]
@@ -42,7 +43,7 @@ def main() -> None:
         f"ours: {options.preset}, batch {options.batch}, {compute.description}; plain: published, batch 1, fp32, NCHW"
     )
     with tempfile.TemporaryDirectory() as folder:
-        store = _write_store(Path(folder) / "slices.h5", images, masks)
+        store = write_store(Path(folder) / "slices.h5", images, masks)
         turns = [_turn(store, config, compute, options, images, masks) for _ in range(options.turns)]
     for name, pairs in zip(("training", "drawing"), zip(*turns, strict=True), strict=True):
         ours, plain = (max(speeds) for speeds in zip(*pairs, strict=True))

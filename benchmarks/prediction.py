@@ -59,7 +59,9 @@ def write_studies(folder: Path, count: int) -> None:
 def remembered(segmenter: Segmenter) -> Familiarity:
     """Return what a network of this size would remember: descriptions of the right length, of random numbers."""
     blank = np.zeros((1, 32, 32), np.float32)
-    lengths = {name: len(values) for name, values in describe(segmenter, blank, blank.astype(np.uint8)).items()}
+    lengths = {
+        name: len(values) for name, values in describe(segmenter.features(blank), blank, blank.astype(np.uint8)).items()
+    }
     rng, patients = np.random.default_rng(0), np.arange(8).astype(str)
     clouds = {name: fit_cloud(rng.normal(size=(8, n)), patients, np.empty((0, n))) for name, n in lengths.items()}
     return Familiarity(clouds, SeenRange(dict.fromkeys(MEASURES, 0.0), dict.fromkeys(MEASURES, 1e6)))

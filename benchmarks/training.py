@@ -14,20 +14,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from imaging.labels import EMIDEC_LABELS
-from imaging.slice_store import ROW_COLUMNS, SliceStore, SliceStoreWriter, StoreAttributes
+from imaging.slice_store import SliceStore
 from segmentation.blocks import count_parameters
 from segmentation.config import TrainConfig
 from segmentation.losses import cross_entropy_dice
 from segmentation.networks import build_network
 from segmentation.train import train_segmenter
 from segmentation.validation import ValidationData
+from tests.segmentation.toy_slices import write_store
 from training.compute import choose_compute
 
 
@@ -51,7 +50,7 @@ def main() -> None:
     config = _config(options)
     images, masks = _slices(options.slices, options.size)
     with tempfile.TemporaryDirectory() as folder:
-        store = _write_store(Path(folder) / "slices.h5", images, masks)
+        store = write_store(Path(folder) / "slices.h5", images, masks)
         files = _write_files(Path(folder) / "slices", images, masks)
         parameters = count_parameters(build_network(config.network))
         print(
@@ -129,34 +128,6 @@ def _write_files(folder: Path, images: NDArray[np.float32], masks: NDArray[np.ui
     for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
         np.save(folder / f"{number:05}.npy", np.stack([image, mask.astype(np.float32)]))
     return folder
-
-
-def _write_store(path: Path, images: NDArray[np.float32], masks: NDArray[np.uint8]) -> SliceStore:
-    rows = pd.DataFrame(
-        {
-            "case_id": "benchmark",
-            "frame": "",
-            "donor_ids": "",
-            "slice_index": np.arange(len(images)),
-            "replica": 0,
-            "origin": "real",
-            "group": "no_reflow",
-        }
-    )
-    attributes = StoreAttributes(
-        label_set=EMIDEC_LABELS.name,
-        region_px=images.shape[-1],
-        spacing_mm=1.0,
-        intensity_rule="generated",
-        source_digest="",
-        parent_digests={},
-        seed=0,
-        code_version="",
-        parameters={},
-    )
-    with SliceStoreWriter(path, attributes) as writer:
-        writer.append(images, masks, rows[list(ROW_COLUMNS)])
-    return SliceStore.open(path)
 
 
 def _config(options: argparse.Namespace) -> TrainConfig:

@@ -20,6 +20,7 @@ _MEASURES = {
     "ssim": "SSIM",
     "psnr": "PSNR in dB",
     "lpips": "LPIPS",
+    "patches": "distance of patches",
     "variety": "distance of pairs",
     "variety_ratio": "variety relative to real patients",
     "copies/near": "share near a training ventricle",

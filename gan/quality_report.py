@@ -10,7 +10,7 @@ from gan.quality_slices import Images, PairedSlices
 from gan.variety import Variety
 
 # Measures of which pix2pix must have less than mean paint, and those of which it must have more.
-_LESS, _MORE = ("frechet", "kernel", "lpips"), ("ssim", "psnr")
+_LESS, _MORE = ("frechet", "kernel", "lpips", "patches"), ("ssim", "psnr")
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class QualityReport:
         table: `measure`, `region` (`whole`, `ventricle`), `subject`, `value`, `low`, `high` (95 %, from random halves
             of the patients, see `gan.quality_interval`), `std` (its standard error), `images` (how many; pairs for
             `variety`), `reference_images` (on the other side of a distance), `features` (name of the extractor or
-            ""). Measures: `frechet`, `kernel`, `inception_score`, `ssim`, `psnr`, `lpips`, `adherence/<tissue>`,
-            `utility/<tissue>`, `variety`, `variety_ratio`, `copies/near`, `copies/copied`. Subjects: `pix2pix`
-            (validation slices drawn again) and `mean_paint` (the yardstick on the same slices), both against the
-            validation slices; `synthetic` (the store against training slices); `real` (training against validation
-            slices); `real_patients` (one half of the training patients against the other); `same_mask` (variety of
-            drawings from one mask); `ratio` (utility: synthetic over real).
+            ""). Measures: `frechet`, `kernel`, `inception_score`, `ssim`, `psnr`, `lpips`, `patches`,
+            `adherence/<tissue>`, `utility/<tissue>`, `variety`, `variety_ratio`, `copies/near`, `copies/copied`.
+            Subjects: `pix2pix` (validation slices drawn again) and `mean_paint` (the yardstick on the same slices),
+            both against the validation slices; `synthetic` (the store against training slices); `real` (training
+            against validation slices); `real_patients` (one half of the training patients against the other);
+            `same_mask` (variety of drawings from one mask); `ratio` (utility: synthetic over real).
         copies: What is behind `copies/*`.
         variety: What is behind `variety`.
         gallery: Images (K, H, W) of the same validation slices, by name: real, drawn, painted.

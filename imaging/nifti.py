@@ -1,6 +1,5 @@
 """Reads NIfTI volumes as (slice, row, column), and writes label maps back in a file's own geometry."""
 
-import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from imaging.errors import InputError
 from imaging.orientation import AS_STORED, Arrangement, radiological
 from imaging.study import check_affine, check_geometry
+from imaging.write_aside import written_aside
 
 # What nibabel raises for files that are cut off, corrupt, or something else altogether.
 _UNREADABLE = (OSError, EOFError, zlib.error, ValueError, MemoryError, ImageFileError, HeaderDataError, WrapStructError)
@@ -112,14 +112,8 @@ def write_label_map(path: Path, mask: NDArray[np.uint8], like: Gridded) -> None:
     zooms[list(like.arrangement.axes)] = like.spacing_mm
     image.header.set_zooms(zooms)  # the affine may not carry the spacing
     image.header.set_xyzt_units("mm")
-    suffix = ".nii.gz" if path.name.endswith(".gz") else ".nii"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial{suffix}")
-    try:
+    with written_aside(path, ".nii.gz" if path.name.endswith(".gz") else ".nii") as partial:
         _nibabel.save(image, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _load(path: Path) -> tuple[NDArray[np.float64], tuple[float, float, float], NDArray[np.float64]]:

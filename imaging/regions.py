@@ -4,7 +4,6 @@ Training patients are cut around their reference box with jitter, so that a netw
 centre; every other patient around the box that the localiser predicted, as a new study would be.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,11 +16,13 @@ from imaging.box import Box
 from imaging.config import FrozenConfig
 from imaging.errors import InputError
 from imaging.prepare import apply_window, crop_region, intensity_window, reference_box
+from imaging.prepared_study import PreparedStudy
 from imaging.progress import track
 from imaging.seeds import random_generator
 from imaging.slice_store import ROW_COLUMNS, SliceStoreWriter, StoreAttributes
 from imaging.split import FoldSplit, split_digest
-from imaging.study_archive import PreparedStudy, StudyArchive
+from imaging.study_archive import StudyArchive
+from imaging.write_aside import written_aside
 
 REGION_COLUMNS = ("case_id", "frame", "part", "centre_row", "centre_col", "window_low", "window_high")
 
@@ -118,13 +119,8 @@ def study_regions(
 
 def write_regions(path: Path, table: pd.DataFrame) -> None:
     """Write the table of regions as CSV, written aside and renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with written_aside(path) as partial:
         table.to_csv(partial, index=False)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_regions(path: Path) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from sklearn.model_selection import StratifiedKFold
 from imaging.errors import InputError
 from imaging.labels import PATIENT_GROUPS
 from imaging.seeds import derive_seed, random_generator
+from imaging.write_aside import written_aside
 
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -89,13 +89,8 @@ def split_patients(
 def write_splits(path: Path, splits: Sequence[FoldSplit]) -> None:
     """Write all folds as one JSON file, written aside and renamed."""
     text = json.dumps({"folds": [asdict(split) for split in splits]}, indent=2) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with written_aside(path) as partial:
         partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_split(path: Path, fold: int) -> FoldSplit:

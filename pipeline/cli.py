@@ -123,6 +123,13 @@ def predict(
         typer.Option(help="Average over mirrored copies; default: as the model was configured."),
     ] = None,
     dicom_seg: Annotated[bool, typer.Option(help="Also write DICOM segmentations (needs scarforge[dicom]).")] = False,
+    post_processing: Annotated[
+        bool,
+        typer.Option(
+            "--post-processing/--no-post-processing",
+            help="Correct label maps by the steps that helped the model's validation patients.",
+        ),
+    ] = False,
 ) -> None:
     """Segment new studies: label maps in their own geometry, volumes, uncertainty, pictures and one page.
 
@@ -133,7 +140,7 @@ def predict(
     from pipeline.predict import PredictOptions
     from pipeline.predict import predict as predict_studies
 
-    options = PredictOptions(model, output, fold, localiser, phase, flips, dicom_seg)
+    options = PredictOptions(model, output, fold, localiser, phase, flips, dicom_seg, post_processing)
     raise typer.Exit(predict_studies(default_home(), studies, options))
 
 

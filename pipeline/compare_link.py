@@ -12,7 +12,7 @@ _LABEL = "compare_{}_in_mlflow"
 
 
 def compare_url(server: str, run_ids: Sequence[str], experiment_ids: Sequence[str]) -> str:
-    """Return the address that opens runs side by side in the interface of MLflow 3.
+    """Return the address that opens runs side by side in the interface of MLflow 3, among its pages for model training.
 
     Args:
         server: Address of MLflow's server.
@@ -20,7 +20,7 @@ def compare_url(server: str, run_ids: Sequence[str], experiment_ids: Sequence[st
         experiment_ids: That the runs belong to.
     """
     runs, experiments = (quote(json.dumps(list(ids), separators=(",", ":"))) for ids in (run_ids, experiment_ids))
-    return f"{server.rstrip('/')}/#/compare-runs?runs={runs}&experiments={experiments}"
+    return f"{server.rstrip('/')}/#/compare-runs?runs={runs}&experiments={experiments}&workflowType=machine_learning"
 
 
 def compare_facts(forge: Forge, found: Sequence[tuple[str, int, int]]) -> dict[str, Fact]:

@@ -4,7 +4,6 @@ No PyTorch, MLflow or albumentations is imported here: every step process import
 """
 
 import os
-from pathlib import Path
 
 import dagster as dg
 
@@ -20,26 +19,24 @@ from assets import (
     synthesis,
     training_sets,
 )
+from pipeline.executor import chosen_executor, steps_of_pool
 from pipeline.forge import Forge
+from pipeline.forge_fields import forge_fields
 from pipeline.jobs import JOBS, cine
 from pipeline.nightly import nightly
 from pipeline.sensors import new_studies, report_failures, report_regressions
 
-forge = Forge(
-    source=os.environ.get("SCARFORGE_SOURCE", "phantom"),
-    root=str(Path(os.environ["SCARFORGE_ROOT"]).absolute()) if os.environ.get("SCARFORGE_ROOT") else "",
-    profile=os.environ.get("SCARFORGE_PROFILE", "demo"),
-    home=os.environ.get("SCARFORGE_HOME", "workspace"),
+forge = Forge(**forge_fields(os.environ))
+
+all_assets = dg.load_assets_from_modules(
+    [studies, localiser, slices, synthesis, quality, training_sets, segmenters, scores, comparison, champion]
 )
 
 defs = dg.Definitions(
-    assets=dg.load_assets_from_modules(
-        [studies, localiser, slices, synthesis, quality, training_sets, segmenters, scores, comparison, champion]
-    ),
+    assets=all_assets,
     jobs=[*JOBS.values(), cine],
     schedules=[nightly],
     sensors=[new_studies, report_failures, report_regressions],
     resources={"forge": forge},
-    # Steps beside each other only where a core is idle: trainings wait for each other in the pool "gpu".
-    executor=dg.multiprocess_executor.configured({"max_concurrent": 2}),
+    executor=chosen_executor(os.environ, steps_of_pool(all_assets)),
 )

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,13 @@ import dagster as dg
 from imaging.config import FrozenConfig
 from imaging.errors import InputError
 from pipeline.emit import check_results_of, metadata_of
-from pipeline.night import forced_attempt, night_tags
+from pipeline.end_with_spawner import end_with_spawner
+from pipeline.executor import executor_name
+from pipeline.night import YES, forced_attempt, night_tags
 from pipeline.outcome import Outcome
 from pipeline.record import Record, cache_key, produce, read_record
+from pipeline.remote import Remote
+from pipeline.transient import retried
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:  # reading the settings imports every part's configuration; only a step needs that
@@ -57,9 +62,17 @@ class Forge(dg.ConfigurableResource):
         """Return the folders of this source and profile."""
         return Workspace(Path(self.home).absolute(), self.source, self.profile)
 
+    @cached_property
+    def remote(self) -> Remote | None:
+        """Where finished folders lie besides the workspace (`SCARFORGE_REMOTE`), None where they lie nowhere else."""
+        return Remote.of(self.workspace.home, os.environ)
+
     def folder(self, asset: str, fold: int | None = None, seed: int | None = None) -> Path:
-        """Return the folder of a finished asset."""
-        return self.workspace.place(asset, None if asset in UNPARTITIONED else fold, seed)
+        """Return the folder of a finished asset, fetched first where another machine has published it."""
+        place = self.workspace.place(asset, None if asset in UNPARTITIONED else fold, seed)
+        if self.remote is not None:
+            self.remote.refresh(place)
+        return place
 
     def version(self, asset: str, fold: int | None, seed: int | None = None) -> str:
         """Return the data version of a finished asset.
@@ -127,7 +140,11 @@ class Forge(dg.ConfigurableResource):
         place = self.workspace.place(asset, fold, seed)
         start = time.monotonic()
         key = cache_key(code_version, parents, plain)
-        record, found = produce(place, asset, key, build, _forced(context, key) if asset in TRAINED else "")
+        attempt = _forced(context, key) if asset in TRAINED else ""
+        if context.job_def.executor_def.name == dg.multiprocess_executor.name:
+            end_with_spawner()
+        with retried(context.retry_number):
+            record, found = produce(place, asset, key, build, attempt, self.remote)
         seconds = time.monotonic() - start
         where = asset + (f", seed {seed}" if seed is not None else "")
         say(f"  {'=' if found else '+'} {where:<46} {'unchanged' if found else f'{seconds:6.1f} s'}")
@@ -207,10 +224,27 @@ class Forge(dg.ConfigurableResource):
         uri = self.tracking_uri()
         return uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
 
-    def accelerator_lock(self) -> Path:
-        """Return the lock file that keeps two trainings from sharing an accelerator."""
+    def accelerator_lock(self) -> str:
+        """Return the lock file that keeps two trainings from sharing an accelerator, empty where they may.
+
+        `SCARFORGE_SHARE_ACCELERATOR=true` allows it; the pool `gpu` of Dagster then needs more than one slot too.
+        """
+        if os.environ.get("SCARFORGE_SHARE_ACCELERATOR", "").lower() in YES:
+            return ""
         self.workspace.locks.mkdir(parents=True, exist_ok=True)
-        return self.workspace.locks / "accelerator_0.lock"
+        return str(self.workspace.locks / "accelerator_0.lock")
+
+    def training_lock(self, folder: Path) -> str:
+        """Return the lock file of a training into `folder`: the accelerator's, where this machine's steps share one.
+
+        Ray and Kubernetes give each step an accelerator of its own. The lock then only keeps two processes from
+        training into one folder, such as a step on a machine that was lost and the one that replaces it.
+        """
+        shared = self.accelerator_lock()
+        if not shared or executor_name(os.environ) == "multiprocess":
+            return shared
+        parts = folder.absolute().relative_to(self.workspace.root).parts
+        return str(self.workspace.locks / ("_".join(parts) + ".lock"))
 
     def manifest(self) -> dict[str, str]:
         """Return what score tables must share before they may be compared."""

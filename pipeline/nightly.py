@@ -5,12 +5,26 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
+from imaging.errors import InputError
 from imaging.sources import source_labels
+from pipeline.forge_fields import forge_fields
 from pipeline.jobs import JOBS, job_for
 from pipeline.night import BY_SCHEDULE, BY_SENSOR, FORCE_TAG, NIGHT_TAG, STARTED_BY_TAG
 from pipeline.nightly_settings import NightlySettings, nightly_settings
 
-SETTINGS = nightly_settings(os.environ, frozenset(JOBS))
+
+def _from_environment() -> tuple[NightlySettings, str]:
+    """Return the settings and no problem, or the defaults and what is wrong: most commands know no nights."""
+    try:
+        found = nightly_settings(os.environ, frozenset(JOBS))
+        source_labels(found.source)
+    except InputError as error:
+        own = str(error).startswith("SCARFORGE_")
+        return NightlySettings(), str(error) if own else f"SCARFORGE_SOURCE: {error}"
+    return found, ""
+
+
+SETTINGS, _PROBLEM = _from_environment()
 NIGHTLY_JOB = job_for(SETTINGS.profile, source_labels(SETTINGS.source).has_lesions)
 
 _UNFINISHED = [
@@ -20,6 +34,16 @@ _UNFINISHED = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+
+
+def require_valid_nights() -> None:
+    """Refuse to start or to watch anything while the environment's settings of the nights are wrong.
+
+    Raises:
+        InputError: They are; the message names the variable, its value and what is allowed.
+    """
+    if _PROBLEM:
+        raise InputError(_PROBLEM)
 
 
 def night_requests(
@@ -34,7 +58,8 @@ def night_requests(
         run_key: What must not be run twice.
         force: Whether to train again although nothing changed.
     """
-    forge = {"profile": settings.profile, "source": settings.source}
+    forge = {**forge_fields(os.environ), "profile": settings.profile, "source": settings.source}
+    forge["root"] = str(settings.root or "")
     tags = {NIGHT_TAG: night, STARTED_BY_TAG: started_by, "dagster/max_retries": "1"}
     if force:
         tags[FORCE_TAG] = "true"
@@ -65,6 +90,7 @@ def automatic_runs_going(instance: dg.DagsterInstance) -> int:
 )
 def nightly(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
     """Request one run for each nightly fold, unless an earlier night is still going."""
+    require_valid_nights()
     going = automatic_runs_going(context.instance)
     if going:
         return dg.SkipReason(f"{going} automatic runs are still going; the next night sees what changed until then")

@@ -38,6 +38,7 @@ class PredictOptions:
         phase: Only this phase of a cine series, counted from 1.
         flips: Flips at test time; None does as the model's configuration says.
         dicom_seg: Also write DICOM segmentations.
+        post_processing: Correct label maps by the steps that the model's validation patients chose.
     """
 
     model: str
@@ -47,6 +48,7 @@ class PredictOptions:
     phase: int | None = None
     flips: bool | None = None
     dicom_seg: bool = False
+    post_processing: bool = False
 
 
 def predict(home: Path, studies: Sequence[Path], options: PredictOptions) -> int:
@@ -71,7 +73,7 @@ def predict(home: Path, studies: Sequence[Path], options: PredictOptions) -> int
     if options.dicom_seg:
         require_highdicom()
     compute = choose_compute()
-    model = load_model(home, name, options.fold, options.localiser, compute, options.flips)
+    model = load_model(home, name, options.fold, options.localiser, compute, options.flips, options.post_processing)
     say(f"{name}: {_count(len(model.members), 'network')}, localiser {model.localiser_name}; {compute.description}")
     run = PredictionRun(
         model, options, model_facts(model, version("scarforge")), frozenset(study.case_id for study in found)
@@ -176,7 +178,7 @@ def predict_volume(volume: UnreadStudy, model: LoadedModel) -> Predicted:
     prediction = predict_study(
         study.volume.image, study.volume.spacing_mm, segmenter, model.localisers, model.region, str(study.path)
     )
-    check = check_familiarity(segmenter, model.familiarity, prediction.images, prediction.regions)
+    check = check_familiarity(prediction.features, model.familiarity, prediction.images, prediction.regions)
     odd = implausibilities(prediction.regions, prediction.boxes, segmenter.label_set, seen_range(model.familiarity))
     unlike = [check.sentence] if check and check.sentence else []
     return Predicted(study, prediction, check, (*unlike, *odd))

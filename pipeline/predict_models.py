@@ -1,5 +1,6 @@
 """Finds the trained models of a workspace by name, and loads them with their localisers."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from imaging.errors import InputError
 from imaging.regions import RegionConfig
 from pipeline.record import is_finished
+from pipeline.remote import Remote
 from pipeline.workspace import Workspace
 from training.model_folder import read_model_json
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:  # both import torch
     from segmentation.familiarity import Familiarity
     from segmentation.localiser import Localiser
     from segmentation.predict import Segmenter
+    from segmentation.step_reasons import StepReason
     from training.compute import Compute
 
 NETWORKS = ("attention_res_unet", "halsr_net")
@@ -69,6 +72,7 @@ class LoadedModel:
         localiser_name: Where they come from, for people.
         region: How the training cut its regions.
         familiarity: What each member remembers of its training studies; None for older models.
+        post_processing: Each step, whether it is applied and why; empty where none was asked for.
     """
 
     name: ModelName
@@ -78,10 +82,17 @@ class LoadedModel:
     localiser_name: str
     region: RegionConfig
     familiarity: tuple["Familiarity | None", ...]
+    post_processing: tuple["StepReason", ...] = ()
 
 
 def load_model(
-    home: Path, name: ModelName, fold: int | None, localiser: str | None, compute: "Compute", flips: bool | None
+    home: Path,
+    name: ModelName,
+    fold: int | None,
+    localiser: str | None,
+    compute: "Compute",
+    flips: bool | None,
+    post_processing: bool = False,
 ) -> LoadedModel:
     """Load every finished seed and fold of a model, and the localisers.
 
@@ -92,6 +103,7 @@ def load_model(
         localiser: `SOURCE/PROFILE` whose localisers are taken instead of each fold's own.
         compute: Device and precision.
         flips: Flips at test time; None does as the model's configuration says.
+        post_processing: Apply the steps that the validation patients of every member chose.
 
     Raises:
         InputError: There is no such model or localiser, or a folder is damaged.
@@ -99,17 +111,21 @@ def load_model(
     from segmentation.familiarity import read_familiarity
     from segmentation.localiser import load_localiser
     from segmentation.predict import load_ensemble
+    from segmentation.step_reasons import explain_steps
 
     members = find_members(home, name, fold)
     folders, localiser_name = find_localisers(home, name, [member.fold for member in members], localiser)
+    places = [member.folder for member in members]
+    cards = [read_model_json(place, "model_card.json") for place in places] if post_processing else []
     return LoadedModel(
         name=name,
         members=tuple(members),
-        segmenter=load_ensemble([member.folder for member in members], compute, flips),
+        segmenter=load_ensemble(places, compute, flips, post_processing),
         localisers=tuple(load_localiser(folder, compute) for folder in folders),
         localiser_name=localiser_name,
         region=_common_region(home, name, members),
-        familiarity=tuple(read_familiarity(member.folder) for member in members),
+        familiarity=tuple(read_familiarity(place) for place in places),
+        post_processing=explain_steps(cards) if post_processing else (),
     )
 
 
@@ -120,6 +136,7 @@ def find_members(home: Path, name: ModelName, fold: int | None = None) -> list[M
         InputError: There is none; the message names what the workspace holds, and the command that trains it.
     """
     place = Workspace(home, name.source, name.profile).place(name.asset)
+    _fetch_published(home, place)
     found = [
         Member(folder, int(folder.parent.name.removeprefix("fold_")), int(folder.name.removeprefix("seed_")))
         for folder in sorted(place.glob("fold_[0-9]/seed_[0-9]*"))
@@ -139,6 +156,7 @@ def find_localisers(home: Path, name: ModelName, folds: Sequence[int], other: st
     """
     source, profile = (name.source, name.profile) if other is None else _source_and_profile(other)
     place = Workspace(home, source, profile).place("lv_localiser")
+    _fetch_published(home, place)
     finished = {
         int(folder.name.removeprefix("fold_")): folder
         for folder in sorted(place.glob("fold_[0-9]"))
@@ -152,6 +170,12 @@ def find_localisers(home: Path, name: ModelName, folds: Sequence[int], other: st
             f"`{_command(source, profile, missing[0] if missing else '0')}`, or name another source with --localiser"
         )
     return [finished[fold] for fold in wanted], f"{source}/{profile}, fold {', '.join(map(str, wanted))}"
+
+
+def _fetch_published(home: Path, place: Path) -> None:
+    """Fetch what other machines have finished of an asset."""
+    if (remote := Remote.of(home, os.environ)) is not None:
+        remote.refresh_below(place)
 
 
 def models_in(home: Path) -> list[str]:

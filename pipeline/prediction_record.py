@@ -11,6 +11,7 @@ from segmentation.familiarity import FamiliarityCheck
 from segmentation.study_prediction import StudyPrediction
 
 NOT_CHECKED = "not checked"
+NOT_ASKED_FOR = "not asked for"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,7 @@ def model_facts(model: LoadedModel, code_version: str) -> dict[str, Any]:
         "localiser": model.localiser_name,
         "flips": model.segmenter.flips,
         "precision": model.segmenter.compute.precision,
+        "post_processing": [asdict(step) for step in model.post_processing] or NOT_ASKED_FOR,
         "region": model.region.model_dump(mode="json"),
         "label_set": model.segmenter.label_set.name,
         "labels": dict(enumerate(model.segmenter.label_set.tissues)),

@@ -4,13 +4,18 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from imaging.errors import InputError
 from pipeline.dagster_home import prepare_dagster_home
+from pipeline.executor import executor_name
 from pipeline.forge import Forge, say
 from pipeline.settings import load_settings
+
+if TYPE_CHECKING:
+    from dagster._core.execution.execution_result import ExecutionResult
 
 
 def run_fold(
@@ -41,7 +46,7 @@ def run_fold(
         overrides=list(overrides),
         seeds=list(seeds),
     )
-    _prepare_stores(forge)
+    prepare_stores(forge)
     say(f"{source}, profile {profile} (settings {settings.digest}), fold {fold}, in {forge.workspace.root}")
     if not has_lesions:
         say("  no study of this source holds an infarct: the real-only half of the graph runs")
@@ -53,7 +58,7 @@ def run_fold(
     return forge
 
 
-def _prepare_stores(forge: Forge) -> None:
+def prepare_stores(forge: Forge) -> None:
     """Create the databases before any step does: two processes that migrate one SQLite file break it."""
     from pipeline.tracking_store import prepare_store
 
@@ -62,24 +67,30 @@ def _prepare_stores(forge: Forge) -> None:
     prepare_store(forge.tracking_uri(), artifact_root=forge.workspace.artifact_root)
 
 
-def _execute(forge: Forge, fold: int, has_lesions: bool) -> dg.ExecuteInProcessResult:
-    from pipeline.definitions import defs
+def _execute(forge: Forge, fold: int, has_lesions: bool) -> "ExecutionResult":
+    """Run the job in this process or, where `SCARFORGE_EXECUTOR` names a cluster, each step there."""
     from pipeline.jobs import job_for
 
-    job = defs.resolve_job_def(job_for(forge.profile, has_lesions).name)
+    name = job_for(forge.profile, has_lesions).name
+    config = {
+        "resources": {"forge": {"config": forge.model_dump()}},
+        "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+    }
     with dg.DagsterInstance.get() as instance:
-        return job.execute_in_process(
-            instance=instance,
-            partition_key=str(fold),
-            run_config={
-                "resources": {"forge": {"config": forge.model_dump()}},
-                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-            },
-            raise_on_error=False,
-        )
+        if executor_name(os.environ) == "multiprocess":
+            return resolve_job(name).execute_in_process(config, instance, str(fold), raise_on_error=False)
+        job = dg.build_reconstructable_job("pipeline.run_fold", "resolve_job", (name,))
+        return dg.execute_job(job, instance, config, tags={"dagster/partition": str(fold)})
 
 
-def _first_failure(result: dg.ExecuteInProcessResult) -> str:
+def resolve_job(name: str) -> dg.JobDefinition:
+    """Return a job by name; a step on another machine asks for it anew."""
+    from pipeline.definitions import defs
+
+    return defs.resolve_job_def(name)
+
+
+def _first_failure(result: "ExecutionResult") -> str:
     for event in result.all_events:
         if event.is_step_failure:
             error = event.step_failure_data.error

@@ -15,7 +15,7 @@ import dagster as dg
 from imaging.errors import InputError
 from imaging.sources import source_format
 from pipeline.night import BY_SENSOR, NIGHT_TAG
-from pipeline.nightly import NIGHTLY_JOB, SETTINGS, automatic_runs_going, night_requests
+from pipeline.nightly import NIGHTLY_JOB, SETTINGS, automatic_runs_going, night_requests, require_valid_nights
 from pipeline.nightly_settings import NightlySettings
 from pipeline.notify import Message, notifiers, notify
 from pipeline.source_watch import Watch, look
@@ -34,6 +34,7 @@ _REPORTING = (  # naming a way to be told is asking to be told
 )
 def new_studies(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Request a candidate for a changed folder of studies."""
+    require_valid_nights()
     return watch_folder(context, SETTINGS, time.time())
 
 

@@ -15,12 +15,13 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from imaging.errors import InputError
 from pipeline.dagster_home import prepare_dagster_home
-from pipeline.tracking_store import prepare_store, tracking_places
+from pipeline.quiet import quieten
+from pipeline.tracking_store import EXPERIMENT, find_experiment, prepare_store, tracking_places
 
 _HOST = "127.0.0.1"
 _START_TIMEOUT_S = 180.0
@@ -36,6 +37,7 @@ class Service:
     name: str
     command: Sequence[str]
     health: str | None = None
+    secrets: Mapping[str, str] = field(default_factory=dict)  # in its environment, since a command is seen by all
 
 
 def serve(
@@ -56,8 +58,9 @@ def serve(
         0 after Ctrl-C or SIGTERM, 1 when a service ended by itself.
 
     Raises:
-        InputError: A port is taken, or the store cannot be used.
+        InputError: A port is taken, the store cannot be used, or the settings of the nights are wrong.
     """
+    _require_valid_nights()
     home, places = home.absolute(), tracking_places(home, os.environ)
     _require_free(dagster_port, "Dagster")
     dagster_home = prepare_dagster_home(home)
@@ -65,18 +68,19 @@ def serve(
         _dagster_webserver(dagster_port, workspace or dagster_home / "workspace.yaml"),
         _dagster_daemon(workspace or dagster_home / "workspace.yaml"),
     ]
-    mlflow_address = places.uri
+    mlflow_address = mlflow_page = places.uri
     if not places.uri.startswith("http"):  # a server that is named in the environment runs already
         _require_free(mlflow_port, "MLflow")
         prepare_store(places.uri, places.artifact_root)
         services.append(_mlflow(places.uri, home / "mlflow_artifacts", mlflow_port))
         mlflow_address = f"http://{_HOST}:{mlflow_port}"
+        mlflow_page = _runs_page(mlflow_address, places.uri)
     environment = _environment(home, dagster_home, mlflow_address)
     with _interrupt_on_signals(), _running(services, environment, home / "logs") as processes:
         try:
             _wait_until_healthy(services, processes, home / "logs")
             print(f"Dagster  http://{_HOST}:{dagster_port}")
-            print(f"MLflow   {mlflow_address}", flush=True)
+            print(f"MLflow   {mlflow_page}", flush=True)
             return _watch(processes, home / "logs")
         except KeyboardInterrupt:
             print("stopping", flush=True)
@@ -86,14 +90,27 @@ def serve(
             return 1
 
 
+def _require_valid_nights() -> None:
+    quieten()  # before the jobs are loaded: Dagster warns of its own use of what is in beta
+    from pipeline.nightly import require_valid_nights
+
+    require_valid_nights()
+
+
 class _EndedError(Exception):
     """A service ended by itself."""
 
 
+def _runs_page(address: str, uri: str) -> str:
+    """Return the page that lists our runs; MLflow's own first page is about language models."""
+    experiment = find_experiment(uri, EXPERIMENT)
+    return f"{address}/#/experiments/{experiment}/runs?workflowType=machine_learning" if experiment else address
+
+
 def _mlflow(uri: str, artifacts: Path, port: int) -> Service:
     command = [sys.executable, "-m", "mlflow", "server", "--host", _HOST, "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", uri, "--artifacts-destination", str(artifacts)]
-    return Service("mlflow", command, f"http://{_HOST}:{port}/health")
+    command += ["--workers", "1", "--artifacts-destination", str(artifacts)]
+    return Service("mlflow", command, f"http://{_HOST}:{port}/health", {"MLFLOW_BACKEND_STORE_URI": uri})
 
 
 def _dagster_webserver(port: int, workspace: Path) -> Service:
@@ -136,7 +153,7 @@ def _start(service: Service, environment: Mapping[str, str], log: Path) -> subpr
     with log.open("wb") as output:
         return subprocess.Popen(
             service.command,
-            env=dict(environment),
+            env={**environment, **service.secrets},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

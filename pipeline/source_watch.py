@@ -3,11 +3,15 @@
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 QUIET_S = 60.0
+LISTING_LIMIT_S = 20.0  # Dagster gives up on a sensor after 60 s
+SHARE_OF_TIME = 0.05  # that is spent on listing, at most
+INTERVAL_S = 30.0  # between two looks at a folder that is listed quickly
 
 
 @dataclass(frozen=True)
@@ -18,11 +22,21 @@ class Watch:
         used: Digest of the listing that a run was last requested for.
         seen: Digest of the last look.
         since: When `seen` was first seen, in seconds since 1970.
+        looked: When the folder was last listed, in seconds since 1970.
+        listing_s: How long that took.
     """
 
     used: str = ""
     seen: str = ""
     since: float = 0.0
+    looked: float = 0.0
+    listing_s: float = 0.0
+
+    @property
+    def pause_s(self) -> float:
+        """How long to leave the folder alone after a listing, so that a large one is not listed all the time."""
+        pause = self.listing_s / SHARE_OF_TIME
+        return pause if pause > INTERVAL_S else 0.0
 
     def to_cursor(self) -> str:
         """Return the text that Dagster keeps."""
@@ -57,9 +71,18 @@ def look(watch: Watch, root: Path, now: float) -> Look:
         root: Folder of the studies.
         now: In seconds since 1970.
     """
+    if now < watch.looked + watch.pause_s:
+        left = watch.looked + watch.pause_s - now
+        return Look(watch, f"{root}: its listing took {watch.listing_s:.1f} s; the next look is in {left:.0f} s")
+    began = time.perf_counter()
+    watch = replace(watch, looked=now, listing_s=LISTING_LIMIT_S)
     try:
         files, digest = listing_digest(root)
+        watch = replace(watch, listing_s=time.perf_counter() - began)
+    except TimeoutError as error:
+        return Look(watch, str(error))
     except OSError as error:
+        watch = replace(watch, listing_s=time.perf_counter() - began)
         return Look(watch, f"{root}: cannot be listed ({error.strerror or error}); mount it or set SCARFORGE_ROOT")
     if not files:
         return Look(watch, f"{root}: holds no file yet")
@@ -78,8 +101,17 @@ def listing_digest(root: Path) -> tuple[int, str]:
 
     Raises:
         OSError: The folder cannot be listed.
+        TimeoutError: It holds too much to be watched.
     """
-    lines = sorted(_listing(root, ""))
+    lines, began = [], time.perf_counter()
+    for line in _listing(root, ""):
+        lines.append(line)
+        if time.perf_counter() - began > LISTING_LIMIT_S:
+            raise TimeoutError(
+                f"{root}: {len(lines)} files were listed in {LISTING_LIMIT_S:.0f} s and more are there; set "
+                "SCARFORGE_ROOT to a folder that holds the studies alone, or start the runs by hand"
+            )
+    lines.sort()
     return len(lines), hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()[:20]
 
 

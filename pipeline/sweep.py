@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,7 @@ class SweepBench:
                 self.slices.recipe(point, self.total),
             ),
             lambda folder: self.slices.mix(folder, point, self.total, _CODE_VERSION),
+            elsewhere=self.forge.remote,
         )
         return record.data_version
 
@@ -150,12 +152,13 @@ class SweepBench:
         config = self.settings.network(self.network).model_dump(mode="json")
         parents = {**self.slices.versions_of("real_slices", "patient_split"), "training_set": mixed}
         key = cache_key(_CODE_VERSION, parents, {"config": config, "seed": seed})
-        model, trained = produce(
+        shared = partial(produce, elsewhere=self.forge.remote)
+        model, trained = shared(
             place / "model", name, key, lambda folder: self._train(point, seed, folder, key, parent)
         )
         read = self.slices.versions_of("studies", "real_slices", "patient_split")
         own = cache_key(_CODE_VERSION, {**read, "model": model.data_version}, {})
-        scored, measured = produce(place / "scores", name, own, lambda folder: self._score(point, seed, folder))
+        scored, measured = shared(place / "scores", name, own, lambda folder: self._score(point, seed, folder))
         facts = {**model.outcome.facts, **scored.outcome.facts}
         return {name: float(fact.value) for name, fact in facts.items()}, trained and measured
 
@@ -182,7 +185,7 @@ class SweepBench:
             precision=self.settings.precision,
             card={**card, "training_set": f"sweep {point.name}", "parents": dict(self.slices.versions)},
             tracking=self.tracking("sweep_training", f"{point.name}/{key[:16]}", self._params(point), parent, seed),
-            lock=str(self.forge.accelerator_lock()),
+            lock=self.forge.accelerator_lock(),
         )
         trained = run_task(task)
         chosen = {name: value for name, value in trained.scores.items() if name.startswith("validation/")}

@@ -16,12 +16,18 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from imaging.errors import InputError
+from pipeline.tracking_postgres import prepare_postgres
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "scarforge"
 
+_EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",  # else MLflow's pages are about language models
+    "mlflow.note.content": "One run for each training, evaluation and comparison. To see what synthetic slices do, "
+    "filter by `tags.stage = 'evaluation' and tags.fold = '0'`, tick the arms of a network and press *Compare*.",
+}
 _SQLITE = "sqlite:///"
 _SCHEMES = ("sqlite:///", "http://", "https://", "postgresql", "mysql", "mssql")
 _LOCK_TIMEOUT_S = 120.0
@@ -55,7 +61,7 @@ def tracking_places(home: Path, environment: Mapping[str, str]) -> TrackingPlace
     home = home.absolute()
     own = f"{_SQLITE}{home / 'mlflow.db'}"
     uri = environment.get("MLFLOW_TRACKING_URI") or own
-    root = home / "mlflow_artifacts" if uri.startswith(_SQLITE) else None
+    root = None if uri.startswith("http") else home / "mlflow_artifacts"
     return TrackingPlaces(uri=uri, artifact_root=root, spool=home / "tracking_spool")
 
 
@@ -79,21 +85,27 @@ def connect(uri: str) -> MlflowClient:
 def prepare_store(uri: str, artifact_root: Path | None = None, experiment: str = EXPERIMENT) -> None:
     """Bring a SQLite file up to date and create the experiment, before any step writes to it.
 
-    Several processes that meet a new file would otherwise migrate it side by side and fail. A server looks
-    after its own store, so for any other `uri` only its form is checked.
+    Several processes that meet a new file would otherwise migrate it side by side and fail; so would those that meet
+    a new PostgreSQL database. A server looks after its own store, so for any other `uri` only its form is checked.
 
     Args:
-        uri: Tracking URI, such as `sqlite:////home/me/workspace/mlflow.db` or `http://127.0.0.1:5000`.
-        artifact_root: Folder for the files of the experiment's runs, for SQLite only.
+        uri: Tracking URI, such as `sqlite:////home/me/workspace/mlflow.db`, `postgresql+psycopg2://mlflow@db/mlflow` or
+            `http://127.0.0.1:5000`.
+        artifact_root: Folder for the files of the experiment's runs, for SQLite and PostgreSQL only.
         experiment: Name of the experiment.
 
     Raises:
-        InputError: The URI is of an unknown kind, or the file is damaged or written by a newer MLflow.
+        InputError: The URI is of an unknown kind, the file is damaged or written by a newer MLflow, or the database
+            cannot be used.
     """
     if not uri.startswith(_SCHEMES):
         raise InputError(
             f"tracking URI {uri!r}: expected one that starts with {', '.join(_SCHEMES)}; set MLFLOW_TRACKING_URI"
         )
+    if uri.startswith("postgresql"):
+        prepare_postgres(uri)
+        experiment_id(connect(uri), experiment, artifact_root)
+        return
     if not uri.startswith(_SQLITE):
         return
     quieten()
@@ -121,10 +133,10 @@ def experiment_id(client: MlflowClient, name: str, artifact_root: Path | None) -
 
     found = client.get_experiment_by_name(name)
     if found is None:
-        own_file = client.tracking_uri.startswith(_SQLITE)  # a server knows its own place for files
-        location = artifact_root.absolute().as_uri() if artifact_root and own_file else None
+        served = client.tracking_uri.startswith("http")  # a server knows its own place for files
+        location = artifact_root.absolute().as_uri() if artifact_root and not served else None
         try:
-            return client.create_experiment(name, artifact_location=location)
+            return client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,10 +122,11 @@ class TrialBench:
         start, place = time.monotonic(), self.folder / trial.name
         content = {"config": trial.config.model_dump(mode="json"), "seed": self.settings.split_seed}
         key = cache_key(_CODE_VERSION, {name: self.versions[name] for name in _NEEDED}, content)
-        _, found = produce(place / "model", trial.name, key, lambda folder: self._train(trial, folder, key))
+        shared = partial(produce, elsewhere=self.forge.remote)
+        _, found = shared(place / "model", trial.name, key, lambda folder: self._train(trial, folder, key))
         quality = self.settings.quality.model_dump(mode="json", include=_MEASURED_WITH)
         own = cache_key(_CODE_VERSION, {**self.versions, "model": key}, quality)
-        measured, _ = produce(place / "figures", trial.name, own, lambda folder: self._measure(trial, folder, key))
+        measured, _ = shared(place / "figures", trial.name, own, lambda folder: self._measure(trial, folder, key))
         say(f"      {'trained before' if found else f'{(time.monotonic() - start) / 60:.1f} min'}")
         return {name: float(fact.value) for name, fact in measured.outcome.facts.items()}
 
@@ -142,7 +144,7 @@ class TrialBench:
             precision=self.settings.precision,
             card={"source": self.forge.source, "profile": self.forge.profile, "fold": self.fold, "trial": trial.name},
             tracking=self._tracking(trial, key),
-            lock=str(self.forge.accelerator_lock()),
+            lock=self.forge.accelerator_lock(),
         )
         trained = run_task(task)
         return Outcome({name: number(value) for name, value in trained.scores.items()})

@@ -13,7 +13,6 @@ from segmentation.blocks import (
     SegmentationOutput,
     check_image,
     initialise,
-    pooled_features,
     upsample,
 )
 
@@ -59,18 +58,6 @@ class AttentionResUNet(SegmentationNetwork):
         self.head = nn.Conv2d(channels, num_classes, 1)
         initialise(self)
 
-    def forward(self, x: Tensor) -> SegmentationOutput:
-        """Map images (N, in_channels, H, W) to logits (N, num_classes, H, W); `auxiliary` is None."""
-        y, skips = self._encode(x)
-        y = self.dropout(y)
-        for stage, skip in zip(self.up, reversed(skips), strict=True):
-            y = stage(y, skip)
-        return SegmentationOutput(self.head(y), None)
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Return the bottleneck's features averaged over pixels: (N, bottleneck)."""
-        return pooled_features(self._encode(x)[0])
-
     def stage_statistics(self, x: Tensor) -> Tensor:
         """Return mean and standard deviation over pixels of every encoder stage's features: (N, 2 * sum(widths)).
 
@@ -89,6 +76,12 @@ class AttentionResUNet(SegmentationNetwork):
             skips.append(x)
             x = F.max_pool2d(x, 2)
         return self.bottleneck(x), skips  # (N, bottleneck, H / 32, W / 32) with five stages
+
+    def _decode(self, latent: Tensor, skips: Sequence[Tensor]) -> SegmentationOutput:
+        y = self.dropout(latent)
+        for stage, skip in zip(self.up, reversed(skips), strict=True):
+            y = stage(y, skip)
+        return SegmentationOutput(self.head(y), None)
 
 
 class DecoderStage(nn.Module):

@@ -3,6 +3,7 @@
 What does not live here: attention (`attention_gate`, `hybrid_attention_pooling`) and whole networks.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,14 +27,27 @@ class SegmentationOutput(NamedTuple):
 
 
 class SegmentationNetwork(nn.Module):
-    """What training and prediction ask of a network."""
+    """What training and prediction ask of a network; its two halves are `_encode` and `_decode`."""
 
     def forward(self, x: Tensor) -> SegmentationOutput:
         """Map images (N, in_channels, H, W) to logits (N, num_classes, H, W)."""
-        raise NotImplementedError
+        return self._decode(*self._encode(x))
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the bottleneck's features averaged over pixels: (N, D)."""
+        return pooled_features(self._encode(x)[0])
+
+    def segment_and_encode(self, x: Tensor) -> tuple[SegmentationOutput, Tensor]:
+        """Return what `forward` and `encode` return, from one pass through the encoder."""
+        latent, skips = self._encode(x)
+        features = pooled_features(latent)
+        return self._decode(latent, skips), features
+
+    def _encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the bottleneck's features (N, D, h, w) and what the decoder takes besides."""
+        raise NotImplementedError
+
+    def _decode(self, latent: Tensor, skips: Sequence[Tensor]) -> SegmentationOutput:
         raise NotImplementedError
 
 

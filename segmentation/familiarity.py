@@ -24,8 +24,6 @@ from imaging.errors import InputError
 from imaging.labels import Tissue
 from segmentation.cloud import Cloud
 from segmentation.plausibility import MEASURES, SeenRange
-from segmentation.predict import Segmenter
-from segmentation.study_prediction import members
 from training.files import write_atomically
 
 FILE = "familiarity.safetensors"
@@ -70,16 +68,16 @@ class FamiliarityCheck:
 
 
 def describe(
-    segmenter: Segmenter, images: NDArray[np.float32], labels: NDArray[np.uint8]
+    features: NDArray[np.float32], images: NDArray[np.float32], labels: NDArray[np.uint8]
 ) -> dict[str, NDArray[np.float32]]:
     """Return the descriptions (D,) of one study by name.
 
     Args:
-        segmenter: Its first network gives the features.
+        features: (S, D), of one network, see `Segmenter.features`.
         images: (S, P, P), regions in [0, 1].
         labels: (S, P, P), where wall and cavity are.
     """
-    return {"features": segmenter.features(images).mean(axis=0), "appearance": appearance(images, labels)}
+    return {"features": features.mean(axis=0), "appearance": appearance(images, labels)}
 
 
 def appearance(images: NDArray[np.float32], labels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -100,7 +98,7 @@ def appearance(images: NDArray[np.float32], labels: NDArray[np.uint8]) -> NDArra
 
 
 def check_familiarity(
-    segmenter: Segmenter,
+    features: Sequence[NDArray[np.float32]],
     remembered: Sequence[Familiarity | None],
     images: NDArray[np.float32],
     labels: NDArray[np.uint8],
@@ -108,12 +106,12 @@ def check_familiarity(
     """Compare a new study with what each network remembers; None where none remembers anything.
 
     Args:
-        segmenter: The networks.
-        remembered: By each of them.
+        features: One a network, (S, D), see `StudyPrediction.features`.
+        remembered: By each of the networks.
         images: (S, P, P), regions in [0, 1].
         labels: (S, P, P), the prediction.
     """
-    pairs = [(one, own) for one, own in zip(members(segmenter), remembered, strict=True) if own is not None]
+    pairs = [(one, own) for one, own in zip(features, remembered, strict=True) if own is not None]
     found: dict[str, list[tuple[float, float]]] = {}
     for one, own in pairs:
         for name, description in describe(one, images, labels).items():

@@ -13,7 +13,6 @@ from segmentation.blocks import (
     SegmentationOutput,
     check_image,
     initialise,
-    pooled_features,
     upsample,
 )
 from segmentation.hybrid_attention_pooling import HybridAttentionPooling
@@ -70,20 +69,6 @@ class HalsrNet(SegmentationNetwork):
         self.head = nn.Conv2d(channels, num_classes, 1)
         initialise(self)
 
-    def forward(self, x: Tensor) -> SegmentationOutput:
-        """Map images (N, in_channels, H, W) to logits and, while training, the reconstruction's logits."""
-        latent, pooled = self._encode(x)
-        y = latent
-        for stage, module, skip in zip(self.decoder, reversed(self.attention_pooling), reversed(pooled), strict=True):
-            y = stage(y, module(skip))
-        reconstruction = self.reconstruction(latent)
-        logits = self.head(y + reconstruction.features)
-        return SegmentationOutput(logits, reconstruction.logits if self.training else None)
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Return the bottleneck's features averaged over pixels: (N, bottleneck)."""
-        return pooled_features(self._encode(x)[0])
-
     def _encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         check_image(x, self.in_channels, len(self.encoder))
         pooled = []
@@ -91,6 +76,14 @@ class HalsrNet(SegmentationNetwork):
             x = stage(x)
             pooled.append(x)
         return self.bottleneck(x), pooled  # (N, bottleneck, H / 16, W / 16) with four stages
+
+    def _decode(self, latent: Tensor, skips: Sequence[Tensor]) -> SegmentationOutput:
+        y = latent
+        for stage, module, skip in zip(self.decoder, reversed(self.attention_pooling), reversed(skips), strict=True):
+            y = stage(y, module(skip))
+        reconstruction = self.reconstruction(latent)
+        logits = self.head(y + reconstruction.features)
+        return SegmentationOutput(logits, reconstruction.logits if self.training else None)
 
 
 class EncoderStage(nn.Module):

@@ -13,8 +13,9 @@ from torchvision.ops import box_iou
 from imaging.box import Box
 from imaging.errors import InputError
 from imaging.prepare import crop_region, reference_box
+from imaging.prepared_study import PreparedStudy
 from imaging.split import FoldSplit
-from imaging.study_archive import PreparedStudy, StudyArchive
+from imaging.study_archive import StudyArchive
 from segmentation.localiser_config import LocaliserConfig
 from segmentation.localiser_finder import BoxFinder
 from segmentation.localiser_heads import build_finder

@@ -9,7 +9,8 @@ from torch import Tensor
 from imaging.box import Box
 from imaging.errors import InputError
 from imaging.prepare import reference_box
-from imaging.study_archive import PreparedStudy, StudyArchive
+from imaging.prepared_study import PreparedStudy
+from imaging.study_archive import StudyArchive
 from segmentation.localiser_augment import Views, view_boxes, view_maps
 from segmentation.localiser_config import LocaliserConfig
 from segmentation.localiser_finder import Targets

@@ -54,6 +54,23 @@ class Segmenter:
             return np.zeros((0, self.label_set.num_classes, *images.shape[1:]), np.float32)
         return np.concatenate(parts)
 
+    def probabilities_and_features(
+        self, images: NDArray[np.floating]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return `probabilities` and `features` of one network and at least one image: the same, with one pass less.
+
+        Raises:
+            InputError: There are several networks; `features` are those of one.
+        """
+        if len(self.networks) > 1:
+            raise InputError(f"features are one network's, {len(self.networks)} were given; take them one by one")
+        parts = [
+            _with_features(self.networks[0], batch, self.compute, self.flips)
+            for batch in _batches(images, self.compute)
+        ]
+        probabilities, features = zip(*((first.cpu(), second.cpu()) for first, second in parts), strict=True)
+        return torch.cat(probabilities).numpy(), torch.cat(features).numpy()
+
     def labels(self, images: NDArray[np.floating]) -> NDArray[np.uint8]:
         """Return the label value of each pixel (N, H, W) of images (N, H, W) in [0, 1]: the most probable one.
 
@@ -94,13 +111,32 @@ class Segmenter:
 
 def network_probabilities(network: SegmentationNetwork, batch: Tensor, compute: Compute, flips: bool) -> Tensor:
     """Return the class probabilities (N, C, H, W) float32 of one batch (N, 1, H, W) on the device."""
+    return _over_flips(lambda images: network(images).logits, batch, compute, flips)
+
+
+def _with_features(network: SegmentationNetwork, batch: Tensor, compute: Compute, flips: bool) -> tuple[Tensor, Tensor]:
+    """Return `network_probabilities`, and the pooled features (N, D) that were found on the way."""
+    found: list[Tensor] = []
+
+    def logits(images: Tensor) -> Tensor:
+        if found:
+            return network(images).logits
+        output, features = network.segment_and_encode(images)  # the first copy is not mirrored
+        found.append(features.float())
+        return output.logits
+
+    return _over_flips(logits, batch, compute, flips), found[0]
+
+
+def _over_flips(logits: Callable[[Tensor], Tensor], batch: Tensor, compute: Compute, flips: bool) -> Tensor:
+    """Return the probabilities (N, C, H, W), averaged over the mirrored copies of a batch if `flips`."""
     copies = _FLIPS if flips else _FLIPS[:1]
     total: Tensor | None = None
     with torch.inference_mode():
         for dims in copies:
             with compute.fabric.autocast():
-                logits = network(torch.flip(batch, dims)).logits
-            probabilities = torch.flip(logits.float().softmax(dim=1), dims)
+                found = logits(torch.flip(batch, dims))
+            probabilities = torch.flip(found.float().softmax(dim=1), dims)
             total = probabilities if total is None else total + probabilities
     assert total is not None
     return total / len(copies)

@@ -1,7 +1,8 @@
 """Whether a new model takes the champion's place: the paired comparison of the two arms, asked of two models.
 
 A champion is displaced only by evidence: better in at least one tissue and worse in none, on the same test
-patients and seeds. What does not live here: where champions are kept and how MLflow hears of them.
+patients and seeds. A tissue with too few patients for a verdict cannot speak for a candidate, but against it: a
+collapse there is a veto. What does not live here: where champions are kept and how MLflow hears of them.
 """
 
 from collections.abc import Sequence
@@ -10,11 +11,12 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from segmentation.comparison import REAL_ONLY, REAL_PLUS_GAN, Comparison, ScoredTable, compare_arms
-from segmentation.statistics import BETTER, WORSE, Estimate
+from segmentation.statistics import BETTER, TOO_FEW, WORSE, Estimate
 
 RULE = "positive"
 FIRST = "the first model of its kind"
 SAME = "the champion itself"
+COLLAPSED_SHARE = 0.5  # of the champion's Dice: less is a collapse, whatever the number of patients
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,23 @@ class TissueJudgement:
     def fell(self) -> bool:
         """Whether the candidate lies below the lower end of the champion's own interval."""
         return self.candidate < self.champion.low
+
+    @property
+    def vetoes(self) -> bool:
+        """Whether too few patients for a verdict still show a collapse.
+
+        The candidate fell below the champion's interval, or below half of its Dice: the interval of a handful of
+        patients is wide, and one patient has none.
+        """
+        collapsed = self.candidate < COLLAPSED_SHARE * self.champion.value
+        return self.verdict == TOO_FEW and (self.fell or collapsed)
+
+    @property
+    def both(self) -> str:
+        """Both Dice, in words."""
+        limit = f", from {self.champion.low:.3f}" if self.champion.low == self.champion.low else ""
+        pairs = f"{self.pairs} {'pair' if self.pairs == 1 else 'pairs'}"
+        return f"{self.tissue} {self.candidate:.3f} ({pairs}; the champion's {self.champion.value:.3f}{limit})"
 
     def __str__(self) -> str:
         """Give the difference with its interval and verdict."""
@@ -61,19 +80,27 @@ def judge_candidate(candidate: ScoredTable, champion: ScoredTable | None) -> Jud
         champion: Scores of the present champion, None where there is none.
 
     Returns:
-        Promoted as the first, or where a tissue is better and none is worse; never across different splits.
+        Promoted as the first, or where a tissue is better, none is worse and none vetoes; never across different
+        splits.
     """
     if champion is None:
         return Judgement(promoted=True, reason=FIRST)
     if obstacle := _obstacle(candidate, champion):
         return Judgement(promoted=False, reason=f"not compared: {obstacle}")
     tissues = _judge_tissues(compare_arms([_as_arm(champion, REAL_ONLY), _as_arm(candidate, REAL_PLUS_GAN)]))
-    better = [tissue for tissue in tissues if tissue.verdict.startswith(BETTER)]
-    worse = [tissue for tissue in tissues if tissue.verdict.startswith(WORSE)]
-    if better and not worse:
-        return Judgement(True, f"better than the champion: {_told(better)}; worse in no tissue", tissues)
-    why = f"worse than the champion: {_told(worse)}" if worse else f"no evidence that it is better: {_told(tissues)}"
-    return Judgement(False, why, tissues)
+    promoted, reason = _weigh(tissues)
+    return Judgement(promoted, reason, tissues)
+
+
+def _weigh(tissues: Sequence[TissueJudgement]) -> tuple[bool, str]:
+    """Return whether the tissues together promote, and why."""
+    if worse := [tissue for tissue in tissues if tissue.verdict.startswith(WORSE)]:
+        return False, f"worse than the champion: {_told(worse)}"
+    if vetoes := [tissue for tissue in tissues if tissue.vetoes]:
+        return False, f"fell too far, though in too few patients for a verdict: {', '.join(one.both for one in vetoes)}"
+    if better := [tissue for tissue in tissues if tissue.verdict.startswith(BETTER)]:
+        return True, f"better than the champion: {_told(better)}; worse in no tissue"
+    return False, f"no evidence that it is better: {_told(tissues)}"
 
 
 def _obstacle(candidate: ScoredTable, champion: ScoredTable) -> str:

@@ -59,7 +59,7 @@ def _index(real: SliceStore, key: Key) -> NDArray[np.int64]:
 
 def _describe(segmenter: Segmenter, real: SliceStore, key: Key) -> dict[str, NDArray[np.float32]]:
     images = real.images(_index(real, key)).astype(np.float32)
-    return describe(segmenter, images, segmenter.labels(images))
+    return describe(segmenter.features(images), images, segmenter.labels(images))
 
 
 def _stack(described: dict[Key, dict[str, NDArray[np.float32]]], keys: Iterable[Key], name: str) -> NDArray[np.float32]:

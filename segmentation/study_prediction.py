@@ -4,7 +4,7 @@ Each step is that of `assets.slices` and `segmentation.held_out`: 1 mm grid, box
 training, probabilities, arg-max, and back to the study's own grid. Nothing is read or written here.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,6 +57,7 @@ class StudyPrediction:
         shares_percent: Infarction and no-reflow as percent of the myocardium, None without myocardium; empty for
             label sets without lesions.
         uncertainty: By tissue.
+        features: One a network, (S, D): its pooled bottleneck features of the regions.
     """
 
     mask: NDArray[np.uint8]
@@ -69,6 +70,7 @@ class StudyPrediction:
     volumes_ml: Mapping[str, float]
     shares_percent: Mapping[str, float | None]
     uncertainty: Mapping[str, TissueUncertainty]
+    features: tuple[NDArray[np.float32], ...]
 
 
 def predict_study(
@@ -98,7 +100,7 @@ def predict_study(
     cut, _ = study_regions(prepared, box.centre, region, source)
     images = cut.astype(np.float16).astype(np.float32)  # as slice stores keep them
     pixel_ml = np.prod(spacing_mm) * image[0].size / prepared[0].size / 1000
-    probabilities, members_ml = _average(segmenter, images, float(pixel_ml))
+    probabilities, members_ml, features = _average(segmenter, images, float(pixel_ml))
     drawn = probabilities.argmax(axis=1).astype(np.uint8)
     regions = post_process(drawn, segmenter.label_set, segmenter.post_processing)
     entropy = relative_entropy(probabilities)
@@ -115,6 +117,7 @@ def predict_study(
         volumes_ml=volumes_ml,
         shares_percent=lesion_shares_percent(volumes_ml, segmenter.label_set),
         uncertainty=_uncertainty(regions, entropy, members_ml, segmenter.label_set),
+        features=features,
     )
 
 
@@ -166,19 +169,17 @@ def lesion_shares_percent(volumes_ml: Mapping[str, float], labels: LabelSet) -> 
 
 def _average(
     segmenter: Segmenter, images: NDArray[np.float32], pixel_ml: float
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Return mean probabilities (S, C, P, P), and the volume of each class that each member draws (M, C)."""
+) -> tuple[NDArray[np.float32], NDArray[np.float64], tuple[NDArray[np.float32], ...]]:
+    """Return mean probabilities (S, C, P, P), and of each of M members its classes' volumes (M, C) and features."""
     total = np.zeros((), np.float32)
-    volumes_ml = []
-    for probabilities in _member_probabilities(segmenter, images):
+    volumes_ml, found = [], []
+    for member in members(segmenter):
+        probabilities, features = member.probabilities_and_features(images)
         total = total + probabilities
         counts = np.bincount(probabilities.argmax(axis=1).ravel(), minlength=segmenter.label_set.num_classes)
         volumes_ml.append(counts * pixel_ml)
-    return total / np.float32(len(volumes_ml)), np.stack(volumes_ml)
-
-
-def _member_probabilities(segmenter: Segmenter, images: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-    return (member.probabilities(images) for member in members(segmenter))
+        found.append(features)
+    return total / np.float32(len(volumes_ml)), np.stack(volumes_ml), tuple(found)
 
 
 def _uncertainty(

@@ -24,6 +24,7 @@ from segmentation.train import train_segmenter
 from segmentation.train_result import TrainResult
 from segmentation.validation import ValidationData
 from training.compute import choose_compute
+from training.die_with_parent import die_with_parent
 from training.ranks import Ranks, launched_ranks
 
 
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> TrainResult:
         InputError: A file is missing or wrong, or the training set holds patients of another part of the fold.
     """
     options = _parser().parse_args(arguments)
+    if launched_ranks() > 1:
+        die_with_parent()  # a rank would go on when torchrun is killed
     compute = choose_compute(options.device, options.precision, launched_ranks())
     if Ranks(compute.fabric).is_first:
         print(compute.description, file=sys.stderr, flush=True)

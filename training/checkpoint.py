@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from imaging.config import FrozenConfig
 from imaging.errors import InputError
@@ -15,11 +16,26 @@ _FILE = "last.pt"
 def save_checkpoint(folder: Path, config: FrozenConfig, state: dict[str, Any]) -> None:
     """Save `state` (tensors, numbers, strings, lists, dicts) with the configuration it belongs to."""
     content = {"config": config.model_dump(mode="json"), "state": state}
-    write_atomically(folder / _FILE, lambda part: torch.save(content, part))
+    write_atomically(folder / _FILE, lambda part: _save(part, content))
+
+
+def checkpoint_step(folder: Path) -> int | None:
+    """Return the step that the checkpoint in `folder` was saved after, None where there is none."""
+    path = folder / _FILE
+    if not path.exists():
+        return None
+    return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state"]["step"])
+
+
+def _save(path: Path, content: dict[str, Any]) -> None:
+    with path.open("wb") as file:  # a path would let PyTorch hide that the disk is full
+        torch.save(content, file)
 
 
 def load_checkpoint(folder: Path, config: FrozenConfig) -> dict[str, Any] | None:
     """Return the saved state, or None where there is none.
+
+    A key that the checkpoint does not know, since it is younger, agrees with it if it has its default.
 
     Raises:
         InputError: The checkpoint was made with another configuration; the message names the keys that differ.
@@ -28,7 +44,7 @@ def load_checkpoint(folder: Path, config: FrozenConfig) -> dict[str, Any] | None
     if not path.exists():
         return None
     content = torch.load(path, map_location="cpu", weights_only=True)
-    differing = _differences(content["config"], config.model_dump(mode="json"))
+    differing = _differences(_with_younger_keys(content["config"], config), config.model_dump(mode="json"))
     if differing:
         raise InputError(
             f"{path}: was made with another configuration ({'; '.join(differing)}); "
@@ -38,6 +54,23 @@ def load_checkpoint(folder: Path, config: FrozenConfig) -> dict[str, Any] | None
     return state
 
 
+def _with_younger_keys(old: dict[str, Any], config: FrozenConfig) -> dict[str, Any]:
+    """Return `old` with the keys that it lacks and that have their defaults in `config`, at every depth."""
+    values = config.model_dump(mode="json")
+    younger = {key: value for key, value in values.items() if key not in old and _is_default(config, values, key)}
+    parts = {key: part for key, part in config if isinstance(part, FrozenConfig) and isinstance(old.get(key), dict)}
+    return {**old, **younger, **{key: _with_younger_keys(old[key], part) for key, part in parts.items()}}
+
+
+def _is_default(config: FrozenConfig, values: dict[str, Any], key: str) -> bool:
+    """Tell whether a key would have the same value if it were not given."""
+    try:
+        without = type(config).model_validate({other: value for other, value in values.items() if other != key})
+    except ValidationError:  # it has no default
+        return False
+    return bool(without.model_dump(mode="json")[key] == values[key])
+
+
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     found = []
     for key in sorted(old.keys() | new.keys()):
@@ -45,5 +78,9 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
         if isinstance(before, dict) and isinstance(after, dict):
             found += _differences(before, after, f"{prefix}{key}.")
         elif before != after:
-            found.append(f"{prefix}{key}: {before!r} then, {after!r} now")
+            found.append(f"{prefix}{key}: {_shown(old, key)} then, {_shown(new, key)} now")
     return found
+
+
+def _shown(values: dict[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else "absent"

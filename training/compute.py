@@ -28,7 +28,8 @@ class Compute:
     def description(self) -> str:
         """One line for people: device and precision."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
-        threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
+        count = torch.get_num_threads()
+        threads = f", {count} thread{'s' * (count > 1)}" if self.device.type == "cpu" else ""
         several = f", {self.fabric.world_size} processes" if self.fabric.world_size > 1 else ""
         return f"{name}{threads}{several}, {self.precision}"
 

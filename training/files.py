@@ -6,9 +6,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from imaging.errors import InputError
+
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary neighbour of `path`, flush it to disk and rename it to `path`."""
+    """Let `write` fill a temporary neighbour of `path`, flush it to disk and rename it to `path`.
+
+    Raises:
+        InputError: The disk is full, or the place cannot be written; what stood at `path` stands there still.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -16,8 +24,24 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        fault = _fault_of_writing(error)
+        if fault is None:
+            raise
+        raise InputError(
+            f"{path}: cannot be written ({fault}); free disk space or correct the permissions. "
+            "What was there before is kept"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _fault_of_writing(error: Exception) -> str | None:
+    """Return the system's own words, None for an error that is not about writing."""
+    cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save hides the file's own error
+    if isinstance(cause, OSError):
+        return cause.strerror or str(cause)
+    return str(error) if isinstance(error, SafetensorError) else None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """Describes an archive of studies on one page, for whoever is about to train on it."""
 
-import os
 from pathlib import Path
 
 from imaging.dataset_card.facts import StudyFacts, study_facts
@@ -12,6 +11,7 @@ from imaging.errors import InputError
 from imaging.progress import track
 from imaging.regions import RegionConfig
 from imaging.study_archive import StudyArchive
+from imaging.write_aside import written_aside
 
 
 def write_dataset_card(archive: StudyArchive, path: Path, region: RegionConfig) -> DatasetCard:
@@ -47,16 +47,7 @@ def _read(archive: StudyArchive, region: RegionConfig) -> tuple[list[StudyFacts]
 
 def _write(path: Path, page: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, page)
+        with written_aside(path) as partial:
+            partial.write_text(page, encoding="utf-8", newline="\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error}); free disk space or correct the permissions") from error
-
-
-def _replace(path: Path, page: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(page, encoding="utf-8", newline="\n")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -12,8 +12,8 @@ from imaging.box import Box
 from imaging.errors import InputError
 from imaging.labels import LabelSet
 from imaging.prepare import crop_region, reference_box
+from imaging.prepared_study import PreparedStudy
 from imaging.regions import RegionConfig, study_regions
-from imaging.study_archive import PreparedStudy
 
 IMAGE_BINS = 512
 WINDOWED_BINS = 64

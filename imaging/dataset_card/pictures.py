@@ -12,8 +12,8 @@ from imaging.errors import InputError
 from imaging.labels import PATIENT_GROUPS, LabelSet
 from imaging.overlay import overlay, png_bytes
 from imaging.prepare import crop_region
+from imaging.prepared_study import PreparedStudy
 from imaging.regions import RegionConfig, study_regions
-from imaging.study_archive import PreparedStudy
 
 _GAP_PX = 3
 

@@ -5,7 +5,7 @@ from assets.inputs import studies_file
 from imaging.labels import EMIDEC_LABELS
 from imaging.phantom import PhantomConfig
 from imaging.sources import read_source
-from imaging.study_archive import write_studies
+from imaging.study_writer import write_studies
 from pipeline.forge import Forge
 
 

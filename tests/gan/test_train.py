@@ -12,6 +12,7 @@ from gan.generate import load_generator, redraw
 from gan.hole import ventricle_distance
 from gan.players import Players
 from gan.quality import peak_signal_to_noise
+from gan.shades import read_shades, tissue_shades
 from gan.training_slices import ResidentSlices
 from gan.validation import ValidationSlices, validation_figures
 from gan.watch import EXPLODING_LOSS, MODE_COLLAPSE, WINNING_DISCRIMINATOR, name_troubles
@@ -238,6 +239,13 @@ def test_a_killed_training_continues_bit_for_bit(start, tmp_path, changes):
     assert not (tmp_path / "killed" / "checkpoint").exists()
     for folder in ("whole", "killed"):
         assert pd.read_csv(tmp_path / folder / "history.csv")["step"].tolist() == [2, 4]
+
+
+def test_the_lenders_of_shades_are_the_training_slices_and_no_validation_slice(start, make_store, tmp_path):
+    start(context=True, shades=True, shade_neighbours=2)
+    training = make_store()
+    lent = read_shades(tmp_path / "model").shades
+    np.testing.assert_array_equal(lent, tissue_shades(training.images(), training.masks(), 5))
 
 
 def test_another_seed_trains_another_generator(start, tmp_path):

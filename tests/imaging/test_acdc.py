@@ -9,7 +9,7 @@ from imaging.errors import InputError
 from imaging.labels import CINE_LABELS
 from imaging.sources import read_source
 from imaging.study import RejectedStudy, Study
-from imaging.study_archive import write_studies
+from imaging.study_writer import write_studies
 from tests.imaging import fake_acdc
 from tests.imaging.fake_acdc import INFO, LARGE, SMALL, write_patient
 from tests.imaging.fake_nifti_pairs import unreadable

@@ -18,9 +18,11 @@ from imaging.emidec import read_emidec
 from imaging.errors import InputError
 from imaging.labels import CINE_LABELS, EMIDEC_LABELS, LABEL_SETS, patient_group
 from imaging.phantom import PhantomConfig, read_phantom
+from imaging.prepared_study import prepare_study
 from imaging.regions import RegionConfig
 from imaging.study import RejectedStudy, Study
-from imaging.study_archive import StudyArchive, prepare_study, write_studies
+from imaging.study_archive import StudyArchive
+from imaging.study_writer import write_studies
 from tests.imaging import fake_emidec
 from tests.real_data import real_data
 

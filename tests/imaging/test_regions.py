@@ -19,7 +19,8 @@ from imaging.regions import (
 )
 from imaging.slice_store import SliceStore
 from imaging.split import split_digest, split_patients
-from imaging.study_archive import StudyArchive, write_studies
+from imaging.study_archive import StudyArchive
+from imaging.study_writer import write_studies
 from tests.imaging import fake_emidec
 
 CONFIG = RegionConfig(size_px=48)

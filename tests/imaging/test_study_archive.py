@@ -12,7 +12,8 @@ from imaging.emidec import read_emidec
 from imaging.errors import InputError
 from imaging.labels import CINE_LABELS, EMIDEC_LABELS
 from imaging.study import RejectedStudy, Study
-from imaging.study_archive import StudyArchive, write_studies
+from imaging.study_archive import StudyArchive
+from imaging.study_writer import write_studies
 from tests.imaging import fake_emidec
 
 
@@ -239,7 +240,7 @@ sys.path[:0] = {sys.path!r}
 from pathlib import Path
 from imaging.errors import InputError
 from imaging.labels import EMIDEC_LABELS
-from imaging.study_archive import write_studies
+from imaging.study_writer import write_studies
 from tests.imaging.test_study_archive import noise
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))

@@ -1,6 +1,7 @@
 """The asset `champion` over a workspace of finished scores, as every run meets it at its end."""
 
 import contextlib
+import shutil
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from assets.champion import champion, scores_key
+from assets.champion import champion
+from assets.comparison import finished_scores
+from assets.current_scores import SCORES, scores_key, staleness
 from imaging.errors import InputError
 from pipeline.compare_link import compare_facts, compare_url, saved_links
 from pipeline.forge import Forge
@@ -113,12 +116,41 @@ def test_a_model_is_not_judged_by_the_scores_of_the_one_before_it(forge: Forge) 
     assert set(reasons(metadata)) == {"halsr_net_real_plus_gan"}
 
 
+def test_the_comparison_leaves_out_scores_that_are_not_of_the_present_models_and_names_them(
+    forge: Forge, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in SCORES:
+        train(forge, "one", 0.5, kind=name.removesuffix("_scores"))
+    assert finished_scores(forge) == [(name, 0, 0) for name in SCORES]
+    assert capfd.readouterr().err == ""
+    finish(forge.folder(KIND, 0, 0), KIND, "trained anew and not scored yet")
+    assert finished_scores(forge) == []
+    told = capfd.readouterr().err
+    assert f"fold 0 is left out until it is rerun: {KIND}_scores, seed 0: made of another {KIND} than the pre" in told
+    assert told.count("left out") == 1
+
+
+def test_scores_are_stale_for_one_reason_each(forge: Forge) -> None:
+    place = (f"{KIND}_scores", 0, 0)
+    assert staleness(forge, *place) == "not made yet"
+    train(forge, "one", 0.5)
+    assert staleness(forge, *place) == ""
+    finish(forge.folder("real_slices", 0), "real_slices", "cut anew")
+    assert staleness(forge, *place).startswith("made of another")
+    manifest = forge.folder(*place) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("tiny", "demo"))
+    assert staleness(forge, *place) == "made with other data, code or settings"
+    shutil.rmtree(forge.folder(KIND, 0, 0))
+    assert staleness(forge, *place) == f"{KIND} they were made of is gone"
+
+
 def test_the_champion_follows_to_newer_scoring_rules_that_gave_it_the_same_scores(
     forge: Forge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(forge, "one", 0.5)
     judge(forge)
-    monkeypatch.setattr("assets.champion._scoring_version", lambda _: "newer")
+    for module in ("assets.champion", "assets.current_scores"):
+        monkeypatch.setattr(f"{module}.scoring_version", lambda _: "newer")
     train(forge, "one", 0.5)
     judge(forge)
     train(forge, "two", 0.7)
@@ -194,7 +226,13 @@ def test_folds_that_end_together_all_leave_their_figures(forge: Forge, monkeypat
 
 def test_the_compare_address_is_the_one_that_mlflows_interface_makes() -> None:
     address = compare_url("http://127.0.0.1:5000/", ["aa", "bb"], ["1"])
-    assert address == "http://127.0.0.1:5000/#/compare-runs?runs=%5B%22aa%22%2C%22bb%22%5D&experiments=%5B%221%22%5D"
+    page, _, asked = address.partition("?")
+    assert page == "http://127.0.0.1:5000/#/compare-runs"
+    assert asked.split("&") == [
+        "runs=%5B%22aa%22%2C%22bb%22%5D",
+        "experiments=%5B%221%22%5D",
+        "workflowType=machine_learning",
+    ]
 
 
 def test_the_installed_interface_still_has_that_page() -> None:

@@ -1,6 +1,8 @@
 """The schedule as Dagster's own daemon evaluates it, and what the environment may say."""
 
 import logging
+import subprocess
+import sys
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -35,7 +37,8 @@ def test_the_schedule_is_off_until_switched_on_and_requests_a_run_a_fold():
     assert request.partition_key == "0"
     assert request.tags[NIGHT_TAG] == "2026-01-01"
     assert FORCE_TAG not in request.tags
-    assert request.run_config["resources"]["forge"]["config"] == {"profile": "demo", "source": "phantom"}
+    config = request.run_config["resources"]["forge"]["config"]
+    assert (config["profile"], config["source"], config["root"]) == ("demo", "phantom", "")
 
 
 def test_a_night_that_is_still_going_is_not_overtaken_but_a_persons_run_does_not_count():
@@ -147,3 +150,37 @@ def test_a_night_that_was_killed_is_started_again_but_not_one_whose_stage_failed
         run = dg.DagsterRun("demo_fold", tags=tags, status=dg.DagsterRunStatus.FAILURE)
         instance.add_run(run)
         assert bool(list(filter_runs_to_should_retry([run], instance))) is again
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [("SCARFORGE_NIGHTLY_CRON", "at two", "five fields"), ("SCARFORGE_SOURCE", "acme", "choose one of")],
+)
+def test_a_wrong_setting_of_the_nights_stops_the_nights_and_nothing_else(tmp_path, name, value, allowed):
+    code = """
+from imaging.errors import InputError
+from pipeline.definitions import defs
+import dagster as dg
+assert defs.resolve_job_def("demo_fold")
+for automation in ("nightly", "new_studies"):
+    context = {"nightly": dg.build_schedule_context, "new_studies": dg.build_sensor_context}[automation]
+    resolve = {"nightly": defs.resolve_schedule_def, "new_studies": defs.resolve_sensor_def}[automation]
+    with dg.DagsterInstance.ephemeral() as instance:
+        try:
+            resolve(automation).evaluate_tick(context(instance=instance))
+        except (dg.DagsterError, InputError) as error:
+            print("refused", error.__cause__ or error)
+import sys
+sys.argv = ["scarforge", "ui"]
+from pipeline.cli import main
+main()
+"""
+    environment = {"SCARFORGE_HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), name: value}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout.count("refused") == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("scarforge: ")
+    for said in (value, allowed):
+        assert done.stdout.count(said) == 2
+        assert said in last

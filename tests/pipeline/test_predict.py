@@ -18,6 +18,7 @@ from pipeline.predict import PredictOptions, predict
 from pipeline.predict_models import ModelName, find_members, models_in
 from segmentation.config import TrainConfig
 from segmentation.networks import build_network
+from segmentation.post_processing import STEPS
 from tests.imaging import fake_sunnybrook
 from tests.imaging.fake_emidec import SPACING_MM, image_of, label_map, write_nifti
 from training.files import write_json
@@ -61,13 +62,13 @@ class CentralBox:
         return Box(rows / 2 - 10, columns / 2 - 10, rows / 2 + 10, columns / 2 + 10)
 
 
-def write_member(home, fold, seed, region=REGION):
+def write_member(home, fold, seed, region=REGION, **described):
     with torch.random.fork_rng():
         torch.manual_seed(10 * fold + seed)
         network = build_network(CONFIG.network, 5)
     root = home / "emidec" / "tiny"
     folder = root / "attention_res_unet_real_only" / f"fold_{fold}" / f"seed_{seed}"
-    card = {"label_set": "emidec", "region": region.model_dump(mode="json") | {"fold": fold}}
+    card = {"label_set": "emidec", "region": region.model_dump(mode="json") | {"fold": fold}, **described}
     write_model_folder(folder, network.state_dict(), CONFIG, card)
     for place in (folder, root / "lv_localiser" / f"fold_{fold}"):
         place.mkdir(parents=True, exist_ok=True)
@@ -135,6 +136,28 @@ def test_seeds_and_folds_are_averaged_unless_a_fold_is_named(tmp_path, home, pla
     content = json.loads((tmp_path / "one" / "a.json").read_text())
     assert content["model"]["members"] == [{"fold": 3, "seed": 0}]
     assert content["uncertainty"]["cavity"]["spread_ml"] is None
+
+
+def nothing_left(masks, labels):
+    return np.zeros_like(masks)
+
+
+def test_post_processing_is_off_until_asked_for_and_then_told_with_its_reason(tmp_path, home, plausible, monkeypatch):
+    monkeypatch.setattr("segmentation.post_processing.STEPS", {**STEPS, "largest_piece": nothing_left})
+    dice = {"none": 0.5, "largest_piece": 0.512, "one_ring": 0.5, "no_reflow_in_infarct": 0.5}
+    write_member(home, 0, 0, post_processing={"chosen": ["largest_piece"], "mean_dice": dice})
+    study = write_study(tmp_path / "a.nii.gz")
+    drawn = {}
+    for name, options in {"off": {}, "on": {"post_processing": True}}.items():
+        run(home, tmp_path / name, study, **options)
+        drawn[name] = np.count_nonzero(nibabel.load(tmp_path / name / "a.nii.gz").dataobj)
+    assert drawn["off"] > drawn["on"] == 0
+    told = {name: json.loads((tmp_path / name / "a.json").read_text())["model"]["post_processing"] for name in drawn}
+    assert told["off"] == "not asked for"
+    assert told["on"][0] == {"step": "largest_piece", "applied": True, "why": "validation Dice +0.0120"}
+    pages = {name: (tmp_path / name / "index.html").read_text(encoding="utf-8") for name in drawn}
+    assert "Post-processing: not asked for." in pages["off"]
+    assert "applied (validation Dice +0.0120)" in pages["on"]
 
 
 def test_an_unplausible_result_goes_to_flagged_and_back_when_it_is_not(tmp_path, home, monkeypatch, capsys):
@@ -321,7 +344,7 @@ def test_the_command_ends_with_the_status_of_the_prediction(tmp_path, home, monk
     seen = {}
     monkeypatch.setattr(predict_module, "predict", lambda *values: seen.update(values=values) or 3)
     result = CliRunner().invoke(
-        app, ["predict", "--model", MODEL, "--fold", "2", str(study), "-o", str(tmp_path / "o")]
+        app, ["predict", "--model", MODEL, "--fold", "2", "--post-processing", str(study), "-o", str(tmp_path / "o")]
     )
     assert result.exit_code == 3
-    assert seen["values"] == (home, [study], PredictOptions(MODEL, tmp_path / "o", fold=2))
+    assert seen["values"] == (home, [study], PredictOptions(MODEL, tmp_path / "o", fold=2, post_processing=True))

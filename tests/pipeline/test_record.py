@@ -1,6 +1,12 @@
+import errno
+import multiprocessing
+import os
+import time
+
 import pytest
 
 from imaging.errors import InputError
+from pipeline import record as record_module
 from pipeline.outcome import Check, Outcome, number
 from pipeline.record import cache_key, partial_name, produce, read_record
 
@@ -143,3 +149,66 @@ def test_the_folder_of_a_build_can_be_told_from_its_record(tmp_path):
         calls = []
         record, _ = produce(tmp_path / "asset", "asset", "key", writes("one", calls), attempt=attempt)
         assert [folder.name for folder in calls] == [partial_name(tmp_path / "asset", record)]
+
+
+def build_slowly(place, begun, calls):
+    def build(folder):
+        with calls.open("a") as file:
+            file.write("built\n")
+        begun.set()
+        time.sleep(0.5)
+        return Outcome({})
+
+    produce(place, "asset", "key", build)
+
+
+def test_two_processes_build_one_result_once(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    begun, calls = context.Event(), tmp_path / "calls"
+    first = context.Process(target=build_slowly, args=(tmp_path / "asset", begun, calls))
+    first.start()
+    assert begun.wait(60)
+    build_slowly(tmp_path / "asset", begun, calls)
+    first.join()
+    assert calls.read_text() == "built\n"
+
+
+def test_the_second_says_whom_it_waits_for(tmp_path, capfd):
+    context = multiprocessing.get_context("spawn")
+    begun = context.Event()
+    first = context.Process(target=build_slowly, args=(tmp_path / "asset", begun, tmp_path / "calls"))
+    first.start()
+    assert begun.wait(60)
+    produce(tmp_path / "asset", "asset", "key", writes("one", []))
+    first.join()
+    assert f"waits for another run that makes asset, which holds {tmp_path}" in capfd.readouterr().err
+
+
+def test_a_result_that_was_killed_before_its_last_renaming_is_not_made_again(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record_module, "replace_folder", killed)
+        with pytest.raises(KeyboardInterrupt):
+            produce(tmp_path / "asset", "asset", "key", writes("one", []))
+    assert not (tmp_path / "asset").exists()
+    calls = []
+    record, _ = produce(tmp_path / "asset", "asset", "key", writes("two", calls))
+    assert calls == []
+    assert (tmp_path / "asset" / "result.txt").read_text() == "one"
+    assert record == read_record(tmp_path / "asset", "asset")
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, InputError), (errno.EIO, OSError)])
+def test_a_full_disk_keeps_the_earlier_result_and_says_what_to_do(tmp_path, number, kind):
+    produce(tmp_path / "asset", "asset", "old", writes("one", []))
+
+    def fills_the_disk(folder):
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(kind, match=os.strerror(number)) as fault:
+        produce(tmp_path / "asset", "asset", "new", fills_the_disk)
+    assert (tmp_path / "asset" / "result.txt").read_text() == "one"
+    if kind is InputError:
+        assert "free disk space and rematerialise asset" in str(fault.value)

@@ -89,7 +89,7 @@ def test_both_answer_and_ctrl_c_stops_everything(
     process, dagster_port, mlflow_port = served
     lines = first_lines(process, 2)
     assert f"http://127.0.0.1:{dagster_port}" in lines[0], lines
-    assert f"http://127.0.0.1:{mlflow_port}" in lines[1], lines
+    assert f"http://127.0.0.1:{mlflow_port}/#/experiments/1/runs?workflowType=machine_learning" in lines[1], lines
     for address in (f"http://127.0.0.1:{dagster_port}/server_info", f"http://127.0.0.1:{mlflow_port}/health"):
         with urllib.request.urlopen(address, timeout=10) as answer:
             assert answer.status == 200

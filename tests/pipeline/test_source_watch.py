@@ -5,10 +5,11 @@ import time
 import dagster as dg
 import pytest
 
+from pipeline import source_watch
 from pipeline.nightly import BY_SCHEDULE, BY_SENSOR, night_requests
 from pipeline.nightly_settings import NightlySettings
 from pipeline.sensors import new_studies, watch_folder
-from pipeline.source_watch import QUIET_S, Watch, listing_digest, look
+from pipeline.source_watch import QUIET_S, SHARE_OF_TIME, Watch, listing_digest, look
 
 
 @pytest.fixture
@@ -89,6 +90,29 @@ def test_five_hundred_files_take_well_under_a_second(tmp_path):
     began = time.monotonic()
     assert listing_digest(tmp_path)[0] == 500
     assert time.monotonic() - began < 0.5
+
+
+def test_a_folder_whose_listing_takes_long_is_looked_at_seldom(studies):
+    watch = Watch(looked=1000.0, listing_s=6.0)
+    end = 1000.0 + 6.0 / SHARE_OF_TIME
+    early = look(watch, studies, end - 20)
+    assert early.watch == watch
+    assert "its listing took 6.0 s; the next look is in 20 s" in early.reason
+    late = look(watch, studies, end)
+    assert "just changed" in late.reason
+    assert late.watch.pause_s == 0  # two files are listed at once
+    assert late.watch.looked == end
+
+
+def test_a_folder_that_holds_too_much_is_named_with_what_to_do_and_then_left_alone(studies, monkeypatch):
+    monkeypatch.setattr(source_watch, "LISTING_LIMIT_S", 0.0)
+    seen = look(Watch(used="earlier"), studies, 1000.0)
+    assert "files were listed in 0 s and more are there; set SCARFORGE_ROOT to a folder" in seen.reason
+    assert not seen.changed
+    assert seen.watch.used == "earlier"
+    monkeypatch.setattr(source_watch, "LISTING_LIMIT_S", 20.0)
+    left_alone = Watch(looked=1000.0, listing_s=20.0)
+    assert "the next look is in 370 s" in look(left_alone, studies, 1030.0).reason
 
 
 @pytest.mark.parametrize("cursor", [None, "", "rubbish", "[1]", '{"other": 1}'])

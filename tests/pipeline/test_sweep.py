@@ -21,7 +21,8 @@ from imaging.regions import write_real_slices, write_regions
 from imaging.slice_store import SliceStore, SliceStoreWriter
 from imaging.sources import source_labels
 from imaging.split import read_split, split_patients, write_splits
-from imaging.study_archive import StudyArchive, write_studies
+from imaging.study_archive import StudyArchive
+from imaging.study_writer import write_studies
 from pipeline.cli import app
 from pipeline.forge import Forge
 from pipeline.outcome import Outcome

@@ -28,10 +28,17 @@ def test_the_environment_names_another_store(tmp_path: Path) -> None:
     assert places.artifact_root is None
 
 
+def test_files_of_a_database_without_a_server_lie_in_the_workspace(tmp_path: Path) -> None:
+    places = tracking_places(tmp_path, {"MLFLOW_TRACKING_URI": "postgresql+psycopg2://mlflow@db/mlflow"})
+    assert places.artifact_root == tmp_path / "mlflow_artifacts"
+
+
 def test_a_new_store_has_the_experiment_with_its_files_in_the_workspace(prepared: Path) -> None:
     places = tracking_places(prepared, {})
     experiment = connect(places.uri).get_experiment_by_name("scarforge")
     assert experiment.artifact_location == (prepared / "mlflow_artifacts").as_uri()
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert "Compare" in experiment.tags["mlflow.note.content"]
 
 
 def test_preparing_again_changes_nothing_and_brings_a_deleted_experiment_back(prepared: Path) -> None:

@@ -114,8 +114,8 @@ def test_noise_is_unlike_and_a_training_study_is_not(remembered, compute):
     segmenter, familiarity = load_segmenter(remembered, compute, flips=False), read_familiarity(remembered)
     usual = draw_slices(6, 32, seed=0)[0]
     noise = np.random.default_rng(0).uniform(size=(6, 32, 32)).astype(np.float32)
-    like = check_familiarity(segmenter, [familiarity], usual, segmenter.labels(usual))
-    unlike = check_familiarity(segmenter, [familiarity], noise, segmenter.labels(noise))
+    like = check_familiarity([segmenter.features(usual)], [familiarity], usual, segmenter.labels(usual))
+    unlike = check_familiarity([segmenter.features(noise)], [familiarity], noise, segmenter.labels(noise))
     assert like.sentence == ""
     assert "unlike the model's training studies" in unlike.sentence
     assert "appearance at distance" in unlike.sentence
@@ -126,7 +126,7 @@ def test_a_model_that_remembers_nothing_checks_nothing(tmp_path, compute):
     segmenter = load_segmenter(folder, compute)
     images = draw_slices(2, 32)[0]
     assert read_familiarity(folder) is None
-    assert check_familiarity(segmenter, [None], images, segmenter.labels(images)) is None
+    assert check_familiarity([segmenter.features(images)], [None], images, segmenter.labels(images)) is None
     assert seen_range([None]) is None
 
 
@@ -147,8 +147,9 @@ def test_a_damaged_file_says_what_to_do(remembered, keep):
 def test_a_description_does_not_depend_on_the_order_of_slices(remembered, compute):
     segmenter = load_segmenter(remembered, compute, flips=False)
     images, labels = draw_slices(5, 32)
-    turned = describe(segmenter, images[::-1].copy(), labels[::-1])
-    for name, description in describe(segmenter, images, labels).items():
+    features = segmenter.features(images)
+    turned = describe(features[::-1], images[::-1].copy(), labels[::-1])
+    for name, description in describe(features, images, labels).items():
         np.testing.assert_allclose(turned[name], description, atol=1e-5)
 
 

@@ -4,16 +4,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from pydantic import ValidationError
 
 from imaging.box import Box
 from imaging.errors import InputError
-from imaging.labels import EMIDEC_LABELS, Tissue
+from imaging.labels import EMIDEC_LABELS
 from imaging.prepare import reference_box
 from imaging.split import FoldSplit
-from imaging.study import Study
-from imaging.study_archive import StudyArchive, write_studies
+from imaging.study_archive import StudyArchive
+from imaging.study_writer import write_studies
 from segmentation.localiser import (
     box_scores,
     central_box,
@@ -22,61 +20,16 @@ from segmentation.localiser import (
     load_localiser,
     slices_outside,
 )
-from segmentation.localiser_augment import Views, draw_views, view_boxes, view_images, view_maps
-from segmentation.localiser_config import LocaliserConfig
-from segmentation.localiser_finder import Targets
-from segmentation.localiser_footprint import FootprintNet, map_loss, study_map
-from segmentation.localiser_heads import build_finder
-from segmentation.localiser_input import (
-    box_to_shares,
-    extreme_points,
-    field_of_view_mm,
-    letterbox,
-    letterbox_labels,
-    shares_to_box,
-)
-from segmentation.localiser_map import box_of_map
-from segmentation.localiser_network import LocaliserNet, box_loss
+from segmentation.localiser_footprint import FootprintNet
 from segmentation.localiser_training import train_localiser
+from tests.segmentation.localiser_studies import PUBLISHED, SMALL, ring, study
 from training.compute import choose_compute
 from training.report import TrainingDivergedError, silent
-
-SMALL = LocaliserConfig(
-    input_px=48, map_widths=(8, 16, 16), steps=120, batch=8, validate_every=40, learning_rate=5e-3, shift=0.05
-)
-PUBLISHED = SMALL.model_copy(update={"head": "regression", "widths": (8, 16), "hidden": 32})
 
 
 @pytest.fixture(scope="module")
 def compute():
     return choose_compute("cpu", "fp32")
-
-
-def ring(shape: tuple[int, int], centre: tuple[float, float], radius: float) -> np.ndarray:
-    row, column = np.mgrid[: shape[0], : shape[1]] + 0.5
-    distance = np.hypot(row - centre[0], column - centre[1])
-    mask = np.where(distance < radius, Tissue.NORMAL_MYOCARDIUM, Tissue.BACKGROUND)
-    return np.where(distance < radius * 0.6, Tissue.CAVITY, mask).astype(np.uint8)
-
-
-def study(index: int) -> Study:
-    """A bright disc with a dark ring, anywhere in a noisy image."""
-    rng = np.random.default_rng(index)
-    shape = (80, 96)
-    centre = rng.uniform([28, 28], [52, 68])
-    mask = np.stack([ring(shape, tuple(centre), 18 - 2 * place) for place in range(3)])
-    image = np.choose(mask, [80.0, 200.0, 20.0, 0.0, 0.0]) + rng.normal(0, 12, mask.shape)
-    return Study(
-        case_id=f"P{index:02d}",
-        frame="",
-        group="normal",
-        image=image.astype(np.float32),
-        mask=mask,
-        spacing_mm=(10.0, 1.0, 1.0),
-        affine=np.eye(4),
-        label_set=EMIDEC_LABELS.name,
-        path=f"P{index:02d}",
-    )
 
 
 @pytest.fixture(scope="module")
@@ -100,260 +53,6 @@ def trained(archive, split, compute, tmp_path_factory):
         archive, split, SMALL, compute, folder, 0, lambda step, _: reports.append(step), {"fold": 0}
     )
     return folder, result, reports
-
-
-# Boxes and fields of view
-
-
-@pytest.mark.parametrize("shape", [(3, 80, 96), (3, 96, 80), (1, 81, 97), (2, 40, 200)])
-def test_box_survives_the_way_into_the_field_and_back(shape):
-    box = Box(10.0, 15.0, 35.0, 70.0)
-    fov_mm = max(shape) + max(shape) % 2
-    back = shares_to_box(box_to_shares(box, shape, fov_mm).numpy(), shape, fov_mm)
-    assert back == pytest.approx(box, abs=1e-4)
-
-
-def test_box_is_clipped_to_a_smaller_field():
-    shares = box_to_shares(Box(0.0, 0.0, 100.0, 100.0), (1, 100, 100), 50)
-    assert shares.tolist() == [0, 0, 1, 1]
-    assert shares_to_box(shares.numpy(), (1, 100, 100), 50) == Box(25.0, 25.0, 75.0, 75.0)
-
-
-def test_letterboxed_pixels_lie_where_the_box_says():
-    mask = np.zeros((1, 60, 90), np.float32)
-    mask[0, 20:40, 50:80] = 1.0
-    picture = letterbox(mask, 96, 96)[0, 0].numpy()
-    rows, columns = np.nonzero(picture > 0.5)
-    shares = box_to_shares(Box(20, 50, 40, 80), mask.shape, 96).numpy() * 96
-    assert shares == pytest.approx([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-
-
-def test_flat_image_is_refused():
-    with pytest.raises(InputError, match="flat"):
-        letterbox(np.ones((2, 8, 8), np.float32), 8, 8)
-
-
-def test_rim_outside_the_field_does_not_set_the_window():
-    image = np.zeros((1, 60, 60), np.float32)
-    image[0, 20:40, 20:40] = np.linspace(1, 2, 400).reshape(20, 20)
-    bright_rim = np.where(image == 0, 1000.0, image).astype(np.float32)
-    assert letterbox(bright_rim, 20, 20).mean() == pytest.approx(0.5, abs=0.02)
-
-
-def test_field_of_view_holds_every_ventricle_with_its_margin():
-    shapes, boxes = [(9, 300, 400), (9, 320, 320)], [Box(100, 150, 180, 230), Box(130, 180, 200, 260)]
-    # The second box reaches 100 mm to the right of its image's centre at column 160.
-    assert field_of_view_mm(shapes, boxes, margin_mm=50) == 300
-    assert field_of_view_mm(shapes, boxes, margin_mm=500) == 400
-    assert field_of_view_mm([(1, 81, 97)], [Box(0, 0, 81, 97)], margin_mm=0) == 98
-
-
-def test_footprint_is_where_any_slice_has_labels():
-    mask = study(4).mask
-    labels = letterbox_labels(mask, 96, 96)
-    assert labels.shape == (3, 1, 96, 96)
-    together = letterbox_labels((mask > 0).any(axis=0, keepdims=True).astype(np.uint8), 96, 96)[0]
-    torch.testing.assert_close(labels.amax(dim=0), together)
-    assert labels.sum() == np.count_nonzero(mask)
-
-
-def unchanged(size: int) -> Views:
-    return Views(
-        turn=torch.eye(2)[None],
-        shift=torch.zeros(1, 2),
-        gamma=torch.ones(1, 1, 1, 1),
-        noise=torch.zeros(1, 1, size, size),
-        shading=torch.ones(1, 1, 4, 4),
-        window=torch.tensor([0.0, 1.0])[None, :, None, None],
-    )
-
-
-def test_view_that_changes_nothing_shows_the_image():
-    image = torch.rand(1, 1, 16, 16)
-    torch.testing.assert_close(view_images(unchanged(16), image), image)
-    torch.testing.assert_close(view_maps(unchanged(16), image), image)
-
-
-def test_extreme_points_span_the_reference_box():
-    mask = study(3).mask
-    expected = box_to_shares(reference_box(mask), mask.shape, 96)
-    torch.testing.assert_close(view_boxes(unchanged(96), extreme_points(mask, 96)[None])[0], expected)
-
-
-def test_image_box_and_map_move_together():
-    config = LocaliserConfig(
-        input_px=96, shift=0.1, noise=0.0, gamma=1.0, shading=1.0, window=0.0, rotation_degrees=40, flips=True
-    )
-    mask, count = study(5).mask, 24
-    views = draw_views(config, count, seed=1)
-    labels = letterbox_labels(mask, 96, 96)[:1].expand(count, -1, -1, -1)
-    seen = view_images(views, labels)
-    torch.testing.assert_close(view_maps(views, labels.repeat(1, 2, 1, 1)), seen.repeat(1, 2, 1, 1))
-    boxes = view_boxes(views, extreme_points(mask[:1], 96).expand(count, -1, -1)) * 96
-    inside = 0
-    for image, box in zip(seen, boxes, strict=True):
-        rows, columns = torch.nonzero(image[0] > 0.5, as_tuple=True)
-        found = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-        if found.min() > 0 and found.max() < 96:
-            inside += 1
-            assert (found - box).abs().max() < 2.0
-    assert inside > count / 2
-
-
-def test_views_vary_contrast_within_their_limits():
-    config = LocaliserConfig(input_px=16, shading=1.5, window=0.2)
-    views = draw_views(config, 64, seed=2)
-    assert views.shading.min() >= 1 / 1.5 - 1e-6
-    assert views.shading.max() <= 1.5 + 1e-6
-    low, high = views.window[:, 0], views.window[:, 1]
-    assert low.abs().max() <= 0.2 + 1e-6
-    assert (high - 1).abs().max() <= 0.2 + 1e-6
-
-
-def test_views_repeat_with_their_seed():
-    first, again, other = (draw_views(SMALL, 4, seed) for seed in (3, 3, 4))
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not torch.equal(first.turn, other.turn)
-
-
-# From a map to a box
-
-
-def blob(top: int, left: int, bottom: int, right: int, value: float = 0.9, size: int = 40) -> np.ndarray:
-    result = np.zeros((size, size))
-    result[top:bottom, left:right] = value
-    return result
-
-
-def test_edges_lie_where_the_map_crosses_the_threshold():
-    ramp = np.clip((np.arange(40) + 0.5 - 10.25) / 4 + 0.5, 0, 1)  # 0.5 at 10.25 pixels from the left
-    both = np.minimum(ramp, np.clip((30.75 - np.arange(40) - 0.5) / 4 + 0.5, 0, 1))
-    box = box_of_map(np.minimum.outer(both, both), 0.5) * 40
-    assert box == pytest.approx([10.25, 10.25, 30.75, 30.75])
-
-
-def test_box_is_drawn_around_the_heaviest_part_only():
-    ventricle, speck = blob(10, 12, 25, 30), blob(2, 33, 6, 39, value=1.0)
-    assert box_of_map(ventricle + speck, 0.5) == pytest.approx(box_of_map(ventricle, 0.5))
-
-
-def test_part_at_the_border_ends_there():
-    assert box_of_map(blob(0, 20, 12, 40), 0.5) == pytest.approx(np.array([20, 0, 40, 12]) / 40, abs=0.5 / 40)
-
-
-def test_faint_map_is_cut_lower():
-    strong, faint = (box_of_map(blob(10, 12, 25, 30, value), 0.5) for value in (1.0, 0.3))
-    assert faint == pytest.approx(strong, abs=0.5 / 40)
-
-
-def test_map_that_shows_nothing_has_no_box():
-    assert box_of_map(np.zeros((8, 8)), 0.5) is None
-    assert box_of_map(np.full((8, 8), 0.01), 0.5) is None
-
-
-def test_map_that_is_full_has_the_whole_field():
-    assert box_of_map(np.ones((8, 8)), 0.5) == pytest.approx([0, 0, 1, 1])
-
-
-def test_one_slice_cannot_lift_what_no_other_slice_sees():
-    ventricle = torch.from_numpy(blob(10, 12, 25, 30)).expand(8, 2, 40, 40).clone()
-    before = box_of_map(study_map(ventricle).numpy(), 0.5)
-    ventricle[3] = torch.from_numpy(blob(10, 12, 40, 40, value=1.0))
-    after = box_of_map(study_map(ventricle).numpy(), 0.5)
-    assert after == pytest.approx(before, abs=1 / 40)
-
-
-def test_widest_slice_says_how_far_the_ventricle_reaches():
-    narrow, wide = (torch.from_numpy(blob(12 - grow, 12 - grow, 24 + grow, 24 + grow, 1.0)) for grow in (0, 4))
-    unsure = (narrow + wide) / 2 * 0.8  # every slice suspects that others are wider
-    slices = torch.stack([torch.stack([own, unsure]) for own in (narrow, wide, narrow)])
-    box = box_of_map(study_map(slices).numpy(), 0.5) * 40
-    assert box == pytest.approx([8, 8, 28, 28], abs=0.5)
-
-
-# The networks
-
-
-@pytest.mark.parametrize("head", ["regression", "soft_argmax"])
-def test_untrained_box_head_answers_with_its_anchor(head):
-    network = build_finder(PUBLISHED.model_copy(update={"head": head}))
-    boxes = network(torch.rand(3, 1, 48, 48))
-    torch.testing.assert_close(boxes, network.anchor.expand(3, 4))
-
-
-def test_network_that_finds_nothing_answers_with_its_anchor():
-    network = build_finder(SMALL)
-    network.anchor.copy_(torch.tensor([0.3, 0.35, 0.6, 0.7]))
-    assert network.study_box(torch.full((5, 2, 48, 48), -20.0)) == pytest.approx([0.3, 0.35, 0.6, 0.7])
-
-
-def test_published_shape_of_the_network():
-    network = LocaliserNet(LocaliserConfig(input_px=256, head="regression"))
-    widths = [block[0].out_channels for block in network.blocks]
-    assert widths == [8, 16, 32, 64]
-    dense = [layer for layer in network.head.modules() if isinstance(layer, torch.nn.Linear)]
-    assert [layer.out_features for layer in dense] == [512, 4]
-
-
-def test_maps_have_the_size_of_the_slices_and_move_with_them():
-    torch.manual_seed(0)
-    network = FootprintNet(LocaliserConfig(input_px=128, map_widths=(8, 8))).eval()
-    image = torch.zeros(1, 1, 128, 128)
-    image[..., 56:64, 60:76] = torch.rand(8, 16)
-    there, here = network(image), network(image.roll((8, -12), (2, 3)))
-    assert there.shape == (1, 2, 128, 128)
-    away_from_edges = slice(40, 88)
-    torch.testing.assert_close(
-        here[..., away_from_edges, away_from_edges],
-        there.roll((8, -12), (2, 3))[..., away_from_edges, away_from_edges],
-    )
-
-
-@pytest.mark.parametrize("values", [{"input_px": 100}, {"input_px": 72, "head": "regression"}])
-def test_input_that_cannot_be_halved_is_refused(values):
-    with pytest.raises(ValidationError, match=r"cannot be halved 4 times; use a multiple of 16"):
-        LocaliserConfig.model_validate(values)
-
-
-@pytest.mark.parametrize(("name", "value"), [("threshold", 1.0), ("steps", 0), ("head", "none"), ("scale", 0.9)])
-def test_impossible_settings_are_refused(name, value):
-    with pytest.raises(ValidationError, match=name):
-        LocaliserConfig.model_validate({name: value})
-
-
-def test_median_of_boxes_ignores_one_bad_slice():
-    boxes = torch.tensor([[0.2, 0.2, 0.6, 0.6]]).repeat(5, 1)
-    boxes[0] = torch.tensor([0.0, 0.0, 1.0, 1.0])
-    assert build_finder(PUBLISHED).study_box(boxes) == pytest.approx([0.2, 0.2, 0.6, 0.6])
-
-
-def test_box_loss_is_zero_for_equal_boxes_and_grows_with_distance():
-    box = torch.tensor([[0.2, 0.2, 0.6, 0.6]])
-    losses = [float(box_loss(box + shift, box)) for shift in (0.0, 0.05, 0.2, 0.39)]
-    assert losses[0] == pytest.approx(0.0, abs=1e-6)
-    assert losses == sorted(losses)
-
-
-def test_map_loss_by_hand():
-    maps = torch.zeros(1, 2, 4, 4)
-    maps[:, 0, :2] = 1.0  # the second map is empty: a slice beyond the apex
-    sure = torch.where(maps > 0, 30.0, -30.0)
-    assert float(map_loss(sure, maps)) == pytest.approx(0.0, abs=1e-6)
-    # Undecided everywhere: log 2, and soft Dice of (2 * 4 + 1) / (16 + 1) and 1 / (8 + 1).
-    undecided = float(map_loss(torch.zeros(1, 2, 4, 4), maps))
-    assert undecided == pytest.approx(np.log(2) + 1 - (9 / 17 + 1 / 9) / 2)
-
-
-@pytest.mark.parametrize("config", [SMALL, PUBLISHED])
-def test_loss_reaches_every_weight_once_the_head_has_moved(config):
-    torch.manual_seed(0)
-    network = build_finder(config)
-    with torch.no_grad():
-        for weight in network.parameters():
-            weight.add_(torch.randn_like(weight) * 0.01)
-    targets = Targets(torch.tensor([[0.2, 0.2, 0.6, 0.6]] * 2), torch.rand(2, 2, 48, 48))
-    network.loss(network(torch.rand(2, 1, 48, 48)), targets).backward()
-    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in network.parameters())
 
 
 # The yardstick and the score

@@ -8,7 +8,7 @@ from torch import nn
 from imaging.errors import InputError
 from imaging.labels import EMIDEC_LABELS
 from segmentation.blocks import SegmentationOutput
-from segmentation.config import TrainConfig
+from segmentation.config import NetworkConfig, TrainConfig
 from segmentation.networks import build_network
 from segmentation.predict import Segmenter, load_ensemble, load_exportable, load_segmenter
 from tests.segmentation.toy_slices import draw_slices
@@ -16,6 +16,10 @@ from training.compute import choose_compute
 from training.model_folder import write_model_folder
 
 CONFIG = TrainConfig.model_validate({"network": {"widths": (4, 8, 8, 8, 8), "bottleneck": 8}})
+SIZES = {
+    "attention_res_unet": {"widths": (4, 8, 8, 8, 8), "bottleneck": 8},
+    "halsr_net": {"name": "halsr_net", "widths": (4, 8, 8, 8), "bottleneck": 8, "module_width": 4},
+}
 IMAGES = draw_slices(5, 32)[0]
 
 
@@ -92,6 +96,28 @@ def test_features_are_one_row_a_slice(tmp_path, compute):
     features = load_segmenter(write_model(tmp_path / "m", 0), compute).features(IMAGES)
     assert features.shape == (5, 8)
     assert features.dtype == np.float32
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("flips", [False, True])
+@pytest.mark.parametrize("name", ["attention_res_unet", "halsr_net"])
+def test_one_pass_gives_the_bits_of_two(name, flips, precision):
+    passes = []
+    network = build_network(NetworkConfig.model_validate(SIZES[name]), 5).eval()
+    network.bottleneck.register_forward_hook(lambda *_: passes.append(1))
+    many = np.concatenate([IMAGES] * 8)  # more than one batch
+    segmenter = Segmenter([network], EMIDEC_LABELS, choose_compute("cpu", precision), flips)
+    probabilities, features = segmenter.probabilities_and_features(many)
+    taken = len(passes)
+    np.testing.assert_array_equal(probabilities, segmenter.probabilities(many))
+    assert len(passes) == 2 * taken
+    np.testing.assert_array_equal(features, segmenter.features(many))
+
+
+def test_features_of_several_networks_are_not_mixed(compute):
+    both = Segmenter([OneConvolution(0), OneConvolution(1)], EMIDEC_LABELS, compute)
+    with pytest.raises(InputError, match="features are one network's, 2 were given"):
+        both.probabilities_and_features(IMAGES)
 
 
 def test_bf16_is_close_to_fp32(tmp_path, compute):

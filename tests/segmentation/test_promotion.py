@@ -10,13 +10,24 @@ SPLIT = {"patient_split": "abc", "studies": "def"}
 COUNTS = {"tp_voxels": 80.0, "fp_voxels": 20.0, "fn_voxels": 20.0}
 
 
-def scored(dice: dict[str, float], patients: int = 12, seeds: tuple[int, ...] = (0, 1, 2), manifest=SPLIT, first=0):
-    """Scores around a mean for each tissue; patients and seeds scatter alike in every table."""
+def scored(
+    dice: dict[str, float],
+    patients=12,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    manifest=SPLIT,
+    first=0,
+    few=(),
+    spread=0.01,
+):
+    """Scores around a mean for each tissue; patients and seeds scatter alike in every table.
+
+    `few` gives tissues that only the first of the patients have, and how many those are.
+    """
     rows = []
     for tissue, mean in dice.items():
         for seed in seeds:
-            for patient in range(first, first + patients):
-                scatter = 0.01 * np.sin(patient) + 0.003 * np.sin(7 * patient + seed)
+            for patient in range(first, first + dict(few).get(tissue, patients)):
+                scatter = spread * np.sin(patient) + 0.3 * spread * np.sin(7 * patient + seed)
                 own = (0, "halsr_net", "real_only", seed, f"P{patient}", "", None)
                 rows.append((*own, "positive", tissue, "dice", mean + scatter, ""))
                 rows += [(*own, "pooled", tissue, metric, value, "") for metric, value in COUNTS.items()]
@@ -64,6 +75,39 @@ def test_too_few_patients_never_promote():
     judgement = judge_candidate(scored({"infarct": 0.9}, patients=5), scored({"infarct": 0.5}, patients=5))
     assert not judgement.promoted
     assert "too few patients" in judgement.reason
+
+
+@pytest.mark.parametrize("no_reflow", [0.55, 0.45])
+def test_few_patients_with_about_the_champions_dice_veto_nothing(no_reflow):
+    few, wide = {"no_reflow": 4}, 0.15
+    old = scored({"infarct": 0.5, "no_reflow": 0.5}, few=few, spread=wide)
+    judgement = judge_candidate(scored({"infarct": 0.8, "no_reflow": no_reflow}, few=few, spread=wide), old)
+    assert judgement.promoted
+
+
+@pytest.mark.parametrize(
+    ("patients", "spread", "dice"),
+    [
+        (5, 0.01, 0.40),  # below a narrow interval
+        (3, 0.15, 0.20),  # below half, within a wide interval
+        (1, 0.01, 0.00),  # one patient has no interval
+    ],
+)
+def test_a_collapse_in_too_few_patients_for_a_verdict_keeps_the_champion_and_says_so(patients, spread, dice):
+    few = {"no_reflow": patients}
+    old = scored({"infarct": 0.5, "no_reflow": 0.5}, few=few, spread=spread)
+    judgement = judge_candidate(scored({"infarct": 0.9, "no_reflow": dice}, few=few, spread=spread), old)
+    (veto,) = [tissue for tissue in judgement.tissues if tissue.vetoes]
+    assert (veto.tissue, veto.verdict, judgement.promoted) == ("no_reflow", "too few patients", False)
+    assert judgement.reason.startswith("fell too far, though in too few patients for a verdict: no_reflow ")
+    assert f"({patients} pair" in judgement.reason
+    assert "nan" not in judgement.reason
+
+
+def test_enough_patients_never_veto_since_they_have_a_verdict():
+    judgement = judge_candidate(scored({"infarct": 0.1}), scored({"infarct": 0.5}))
+    assert judgement.reason.startswith("worse than the champion")
+    assert not any(tissue.vetoes for tissue in judgement.tissues)
 
 
 @pytest.mark.parametrize(

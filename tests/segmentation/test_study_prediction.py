@@ -13,7 +13,8 @@ from imaging.regions import RegionConfig, write_real_slices
 from imaging.slice_store import SliceStore
 from imaging.split import FoldSplit
 from imaging.study import Study
-from imaging.study_archive import StudyArchive, write_studies
+from imaging.study_archive import StudyArchive
+from imaging.study_writer import write_studies
 from segmentation.blocks import SegmentationOutput
 from segmentation.held_out import HeldOutPatients
 from segmentation.predict import Segmenter
@@ -45,6 +46,9 @@ class Shades(nn.Module):
 
     def encode(self, x):
         return torch.stack([x.mean(dim=(1, 2, 3)), x.std(dim=(1, 2, 3))], dim=1)
+
+    def segment_and_encode(self, x):
+        return self(x), self.encode(x)
 
 
 class Fixed:

@@ -1,0 +1,58 @@
+"""Which score tables are of today: of the very model that lies there now, and of today's data, code and settings."""
+
+import dagster as dg
+
+from assets import scores
+from pipeline.forge import Forge
+from pipeline.record import cache_key, is_finished, read_record
+
+SCORES = (
+    "attention_res_unet_real_only_scores",
+    "attention_res_unet_real_plus_gan_scores",
+    "halsr_net_real_only_scores",
+    "halsr_net_real_plus_gan_scores",
+)
+
+
+def staleness(forge: Forge, name: str, fold: int, seed: int) -> str:
+    """Say why the scores of one seed are not of today, nothing where they are.
+
+    A model may have been trained anew since it was scored, and what the scores were made of may be gone.
+    """
+    from training.model_folder import read_model_json
+
+    place, model = forge.folder(name, fold, seed), name.removesuffix("_scores")
+    if not is_finished(place):
+        return "not made yet"
+    read = {asset: forge.folder(asset, fold, seed if asset == model else None) for asset in _read_by(name)}
+    missing = [asset for asset, folder in read.items() if not is_finished(folder)]
+    if missing:
+        return f"{' and '.join(missing)} they were made of {'is' if len(missing) == 1 else 'are'} gone"
+    if read_model_json(place, "manifest.json") != forge.manifest():
+        return "made with other data, code or settings"
+    if read_record(place, name).cache_key != scores_key(forge, name, fold, seed):
+        return f"made of another {model} than the present one, of other slices or by other rules"
+    return ""
+
+
+def scores_key(forge: Forge, name: str, fold: int, seed: int) -> str:
+    """Return the cache key that the scores of one seed have if they were made now."""
+    model = name.removesuffix("_scores")
+    parents = {asset: forge.version(asset, fold, seed if asset == model else None) for asset in _read_by(name)}
+    return cache_key(scoring_version(name), parents, {"seed": seed})
+
+
+def scoring_version(name: str) -> str:
+    """Return the code version of a scores asset: scores formed by other rules cannot be set beside each other."""
+    definition = _definition(name)
+    return str(definition.code_versions_by_key[definition.key])
+
+
+def _read_by(name: str) -> list[str]:
+    definition = _definition(name)
+    return [key.to_user_string() for key in definition.asset_deps[definition.key]]
+
+
+def _definition(name: str) -> dg.AssetsDefinition:
+    definition: dg.AssetsDefinition = getattr(scores, name)
+    return definition

@@ -1,0 +1,134 @@
+"""The words that a failed training leaves for people, and the lock that keeps two trainings apart."""
+
+import errno
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import dagster as dg
+import psutil
+import pytest
+import torch
+from dagster._core.errors import DagsterPipesExecutionError
+from filelock import FileLock, Timeout
+
+from assets import training_run
+from assets.training_run import TrainingProcessError, run_pipes
+from imaging.errors import InputError
+from pipeline.forge import Forge
+from pipeline.train_process import _verdict, accelerator
+from pipeline.training_task import PASSING_FAULT, WRONG_INPUT
+from pipeline.transient import PassingFaultError
+from training.report import TrainingDivergedError
+
+
+def training_that(monkeypatch, tmp_path, code, words=None, error=None):
+    """Run a task whose process ends with `code` after leaving `words`."""
+
+    class Client:
+        def __init__(self, termination_timeout_seconds):
+            assert termination_timeout_seconds < 10
+
+        def run(self, **_):
+            if words is not None:
+                (tmp_path / "error.txt").write_text(words)
+            raise error or DagsterPipesExecutionError(f"External execution process failed with code {code}")
+
+    monkeypatch.setattr(training_run.dg, "PipesSubprocessClient", Client)
+    name = {"name": "halsr_net real_only fold 0 seed 0"}
+    run_pipes(None, SimpleNamespace(folder=str(tmp_path), tracking=name, to_extras=dict))
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "kind", "message"),
+    [
+        (WRONG_INPUT, "batch 7 is odd", InputError, "^batch 7 is odd$"),
+        (PASSING_FAULT, "the share is away", PassingFaultError, "^the share is away$"),
+        (1, "KeyError: 'x'", TrainingProcessError, "fold 0 seed 0: KeyError: 'x'; rematerialising starts anew"),
+        (1, None, TrainingProcessError, "ended with status 1; the step's log holds its last words"),
+        (-9, None, TrainingProcessError, r"killed by SIGKILL, as Linux does when memory runs out \(dmesg tells\)"),
+        (-11, None, TrainingProcessError, "killed by SIGSEGV; rematerialising"),
+    ],
+)
+def test_the_end_of_a_training_process_is_told_in_words(monkeypatch, tmp_path, code, words, kind, message):
+    with pytest.raises(kind, match=message):
+        training_that(monkeypatch, tmp_path, code, words)
+
+
+def test_it_is_said_whether_a_checkpoint_is_there(monkeypatch, tmp_path):
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "last.pt").touch()
+    with pytest.raises(TrainingProcessError, match="rematerialising continues from the last checkpoint"):
+        training_that(monkeypatch, tmp_path, -9)
+
+
+def test_words_of_an_earlier_attempt_are_not_repeated(monkeypatch, tmp_path):
+    (tmp_path / "error.txt").write_text("old words")
+    with pytest.raises(TrainingProcessError, match="killed by SIGKILL"):
+        training_that(monkeypatch, tmp_path, -9)
+
+
+def test_a_training_that_does_not_heed_an_interruption_is_killed_and_the_step_counts_as_cancelled(
+    monkeypatch, tmp_path
+):
+    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
+    monkeypatch.setattr(training_run, "_COMMAND", (sys.executable, "-c", deaf))
+    with subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        child.send_signal(signal.SIGINT)
+        late = subprocess.TimeoutExpired("training", 7)
+        with pytest.raises(dg.DagsterExecutionInterruptedError):
+            training_that(monkeypatch, tmp_path, 0, error=late)
+        assert not psutil.pid_exists(child.pid)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (InputError("batch 7 is odd"), WRONG_INPUT, "batch 7 is odd"),
+        (TrainingDivergedError("the loss is nan"), WRONG_INPUT, "the loss is nan"),
+        (OSError(errno.EIO, "Input/output error"), PASSING_FAULT, "Input/output error"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried"),
+            1,
+            "out of memory; set a smaller batch",
+        ),
+        (KeyError("x"), 1, "KeyError: 'x'"),
+    ],
+)
+def test_the_training_process_tells_wrong_input_from_what_passes(error, code, words):
+    status, said = _verdict(error)
+    assert status == code
+    assert words in said
+
+
+def test_two_trainings_share_an_accelerator_only_where_that_is_allowed(tmp_path, monkeypatch):
+    monkeypatch.delenv("SCARFORGE_SHARE_ACCELERATOR", raising=False)
+    forge = Forge(home=str(tmp_path))
+    lock = forge.accelerator_lock()
+    with accelerator(SimpleNamespace(lock=lock, device="cpu")), pytest.raises(Timeout):
+        FileLock(lock, timeout=0).acquire()
+    FileLock(lock, timeout=0).acquire()
+    monkeypatch.setenv("SCARFORGE_SHARE_ACCELERATOR", "true")
+    assert forge.accelerator_lock() == ""
+    with accelerator(SimpleNamespace(lock="", device="cpu")):
+        pass
+
+
+def test_the_lock_is_free_as_soon_as_its_holder_is_killed(tmp_path):
+    code = f"""
+from filelock import FileLock
+import time
+lock = FileLock({str(tmp_path / "lock")!r})
+lock.acquire()
+print("held", flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        with pytest.raises(Timeout):
+            FileLock(tmp_path / "lock", timeout=0).acquire()
+        holder.kill()
+        holder.wait()
+        FileLock(tmp_path / "lock").acquire(timeout=5)

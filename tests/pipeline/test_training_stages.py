@@ -1,0 +1,34 @@
+"""What each training refuses to be fed with, whatever ran before it."""
+
+import pandas as pd
+import pytest
+
+from imaging.errors import InputError
+from imaging.slice_store import ROW_COLUMNS, SliceStoreWriter
+from imaging.split import FoldSplit, write_splits
+from pipeline.training_stages import STAGES
+from pipeline.training_task import TrainingTask
+from tests.segmentation.toy_slices import draw_slices, write_toy_store
+from training.compute import choose_compute
+from training.report import silent
+
+
+def write_training_set(path, case_ids):
+    images, masks = draw_slices(len(case_ids), 32)
+    rows = pd.DataFrame({"case_id": case_ids, "frame": "", "donor_ids": "", "slice_index": 0, "replica": 0})
+    rows = rows.assign(origin="augmented", group="infarct")[list(ROW_COLUMNS)]
+    with SliceStoreWriter(path, write_toy_store(path.with_name("toy.h5")).attributes) as writer:
+        writer.append(images, masks, rows)
+
+
+# Pix2Pix's training slices also lend their shades to the slices that it draws: see `gan.shades`.
+@pytest.mark.parametrize("stage", ["pix2pix", "segmenter"])
+@pytest.mark.parametrize("leaking", ["V", "T"])
+def test_slices_of_patients_who_are_not_trained_on_are_refused(tmp_path, stage, leaking):
+    write_training_set(tmp_path / "training.h5", ["A", "B", leaking])
+    write_splits(tmp_path / "split.json", [FoldSplit(0, ("A", "B"), ("V",), ("T",))])
+    inputs = {"training_set": str(tmp_path / "training.h5"), "patient_split": str(tmp_path / "split.json")}
+    inputs["real_slices"] = inputs["training_set"]
+    task = TrainingTask(stage, str(tmp_path), inputs, {}, 0, 0, "cpu", "fp32", {}, {}, "")
+    with pytest.raises(InputError, match=rf"training.h5: leakage in fold 0: {leaking} \("):
+        STAGES[stage](task, choose_compute("cpu", "fp32"), silent)

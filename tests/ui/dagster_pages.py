@@ -1,0 +1,123 @@
+"""What a user does in Dagster, one method for each thing."""
+
+import re
+
+from playwright.sync_api import Locator, Page, expect
+
+GROUPS = ("data", "localiser", "synthesis", "training_sets", "segmentation", "evaluation")
+RUN_TIMEOUT_MS = 1_500_000  # the tiny fold: two minutes on two idle cores, far longer beside other work
+
+
+class DagsterPages:
+    """Dagster's pages, found by what is written on them."""
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.page, self.address = page, address
+
+    def open_graph(self) -> None:
+        self._start()
+        self._navigate("Lineage")
+        for group in GROUPS:
+            expect(self.page.get_by_role("button", name=group).first).to_be_visible()
+
+    def draw_every_asset(self, count: int) -> None:
+        """Open all groups of the graph, drawn from top to bottom, and wait until `count` assets are drawn."""
+        for choice in ("Expand all groups", "Change graph to vertical orientation"):
+            self._choose(choice)
+        self.page.reload(wait_until="domcontentloaded")  # which fits the graph into the page
+        shortened = re.compile(r"^[a-z]\w+(…\w+)?$")
+        names = self.page.locator("foreignObject").get_by_text(shortened)
+        expect(names).to_have_count(count + len(GROUPS))
+
+    def list_every_asset(self) -> None:
+        """Open all groups of the list beside the graph."""
+        for group in GROUPS:
+            line = self.page.get_by_role("button", name=f"asset_group {group}")
+            line.locator("xpath=preceding::button[1]").click()
+
+    def listed(self, asset: str) -> Locator:
+        return self.page.get_by_role("button", name=re.compile(rf"\s{asset}$"))
+
+    def _choose(self, choice: str) -> None:
+        """Choose from the graph's menu, unless it was chosen before: the browser remembers."""
+        self.page.get_by_role("button", name="settings", exact=True).last.click()
+        menu = self.page.get_by_role("menuitem")
+        expect(menu.filter(has_text="orientation")).to_be_visible()
+        if menu.filter(has_text=choice).count():
+            menu.filter(has_text=choice).click()
+        self.page.keyboard.press("Escape")
+        expect(menu.filter(has_text="orientation")).to_be_hidden()
+
+    def open_job(self, name: str) -> None:
+        self._start()
+        self._navigate("Jobs")
+        self.page.get_by_role("link", name=name).click()
+
+    def materialise(self, fold: str) -> str:
+        """Launch one fold from the page that is open and return the run's id."""
+        page = self.page
+        page.get_by_role("button", name="Materialize all").first.click()
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_text("Select a partition or create one").click()
+        page.get_by_role("menuitem").filter(has=page.get_by_title(fold, exact=True)).click()
+        page.keyboard.press("Escape")  # closes the list, not the dialog
+        dialog.get_by_role("button", name="Launch 1 run").click()
+        page.get_by_role("button", name="View", exact=True).or_(
+            page.get_by_role("link", name="View", exact=True)
+        ).first.click()
+        expect(page).to_have_url(re.compile("/runs/"))
+        return page.url.rsplit("/", 1)[-1].split("?")[0]
+
+    def watch_run(self, run_id: str) -> None:
+        """Wait on the run's page until it says how the run ended, and require success."""
+        page = self.page
+        page.goto(f"{self.address}/runs/{run_id}", wait_until="domcontentloaded")
+        ended = page.get_by_text(re.compile("^(Success|Failure|Canceled)$")).first
+        expect(ended).to_be_visible(timeout=RUN_TIMEOUT_MS)
+        errored = page.get_by_text(re.compile(r"^Errored \(\d+\)$")).first.inner_text()
+        assert ended.inner_text() == "Success", f"{page.url} ended with {ended.inner_text()}, {errored}"
+
+    def open_asset(self, name: str) -> None:
+        self.page.goto(f"{self.address}/assets/{name}", wait_until="domcontentloaded")
+        expect(self.page.get_by_role("tab", name="Overview")).to_be_visible()
+
+    def fact(self, name: str) -> Locator:
+        """Return the row of the asset's page that holds one line of its metadata."""
+        row = self.page.get_by_role("row").filter(has=self.page.get_by_role("cell", name=name, exact=True))
+        expect(row.first).to_be_visible()
+        return row.first
+
+    def open_picture(self, name: str) -> Locator:
+        """Unfold an inline picture and return it."""
+        self.fact(name).get_by_text("[Show Markdown]").click()
+        picture = self.page.get_by_role("dialog").get_by_role("img", name=name)
+        expect(picture).to_be_visible()
+        return picture
+
+    def open_checks(self) -> None:
+        self.page.get_by_role("tab", name="Checks").click()
+
+    def open_automation(self) -> None:
+        self._start()
+        self._navigate("Automation")
+
+    def switch(self, automation: str) -> Locator:
+        """Return the switch of a schedule or sensor: the last box of its line."""
+        line = self.page.get_by_role("link", name=automation).locator(
+            "xpath=ancestor::*[count(.//input[@type='checkbox']) = 2][1]"
+        )
+        return line.get_by_role("checkbox").last
+
+    def turn(self, automation: str, on: bool) -> None:
+        """Press the switch of a schedule or sensor, and wait until it has turned."""
+        switch = self.switch(automation)
+        expect(switch).to_be_enabled()
+        switch.locator("xpath=..").click()  # the box itself lies hidden below its picture
+        expect(switch).to_be_checked(checked=on)
+        expect(switch).to_be_enabled()
+
+    def _start(self) -> None:
+        self.page.goto(self.address, wait_until="domcontentloaded")
+
+    def _navigate(self, name: str) -> None:
+        self.page.get_by_role("link", name=name).first.click()
