@@ -304,11 +304,29 @@ def write_past_runs(home: Path, model: Path, count: int) -> int:
         for number in range(count):
             copy = run._replace(run_id=make_new_run_id())
             target.run_storage.add_run(copy)
-            for entry in events:
-                moved = entry.timestamp - 3600 * (count - number)
-                target.event_log_storage.store_event(entry._replace(run_id=copy.run_id, timestamp=moved))
+            with one_transaction(target.event_log_storage) as storage:
+                for entry in events:
+                    moved = entry.timestamp - 3600 * (count - number)
+                    storage.store_event(entry._replace(run_id=copy.run_id, timestamp=moved))
     write_past_mlflow_runs(home, count)
     return count * len(events)
+
+
+@contextlib.contextmanager
+def one_transaction(storage: Any) -> Iterator[Any]:
+    """Keep Dagster's SQLite files open for a block: one write a file, not one for each of a run's hundred events."""
+    connect, kept = storage._connect, {}
+    with contextlib.ExitStack() as stack:
+
+        @contextlib.contextmanager
+        def connected(shard: str) -> Iterator[Any]:
+            if shard not in kept:
+                kept[shard] = stack.enter_context(connect(shard))
+            yield kept[shard]
+
+        stack.enter_context(patch.object(storage, "_db_lock", contextlib.nullcontext()))
+        stack.enter_context(patch.object(storage, "_connect", connected))
+        yield storage
 
 
 def _is_kept(entry: dg.EventLogEntry) -> bool:

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psycopg2
-
 from tests.cluster.local_ray import free_port
 
 PASSWORD = "it's 100% secret?"  # characters that an address has to write as %xx
@@ -44,6 +42,8 @@ class Postgres:
         return self.url(database)
 
     def _connect(self, database: str) -> Any:
+        import psycopg2  # `make test` collects this folder without the extra `cluster`
+
         return psycopg2.connect(
             host="127.0.0.1", port=self.port, user="scarforge", password=PASSWORD, dbname=database, connect_timeout=10
         )
@@ -108,6 +108,8 @@ def _switch(user: str) -> str | None:
 
 
 def _wait_until_it_answers(process: subprocess.Popen[bytes], server: Postgres, log: Path) -> None:
+    import psycopg2
+
     give_up = time.monotonic() + 120
     while True:
         with contextlib.suppress(psycopg2.OperationalError):

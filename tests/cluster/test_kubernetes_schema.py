@@ -3,8 +3,6 @@
 import dagster as dg
 import pytest
 from dagster._config import validate_config
-from dagster_k8s import k8s_job_executor
-from dagster_k8s.job import DagsterK8sJobConfig, UserDefinedDagsterK8sConfig, construct_dagster_k8s_job
 
 from pipeline.executor import chosen_executor, kubernetes_config, steps_of_pool
 
@@ -21,6 +19,8 @@ def gpu_steps():
 
 
 def schema():
+    from dagster_k8s import k8s_job_executor  # `make test` collects this folder without the extra `cluster`
+
     field = k8s_job_executor.config_schema.as_field()
     return field.config_type
 
@@ -38,6 +38,8 @@ def test_the_schema_refuses_what_dagster_k8s_does_not_know():
 
 
 def test_a_training_asks_its_pod_for_a_gpu_and_a_table_does_not(gpu_steps):
+    from dagster_k8s.job import DagsterK8sJobConfig, UserDefinedDagsterK8sConfig, construct_dagster_k8s_job
+
     steps = kubernetes_config(WITH_GPUS, gpu_steps)["per_step_k8s_config"]
     assert set(steps) == set(gpu_steps) >= {"pix2pix", "halsr_net_real_only"}
     assert "comparison" not in steps
