@@ -300,6 +300,9 @@ def write_past_runs(home: Path, model: Path, count: int) -> int:
         dg.DagsterInstance.from_config(str(prepare_dagster_home(home))) as target,
     ):
         (run,) = source.get_runs()
+        target.run_storage.add_job_snapshot(source.get_job_snapshot(run.job_snapshot_id))
+        plan = source.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
+        target.run_storage.add_execution_plan_snapshot(plan)
         events = [entry for entry in source.all_logs(run.run_id) if _is_kept(entry)]
         for number in range(count):
             copy = run._replace(run_id=make_new_run_id())

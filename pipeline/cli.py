@@ -145,6 +145,48 @@ def predict(
 
 
 @app.command()
+def external_test(
+    model: Annotated[list[str], typer.Option(help="SOURCE/PROFILE/NETWORK/TRAINING_SET; again for another model.")],
+    source: Annotated[str, typer.Option(help="Format of the labelled studies; `scarforge sources` lists them.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the tables of scores.")],
+    root: Annotated[Optional[Path], typer.Option(help="Folder of the studies.")] = None,  # noqa: UP045 # typer
+    fold: Annotated[Optional[int], typer.Option(min=0, max=4, help="Only this fold's models; else all.")] = None,  # noqa: UP045
+    localiser: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="SOURCE/PROFILE whose localisers to use; a model of cropped slices knows no whole image."),
+    ] = None,
+    crop: Annotated[
+        str, typer.Option(help="Cut around the box of the `localiser`, or around the `reference`'s ventricle.")
+    ] = "localiser",
+    flips: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option(help="Average over mirrored copies; default: as the model was configured."),
+    ] = None,
+    post_processing: Annotated[
+        bool,
+        typer.Option(
+            "--post-processing/--no-post-processing",
+            help="Correct label maps by the steps that helped the model's validation patients.",
+        ),
+    ] = False,
+    set_: Annotated[list[str], typer.Option("--set", help="source.key=value, for formats that leave it open.")] = [],  # noqa: B006
+) -> None:
+    """Test trained models on the labelled studies of another source, as `predict` and `evaluate` would.
+
+    Only tissues that model and reference both know are scored; of two models the difference is given, too.
+
+    Exit status: 0 all is well, 2 a study could not be read or segmented, 3 a study was flagged (and scored).
+    """
+    from pipeline.external_test import external_test as test_models
+    from pipeline.external_test_options import ExternalTestOptions
+
+    options = ExternalTestOptions(
+        tuple(model), source, root, output, fold, localiser, crop, flips, post_processing, tuple(set_)
+    )
+    raise typer.Exit(test_models(default_home(), options))
+
+
+@app.command()
 def export(
     model: Annotated[str, typer.Option(help="SOURCE/PROFILE/NETWORK/TRAINING_SET of this workspace.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the files and export.json.")],

@@ -220,8 +220,11 @@ class Forge(dg.ConfigurableResource):
         return f"{self.mlflow_server()}/#/runs/{run_id}"
 
     def mlflow_server(self) -> str:
-        """Return the address of the MLflow server: the configured one, or that which `make ui` starts."""
-        uri = self.tracking_uri()
+        """Return the address at which browsers find MLflow, for links.
+
+        That is `SCARFORGE_MLFLOW_URL`; where it is not set, the tracking server, or the one that `make ui` starts.
+        """
+        uri = os.environ.get("SCARFORGE_MLFLOW_URL") or self.tracking_uri()
         return uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
 
     def accelerator_lock(self) -> str:

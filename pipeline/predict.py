@@ -169,19 +169,12 @@ def predict_volume(volume: UnreadStudy, model: LoadedModel) -> Predicted:
     Raises:
         InputError: It cannot be read, or there is no contrast or no ventricle to cut around.
     """
-    from segmentation.familiarity import check_familiarity, seen_range
-    from segmentation.plausibility import implausibilities
-    from segmentation.study_prediction import predict_study
+    from segmentation.checked_prediction import predict_checked
 
-    study = volume.read()
-    segmenter = model.segmenter
-    prediction = predict_study(
-        study.volume.image, study.volume.spacing_mm, segmenter, model.localisers, model.region, str(study.path)
-    )
-    check = check_familiarity(prediction.features, model.familiarity, prediction.images, prediction.regions)
-    odd = implausibilities(prediction.regions, prediction.boxes, segmenter.label_set, seen_range(model.familiarity))
-    unlike = [check.sentence] if check and check.sentence else []
-    return Predicted(study, prediction, check, (*unlike, *odd))
+    study, segmenter = volume.read(), model.segmenter
+    image, spacing_mm, source = study.volume.image, study.volume.spacing_mm, str(study.path)
+    found = predict_checked(image, spacing_mm, segmenter, model.localisers, model.region, model.familiarity, source)
+    return Predicted(study, found.prediction, found.familiarity, found.flags)
 
 
 def _check_output(found: Sequence[FoundStudy], output: Path) -> None:

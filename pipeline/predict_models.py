@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # both import torch
 
 NETWORKS = ("attention_res_unet", "halsr_net")
 TRAINING_SETS = ("real_only", "real_plus_gan")
+REFERENCE_BOX = "none: cut around the reference"
 _SHAPE = "SOURCE/PROFILE/NETWORK/TRAINING_SET, such as emidec/quick/attention_res_unet/real_only"
 
 
@@ -93,6 +94,7 @@ def load_model(
     compute: "Compute",
     flips: bool | None,
     post_processing: bool = False,
+    localise: bool = True,
 ) -> LoadedModel:
     """Load every finished seed and fold of a model, and the localisers.
 
@@ -104,6 +106,7 @@ def load_model(
         compute: Device and precision.
         flips: Flips at test time; None does as the model's configuration says.
         post_processing: Apply the steps that the validation patients of every member chose.
+        localise: Load localisers; without, somebody else tells where the ventricle lies.
 
     Raises:
         InputError: There is no such model or localiser, or a folder is damaged.
@@ -114,7 +117,10 @@ def load_model(
     from segmentation.step_reasons import explain_steps
 
     members = find_members(home, name, fold)
-    folders, localiser_name = find_localisers(home, name, [member.fold for member in members], localiser)
+    folders: list[Path] = []
+    localiser_name = REFERENCE_BOX
+    if localise:
+        folders, localiser_name = find_localisers(home, name, [member.fold for member in members], localiser)
     places = [member.folder for member in members]
     cards = [read_model_json(place, "model_card.json") for place in places] if post_processing else []
     return LoadedModel(

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from dagster._core.instance.ref import InstanceRef
 
 from imaging.errors import InputError
 from pipeline.dagster_home import prepare_dagster_home
 from pipeline.executor import executor_name
 from pipeline.forge import Forge, say
+from pipeline.lost_runs import end_lost_runs, process_tags
 from pipeline.settings import load_settings
 
 if TYPE_CHECKING:
@@ -76,11 +78,24 @@ def _execute(forge: Forge, fold: int, has_lesions: bool) -> "ExecutionResult":
         "resources": {"forge": {"config": forge.model_dump()}},
         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
     }
-    with dg.DagsterInstance.get() as instance:
-        if executor_name(os.environ) == "multiprocess":
-            return resolve_job(name).execute_in_process(config, instance, str(fold), raise_on_error=False)
+    here = executor_name(os.environ) == "multiprocess"
+    with _instance(without_pools=here) as instance:
+        for run in end_lost_runs(instance):
+            say(f"  run {run[:8]} had been killed: it is marked as failed and goes on here")
+        if here:
+            found = resolve_job(name)
+            return found.execute_in_process(config, instance, str(fold), raise_on_error=False, tags=process_tags())
         job = dg.build_reconstructable_job("pipeline.run_fold", "resolve_job", (name,))
-        return dg.execute_job(job, instance, config, tags={"dagster/partition": str(fold)})
+        return dg.execute_job(job, instance, config, tags={"dagster/partition": str(fold)} | process_tags())
+
+
+def _instance(without_pools: bool) -> dg.DagsterInstance:
+    """Return Dagster's instance; in this process, steps wait for the lock file of the accelerator, which says so.
+
+    For a slot of a pool Dagster's executor would wait silently, and turning one core.
+    """
+    by_run = {"concurrency": {"pools": {"granularity": "run"}}} if without_pools else None
+    return dg.DagsterInstance.from_ref(InstanceRef.from_dir(os.environ["DAGSTER_HOME"], overrides=by_run))
 
 
 def resolve_job(name: str) -> dg.JobDefinition:

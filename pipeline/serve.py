@@ -14,14 +14,15 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from imaging.errors import InputError
 from pipeline.dagster_home import prepare_dagster_home
 from pipeline.quiet import quieten
-from pipeline.tracking_store import EXPERIMENT, find_experiment, prepare_store, tracking_places
+from pipeline.tracking_store import EXPERIMENT, TrackingPlaces, find_experiment, prepare_store, tracking_places
 
 _HOST = "127.0.0.1"
 _START_TIMEOUT_S = 180.0
@@ -32,12 +33,13 @@ _SET_PDEATHSIG = 1  # linux/prctl.h
 
 @dataclass(frozen=True)
 class Service:
-    """One process to keep running, and the address that tells that it does."""
+    """One process to keep running, the address that tells that it does, and what has to be done before it starts."""
 
     name: str
     command: Sequence[str]
     health: str | None = None
     secrets: Mapping[str, str] = field(default_factory=dict)  # in its environment, since a command is seen by all
+    prepare: Callable[[], object] = lambda: None  # the services before it start meanwhile
 
 
 def serve(
@@ -68,19 +70,19 @@ def serve(
         _dagster_webserver(dagster_port, workspace or dagster_home / "workspace.yaml"),
         _dagster_daemon(workspace or dagster_home / "workspace.yaml"),
     ]
-    mlflow_address = mlflow_page = places.uri
-    if not places.uri.startswith("http"):  # a server that is named in the environment runs already
+    mlflow_address = places.uri
+    own = not places.uri.startswith("http")
+    if own:  # else a server that is named in the environment runs already
         _require_free(mlflow_port, "MLflow")
-        prepare_store(places.uri, places.artifact_root)
-        services.append(_mlflow(places.uri, home / "mlflow_artifacts", mlflow_port))
+        services.append(_mlflow(places, home / "mlflow_artifacts", mlflow_port))
         mlflow_address = f"http://{_HOST}:{mlflow_port}"
-        mlflow_page = _runs_page(mlflow_address, places.uri)
     environment = _environment(home, dagster_home, mlflow_address)
+    _end_lost_runs(dagster_home)
     with _interrupt_on_signals(), _running(services, environment, home / "logs") as processes:
         try:
             _wait_until_healthy(services, processes, home / "logs")
             print(f"Dagster  http://{_HOST}:{dagster_port}")
-            print(f"MLflow   {mlflow_page}", flush=True)
+            print(f"MLflow   {_runs_page(mlflow_address, places.uri) if own else mlflow_address}", flush=True)
             return _watch(processes, home / "logs")
         except KeyboardInterrupt:
             print("stopping", flush=True)
@@ -97,6 +99,17 @@ def _require_valid_nights() -> None:
     require_valid_nights()
 
 
+def _end_lost_runs(dagster_home: Path) -> None:
+    """End what an interface that was killed had launched, so that nights and trainings do not wait for it."""
+    import dagster as dg
+
+    from pipeline.lost_runs import end_lost_runs
+
+    with dg.DagsterInstance.from_config(str(dagster_home)) as instance:
+        for run in end_lost_runs(instance, of_interface=True):
+            print(f"run {run[:8]} had been killed with its interface: it is marked as failed", flush=True)
+
+
 class _EndedError(Exception):
     """A service ended by itself."""
 
@@ -107,10 +120,12 @@ def _runs_page(address: str, uri: str) -> str:
     return f"{address}/#/experiments/{experiment}/runs?workflowType=machine_learning" if experiment else address
 
 
-def _mlflow(uri: str, artifacts: Path, port: int) -> Service:
+def _mlflow(places: TrackingPlaces, artifacts: Path, port: int) -> Service:
     command = [sys.executable, "-m", "mlflow", "server", "--host", _HOST, "--port", str(port)]
     command += ["--workers", "1", "--artifacts-destination", str(artifacts)]
-    return Service("mlflow", command, f"http://{_HOST}:{port}/health", {"MLFLOW_BACKEND_STORE_URI": uri})
+    secrets = {"MLFLOW_BACKEND_STORE_URI": places.uri}
+    prepare = partial(prepare_store, places.uri, places.artifact_root)
+    return Service("mlflow", command, f"http://{_HOST}:{port}/health", secrets, prepare)
 
 
 def _dagster_webserver(port: int, workspace: Path) -> Service:
@@ -142,6 +157,7 @@ def _running(
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for service in services:
+            service.prepare()
             processes[service.name] = _start(service, environment, logs / f"{service.name}.log")
         yield processes
     finally:

@@ -49,6 +49,9 @@ DIFFERENCE_COLUMNS = (
 )
 PAIR_COLUMNS = ("network", "tissue", "rule", "case_id", REAL_ONLY, REAL_PLUS_GAN)
 
+Arms = tuple[str, str]  # the training set that the other is compared with, and the other
+_ARMS: Arms = (REAL_ONLY, REAL_PLUS_GAN)
+
 
 @dataclass(frozen=True)
 class ScoredTable:
@@ -113,6 +116,25 @@ def compare_arms(tables: Sequence[ScoredTable]) -> Comparison:
     )
 
 
+def compare_two(first: pd.DataFrame, second: pd.DataFrame, arms: Arms) -> pd.DataFrame:
+    """Compare two models of any kind on the patients that both were scored on: the second minus the first.
+
+    Args:
+        first: Table of scores of one model.
+        second: Of the other.
+        arms: What the two are called in the table.
+
+    Returns:
+        `DIFFERENCE_COLUMNS`, the two arms' columns named by `arms`.
+    """
+    network = " / ".join(dict.fromkeys(str(table["network"].iloc[0]) for table in (first, second)))
+    renamed = [
+        table.assign(network=network, training_set=arm) for table, arm in zip((first, second), arms, strict=True)
+    ]
+    differences, _ = _differences(collect_contributions(pd.concat(renamed, ignore_index=True)), arms)
+    return differences
+
+
 def refuse_differing(tables: Sequence[ScoredTable]) -> None:
     """Raise `InputError` naming every manifest key whose values differ, and in which tables."""
     differing = []
@@ -171,37 +193,43 @@ def _comparable(tables: Sequence[ScoredTable], per_fold: bool) -> list[list[Scor
     return list(groups.values())
 
 
-def _differences(contributions: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _differences(contributions: pd.DataFrame, arms: Arms = _ARMS) -> tuple[pd.DataFrame, pd.DataFrame]:
+    columns, pair_columns = (_with_arms(names, arms) for names in (DIFFERENCE_COLUMNS, PAIR_COLUMNS))
     rows: list[dict[str, Any]] = []
-    pairs: list[pd.DataFrame] = [pd.DataFrame(columns=list(PAIR_COLUMNS))]
+    pairs: list[pd.DataFrame] = [pd.DataFrame(columns=pair_columns)]
     for (network, rule), of_rule in contributions.groupby(["network", "rule"], sort=False):
-        if {REAL_ONLY, REAL_PLUS_GAN} <= set(of_rule["training_set"]):
-            of_tissues, of_patients = _tissue_differences(of_rule, str(network), str(rule))
+        if set(arms) <= set(of_rule["training_set"]):
+            of_tissues, of_patients = _tissue_differences(of_rule, str(network), str(rule), arms)
             rows += of_tissues
             pairs += of_patients
     found = [frame for frame in pairs if len(frame)]
     joined = pd.concat(found, ignore_index=True) if found else pairs[0]
-    return _ordered(pd.DataFrame(rows, columns=list(DIFFERENCE_COLUMNS))), joined
+    return _ordered(pd.DataFrame(rows, columns=columns)), joined
+
+
+def _with_arms(columns: Sequence[str], arms: Arms) -> list[str]:
+    names = dict(zip(_ARMS, arms, strict=True))
+    return [names.get(column, column) for column in columns]
 
 
 def _tissue_differences(
-    of_rule: pd.DataFrame, network: str, rule: str
+    of_rule: pd.DataFrame, network: str, rule: str, arms: Arms
 ) -> tuple[list[dict[str, Any]], list[pd.DataFrame]]:
     """Compare the arms in each tissue of one network under one rule; Holm corrects over the tissues."""
     rows: list[dict[str, Any]] = []
     pairs: list[pd.DataFrame] = []
     for tissue, of_tissue in of_rule.groupby("tissue", sort=False):
-        matched = match_arms(of_tissue, REAL_ONLY, REAL_PLUS_GAN)
+        matched = match_arms(of_tissue, *arms)
         if matched is None:
             continue
         without, with_gan, patients, informative = matched
         found = paired_difference(with_gan, without)
         names = {"network": network, "tissue": tissue, "rule": rule}
-        each = {REAL_ONLY: without.of_patients(), REAL_PLUS_GAN: with_gan.of_patients()}
-        pairs.append(pd.DataFrame({**names, "case_id": patients, **each})[list(PAIR_COLUMNS)])
+        each = dict(zip(arms, (without.of_patients(), with_gan.of_patients()), strict=True))
+        pairs.append(pd.DataFrame({**names, "case_id": patients, **each})[_with_arms(PAIR_COLUMNS, arms)])
         rows.append(
             names
-            | {REAL_ONLY: without.score(), REAL_PLUS_GAN: with_gan.score()}
+            | dict(zip(arms, (without.score(), with_gan.score()), strict=True))
             | _interval(found.estimate, "difference")
             | {
                 "probability_better": found.probability_better,

@@ -7,28 +7,20 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from imaging.box import Box
 from imaging.dicom.segmentation import require_highdicom
 from imaging.errors import InputError
 from imaging.regions import RegionConfig
 from pipeline import predict as predict_module
 from pipeline.predict import PredictOptions, predict
 from pipeline.predict_models import ModelName, find_members, models_in
-from segmentation.config import TrainConfig
-from segmentation.networks import build_network
 from segmentation.post_processing import STEPS
 from tests.imaging import fake_sunnybrook
 from tests.imaging.fake_emidec import SPACING_MM, image_of, label_map, write_nifti
+from tests.pipeline.toy_models import CentralBox, nothing_odd, write_member
 from training.files import write_json
-from training.model_folder import write_model_folder
 
 MODEL = "emidec/tiny/attention_res_unet/real_only"
-CONFIG = TrainConfig.model_validate(
-    {"network": {"widths": (4, 8, 8, 8, 8), "bottleneck": 8}, "flips_at_test_time": False}
-)
-REGION = RegionConfig(size_px=32)
 # What a DICOM segmentation takes over; a miniature slice has none of it.
 PATIENT_AND_STUDY = {
     "StudyInstanceUID": "1.2.3",
@@ -45,35 +37,8 @@ PATIENT_AND_STUDY = {
 }
 
 
-def nothing_odd(regions, boxes, labels, seen):
-    return []
-
-
 def no_heart(regions, boxes, labels, seen):
     return ["no heart at all"]
-
-
-class CentralBox:
-    def __init__(self, folder, compute):
-        self.folder = folder
-
-    def predict_image_box(self, image):
-        rows, columns = image.shape[1:]
-        return Box(rows / 2 - 10, columns / 2 - 10, rows / 2 + 10, columns / 2 + 10)
-
-
-def write_member(home, fold, seed, region=REGION, **described):
-    with torch.random.fork_rng():
-        torch.manual_seed(10 * fold + seed)
-        network = build_network(CONFIG.network, 5)
-    root = home / "emidec" / "tiny"
-    folder = root / "attention_res_unet_real_only" / f"fold_{fold}" / f"seed_{seed}"
-    card = {"label_set": "emidec", "region": region.model_dump(mode="json") | {"fold": fold}, **described}
-    write_model_folder(folder, network.state_dict(), CONFIG, card)
-    for place in (folder, root / "lv_localiser" / f"fold_{fold}"):
-        place.mkdir(parents=True, exist_ok=True)
-        write_json(place / "record.json", {})
-    return folder
 
 
 @pytest.fixture

@@ -1,0 +1,136 @@
+"""Runs whose process is gone: they end, their slots are free, and nobody else's run is touched."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import dagster as dg
+import pytest
+from dagster._core.events import EngineEventData
+from dagster._core.storage.tags import GRPC_INFO_TAG
+
+from pipeline.dagster_home import prepare_dagster_home
+from pipeline.lost_runs import PROCESS_TAG, end_lost_runs, process_tags
+
+STARTED, FAILURE, CANCELED = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED
+
+
+@pytest.fixture
+def instance(tmp_path):
+    with dg.DagsterInstance.from_config(str(prepare_dagster_home(tmp_path))) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def ended_process():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@dg.asset
+def nothing() -> None: ...
+
+
+def begin(instance, tags, worker=None):
+    job = dg.Definitions(assets=[nothing], jobs=[dg.define_asset_job("all")]).resolve_job_def("all")
+    run = instance.create_run_for_job(job_def=job, tags=tags)
+    if worker:
+        data = EngineEventData(metadata={"pid": dg.MetadataValue.text(str(worker))})
+        instance.report_engine_event("Started process for run", run, data)
+    event = dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, job_name="all")
+    instance.report_dagster_event(event, run_id=run.run_id)
+    assert status(instance, run) is STARTED
+    slots = instance.event_log_storage
+    slots.initialize_concurrency_limit_to_default("gpu")
+    slots.claim_concurrency_slot("gpu", run.run_id, "a_training")
+    return run
+
+
+def status(instance, run):
+    return instance.get_run_by_id(run.run_id).status
+
+
+def command(process):
+    return {PROCESS_TAG: f"{socket.gethostname()}:{process}"}
+
+
+def test_a_run_of_a_killed_command_fails_and_frees_its_slot(instance, ended_process):
+    run = begin(instance, command(ended_process))
+    assert instance.event_log_storage.get_concurrency_run_ids() == {run.run_id}
+    assert end_lost_runs(instance) == [run.run_id]
+    assert status(instance, run) is FAILURE
+    assert not instance.event_log_storage.get_concurrency_run_ids()
+    assert end_lost_runs(instance) == []
+
+
+@pytest.mark.parametrize(
+    "tags", [process_tags(), {PROCESS_TAG: "another-host:1"}, {}], ids=["here", "there", "unknown"]
+)
+def test_a_run_that_may_live_is_left_alone(instance, tags):
+    run = begin(instance, tags)
+    assert end_lost_runs(instance, of_interface=True) == []
+    assert status(instance, run) is STARTED
+
+
+def test_a_later_process_with_the_same_number_does_not_keep_a_run_alive(instance):
+    run = begin(instance, {})
+    time.sleep(1.5)
+    later = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    try:
+        instance.add_run_tags(run.run_id, command(later.pid))
+        assert end_lost_runs(instance) == [run.run_id]
+    finally:
+        later.communicate()
+
+
+def test_runs_of_the_interface_are_ended_by_its_next_start_only(instance, ended_process):
+    lost = begin(instance, {GRPC_INFO_TAG: "{}"}, worker=ended_process)
+    alive = begin(instance, {GRPC_INFO_TAG: "{}"}, worker=os.getpid())
+    assert end_lost_runs(instance) == []
+    assert end_lost_runs(instance, of_interface=True) == [lost.run_id]
+    assert (status(instance, lost), status(instance, alive)) == (FAILURE, STARTED)
+
+
+def test_a_run_that_was_being_cancelled_ends_as_cancelled(instance, ended_process):
+    run = begin(instance, command(ended_process))
+    instance.report_run_canceling(run)
+    end_lost_runs(instance)
+    assert status(instance, run) is CANCELED
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_same_command_goes_on_after_a_kill_without_a_daemon(tmp_path, monkeypatch):
+    for name in ("MLFLOW_TRACKING_URI", "SCARFORGE_SHARE_ACCELERATOR"):
+        monkeypatch.delenv(name, raising=False)
+    begin_and_kill(tmp_path, "training the localiser", "first")
+    second = begin_and_kill(tmp_path, "continues after step", "second")
+    assert "had been killed: it is marked as failed and goes on here" in second
+
+
+def begin_and_kill(home, line, name):
+    """Run the command until it says a line, kill it and return what it had said."""
+    settings = ("localiser.steps=20000", "localiser.validate_every=2", "device=cpu")
+    words = [word for setting in settings for word in ("--set", setting)]
+    log = home / f"{name}.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli", "run", "--profile", "tiny", *words],
+            env={**os.environ, "SCARFORGE_HOME": str(home / "workspace")},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        give_up = time.monotonic() + 400
+        while line not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < give_up, log.read_text()
+            time.sleep(0.2)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    return log.read_text()

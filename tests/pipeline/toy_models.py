@@ -1,0 +1,45 @@
+"""Workspaces with untrained networks that say they were trained, and a localiser that knows the place."""
+
+import torch
+
+from imaging.box import Box
+from imaging.regions import RegionConfig
+from segmentation.config import TrainConfig
+from segmentation.networks import build_network
+from training.files import write_json
+from training.model_folder import write_model_folder
+
+CONFIG = TrainConfig.model_validate(
+    {"network": {"widths": (4, 8, 8, 8, 8), "bottleneck": 8}, "flips_at_test_time": False}
+)
+REGION = RegionConfig(size_px=32)
+CLASSES = {"emidec": 5, "cine": 3}
+
+
+class CentralBox:
+    def __init__(self, folder, compute):
+        self.folder = folder
+
+    def predict_image_box(self, image):
+        rows, columns = image.shape[1:]
+        return Box(rows / 2 - 10, columns / 2 - 10, rows / 2 + 10, columns / 2 + 10)
+
+
+def nothing_odd(regions, boxes, labels, seen):
+    return []
+
+
+def write_member(
+    home, fold, seed, region=REGION, source="emidec", training_set="real_only", label_set="emidec", **described
+):
+    with torch.random.fork_rng():
+        torch.manual_seed(10 * fold + seed)
+        network = build_network(CONFIG.network, CLASSES[label_set])
+    root = home / source / "tiny"
+    folder = root / f"attention_res_unet_{training_set}" / f"fold_{fold}" / f"seed_{seed}"
+    card = {"label_set": label_set, "region": region.model_dump(mode="json") | {"fold": fold}, **described}
+    write_model_folder(folder, network.state_dict(), CONFIG, card)
+    for place in (folder, root / "lv_localiser" / f"fold_{fold}"):
+        place.mkdir(parents=True, exist_ok=True)
+        write_json(place / "record.json", {})
+    return folder
