@@ -1,5 +1,6 @@
 """Dice under four rules on the fold's test patients, in each study's own grid, beside three yardsticks."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from pipeline.outcome import Check, Fact, Outcome, image, number
 
 if TYPE_CHECKING:
     from segmentation.held_out import HeldOutPatients
+    from segmentation.predict import Segmenter
+    from segmentation.scores import ScoreIdentity
 
 YARDSTICKS = ("all_background", "mean_mask", "other_patient")
 RULES_THAT_JUDGE = ("positive", "pooled", "per_slice")
@@ -33,7 +36,7 @@ def scores(name: str, network: str, training_set: str) -> dg.AssetsDefinition:
         group_name="evaluation",
         kinds={"pandas", "mlflow"},
         owners=OWNERS,
-        code_version="3",
+        code_version="4",
         pool="gpu",
         tags={"network": network, "training_set": training_set},
         check_specs=[
@@ -82,7 +85,35 @@ def _score(
     write_predictions(folder / "predictions.h5", patients.predicted(predicted))
     write_json(folder / "manifest.json", forge.manifest())
     save_overlays(patients, predicted, folder / "overlays.png")
-    return _outcome(context, forge, folder, table, network, training_set, seed)
+    believed = _without_small_lesions(forge, fold, segmenter, patients, predicted, folder, own)
+    return _outcome(context, forge, folder, table, believed, network, training_set, seed)
+
+
+def _without_small_lesions(
+    forge: Forge,
+    fold: int,
+    segmenter: "Segmenter",
+    patients: "HeldOutPatients",
+    predicted: NDArray[np.uint8],
+    folder: Path,
+    own: "ScoreIdentity",
+) -> pd.DataFrame | None:
+    """Score the test patients once more, without the lesions that the validation patients advise not to believe."""
+    from segmentation.scores import score_table, write_scores
+    from segmentation.small_lesions import LIMITS_FILE, LesionLimits, choose_limits, without_small_lesions
+    from segmentation.validation import ValidationData
+    from training.files import write_json
+
+    if not patients.labels.has_lesions:
+        return None
+    validation = ValidationData.of(patients.store, open_split(forge, fold))
+    choice = choose_limits(validation, segmenter.labels(validation.images), patients.labels)
+    limits = LesionLimits(**choice["limits"])
+    believed = without_small_lesions(predicted, patients.studies, patients.labels, limits)
+    table = score_table(patients.cases(believed), own, patients.labels)
+    write_json(folder / LIMITS_FILE, choice)
+    write_scores(folder / "scores_without_small_lesions.csv", table)
+    return table
 
 
 def _held_out(forge: Forge, fold: int) -> "HeldOutPatients":
@@ -123,6 +154,10 @@ def dice_means(table: pd.DataFrame) -> pd.DataFrame:
     return dice.groupby(["network", "rule", "tissue"], sort=False)["value"].mean().rename("dice").reset_index()
 
 
+def _named(prefix: str, values: Mapping[tuple[str, str], float]) -> dict[str, float]:
+    return {f"{prefix}/{rule}/{tissue}": value for (rule, tissue), value in values.items()}
+
+
 DiceByName = dict[str, dict[tuple[str, str], float]]
 
 
@@ -139,19 +174,21 @@ def _outcome(
     forge: Forge,
     folder: Path,
     table: pd.DataFrame,
+    believed: pd.DataFrame | None,
     network: str,
     training_set: str,
     seed: int,
 ) -> Outcome:
     means = dice_means(table)
     values = _by_name(means)
-    own = {f"dice/{rule}/{tissue}": value for (rule, tissue), value in values[network].items()}
+    own = _named("dice", values[network])
+    without = {} if believed is None else _by_name(dice_means(believed))[network]
     wide = means.pivot_table(index=["rule", "tissue"], columns="network", values="dice", sort=False).reset_index()
     run_id = forge.track_evaluation(
         context,
         f"{training_set} {network} scores",  # the arm first: MLflow cuts long names
-        own,
-        [folder / "scores.csv", folder / "overlays.png"],
+        own | _named("dice_without_small_lesions", without),
+        [path for path in sorted(folder.iterdir()) if path.suffix in (".csv", ".png", ".json")],
         seed=seed,
         stage="evaluation",
         network=network,
@@ -159,6 +196,8 @@ def _outcome(
     )
     facts = {name: number(value) for name, value in own.items()}
     facts |= {"dice": Fact.table(wide), "overlays": image(folder / "overlays.png", folder)}
+    if believed is not None:
+        facts["dice_without_small_lesions"] = Fact.table(dice_means(believed))
     if run_id:
         facts["mlflow_run"] = Fact("url", forge.run_url(run_id))
     checks = (

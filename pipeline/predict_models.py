@@ -105,7 +105,8 @@ def load_model(
         localiser: `SOURCE/PROFILE` whose localisers are taken instead of each fold's own.
         compute: Device and precision.
         flips: Flips at test time; None does as the model's configuration says.
-        post_processing: Apply the steps that the validation patients of every member chose.
+        post_processing: Apply the steps that the validation patients of every member chose, and leave out lesions
+            below the limits that they chose when the members were scored.
         localise: Load localisers; without, somebody else tells where the ventricle lies.
 
     Raises:
@@ -114,7 +115,8 @@ def load_model(
     from segmentation.familiarity import read_familiarity
     from segmentation.localiser import load_localiser
     from segmentation.predict import load_ensemble
-    from segmentation.step_reasons import explain_steps
+    from segmentation.small_lesions import common_limits
+    from segmentation.step_reasons import explain_limits, explain_steps
 
     members = find_members(home, name, fold)
     folders: list[Path] = []
@@ -123,16 +125,28 @@ def load_model(
         folders, localiser_name = find_localisers(home, name, [member.fold for member in members], localiser)
     places = [member.folder for member in members]
     cards = [read_model_json(place, "model_card.json") for place in places] if post_processing else []
+    choices = [_limits_of(home, name, member) for member in members] if post_processing else []
+    limits = common_limits(choices)
     return LoadedModel(
         name=name,
         members=tuple(members),
-        segmenter=load_ensemble(places, compute, flips, post_processing),
+        segmenter=load_ensemble(places, compute, flips, post_processing, limits),
         localisers=tuple(load_localiser(folder, compute) for folder in folders),
         localiser_name=localiser_name,
         region=_common_region(home, name, members),
         familiarity=tuple(read_familiarity(place) for place in places),
-        post_processing=explain_steps(cards) if post_processing else (),
+        post_processing=(*explain_steps(cards), explain_limits(choices)) if post_processing else (),
     )
+
+
+def _limits_of(home: Path, name: ModelName, member: Member) -> Mapping[str, Any] | None:
+    """Return what a network's last scoring chose as its smallest lesions; None where it was not scored."""
+    from segmentation.small_lesions import LIMITS_FILE
+
+    asset = Workspace(home, name.source, name.profile).place(f"{name.asset}_scores")
+    _fetch_published(home, asset)
+    place = asset / member.folder.parent.name / member.folder.name
+    return read_model_json(place, LIMITS_FILE) if (place / LIMITS_FILE).is_file() else None
 
 
 def find_members(home: Path, name: ModelName, fold: int | None = None) -> list[Member]:

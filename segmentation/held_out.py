@@ -44,6 +44,12 @@ class HeldOutPatients:
             native = restore_mask(pasted, study.native_mask.shape, self.labels.num_classes)
             yield ScoredVolume(case_id, frame, study.native_mask, native, study.spacing_mm)
 
+    @property
+    def studies(self) -> NDArray[np.str_]:
+        """The study of each test row."""
+        rows = self.store.rows.iloc[self.test]
+        return (rows["case_id"] + "/" + rows["frame"]).to_numpy(dtype=str)
+
     def predicted(self, masks: NDArray[np.uint8]) -> PredictedSlices:
         """Return `masks`, which belong to the test rows, with their places and references, to be kept."""
         places = self.store.rows.iloc[self.test][list(PLACE_COLUMNS)].reset_index(drop=True)

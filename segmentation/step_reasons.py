@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from segmentation.post_processing import STEPS, agreed_steps
+from segmentation.small_lesions import NO_LIMITS, common_limits
 
 Card = Mapping[str, Any]
 
@@ -29,6 +30,25 @@ def explain_steps(cards: Sequence[Card]) -> tuple[StepReason, ...]:
     """
     applied = agreed_steps(cards)
     return tuple(StepReason(name, name in applied, _why(name, cards)) for name in STEPS)
+
+
+def explain_limits(choices: Sequence[Card | None]) -> StepReason:
+    """Return what `common_limits` decides, with the change in the lesions' official Dice that decided it.
+
+    Args:
+        choices: What `choose_limits` returned for each network; None for one that was not scored.
+    """
+    limits = common_limits(choices)
+    known = [choice for choice in choices if choice]
+    if len(known) < len(choices):
+        why = f"{len(choices) - len(known)} of {len(choices)} networks were not scored, which chooses the limits"
+    else:
+        gains = [choice["after"]["official"] - choice["before"]["official"] for choice in known]
+        why = (
+            f"no infarct below {limits.infarct:.0%} of the myocardium, no no-reflow below {limits.no_reflow:.0%} of it"
+        )
+        why += f": official Dice of the validation patients' lesions {min(gains):+.4f} to {max(gains):+.4f}"
+    return StepReason("small_lesions", limits != NO_LIMITS, why)
 
 
 def _why(name: str, cards: Sequence[Card]) -> str:

@@ -1,7 +1,7 @@
 import pytest
 
 from segmentation.post_processing import STEPS, agreed_steps
-from segmentation.step_reasons import explain_steps
+from segmentation.step_reasons import explain_limits, explain_steps
 
 
 def card(chosen=(), **mean_dice):
@@ -37,3 +37,21 @@ def test_models_of_before_there_was_a_choice_are_told(old):
 def test_what_is_told_is_what_is_applied():
     cards = [card(STEPS), card(["one_ring"])]
     assert tuple(reason.step for reason in explain_steps(cards) if reason.applied) == agreed_steps(cards)
+
+
+def scored(infarct, before, after):
+    dice = {"before": {"official": before}, "after": {"official": after}}
+    return {"limits": {"infarct": infarct, "no_reflow": 0.04}, **dice}
+
+
+def test_limits_of_lesions_are_told_with_what_they_gained():
+    reason = explain_limits([scored(0.02, 0.4, 0.6), scored(0.05, 0.5, 0.6)])
+    assert reason.applied
+    assert "below 2% of the myocardium" in reason.why
+    assert "+0.1000 to +0.2000" in reason.why
+
+
+def test_a_network_that_was_not_scored_has_no_limits():
+    reason = explain_limits([scored(0.02, 0.4, 0.6), None])
+    assert not reason.applied
+    assert reason.why == "1 of 2 networks were not scored, which chooses the limits"
