@@ -1,6 +1,7 @@
 """The answer: does the real-plus-GAN arm score higher, for which tissue and by how much?"""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 from assets.check_specs import check_spec
 from assets.comparison_report import report_material
 from assets.current_scores import SCORES, staleness
-from assets.folds import OWNERS
+from assets.folds import FOLDS, OWNERS
 from assets.inputs import open_studies
 from pipeline.compare_link import compare_facts
 from pipeline.forge import Forge, say
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from segmentation.comparison import Comparison
 
 _FIGURE_DPI = 120
+_NETWORKS = ("attention_res_unet", "halsr_net")
 
 
 @dg.asset(
@@ -33,29 +35,35 @@ _FIGURE_DPI = 120
     description="Real-only against real-plus-GAN, paired by patient and seed, over every fold that is done.",
 )
 def comparison(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
-    """Compare the arms over all folds whose four score tables belong together."""
+    """Compare each network's arms over all folds whose two score tables belong together."""
     found = finished_scores(forge)
     versions = {f"{name}/{fold}/{seed}": forge.version(name, fold, seed) for name, fold, seed in found}
     return forge.materialise(context, lambda folder: _compare(context, forge, folder, found), None, versions)
 
 
 def finished_scores(forge: Forge) -> list[tuple[str, int, int]]:
-    """Return (score asset, fold, seed) of the folds in which all four assets are done and of today.
+    """Return (score asset, fold, seed) of the folds in which both arms of a network are done and of today.
 
     A fold with tables of other data, code or settings, or of a model that was trained anew since, is left out, and it
-    is said which: they must not be mixed.
+    is said which: they must not be mixed. The other network's folds stand by themselves.
     """
-    folds: list[tuple[str, int, int]] = []
-    for fold in range(5):
-        places = [(name, fold, seed) for name in SCORES for seed in forge.settings().seeds]
-        if not all(is_finished(forge.folder(*place)) for place in places):
-            continue
-        stale = {place: why for place in places if (why := staleness(forge, *place))}
-        for (name, _, seed), why in stale.items():
-            say(f"    fold {fold} is left out until it is rerun: {name}, seed {seed}: {why}")
-        if not stale:
-            folds += places
-    return folds
+    arms = {network: [name for name in SCORES if name.startswith(f"{network}_")] for network in _NETWORKS}
+    return [
+        place
+        for fold in map(int, FOLDS.get_partition_keys())
+        for names in arms.values()
+        for place in _of_today(forge, names, fold)
+    ]
+
+
+def _of_today(forge: Forge, names: Sequence[str], fold: int) -> list[tuple[str, int, int]]:
+    places = [(name, fold, seed) for name in names for seed in forge.settings().seeds]
+    if not all(is_finished(forge.folder(*place)) for place in places):
+        return []
+    stale = {place: why for place in places if (why := staleness(forge, *place))}
+    for (name, _, seed), why in stale.items():
+        say(f"    fold {fold} is left out until it is rerun: {name}, seed {seed}: {why}")
+    return [] if stale else places
 
 
 def _compare(

@@ -296,6 +296,7 @@ def _notes(scores: pd.DataFrame, folds: tuple[int, ...], differences: pd.DataFra
             f"Fold {folds[0]} alone has {tested} test patients, and fewer with each lesion: differences "
             "between the arms mean little until all folds are done."
         )
+    notes += _unequal_folds(scores)
     if len(differences) and differences["seeds"].min() == 1:
         notes.append(
             "With one seed the intervals leave out the variation between trainings; verdicts hold for that seed."
@@ -305,3 +306,13 @@ def _notes(scores: pd.DataFrame, folds: tuple[int, ...], differences: pd.DataFra
     if len(differences) == 0:
         notes.append("Only one training set has been scored, so there is no difference to give.")
     return tuple(notes)
+
+
+def _unequal_folds(scores: pd.DataFrame) -> list[str]:
+    """Say which folds each network was scored on where they differ."""
+    trained = scores[scores["training_set"] != ""]
+    folds = trained.groupby("network", sort=False)["fold"].agg(lambda of: tuple(sorted({int(fold) for fold in of})))
+    if folds.nunique() < 2:
+        return []
+    told = "; ".join(f"{network}: {', '.join(map(str, done))}" for network, done in folds.items())
+    return [f"The networks were scored on different folds ({told}): compare arms, not networks."]

@@ -182,3 +182,19 @@ def test_figures_are_written(comparison, tmp_path: Path):
         with Image.open(tmp_path / name) as image:
             assert min(image.size) > 200
             assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_networks_of_different_folds_stand_by_themselves_and_it_is_said(tables):
+    other = [
+        ScoredTable(
+            one.scores.assign(network=one.scores["network"].replace("attention_res_unet", "halsr_net")), one.manifest
+        )
+        for one in tables
+        if (one.scores["fold"] == 0).all()
+    ]
+    alone, both = compare_arms(tables), compare_arms([*tables, *other])
+    note = "(attention_res_unet: 0, 1; halsr_net: 0)"
+    assert not any(note in text for text in alone.notes)
+    assert any(note in text for text in both.notes)
+    of_first = both.differences[both.differences["network"] == "attention_res_unet"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(of_first, alone.differences)
