@@ -43,6 +43,21 @@ def run(
 
 
 @app.command()
+def scores(
+    source: Annotated[str, typer.Option(help="Format of the studies; `scarforge sources` lists them.")] = "phantom",
+    profile: Annotated[str, typer.Option(help="demo, tiny, quick or paper.")] = "demo",
+    output: Annotated[
+        Optional[Path],  # noqa: UP045 # typer
+        typer.Option("--output", "-o", help="Folder of scores.md, tables as CSV, and the MLflow runs behind them."),
+    ] = None,
+) -> None:
+    """Tabulate the test patients of all finished folds together, as drawn and without small lesions."""
+    from pipeline.pooled_scores import pool_scores
+
+    print(pool_scores(default_home().absolute(), source, profile, output))
+
+
+@app.command()
 def evaluate(
     reference: Annotated[Path, typer.Option(help="Folder of reference label maps.")],
     prediction: Annotated[Path, typer.Option(help="Folder of predicted label maps, in this layout or flat.")],

@@ -311,8 +311,11 @@ def _notes(scores: pd.DataFrame, folds: tuple[int, ...], differences: pd.DataFra
 def _unequal_folds(scores: pd.DataFrame) -> list[str]:
     """Say which folds each network was scored on where they differ."""
     trained = scores[scores["training_set"] != ""]
-    folds = trained.groupby("network", sort=False)["fold"].agg(lambda of: tuple(sorted({int(fold) for fold in of})))
-    if folds.nunique() < 2:
+    folds = {
+        network: ", ".join(str(int(fold)) for fold in sorted(of["fold"].unique()))
+        for network, of in trained.groupby("network", sort=False)
+    }
+    if len(set(folds.values())) < 2:
         return []
-    told = "; ".join(f"{network}: {', '.join(map(str, done))}" for network, done in folds.items())
+    told = "; ".join(f"{network}: {done}" for network, done in folds.items())
     return [f"The networks were scored on different folds ({told}): compare arms, not networks."]

@@ -38,7 +38,7 @@ def render_comparison(comparison: Comparison, labels: LabelSet) -> str:
 
 def render_summary(summary: pd.DataFrame, labels: LabelSet) -> str:
     """Return `summary_lines` as Markdown."""
-    return _table(SUMMARY_HEADINGS, summary_lines(summary, labels))
+    return markdown_table(SUMMARY_HEADINGS, summary_lines(summary, labels))
 
 
 def summary_lines(summary: pd.DataFrame, labels: LabelSet) -> list[list[str]]:
@@ -89,7 +89,7 @@ def render_differences(differences: pd.DataFrame, rule: str = "positive") -> str
         ]
         for row in chosen.to_dict("records")
     ]
-    return _table(headings, lines)
+    return markdown_table(headings, lines)
 
 
 def _group_of_tissue(labels: LabelSet) -> Mapping[str, str]:
@@ -119,7 +119,8 @@ def _range(low: float, high: float, form: str) -> str:
     return f"{low:{form}} to {high:{form}}" if np.isfinite(low) and np.isfinite(high) else _ABSENT
 
 
-def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown_table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table whose columns line up."""
     widths = [max(map(len, column)) for column in zip(headings, *lines, strict=True)]
     rows = [headings, ["-" * width for width in widths], *lines]
     return "\n".join(

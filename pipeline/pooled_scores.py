@@ -1,0 +1,120 @@
+"""`scarforge scores`: every finished fold of a source and profile as one table."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pandas as pd
+
+from imaging.errors import InputError
+from pipeline.record import is_finished, read_record
+from pipeline.workspace import Workspace
+from training.model_folder import read_model_json
+
+if TYPE_CHECKING:
+    from imaging.labels import LabelSet
+    from segmentation.comparison import ScoredTable
+
+AS_DRAWN, BELIEVED = "scores.csv", "scores_without_small_lesions.csv"
+_TITLES = {AS_DRAWN: "as drawn", BELIEVED: "without lesions too small to believe"}
+
+
+class _Place(NamedTuple):
+    folder: Path
+    asset: str
+    fold: int
+    seed: int
+
+
+def pool_scores(home: Path, source: str, profile: str, output: Path | None) -> str:
+    """Return the tables of all finished folds, seeds and models as Markdown, and write them.
+
+    Args:
+        home: The workspace.
+        source: As `scarforge run` was given it.
+        profile: As `scarforge run` was given it.
+        output: Folder of scores.md, and of `summary`, `detection` and the MLflow `runs` as CSV; None writes nothing.
+
+    Raises:
+        InputError: No fold was scored, or folds were scored with other data, settings or code.
+    """
+    from segmentation.pooled_folds import pool_folds, render_pooled
+
+    places = _finished(Workspace(home, source, profile))
+    if not places:
+        raise InputError(
+            f"no fold of {source}/{profile} has scores in {home}; make some with "
+            f"`scarforge run --source {source} --profile {profile} --fold 0`"
+        )
+    labels, parts = _labels(source, home, profile), [_heading(source, profile, places)]
+    for file, title in _TITLES.items():
+        tables = _read(places, file)
+        if not tables:
+            continue
+        pooled = pool_folds(tables)
+        parts.append(f"## {title.capitalize()}\n\n{render_pooled(pooled, labels)}")
+        if output:
+            output.mkdir(parents=True, exist_ok=True)
+            suffix = Path(file).stem.removeprefix("scores")
+            pooled.summary.to_csv(output / f"summary{suffix}.csv", index=False)
+            pooled.detection.to_csv(output / f"detection{suffix}.csv", index=False)
+    text = "\n\n".join(part.strip() for part in parts) + "\n"
+    if output:
+        _runs(places).to_csv(output / "runs.csv", index=False)
+        (output / "scores.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def _finished(workspace: Workspace) -> list[_Place]:
+    found = []
+    for folder in sorted(workspace.root.glob("*_scores/fold_[0-9]/seed_[0-9]*")):
+        if is_finished(folder):
+            fold, seed = (int(part.name.split("_")[1]) for part in (folder.parent, folder))
+            found.append(_Place(folder, folder.parent.parent.name, fold, seed))
+    return found
+
+
+def _read(places: Sequence[_Place], file: str) -> list["ScoredTable"]:
+    """Return the tables of one kind; none where a scored fold lacks it."""
+    from segmentation.comparison import ScoredTable
+    from segmentation.scores import read_scores
+
+    if not all((place.folder / file).is_file() for place in places):
+        return []
+    return [
+        ScoredTable(read_scores(place.folder / file), read_model_json(place.folder, "manifest.json"))
+        for place in places
+    ]
+
+
+def _labels(source: str, home: Path, profile: str) -> "LabelSet":
+    from imaging.study_archive import StudyArchive
+
+    return StudyArchive.open(Workspace(home, source, profile).place("studies") / "studies.h5").label_set
+
+
+def _heading(source: str, profile: str, places: Sequence[_Place]) -> str:
+    models = sorted({place.asset.removesuffix("_scores") for place in places})
+    told = [f"{model}: folds {_listed(places, model)}" for model in models]
+    return f"# {source}, profile {profile}: test patients of all finished folds\n\n" + "; ".join(told) + "."
+
+
+def _listed(places: Sequence[_Place], model: str) -> str:
+    return ", ".join(sorted({str(place.fold) for place in places if place.asset == f"{model}_scores"}))
+
+
+def _runs(places: Sequence[_Place]) -> pd.DataFrame:
+    """Return the MLflow run of each training and its scores; empty where MLflow did not get it."""
+    rows = []
+    for place in places:
+        model = place.asset.removesuffix("_scores")
+        trained = place.folder.parents[2] / model / place.folder.parent.name / place.folder.name
+        of = {"training": (trained, model), "scores": (place.folder, place.asset)}
+        runs = {name: _run(*where) for name, where in of.items()}
+        rows.append({"model": model, "fold": place.fold, "seed": place.seed} | runs)
+    return pd.DataFrame(rows)
+
+
+def _run(folder: Path, asset: str) -> str:
+    fact = read_record(folder, asset).outcome.facts.get("mlflow_run") if is_finished(folder) else None
+    return str(fact.value).rsplit("/", 1)[-1] if fact else ""

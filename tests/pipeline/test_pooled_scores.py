@@ -1,0 +1,124 @@
+"""All finished folds as one table: who counts, what is refused, and what is written."""
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from assets.studies import studies
+from imaging.errors import InputError
+from imaging.labels import EMIDEC_LABELS
+from pipeline.cli import app
+from pipeline.forge import Forge
+from pipeline.outcome import Fact, Outcome
+from pipeline.pooled_scores import pool_scores
+from pipeline.record import produce
+from pipeline.tracking_store import prepare_store
+from segmentation.comparison import ScoredTable
+from segmentation.pooled_folds import pool_folds
+from segmentation.scores import ScoredVolume, ScoreIdentity, score_table, write_scores
+from training.files import write_json
+
+HEALTHY = np.array([[[1, 2, 2, 2, 2, 2]]], np.uint8)
+ILL = np.array([[[1, 2, 2, 3, 3, 4]]], np.uint8)
+MODEL = "attention_res_unet_real_only"
+MANIFEST = {"profile": "tiny", "source": "phantom"}
+
+
+def fold(number, drawn_in_healthy=HEALTHY, network="attention_res_unet"):
+    spacing = (10.0, 1.0, 1.0)
+    volumes = [
+        ScoredVolume(f"N{number}", "", HEALTHY, drawn_in_healthy, spacing),
+        ScoredVolume(f"P{number}", "", ILL, ILL, spacing),
+    ]
+    own = score_table(volumes, ScoreIdentity(number, network, "real_only", 0), EMIDEC_LABELS)
+    blank = [volume._replace(prediction=np.zeros_like(volume.reference)) for volume in volumes]
+    yardstick = score_table(blank, ScoreIdentity(number, "all_background"), EMIDEC_LABELS)
+    return ScoredTable(pd.concat([own, yardstick], ignore_index=True), MANIFEST)
+
+
+def one(table, **values):
+    for name, value in values.items():
+        table = table[table[name] == value]
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+def test_patients_of_all_folds_count_once_each():
+    pooled = pool_folds([fold(0), fold(1, drawn_in_healthy=ILL)])
+    row = one(pooled.summary, network="attention_res_unet", tissue="infarction", rule="official")
+    assert (row["mean"], row["patients"]) == (0.75, 4)  # one healthy heart was given an infarct
+    found = one(pooled.detection, network="attention_res_unet", tissue="infarction")
+    assert (found["sensitivity"], found["ill"], found["specificity"], found["healthy"]) == (1.0, 2, 0.5, 2)
+    blank = one(pooled.detection, network="all_background", tissue="no_reflow")
+    assert (blank["sensitivity"], blank["specificity"]) == (0.0, 1.0)
+
+
+def test_a_yardstick_that_stands_in_two_models_tables_counts_once():
+    pooled = pool_folds([fold(0), fold(0, network="halsr_net")])
+    assert one(pooled.detection, network="all_background", tissue="infarction")["healthy"] == 1
+
+
+def test_folds_of_other_settings_are_refused():
+    odd = ScoredTable(fold(1).scores, {**MANIFEST, "profile": "quick"})
+    with pytest.raises(InputError, match="differ in profile"):
+        pool_folds([fold(0), odd])
+
+
+def test_without_scores_the_message_tells_how_to_make_some(tmp_path):
+    with pytest.raises(InputError, match=r"no fold of emidec/quick has scores.*scarforge run --source emidec"):
+        pool_scores(tmp_path, "emidec", "quick", None)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A workspace with studies and the scores of two folds, written as the assets write them."""
+    forge = Forge(profile="tiny", home=str(tmp_path_factory.mktemp("home")))
+    forge.workspace.home.mkdir(exist_ok=True)
+    environment = pytest.MonkeyPatch()
+    environment.delenv("MLFLOW_TRACKING_URI", raising=False)
+    prepare_store(forge.tracking_uri(), artifact_root=forge.workspace.artifact_root)
+    assert dg.materialize([studies], resources={"forge": forge}).success
+    for number in (0, 1):
+        put(forge, f"{MODEL}_scores", number, lambda folder, number=number: write_tables(folder, fold(number)))
+        put(forge, MODEL, number, lambda _: None)
+    environment.undo()
+    return forge.workspace.home
+
+
+def put(forge, asset, number, write):
+    def build(folder):
+        write(folder)
+        (folder / "content.txt").write_text(asset)
+        return Outcome({"mlflow_run": Fact("url", f"http://127.0.0.1:5000/#/runs/{asset}{number}")})
+
+    produce(forge.folder(asset, number, 0), asset, "key", build)
+
+
+def write_tables(folder, table):
+    for name in ("scores.csv", "scores_without_small_lesions.csv"):
+        write_scores(folder / name, table.scores)
+    write_json(folder / "manifest.json", MANIFEST)
+
+
+def test_the_command_tells_of_the_finished_folds_and_writes_what_it_tells(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("SCARFORGE_HOME", str(home))
+    result = CliRunner().invoke(app, ["scores", "--profile", "tiny", "-o", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "scores.md").read_text()
+    assert text.strip() == result.output.strip()
+    assert f"{MODEL}: folds 0, 1." in text
+    assert text.index("## As drawn") < text.index("## Without lesions too small to believe")
+    assert "| attention_res_unet | real_only | infarction | 1.000 of 2" in " ".join(text.split())
+    runs = pd.read_csv(tmp_path / "runs.csv")
+    assert list(runs["scores"]) == [f"{MODEL}_scores0", f"{MODEL}_scores1"]
+    assert list(runs["training"]) == [f"{MODEL}0", f"{MODEL}1"]
+    for name in ("summary", "detection", "summary_without_small_lesions", "detection_without_small_lesions"):
+        assert len(pd.read_csv(tmp_path / f"{name}.csv"))
+
+
+def test_a_table_that_one_fold_lacks_is_not_shown(home):
+    lacking = home / "phantom" / "tiny" / f"{MODEL}_scores" / "fold_0" / "seed_0" / "scores_without_small_lesions.csv"
+    lacking.unlink()
+    assert "too small to believe" not in pool_scores(home, "phantom", "tiny", None)
