@@ -312,7 +312,7 @@ def _unequal_folds(scores: pd.DataFrame) -> list[str]:
     """Say which folds each network was scored on where they differ."""
     trained = scores[scores["training_set"] != ""]
     folds = {
-        network: ", ".join(str(int(fold)) for fold in sorted(of["fold"].unique()))
+        str(network): ", ".join(str(int(fold)) for fold in sorted(of["fold"].unique()))
         for network, of in trained.groupby("network", sort=False)
     }
     if len(set(folds.values())) < 2:
