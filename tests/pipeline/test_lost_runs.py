@@ -1,6 +1,7 @@
 """Runs whose process is gone: they end, their slots are free, and nobody else's run is touched."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -108,8 +109,10 @@ def test_the_same_command_goes_on_after_a_kill_without_a_daemon(tmp_path, monkey
     for name in ("MLFLOW_TRACKING_URI", "SCARFORGE_SHARE_ACCELERATOR"):
         monkeypatch.delenv(name, raising=False)
     begin_and_kill(tmp_path, "training the localiser", "first")
-    second = begin_and_kill(tmp_path, "continues after step", "second")
+    second = begin_and_kill(tmp_path, "training the localiser", "second")
     assert "had been killed: it is marked as failed and goes on here" in second
+    (left,) = set(re.findall(r"training the localiser: [0-9]+/([0-9]+)", second))
+    assert 0 < int(left) < 20000  # what the first had not done
 
 
 def begin_and_kill(home, line, name):
