@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import Tensor, nn
 
 from gan.conditioning import discriminator_channels, generator_channels
@@ -26,6 +25,7 @@ from gan.training_slices import Batch, ResidentSlices
 from imaging.labels import LabelSet
 from imaging.seeds import derive_seed
 from training.compute import Compute
+from training.fabric import FabricModule, FabricOptimizer
 
 _READER_LEARNING_RATE = 1e-3
 
@@ -55,7 +55,7 @@ class Players:
         self.discriminator, self.discriminator_optimiser = self._set_up(
             discriminator, config.discriminator_learning_rate
         )
-        self.reader: _FabricModule | None = None
+        self.reader: FabricModule | None = None
         if config.reader_weight > 0:
             self.reader, self.reader_optimiser = self._set_up(build_reader(labels, seed), _READER_LEARNING_RATE)
         averaged = compute.fabric.setup_module(self.averaged.to(memory_format=compute.memory_format))
@@ -141,14 +141,14 @@ class Players:
             "discriminator_optimiser": self.discriminator_optimiser,
         }
 
-    def _set_up(self, network: nn.Module, learning_rate: float) -> tuple[_FabricModule, _FabricOptimizer]:
+    def _set_up(self, network: nn.Module, learning_rate: float) -> tuple[FabricModule, FabricOptimizer]:
         network = network.to(memory_format=self.compute.memory_format)
         optimiser = torch.optim.Adam(
             network.parameters(), lr=learning_rate, betas=(self.config.beta1, 0.999), fused=True
         )
         return self.compute.fabric.setup(network, optimiser)
 
-    def _descend(self, loss: Tensor, optimiser: _FabricOptimizer) -> None:
+    def _descend(self, loss: Tensor, optimiser: FabricOptimizer) -> None:
         optimiser.zero_grad()
         self.compute.fabric.backward(loss)
         optimiser.step()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold
 
 from imaging.errors import InputError
 from imaging.labels import PATIENT_GROUPS
@@ -122,6 +121,8 @@ def _from_json(entry: Mapping[str, Sequence[str]]) -> FoldSplit:
 
 def _test_parts(groups: Sequence[str], folds: int, seed: int) -> list[list[int]]:
     """Return the positions of each fold's test patients."""
+    from sklearn.model_selection import StratifiedKFold  # a second, which every reader of a split would pay
+
     folding = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32)
     with warnings.catch_warnings():
         # A group smaller than the folds is dealt out as evenly as it can be, which is what is wanted.

@@ -14,6 +14,7 @@ from imaging.errors import InputError
 
 EXECUTORS = ("multiprocess", "ray", "k8s")
 GPU_POOL = "gpu"
+_PRELOADED = ("pipeline.definitions", "training.fabric", "mlflow")  # none of them starts a thread
 
 # What a step needs of the environment in which its run was started, wherever it is carried out.
 _FORWARDED_PREFIXES = ("SCARFORGE_", "MLFLOW_", "OMP_")
@@ -52,8 +53,20 @@ def chosen_executor(environment: Mapping[str, str], gpu_steps: Iterable[str]) ->
         return _ray(environment, frozenset(gpu_steps))
     if name == "k8s":
         return _kubernetes(environment, gpu_steps)
-    # Steps beside each other only where a core is idle: trainings wait for each other in the pool "gpu".
-    return dg.multiprocess_executor.configured({"max_concurrent": 2})
+    return dg.multiprocess_executor.configured(_processes())
+
+
+def _processes() -> dict[str, Any]:
+    """Return the configuration of steps that are processes of this machine.
+
+    They are forked from a server that has the libraries: to start Python anew, with Dagster and torch, costs a step 3
+    to 8 s. Trainings are no such forks but processes of their own (`pipeline.train_process`).
+    """
+    # Two beside each other only where a core is idle: trainings wait for each other in the pool "gpu".
+    config: dict[str, Any] = {"max_concurrent": 2}
+    if sys.platform == "linux":
+        config["start_method"] = {"forkserver": {"preload_modules": list(_PRELOADED)}}
+    return config
 
 
 def steps_of_pool(assets: Iterable[Any], pool: str = GPU_POOL) -> list[str]:

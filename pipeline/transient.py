@@ -6,8 +6,6 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import dagster as dg
-
 RETRIES = 3
 FIRST_WAIT_S = 10.0
 _PASSING = frozenset(
@@ -53,7 +51,9 @@ def retried(attempt: int) -> Iterator[None]:
     except Exception as error:
         if attempt >= RETRIES or not is_transient(error):
             raise
-        raise dg.RetryRequested(RETRIES, FIRST_WAIT_S * 2**attempt) from error
+        from dagster import RetryRequested  # a training process asks `is_transient` only
+
+        raise RetryRequested(RETRIES, FIRST_WAIT_S * 2**attempt) from error
 
 
 def _number(error: OSError) -> int | None:

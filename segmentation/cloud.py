@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.covariance import LedoitWolf
 
 _PERCENTILE, _MARGIN = 95, 1.1
 _RIDGE = 0.01  # of unit variance: the covariance of a handful of studies may be singular all the same
@@ -59,6 +58,8 @@ def _cloud(studies: NDArray[np.floating]) -> Cloud:
     spread = studies.std(axis=0)
     scale = np.maximum(spread, max(_STILL * float(spread.mean()), 1e-6)).astype(np.float32)
     mean = studies.mean(axis=0).astype(np.float32)
+    from sklearn.covariance import LedoitWolf  # a second, which only who remembers studies needs
+
     covariance = LedoitWolf(assume_centered=True).fit((studies - mean) / scale).covariance_
     covariance += _RIDGE * np.eye(len(mean))
     return Cloud(mean, scale, covariance.astype(np.float32), np.empty(0, np.float32))

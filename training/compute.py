@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from lightning_fabric import Fabric
 
+from training.fabric import Fabric
 from training.options import Device, Precision
 
 

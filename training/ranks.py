@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch import Tensor
 
 from imaging.errors import InputError
+from training.fabric import Fabric, TorchElasticEnvironment
 
 Value = TypeVar("Value")
 

@@ -79,8 +79,9 @@ def test_neither_step_nor_training_outlive_a_killed_run_worker_and_its_slot_is_f
     run = runs.launch()
     training = runs.training(run)
     step = training.parent()
-    step.parent().kill()
-    assert not psutil.wait_procs([training, step], timeout=60)[1]
+    fork_server = step.parent()
+    fork_server.parent().kill()
+    assert not psutil.wait_procs([training, step, fork_server], timeout=60)[1]
     assert gpu_lock_is_free(runs)
     assert runs.ended(run) == dg.DagsterRunStatus.FAILURE
     slots = runs.instance.event_log_storage
