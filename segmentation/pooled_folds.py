@@ -67,6 +67,7 @@ def _detections(scores: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Yield a row for each model and lesion: its patients' volumes under the official rule tell who has it."""
     volumes = scores[(scores["rule"] == "official") & scores["metric"].isin(["volume", "reference_volume"])]
     volumes = volumes[volumes["tissue"].isin(["infarction", "no_reflow"])]
+    volumes = volumes.sort_values("training_set", key=lambda names: names == "", kind="stable")  # yardsticks last
     keys = ["network", "training_set", "seed", "fold", "case_id", "frame"]
     for (network, training_set, tissue), part in volumes.fillna({"seed": -1, "frame": ""}).groupby(
         ["network", "training_set", "tissue"], sort=False
