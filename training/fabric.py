@@ -13,11 +13,10 @@ if _absent:
 try:
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-    from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
+    from lightning_fabric.wrappers import _FabricModule as FabricModule
+    from lightning_fabric.wrappers import _FabricOptimizer as FabricOptimizer
 finally:
     if _absent:
         del sys.modules[_UNWANTED]
-
-FabricModule, FabricOptimizer = _FabricModule, _FabricOptimizer
 
 __all__ = ["Fabric", "FabricModule", "FabricOptimizer", "TorchElasticEnvironment"]
