@@ -92,7 +92,7 @@ def _judge(
 def read_candidate(forge: Forge, kind: str, fold: int) -> Candidate:
     """Read the present model of a kind: what it is, how it scored, and which trainings made it."""
     from segmentation.comparison import ScoredTable
-    from segmentation.scores import read_scores
+    from segmentation.scores import RULES_VERSION, read_scores
     from training.model_folder import read_model_json
 
     seeds = forge.settings().seeds
@@ -102,7 +102,7 @@ def read_candidate(forge: Forge, kind: str, fold: int) -> Candidate:
     tables = [read_scores(forge.folder(f"{kind}_scores", fold, seed) / "scores.csv") for seed in seeds]
     table = pd.concat(tables, ignore_index=True)
     manifest = {name: forge.version(name, None) for name in ("studies", "patient_split")}
-    manifest |= {"fold": str(fold), "scoring": scoring_version(f"{kind}_scores")}
+    manifest |= {"fold": str(fold), "scoring": RULES_VERSION}
     return Candidate(
         network=cards[seeds[0]]["network"],
         training_set=cards[seeds[0]]["training_set"],

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from segmentation.comparison import Comparison
 
 _FIGURE_DPI = 120
-_NETWORKS = ("attention_res_unet", "halsr_net")
+_NETWORKS = tuple(dict.fromkeys(name.split("_real_")[0] for name in SCORES))
 
 
 @dg.asset(

@@ -108,6 +108,7 @@ def _without_small_lesions(
         return None
     validation = ValidationData.of(patients.store, open_split(forge, fold))
     choice = choose_limits(validation, segmenter.labels(validation.images), patients.labels)
+    choice["model"] = forge.version(f"{own.network}_{own.training_set}", fold, own.seed)
     limits = LesionLimits(**choice["limits"])
     believed = without_small_lesions(predicted, patients.studies, patients.labels, limits)
     table = score_table(patients.cases(believed), own, patients.labels)

@@ -14,7 +14,7 @@ from imaging.errors import InputError
 
 EXECUTORS = ("multiprocess", "ray", "k8s")
 GPU_POOL = "gpu"
-_PRELOADED = ("pipeline.definitions", "training.fabric", "mlflow")  # none of them starts a thread
+_PRELOADED = ("pipeline.preloaded",)
 
 # What a step needs of the environment in which its run was started, wherever it is carried out.
 _FORWARDED_PREFIXES = ("SCARFORGE_", "MLFLOW_", "OMP_")

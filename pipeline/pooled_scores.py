@@ -1,5 +1,6 @@
 """`scarforge scores`: every finished fold of a source and profile as one table."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -8,12 +9,14 @@ import pandas as pd
 
 from imaging.errors import InputError
 from pipeline.record import is_finished, read_record
+from pipeline.remote import Remote
 from pipeline.workspace import Workspace
 from training.model_folder import read_model_json
 
 if TYPE_CHECKING:
     from imaging.labels import LabelSet
     from segmentation.comparison import ScoredTable
+    from segmentation.pooled_folds import PooledScores
 
 AS_DRAWN, BELIEVED = "scores.csv", "scores_without_small_lesions.csv"
 _TITLES = {AS_DRAWN: "as drawn", BELIEVED: "without lesions too small to believe"}
@@ -36,7 +39,7 @@ def pool_scores(home: Path, source: str, profile: str, output: Path | None) -> s
         output: Folder of scores.md, and of `summary`, `detection` and the MLflow `runs` as CSV; None writes nothing.
 
     Raises:
-        InputError: No fold was scored, or folds were scored with other data, settings or code.
+        InputError: No fold was scored, or folds were scored with other data, settings or versions of ScarForge.
     """
     from segmentation.pooled_folds import pool_folds, render_pooled
 
@@ -48,16 +51,14 @@ def pool_scores(home: Path, source: str, profile: str, output: Path | None) -> s
         )
     labels, parts = _labels(source, home, profile), [_heading(source, profile, places)]
     for file, title in _TITLES.items():
-        tables = _read(places, file)
-        if not tables:
+        lacking = [place for place in places if not (place.folder / file).is_file()]
+        if lacking and not labels.has_lesions:
             continue
-        pooled = pool_folds(tables)
-        parts.append(f"## {title.capitalize()}\n\n{render_pooled(pooled, labels)}")
+        parts.append(f"## {title.capitalize()}")
+        pooled = None if lacking else pool_folds(_read(places, file))
+        parts.append(render_pooled(pooled, labels) if pooled else _lacking(lacking))
         if output:
-            output.mkdir(parents=True, exist_ok=True)
-            suffix = Path(file).stem.removeprefix("scores")
-            pooled.summary.to_csv(output / f"summary{suffix}.csv", index=False)
-            pooled.detection.to_csv(output / f"detection{suffix}.csv", index=False)
+            _write(output, Path(file).stem.removeprefix("scores"), pooled)
     text = "\n\n".join(part.strip() for part in parts) + "\n"
     if output:
         _runs(places).to_csv(output / "runs.csv", index=False)
@@ -65,7 +66,26 @@ def pool_scores(home: Path, source: str, profile: str, output: Path | None) -> s
     return text
 
 
+def _lacking(places: Sequence[_Place]) -> str:
+    named = ", ".join(f"{place.asset} fold {place.fold} seed {place.seed}" for place in places)
+    return f"Not there yet for {named}, scored by an older version; rerun these folds."
+
+
+def _write(output: Path, suffix: str, pooled: "PooledScores | None") -> None:
+    """Write both tables, or remove those of an earlier call."""
+    output.mkdir(parents=True, exist_ok=True)
+    for name in ("summary", "detection"):
+        path = output / f"{name}{suffix}.csv"
+        if pooled:
+            getattr(pooled, name).to_csv(path, index=False)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def _finished(workspace: Workspace) -> list[_Place]:
+    if (remote := Remote.of(workspace.home, os.environ)) is not None:
+        for asset in workspace.root.glob("*_scores"):
+            remote.refresh_below(asset)
     found = []
     for folder in sorted(workspace.root.glob("*_scores/fold_[0-9]/seed_[0-9]*")):
         if is_finished(folder):
@@ -75,12 +95,9 @@ def _finished(workspace: Workspace) -> list[_Place]:
 
 
 def _read(places: Sequence[_Place], file: str) -> list["ScoredTable"]:
-    """Return the tables of one kind; none where a scored fold lacks it."""
     from segmentation.comparison import ScoredTable
     from segmentation.scores import read_scores
 
-    if not all((place.folder / file).is_file() for place in places):
-        return []
     return [
         ScoredTable(read_scores(place.folder / file), read_model_json(place.folder, "manifest.json"))
         for place in places

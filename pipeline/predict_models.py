@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imaging.errors import InputError
+from imaging.labels import LabelSet
 from imaging.regions import RegionConfig
-from pipeline.record import is_finished
+from pipeline.record import is_finished, read_record
 from pipeline.remote import Remote
 from pipeline.workspace import Workspace
 from training.model_folder import read_model_json
@@ -116,7 +117,6 @@ def load_model(
     from segmentation.localiser import load_localiser
     from segmentation.predict import load_ensemble
     from segmentation.small_lesions import common_limits
-    from segmentation.step_reasons import explain_limits, explain_steps
 
     members = find_members(home, name, fold)
     folders: list[Path] = []
@@ -127,26 +127,38 @@ def load_model(
     cards = [read_model_json(place, "model_card.json") for place in places] if post_processing else []
     choices = [_limits_of(home, name, member) for member in members] if post_processing else []
     limits = common_limits(choices)
+    segmenter = load_ensemble(places, compute, flips, post_processing, limits)
     return LoadedModel(
         name=name,
         members=tuple(members),
-        segmenter=load_ensemble(places, compute, flips, post_processing, limits),
+        segmenter=segmenter,
         localisers=tuple(load_localiser(folder, compute) for folder in folders),
         localiser_name=localiser_name,
         region=_common_region(home, name, members),
         familiarity=tuple(read_familiarity(place) for place in places),
-        post_processing=(*explain_steps(cards), explain_limits(choices)) if post_processing else (),
+        post_processing=_reasons(cards, choices, segmenter.label_set) if post_processing else (),
     )
 
 
+def _reasons(
+    cards: Sequence[Mapping[str, Any]], choices: Sequence[Mapping[str, Any] | None], labels: LabelSet
+) -> "tuple[StepReason, ...]":
+    from segmentation.step_reasons import explain_limits, explain_steps
+
+    return (*explain_steps(cards), *([explain_limits(choices)] if labels.has_lesions else []))
+
+
 def _limits_of(home: Path, name: ModelName, member: Member) -> Mapping[str, Any] | None:
-    """Return what a network's last scoring chose as its smallest lesions; None where it was not scored."""
+    """Return what the scoring of this very network chose as its smallest lesions; None where it was not scored."""
     from segmentation.small_lesions import LIMITS_FILE
 
     asset = Workspace(home, name.source, name.profile).place(f"{name.asset}_scores")
     _fetch_published(home, asset)
     place = asset / member.folder.parent.name / member.folder.name
-    return read_model_json(place, LIMITS_FILE) if (place / LIMITS_FILE).is_file() else None
+    if not (is_finished(place) and (place / LIMITS_FILE).is_file()):
+        return None
+    choice = read_model_json(place, LIMITS_FILE)
+    return choice if choice.get("model") == read_record(member.folder, name.asset).data_version else None
 
 
 def find_members(home: Path, name: ModelName, fold: int | None = None) -> list[Member]:

@@ -81,7 +81,7 @@ def _execute(forge: Forge, fold: int, has_lesions: bool) -> "ExecutionResult":
     here = executor_name(os.environ) == "multiprocess"
     with _instance(without_pools=here) as instance:
         for run in end_lost_runs(instance):
-            say(f"  run {run[:8]} had been killed: it is marked as failed and goes on here")
+            say(f"  run {run[:8]} had been killed and is ended; the same command again continues it")
         if here:
             found = resolve_job(name)
             return found.execute_in_process(config, instance, str(fold), raise_on_error=False, tags=process_tags())

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from imaging.errors import InputError
-from pipeline.dagster_home import prepare_dagster_home
+from pipeline.dagster_home import POSTGRES_VARIABLE, prepare_dagster_home
 from pipeline.quiet import quieten
 from pipeline.tracking_store import EXPERIMENT, TrackingPlaces, find_experiment, prepare_store, tracking_places
 
@@ -100,14 +100,17 @@ def _require_valid_nights() -> None:
 
 
 def _end_lost_runs(dagster_home: Path) -> None:
-    """End what an interface that was killed had launched, so that nights and trainings do not wait for it."""
+    """End what an interface that was killed had launched, so that nights and trainings do not wait for it.
+
+    Runs in PostgreSQL may be those of another machine's interface, which lives.
+    """
     import dagster as dg
 
     from pipeline.lost_runs import end_lost_runs
 
     with dg.DagsterInstance.from_config(str(dagster_home)) as instance:
-        for run in end_lost_runs(instance, of_interface=True):
-            print(f"run {run[:8]} had been killed with its interface: it is marked as failed", flush=True)
+        for run in end_lost_runs(instance, of_interface=POSTGRES_VARIABLE not in os.environ):
+            print(f"run {run[:8]} had been killed and is ended", flush=True)
 
 
 class _EndedError(Exception):

@@ -318,4 +318,5 @@ def _unequal_folds(scores: pd.DataFrame) -> list[str]:
     if len(set(folds.values())) < 2:
         return []
     told = "; ".join(f"{network}: {done}" for network, done in folds.items())
-    return [f"The networks were scored on different folds ({told}): compare arms, not networks."]
+    note = f"The networks were scored on different folds ({told}): compare the arms of each, neither the networks with "
+    return [note + "each other nor one with the yardsticks."]

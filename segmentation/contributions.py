@@ -40,7 +40,7 @@ def collect_contributions(scores: pd.DataFrame) -> pd.DataFrame:
     numbers = {name: unique[name].fillna(-1).astype(int) for name in ("seed", "fold")}
     of_patients = unique.assign(**numbers)[unique["case_id"] != ALL_PATIENTS]
     _refuse_two_folds(of_patients)
-    complete = _complete_seeds(of_patients)
+    complete = complete_seeds(of_patients)
     pooled, means = _pooled_sums(complete), _dice_sums(complete)
     return pd.concat([means, _absent_slices(means, pooled), pooled], ignore_index=True)
 
@@ -91,7 +91,12 @@ def _absent_slices(means: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
     return absent.assign(rule="per_slice", numerator=0.0, denominator=0.0, informative=0.0)[_COLUMNS]
 
 
-def _complete_seeds(of_patients: pd.DataFrame) -> pd.DataFrame:
+def complete_seeds(of_patients: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the seeds that were run in every fold of an arm.
+
+    Raises:
+        InputError: An arm has none.
+    """
     kept = []
     for names, of_arm in of_patients.groupby(["network", "training_set"], sort=False):
         of_folds: dict[Any, set[int]] = {fold: set(rows["seed"]) for fold, rows in of_arm.groupby("fold")}

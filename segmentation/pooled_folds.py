@@ -12,7 +12,9 @@ import pandas as pd
 from imaging.labels import LabelSet
 from segmentation.comparison import ScoredTable, refuse_differing, summarise
 from segmentation.comparison_text import markdown_table, render_summary
+from segmentation.contributions import complete_seeds
 
+_LESIONS = ("infarction", "no_reflow")  # of the official groups
 DETECTION_COLUMNS = ("network", "training_set", "tissue", "sensitivity", "ill", "specificity", "healthy")
 
 
@@ -34,7 +36,8 @@ def pool_folds(tables: Sequence[ScoredTable]) -> PooledScores:
     """Return the tables of scores of several folds, seeds and models as one.
 
     Raises:
-        InputError: They differ in data, settings or code, a patient was tested in two folds, or folds lack seeds.
+        InputError: They differ in source, profile, settings, data or ScarForge's version, a patient was tested in two
+            folds, or folds lack seeds.
     """
     refuse_differing(tables)
     scores = pd.concat([table.scores for table in tables], ignore_index=True)
@@ -64,22 +67,26 @@ def _share(value: float, of: int) -> str:
 
 
 def _detections(scores: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Yield a row for each model and lesion: its patients' volumes under the official rule tell who has it."""
+    """Yield a row for each model and lesion: its patients' volumes under the official rule tell who has it.
+
+    A patient who was given a lesion by some of the seeds counts by their share.
+    """
     volumes = scores[(scores["rule"] == "official") & scores["metric"].isin(["volume", "reference_volume"])]
-    volumes = volumes[volumes["tissue"].isin(["infarction", "no_reflow"])]
-    volumes = volumes.sort_values("training_set", key=lambda names: names == "", kind="stable")  # yardsticks last
-    keys = ["network", "training_set", "seed", "fold", "case_id", "frame"]
-    for (network, training_set, tissue), part in volumes.fillna({"seed": -1, "frame": ""}).groupby(
-        ["network", "training_set", "tissue"], sort=False
-    ):
-        each = part.drop_duplicates([*keys, "metric"]).pivot_table(index=keys, columns="metric", values="value")
-        has, drawn = each["reference_volume"] > 0, each["volume"] > 0
+    volumes = volumes[volumes["tissue"].isin(_LESIONS)].fillna({"seed": -1, "frame": ""})
+    if volumes.empty:
+        return
+    volumes = complete_seeds(volumes).sort_values("training_set", key=lambda names: names == "", kind="stable")
+    keys = ["case_id", "seed", "frame"]
+    for (network, training_set, tissue), part in volumes.groupby(["network", "training_set", "tissue"], sort=False):
+        each = part.drop_duplicates([*keys, "metric"]).pivot_table(index=keys, columns="metric", values="value") > 0
+        of_patients = each.astype(float).groupby("case_id").mean()
+        has, drawn = of_patients["reference_volume"] > 0, of_patients["volume"]
         yield {
             "network": network,
             "training_set": training_set,
             "tissue": tissue,
             "sensitivity": float(drawn[has].mean()),
             "ill": int(has.sum()),
-            "specificity": float((~drawn[~has]).mean()),
+            "specificity": float(1 - drawn[~has].mean()),
             "healthy": int((~has).sum()),
         }

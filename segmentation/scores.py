@@ -34,6 +34,8 @@ __all__ = [
     "write_scores",
 ]
 
+RULES_VERSION = "3"  # raised when the same label maps get other scores: such scores cannot be set beside each other
+
 SCORE_COLUMNS = (
     "fold",
     "network",

@@ -21,7 +21,7 @@ LIMITS_FILE = "small_lesions.json"  # beside a model's scores
 
 _INFARCT_SHARES = (0.0, 0.01, 0.02, 0.03, 0.05)
 _NO_REFLOW_SHARES = (0.0, 0.02, 0.04, 0.06)
-_DEAREST = 0.02  # lesions' mean positive Dice that the limits may cost the patients who have them
+_DEAREST = 0.02  # positive Dice of a lesion that the limits may cost the patients who have it
 
 
 class LesionLimits(NamedTuple):
@@ -61,8 +61,8 @@ def without_small_lesions(masks: Masks, case_ids: NDArray[np.str_], labels: Labe
 def choose_limits(validation: ValidationData, prediction: Masks, labels: LabelSet) -> dict[str, Any]:
     """Choose the limits with which the lesions of the validation patients score best under the official rule.
 
-    Limits that cost more than 0.02 of the lesions' mean Dice under the `positive` rule are left aside. Of equally good
-    limits the smallest are taken.
+    Limits that cost a lesion more than 0.02 of its Dice under the `positive` rule are left aside, and so is every limit
+    on a lesion that no validation patient has, since none could tell its cost. Of equally good ones the smallest win.
 
     Args:
         validation: Slices of the validation patients.
@@ -70,17 +70,23 @@ def choose_limits(validation: ValidationData, prediction: Masks, labels: LabelSe
         labels: A label set with lesions.
 
     Returns:
-        What is recorded: `limits`, and the lesions' mean Dice under both rules as drawn (`before`) and with them
-        (`after`).
+        What is recorded: `limits`, and the lesions' mean official and each one's positive Dice as drawn (`before`) and
+        with them (`after`).
     """
     tried = {
         limits: _lesion_dice(validation, prediction, labels, limits)
         for limits in (LesionLimits(*shares) for shares in product(_INFARCT_SHARES, _NO_REFLOW_SHARES))
     }
     before = tried[NO_LIMITS]
-    cheap = [limits for limits in tried if tried[limits]["positive"] >= before["positive"] - _DEAREST]
+    cheap = [limits for limits in tried if _is_cheap(limits, before, tried[limits], labels)]
     best = max(cheap, key=lambda limits: (round(tried[limits]["official"], 9), -limits.infarct, -limits.no_reflow))
     return {"limits": best._asdict(), "before": before, "after": tried[best]}
+
+
+def _is_cheap(limits: LesionLimits, before: Mapping[str, float], after: Mapping[str, float], labels: LabelSet) -> bool:
+    names = {"infarct": labels.tissues[Tissue.INFARCT], "no_reflow": labels.tissues[Tissue.NO_REFLOW]}
+    unjudged = any(share and names[lesion] not in before for lesion, share in limits._asdict().items())
+    return not unjudged and all(after[name] >= before[name] - _DEAREST for name in names.values() if name in before)
 
 
 def common_limits(choices: Sequence[Mapping[str, Any] | None]) -> LesionLimits:
@@ -101,7 +107,7 @@ def _corrected(masks: Masks, limits: LesionLimits) -> Masks:
 def _lesion_dice(
     validation: ValidationData, prediction: Masks, labels: LabelSet, limits: LesionLimits
 ) -> dict[str, float]:
-    """Return the lesions' mean Dice under the official rule (empty in both: 1) and under the positive one."""
+    """Return the lesions' mean official Dice (empty in both: 1), and the positive Dice of each that a patient has."""
     drawn = without_small_lesions(prediction, validation.case_ids, labels, limits)
     official = [
         _dice(validation.masks[of] >= tissue, drawn[of] >= tissue)
@@ -109,11 +115,8 @@ def _lesion_dice(
         for tissue in (Tissue.INFARCT, Tissue.NO_REFLOW)
     ]
     positive = positive_dice(validation.masks, drawn, validation.case_ids, labels)
-    names = [name for value, name in labels.foreground if value >= Tissue.INFARCT and name in positive]
-    return {
-        "official": float(np.mean(official)),
-        "positive": float(np.mean([positive[name] for name in names])) if names else 0.0,
-    }
+    lesions = {labels.tissues[value] for value in (Tissue.INFARCT, Tissue.NO_REFLOW)}
+    return {"official": float(np.mean(official))} | {name: dice for name, dice in positive.items() if name in lesions}
 
 
 def _dice(reference: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> float:

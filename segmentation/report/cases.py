@@ -14,6 +14,7 @@ from segmentation.comparison import REAL_ONLY, REAL_PLUS_GAN
 from segmentation.report.material import Arm, Case, ReportMaterial
 from segmentation.report.picture import Picture, png_picture
 from segmentation.report.words import ARMS, listed, number, words
+from segmentation.scores import ALL_PATIENTS
 
 _LESIONS = ("infarct", "no_reflow")
 _TILE_PX, _GAP_PX, _MARGIN_PX, _LINE_PX = 360, 8, 8, 2
@@ -103,9 +104,14 @@ def _choice(dice: pd.DataFrame, network: str, arm: str, material: ReportMaterial
     rule = (
         f"Ranked by the patient's mean Dice over {listed([words(tissue) for tissue in tissues])}, whichever the "
         f"reference holds (rule “positive”{seeds}), of {words(network)} trained on {words(arm)}; "
-        f"{len(ranking)} of {material.test_patients} test patients have one of these tissues"
+        f"{len(ranking)} of its {_tested(material, network)} test patients have one of these tissues"
     )
     return Choice(rule, network, ranking, _places(ranking))
+
+
+def _tested(material: ReportMaterial, network: str) -> int:
+    own = material.scores[material.scores["network"] == network]
+    return int(own.loc[own["case_id"] != ALL_PATIENTS, "case_id"].nunique())
 
 
 def _places(ranking: Ranking) -> tuple[tuple[str, str], ...]:

@@ -1,9 +1,9 @@
 """Runs whose process is gone: they end, their slots are free, and nobody else's run is touched."""
 
+import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -55,12 +55,13 @@ def status(instance, run):
     return instance.get_run_by_id(run.run_id).status
 
 
-def command(process):
-    return {PROCESS_TAG: f"{socket.gethostname()}:{process}"}
+def command(**changes):
+    """Return the tag of a command like this one, but for some facts."""
+    return {PROCESS_TAG: json.dumps(json.loads(process_tags()[PROCESS_TAG]) | changes)}
 
 
 def test_a_run_of_a_killed_command_fails_and_frees_its_slot(instance, ended_process):
-    run = begin(instance, command(ended_process))
+    run = begin(instance, command(pid=ended_process))
     assert instance.event_log_storage.get_concurrency_run_ids() == {run.run_id}
     assert end_lost_runs(instance) == [run.run_id]
     assert status(instance, run) is FAILURE
@@ -68,24 +69,38 @@ def test_a_run_of_a_killed_command_fails_and_frees_its_slot(instance, ended_proc
     assert end_lost_runs(instance) == []
 
 
-@pytest.mark.parametrize(
-    "tags", [process_tags(), {PROCESS_TAG: "another-host:1"}, {}], ids=["here", "there", "unknown"]
-)
-def test_a_run_that_may_live_is_left_alone(instance, tags):
-    run = begin(instance, tags)
+OTHERS = {
+    "lives": {},
+    "another host": {"host": "elsewhere", "pid": 1},
+    "another container": {"container": "pid:[1]", "pid": 1},
+    "another machine of that name": {"machine": "other", "boot": "other"},
+}
+
+
+@pytest.mark.parametrize("facts", OTHERS.values(), ids=OTHERS)
+def test_a_run_that_may_live_is_left_alone(instance, facts):
+    run = begin(instance, command(**facts))
     assert end_lost_runs(instance, of_interface=True) == []
     assert status(instance, run) is STARTED
 
 
-def test_a_later_process_with_the_same_number_does_not_keep_a_run_alive(instance):
-    run = begin(instance, {})
-    time.sleep(1.5)
-    later = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
-    try:
-        instance.add_run_tags(run.run_id, command(later.pid))
-        assert end_lost_runs(instance) == [run.run_id]
-    finally:
-        later.communicate()
+@pytest.mark.parametrize("tags", [{}, {PROCESS_TAG: "host:1"}, {PROCESS_TAG: "[]"}], ids=["none", "old", "odd"])
+def test_a_run_of_unknown_process_is_left_alone(instance, tags):
+    begin(instance, tags)
+    assert end_lost_runs(instance, of_interface=True) == []
+
+
+@pytest.mark.parametrize("facts", [{"boot": "before"}, {"start": "1"}], ids=["earlier boot", "number taken over"])
+def test_a_later_process_with_the_same_number_does_not_keep_a_run_alive(instance, facts):
+    run = begin(instance, command(**facts))
+    assert end_lost_runs(instance) == [run.run_id]
+
+
+def test_a_run_launched_once_more_in_the_interface_is_not_its_first_commands(instance, ended_process):
+    run = begin(instance, command(pid=ended_process) | {GRPC_INFO_TAG: "{}"}, worker=os.getpid())
+    assert end_lost_runs(instance) == []
+    assert end_lost_runs(instance, of_interface=True) == []
+    assert status(instance, run) is STARTED
 
 
 def test_runs_of_the_interface_are_ended_by_its_next_start_only(instance, ended_process):
@@ -97,7 +112,7 @@ def test_runs_of_the_interface_are_ended_by_its_next_start_only(instance, ended_
 
 
 def test_a_run_that_was_being_cancelled_ends_as_cancelled(instance, ended_process):
-    run = begin(instance, command(ended_process))
+    run = begin(instance, command(pid=ended_process))
     instance.report_run_canceling(run)
     end_lost_runs(instance)
     assert status(instance, run) is CANCELED
@@ -110,7 +125,7 @@ def test_the_same_command_goes_on_after_a_kill_without_a_daemon(tmp_path, monkey
         monkeypatch.delenv(name, raising=False)
     begin_and_kill(tmp_path, "training the localiser", "first")
     second = begin_and_kill(tmp_path, "training the localiser", "second")
-    assert "had been killed: it is marked as failed and goes on here" in second
+    assert "had been killed and is ended" in second
     (left,) = set(re.findall(r"training the localiser: [0-9]+/([0-9]+)", second))
     assert 0 < int(left) < 20000  # what the first had not done
 

@@ -55,6 +55,13 @@ def test_patients_of_all_folds_count_once_each():
     assert (blank["sensitivity"], blank["specificity"]) == (0.0, 1.0)
 
 
+def test_seeds_are_averaged_not_counted_as_patients():
+    both = [fold(0), fold(0, drawn_in_healthy=ILL)]
+    both[1] = ScoredTable(both[1].scores.assign(seed=both[1].scores["seed"].replace(0, 1)), MANIFEST)
+    found = one(pool_folds(both).detection, network="attention_res_unet", tissue="infarction")
+    assert (found["specificity"], found["healthy"], found["ill"]) == (0.5, 1, 1)
+
+
 def test_a_yardstick_that_stands_in_two_models_tables_counts_once():
     pooled = pool_folds([fold(0), fold(0, network="halsr_net")])
     assert one(pooled.detection, network="all_background", tissue="infarction")["healthy"] == 1
@@ -118,7 +125,10 @@ def test_the_command_tells_of_the_finished_folds_and_writes_what_it_tells(home, 
         assert len(pd.read_csv(tmp_path / f"{name}.csv"))
 
 
-def test_a_table_that_one_fold_lacks_is_not_shown(home):
+def test_a_table_that_one_fold_lacks_is_not_shown_and_the_fold_is_named(home, tmp_path):
     lacking = home / "phantom" / "tiny" / f"{MODEL}_scores" / "fold_0" / "seed_0" / "scores_without_small_lesions.csv"
     lacking.unlink()
-    assert "too small to believe" not in pool_scores(home, "phantom", "tiny", None)
+    (tmp_path / "summary_without_small_lesions.csv").write_text("of an earlier call")
+    text = pool_scores(home, "phantom", "tiny", tmp_path)
+    assert f"Not there yet for {MODEL}_scores fold 0 seed 0" in text
+    assert {path.name for path in tmp_path.iterdir()} == {"scores.md", "runs.csv", "summary.csv", "detection.csv"}

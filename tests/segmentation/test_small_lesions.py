@@ -59,8 +59,8 @@ def test_false_specks_in_the_healthy_choose_the_smallest_limit_that_removes_them
     drawn = np.stack([heart(infarct=3), heart(), heart(infarct=30), heart(infarct=30)])
     choice = choose_limits(ValidationData(reference / 4, reference, CASES), drawn, EMIDEC_LABELS)
     assert choice["limits"] == {"infarct": 0.02, "no_reflow": 0.0}
-    assert choice["before"] == {"official": 0.75, "positive": 1.0}
-    assert choice["after"] == {"official": 1.0, "positive": 1.0}
+    assert choice["before"] == {"official": 0.75, "infarct": 1.0}
+    assert choice["after"] == {"official": 1.0, "infarct": 1.0}
 
 
 def test_a_limit_that_would_cost_true_lesions_is_not_chosen():
@@ -68,6 +68,13 @@ def test_a_limit_that_would_cost_true_lesions_is_not_chosen():
     drawn = np.stack([heart(infarct=4), heart(), heart(infarct=2), heart(infarct=1)])
     choice = choose_limits(ValidationData(reference / 4, reference, CASES), drawn, EMIDEC_LABELS)
     assert choice["limits"] == NO_LIMITS._asdict()
+
+
+def test_a_lesion_that_no_validation_patient_has_gets_no_limit():
+    reference = np.stack([heart(), heart(), heart(infarct=60), heart(infarct=60)])
+    drawn = np.stack([heart(), heart(), heart(infarct=58, no_reflow=2), heart(infarct=60)])
+    choice = choose_limits(ValidationData(reference / 4, reference, CASES), drawn, EMIDEC_LABELS)
+    assert choice["limits"]["no_reflow"] == 0.0
 
 
 def test_models_agree_on_the_smallest_limits_and_an_unscored_one_on_none():
