@@ -36,7 +36,7 @@ def scores(name: str, network: str, training_set: str) -> dg.AssetsDefinition:
         group_name="evaluation",
         kinds={"pandas", "mlflow"},
         owners=OWNERS,
-        code_version="4",
+        code_version="5",
         pool="gpu",
         tags={"network": network, "training_set": training_set},
         check_specs=[
