@@ -15,7 +15,7 @@ def test_patients_with_lesions_are_ranked_by_their_mean_lesion_dice_of_the_gan_a
     assert [name for name, _ in choice.ranking] == list(expected.index)
     assert len(choice.ranking) == 8  # two of ten are normal
     assert choice.chosen == (("best", expected.index[0]), ("median", expected.index[4]), ("worst", expected.index[-1]))
-    assert "8 of 10 test patients" in choice.rule
+    assert "8 of its 10 test patients" in choice.rule
 
 
 def test_without_any_lesion_all_patients_are_ranked_by_what_they_have():
