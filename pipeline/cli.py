@@ -19,6 +19,25 @@ app = typer.Typer(
 )
 
 
+# What `predict` and `external-test` ask alike.
+OneFold = Annotated[Optional[int], typer.Option(min=0, max=4, help="Only this fold's models; else all.")]  # noqa: UP045
+OtherLocaliser = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="SOURCE/PROFILE whose localisers to use; a model of cropped slices knows no whole image."),
+]
+Flips = Annotated[
+    Optional[bool],  # noqa: UP045
+    typer.Option(help="Average over mirrored copies; default: as the model was configured."),
+]
+PostProcessing = Annotated[
+    bool,
+    typer.Option(
+        "--post-processing/--no-post-processing",
+        help="Correct label maps by the steps that helped the model's validation patients.",
+    ),
+]
+
+
 def default_home() -> Path:
     """Return `SCARFORGE_HOME`, or `./workspace`."""
     return Path(os.environ.get("SCARFORGE_HOME", "workspace"))
@@ -127,24 +146,12 @@ def predict(
     studies: Annotated[list[Path], typer.Argument(help="NIfTI files, folders of DICOM slices, or folders of either.")],
     model: Annotated[str, typer.Option(help="SOURCE/PROFILE/NETWORK/TRAINING_SET of this workspace.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of label maps, tables and index.html.")],
-    fold: Annotated[Optional[int], typer.Option(min=0, max=4, help="Only this fold's models; else all.")] = None,  # noqa: UP045
-    localiser: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="SOURCE/PROFILE whose localisers to use; a model of cropped slices knows no whole image."),
-    ] = None,
+    fold: OneFold = None,
+    localiser: OtherLocaliser = None,
     phase: Annotated[Optional[int], typer.Option(min=1, help="Only this phase of a DICOM cine; else all.")] = None,  # noqa: UP045
-    flips: Annotated[
-        Optional[bool],  # noqa: UP045
-        typer.Option(help="Average over mirrored copies; default: as the model was configured."),
-    ] = None,
+    flips: Flips = None,
     dicom_seg: Annotated[bool, typer.Option(help="Also write DICOM segmentations (needs scarforge[dicom]).")] = False,
-    post_processing: Annotated[
-        bool,
-        typer.Option(
-            "--post-processing/--no-post-processing",
-            help="Correct label maps by the steps that helped the model's validation patients.",
-        ),
-    ] = False,
+    post_processing: PostProcessing = False,
 ) -> None:
     """Segment new studies: label maps in their own geometry, volumes, uncertainty, pictures and one page.
 
@@ -165,25 +172,13 @@ def external_test(
     source: Annotated[str, typer.Option(help="Format of the labelled studies; `scarforge sources` lists them.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the tables of scores.")],
     root: Annotated[Optional[Path], typer.Option(help="Folder of the studies.")] = None,  # noqa: UP045 # typer
-    fold: Annotated[Optional[int], typer.Option(min=0, max=4, help="Only this fold's models; else all.")] = None,  # noqa: UP045
-    localiser: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="SOURCE/PROFILE whose localisers to use; a model of cropped slices knows no whole image."),
-    ] = None,
+    fold: OneFold = None,
+    localiser: OtherLocaliser = None,
     crop: Annotated[
         str, typer.Option(help="Cut around the box of the `localiser`, or around the `reference`'s ventricle.")
     ] = "localiser",
-    flips: Annotated[
-        Optional[bool],  # noqa: UP045
-        typer.Option(help="Average over mirrored copies; default: as the model was configured."),
-    ] = None,
-    post_processing: Annotated[
-        bool,
-        typer.Option(
-            "--post-processing/--no-post-processing",
-            help="Correct label maps by the steps that helped the model's validation patients.",
-        ),
-    ] = False,
+    flips: Flips = None,
+    post_processing: PostProcessing = False,
     set_: Annotated[list[str], typer.Option("--set", help="source.key=value, for formats that leave it open.")] = [],  # noqa: B006
 ) -> None:
     """Test trained models on the labelled studies of another source, as `predict` and `evaluate` would.

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from urllib.parse import quote
 
 from pipeline.forge import Forge
@@ -32,7 +33,7 @@ def compare_facts(forge: Forge, found: Sequence[tuple[str, int, int]]) -> dict[s
     """
     runs: dict[str, list[str]] = {}
     for name, fold, seed in sorted(found, key=lambda place: (place[1:], place[0])):
-        run_id = _run_id(forge, name, fold, seed)
+        run_id = run_id_of(forge.folder(name, fold, seed), name)
         if run_id:
             runs.setdefault(name.split("_real_")[0], []).append(run_id)
     experiment = _experiment_id(forge) if runs else None
@@ -56,8 +57,9 @@ def saved_links(forge: Forge) -> dict[str, str]:
     }
 
 
-def _run_id(forge: Forge, name: str, fold: int, seed: int) -> str:
-    fact = read_record(forge.folder(name, fold, seed), name).outcome.facts.get("mlflow_run")
+def run_id_of(folder: Path, asset: str) -> str:
+    """Return the MLflow run of a finished result; empty where MLflow did not get it."""
+    fact = read_record(folder, asset).outcome.facts.get("mlflow_run")
     return str(fact.value).rsplit("/", 1)[-1] if fact else ""
 
 

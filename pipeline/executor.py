@@ -14,7 +14,6 @@ from imaging.errors import InputError
 
 EXECUTORS = ("multiprocess", "ray", "k8s")
 GPU_POOL = "gpu"
-_PRELOADED = ("pipeline.preloaded",)
 
 # What a step needs of the environment in which its run was started, wherever it is carried out.
 _FORWARDED_PREFIXES = ("SCARFORGE_", "MLFLOW_", "OMP_")
@@ -65,7 +64,7 @@ def _processes() -> dict[str, Any]:
     # Two beside each other only where a core is idle: trainings wait for each other in the pool "gpu".
     config: dict[str, Any] = {"max_concurrent": 2}
     if sys.platform == "linux":
-        config["start_method"] = {"forkserver": {"preload_modules": list(_PRELOADED)}}
+        config["start_method"] = {"forkserver": {"preload_modules": ["pipeline.preloaded"]}}
     return config
 
 

@@ -2,13 +2,16 @@
 
 import os
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
 from imaging.errors import InputError
-from pipeline.record import is_finished, read_record
+from pipeline.compare_link import run_id_of
+from pipeline.predict_models import NETWORKS, TRAINING_SETS
+from pipeline.record import is_finished
 from pipeline.remote import Remote
 from pipeline.workspace import Workspace
 from training.model_folder import read_model_json
@@ -18,8 +21,10 @@ if TYPE_CHECKING:
     from segmentation.comparison import ScoredTable
     from segmentation.pooled_folds import PooledScores
 
-AS_DRAWN, BELIEVED = "scores.csv", "scores_without_small_lesions.csv"
-_TITLES = {AS_DRAWN: "as drawn", BELIEVED: "without lesions too small to believe"}
+_TITLES = {
+    "scores.csv": "As drawn",
+    "scores_without_small_lesions.csv": "Without lesions too small to believe",
+}
 
 
 class _Place(NamedTuple):
@@ -43,18 +48,20 @@ def pool_scores(home: Path, source: str, profile: str, output: Path | None) -> s
     """
     from segmentation.pooled_folds import pool_folds, render_pooled
 
-    places = _finished(Workspace(home, source, profile))
+    workspace = Workspace(home, source, profile)
+    _fetch(workspace)
+    places = _finished(workspace)
     if not places:
         raise InputError(
             f"no fold of {source}/{profile} has scores in {home}; make some with "
             f"`scarforge run --source {source} --profile {profile} --fold 0`"
         )
-    labels, parts = _labels(source, home, profile), [_heading(source, profile, places)]
+    labels, parts = _labels(workspace), [_heading(source, profile, places)]
     for file, title in _TITLES.items():
         lacking = [place for place in places if not (place.folder / file).is_file()]
         if lacking and not labels.has_lesions:
             continue
-        parts.append(f"## {title.capitalize()}")
+        parts.append(f"## {title}")
         pooled = None if lacking else pool_folds(_read(places, file))
         parts.append(render_pooled(pooled, labels) if pooled else _lacking(lacking))
         if output:
@@ -82,10 +89,16 @@ def _write(output: Path, suffix: str, pooled: "PooledScores | None") -> None:
             path.unlink(missing_ok=True)
 
 
+def _fetch(workspace: Workspace) -> None:
+    """Fetch what other machines have published of the studies, the models and their scores."""
+    if (remote := Remote.of(workspace.home, os.environ)) is None:
+        return
+    remote.refresh(workspace.place("studies"))
+    for network, training_set, what in product(NETWORKS, TRAINING_SETS, ("", "_scores")):
+        remote.refresh_below(workspace.place(f"{network}_{training_set}{what}"))
+
+
 def _finished(workspace: Workspace) -> list[_Place]:
-    if (remote := Remote.of(workspace.home, os.environ)) is not None:
-        for asset in workspace.root.glob("*_scores"):
-            remote.refresh_below(asset)
     found = []
     for folder in sorted(workspace.root.glob("*_scores/fold_[0-9]/seed_[0-9]*")):
         if is_finished(folder):
@@ -104,10 +117,10 @@ def _read(places: Sequence[_Place], file: str) -> list["ScoredTable"]:
     ]
 
 
-def _labels(source: str, home: Path, profile: str) -> "LabelSet":
+def _labels(workspace: Workspace) -> "LabelSet":
     from imaging.study_archive import StudyArchive
 
-    return StudyArchive.open(Workspace(home, source, profile).place("studies") / "studies.h5").label_set
+    return StudyArchive.open(workspace.place("studies") / "studies.h5").label_set
 
 
 def _heading(source: str, profile: str, places: Sequence[_Place]) -> str:
@@ -127,11 +140,6 @@ def _runs(places: Sequence[_Place]) -> pd.DataFrame:
         model = place.asset.removesuffix("_scores")
         trained = place.folder.parents[2] / model / place.folder.parent.name / place.folder.name
         of = {"training": (trained, model), "scores": (place.folder, place.asset)}
-        runs = {name: _run(*where) for name, where in of.items()}
+        runs = {name: run_id_of(*where) if is_finished(where[0]) else "" for name, where in of.items()}
         rows.append({"model": model, "fold": place.fold, "seed": place.seed} | runs)
     return pd.DataFrame(rows)
-
-
-def _run(folder: Path, asset: str) -> str:
-    fact = read_record(folder, asset).outcome.facts.get("mlflow_run") if is_finished(folder) else None
-    return str(fact.value).rsplit("/", 1)[-1] if fact else ""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging.labels import LabelSet, Tissue
+from segmentation.overlap import Counts
 from segmentation.validation import ValidationData, positive_dice
 
 Masks = NDArray[np.uint8]
@@ -120,5 +121,5 @@ def _lesion_dice(
 
 
 def _dice(reference: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> float:
-    total = np.count_nonzero(reference) + np.count_nonzero(prediction)
-    return 2.0 * np.count_nonzero(reference & prediction) / total if total else 1.0
+    pairs = ((reference, prediction), (~reference, prediction), (reference, ~prediction))
+    return Counts(*(int(np.count_nonzero(one & other)) for one, other in pairs)).dice()

@@ -44,9 +44,9 @@ def explain_limits(choices: Sequence[Card | None]) -> StepReason:
         why = f"{len(choices) - len(known)} of {len(choices)} networks were not scored, which chooses the limits"
     else:
         gains = [choice["after"]["official"] - choice["before"]["official"] for choice in known]
-        why = f"no infarct below {limits.infarct:.0%} of the myocardium, no-reflow below {limits.no_reflow:.0%} of the "
-        why += "infarct: the smallest of each network's limits, by which the official Dice of its validation patients' "
-        why += f"lesions changed by {min(gains):+.4f} to {max(gains):+.4f}"
+        why = f"no infarct below {limits.infarct:.0%} of the myocardium, no no-reflow below {limits.no_reflow:.0%} of "
+        why += "the infarct: the smallest of each network's limits, by which the official Dice of its validation "
+        why += f"patients' lesions changed by {min(gains):+.4f} to {max(gains):+.4f}"
     return StepReason("small_lesions", limits != NO_LIMITS, why)
 
 

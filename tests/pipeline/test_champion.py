@@ -152,6 +152,7 @@ def test_the_champion_follows_to_newer_scoring_rules_that_gave_it_the_same_score
     judge(forge)
     for module in ("assets.champion", "assets.current_scores"):
         monkeypatch.setattr(f"{module}.scoring_version", lambda _: "newer")
+    monkeypatch.setattr("segmentation.scores.RULES_VERSION", "newer")
     train(forge, "one", 0.5)
     judge(forge)
     train(forge, "two", 0.7)
