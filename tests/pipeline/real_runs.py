@@ -10,7 +10,6 @@ from typing import Any
 import dagster as dg
 import psutil
 import torch
-from dagster._core.test_utils import create_test_daemon_workspace_context
 from dagster._core.workspace.load_target import ModuleTarget
 from dagster_graphql.test.utils import execute_dagster_graphql
 
@@ -18,6 +17,7 @@ from pipeline.dagster_home import prepare_dagster_home
 from pipeline.definitions import defs
 from pipeline.forge import Forge
 from pipeline.tracking_store import prepare_store
+from tests.pipeline.code_server import code_server
 
 PATIENCE_S = 900  # a machine may be busy; an idle one takes seconds
 TRAINING = ("-m", "pipeline.train_process")
@@ -130,7 +130,7 @@ def real_runs(home: Path) -> Iterator[Runs]:
     target = ModuleTarget("pipeline.definitions", None, None, "scarforge")
     with (
         dg.DagsterInstance.from_config(str(prepare_dagster_home(home))) as instance,
-        create_test_daemon_workspace_context(target, instance) as workspace,
+        code_server(target, instance) as workspace,
     ):
         runs = Runs(instance, workspace, home)
         try:

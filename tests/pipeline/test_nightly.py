@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 import pytest
-from dagster._core.test_utils import create_test_daemon_workspace_context, freeze_time
+from dagster._core.test_utils import freeze_time
 from dagster._core.workspace.load_target import ModuleTarget
 from dagster._daemon.auto_run_reexecution.auto_run_reexecution import filter_runs_to_should_retry
 from dagster._scheduler.scheduler import launch_scheduled_runs
@@ -19,6 +19,7 @@ from pipeline.jobs import JOBS
 from pipeline.night import FORCE_TAG, NIGHT_TAG, forced_attempt, night_tags
 from pipeline.nightly import BY_SCHEDULE, night_requests
 from pipeline.nightly_settings import NightlySettings, nightly_settings
+from tests.pipeline.code_server import code_server
 
 PROFILES = frozenset(JOBS)
 
@@ -58,7 +59,7 @@ def test_seven_missed_nights_are_made_up_by_one_run_and_a_restart_repeats_none()
     target = ModuleTarget("pipeline.definitions", None, None, "scarforge")
     with (
         dg.instance_for_test(overrides=launcher) as instance,
-        create_test_daemon_workspace_context(target, instance) as workspace,
+        code_server(target, instance) as workspace,
     ):
         (entry,) = workspace.create_request_context().get_code_location_entries().values()
         assert entry.code_location is not None, entry.load_error

@@ -2,11 +2,11 @@
 
 import dagster as dg
 import pytest
-from dagster._core.test_utils import create_test_daemon_workspace_context
 from dagster._core.workspace.load_target import PythonFileTarget
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
 from pipeline.dagster_home import prepare_dagster_home
+from tests.pipeline.code_server import code_server
 
 DEFINITIONS = """
 import dagster as dg
@@ -29,7 +29,7 @@ def queue(tmp_path):
     target = PythonFileTarget(str(tmp_path / "definitions.py"), None, str(tmp_path), "trivial")
     with (
         dg.DagsterInstance.from_config(str(home)) as instance,
-        create_test_daemon_workspace_context(target, instance) as workspace,
+        code_server(target, instance) as workspace,
     ):
         yield instance, workspace
 
