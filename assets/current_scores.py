@@ -21,18 +21,33 @@ def staleness(forge: Forge, name: str, fold: int, seed: int) -> str:
     """
     from training.model_folder import read_model_json
 
-    place, model = forge.folder(name, fold, seed), name.removesuffix("_scores")
-    if not is_finished(place):
+    if lost := _lost(forge, name, fold, seed):
+        return lost
+    if read_model_json(forge.folder(name, fold, seed), "manifest.json") != forge.manifest():
+        return "made with other data, code or settings"
+    return _of_another_model(forge, name, fold, seed)
+
+
+def outdated(forge: Forge, name: str, fold: int, seed: int) -> str:
+    """Say why the scores of one seed are not of what lies there now, whatever their settings."""
+    return _lost(forge, name, fold, seed) or _of_another_model(forge, name, fold, seed)
+
+
+def _lost(forge: Forge, name: str, fold: int, seed: int) -> str:
+    if not is_finished(forge.folder(name, fold, seed)):
         return "not made yet"
+    model = name.removesuffix("_scores")
     read = {asset: forge.folder(asset, fold, seed if asset == model else None) for asset in _read_by(name)}
     missing = [asset for asset, folder in read.items() if not is_finished(folder)]
     if missing:
         return f"{' and '.join(missing)} they were made of {'is' if len(missing) == 1 else 'are'} gone"
-    if read_model_json(place, "manifest.json") != forge.manifest():
-        return "made with other data, code or settings"
-    if read_record(place, name).cache_key != scores_key(forge, name, fold, seed):
-        return f"made of another {model} than the present one, of other slices or by other rules"
     return ""
+
+
+def _of_another_model(forge: Forge, name: str, fold: int, seed: int) -> str:
+    if read_record(forge.folder(name, fold, seed), name).cache_key == scores_key(forge, name, fold, seed):
+        return ""
+    return f"made of another {name.removesuffix('_scores')} than the present one, of other slices or by other rules"
 
 
 def scores_key(forge: Forge, name: str, fold: int, seed: int) -> str:

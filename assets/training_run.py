@@ -2,32 +2,25 @@
 
 import contextlib
 import os
-import re
 import signal
-import subprocess
-import sys
 import warnings
 from collections.abc import Mapping
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pandas as pd
-import psutil
-from dagster._core.errors import DagsterPipesExecutionError
 
 from imaging.config import FrozenConfig
 from imaging.errors import InputError
 from pipeline.forge import Forge, require_fold
 from pipeline.outcome import Check, Fact, Outcome, number
-from pipeline.training_task import ERROR_FILE, PARENT, PASSING_FAULT, RESULT_FILE, WRONG_INPUT, Stage, TrainingTask
+from pipeline.training_fork import start_training
+from pipeline.training_task import ERROR_FILE, PASSING_FAULT, RESULT_FILE, WRONG_INPUT, Stage, TrainingTask
 from pipeline.transient import PassingFaultError
 
-# Threads that spin while they wait take the cores from each other wherever two trainings, or a training and anything
-# else, share a machine: measured 2 to 3 times slower than threads that sleep.
-_COMMAND = (sys.executable, "-m", "pipeline.train_process")
 _STOPS_WITHIN_S = 7.0  # with the way of a cancellation to the step, less than ten
-_SHARED_MACHINE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
 
 def train_in_own_process(
@@ -82,30 +75,37 @@ def run_pipes(context: dg.AssetExecutionContext, task: TrainingTask) -> None:
         PassingFaultError: The training met a fault that passes.
         TrainingProcessError: The process failed otherwise, or was killed.
     """
-    problem = Path(task.folder) / ERROR_FILE
-    problem.unlink(missing_ok=True)
-    client = dg.PipesSubprocessClient(termination_timeout_seconds=_STOPS_WITHIN_S)
-    environment = {**_SHARED_MACHINE, PARENT: str(os.getpid())}
+    (Path(task.folder) / ERROR_FILE).unlink(missing_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)  # of Dagster's own use of its preview features
+        reader, injector = dg.PipesTempFileMessageReader(), dg.PipesTempFileContextInjector()
+        with dg.open_pipes_session(context, injector, reader, extras=task.to_extras()) as session:
+            code = _wait_for(start_training(session.get_bootstrap_env_vars()))
+    if code:
+        raise _failure(code, task)
+
+
+def _wait_for(process: BaseProcess) -> int:
+    """Return the exit status; however this is left, the process has ended."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", dg.PreviewWarning)  # of Dagster's own use of its preview features
-            client.run(context=context, command=list(_COMMAND), extras=task.to_extras(), env=environment)
-    except DagsterPipesExecutionError as error:
-        raise _failure(error, task) from error
-    except subprocess.TimeoutExpired as late:  # it did not heed the interruption, and is killed below
-        raise dg.DagsterExecutionInterruptedError from late
+        process.join()
+    except dg.DagsterExecutionInterruptedError:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid or 0, signal.SIGINT)
+        process.join(_STOPS_WITHIN_S)
+        raise
     finally:
-        _kill_trainings()
+        process.kill()  # nothing, where it has ended
+        process.join()
+    return process.exitcode or 0
 
 
 class TrainingProcessError(Exception):
     """The training process ended before it was done: the message says how, and what becomes of its work."""
 
 
-def _failure(error: DagsterPipesExecutionError, task: TrainingTask) -> Exception:
+def _failure(code: int, task: TrainingTask) -> Exception:
     problem, folder = Path(task.folder) / ERROR_FILE, Path(task.folder)
-    found = re.search(r"code (-?\d+)", str(error))
-    code = int(found[1]) if found else 1
     words = problem.read_text(encoding="utf-8") if problem.exists() else ""
     if words and code in (WRONG_INPUT, PASSING_FAULT):
         return InputError(words) if code == WRONG_INPUT else PassingFaultError(words)
@@ -121,15 +121,6 @@ def _how_it_ended(code: int) -> str:
     name = signal.Signals(-code).name
     memory = ", as Linux does when memory runs out (dmesg tells)" if -code == signal.SIGKILL else ""
     return f"its process was killed by {name}{memory}"
-
-
-def _kill_trainings() -> None:
-    """Kill what this step started to train and has not stopped; nothing, where all went well."""
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.Error):
-            if child.cmdline()[1:] == list(_COMMAND[1:]):
-                child.kill()
-                child.wait(timeout=5)
 
 
 def training_facts(folder: Path, result: Mapping[str, Any], forge: Forge) -> dict[str, Fact]:

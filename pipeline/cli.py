@@ -150,7 +150,7 @@ def predict(
     localiser: OtherLocaliser = None,
     phase: Annotated[Optional[int], typer.Option(min=1, help="Only this phase of a DICOM cine; else all.")] = None,  # noqa: UP045
     flips: Flips = None,
-    dicom_seg: Annotated[bool, typer.Option(help="Also write DICOM segmentations (needs scarforge[dicom]).")] = False,
+    dicom_seg: Annotated[bool, typer.Option(help="Also write DICOM segmentations (needs scarforge\\[dicom]).")] = False,
     post_processing: PostProcessing = False,
 ) -> None:
     """Segment new studies: label maps in their own geometry, volumes, uncertainty, pictures and one page.
@@ -200,7 +200,9 @@ def external_test(
 def export(
     model: Annotated[str, typer.Option(help="SOURCE/PROFILE/NETWORK/TRAINING_SET of this workspace.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the files and export.json.")],
-    format_: Annotated[str, typer.Option("--format", help="onnx (needs scarforge[export]) or torch_export.")] = "onnx",
+    format_: Annotated[
+        str, typer.Option("--format", help="onnx (needs scarforge\\[export]) or torch_export.")
+    ] = "onnx",
     fold: Annotated[Optional[int], typer.Option(min=0, max=4, help="Only this fold's networks; else all.")] = None,  # noqa: UP045
 ) -> None:
     """Export a trained model's networks, each compared with PyTorch, to run without this project."""

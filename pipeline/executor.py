@@ -59,12 +59,13 @@ def _processes() -> dict[str, Any]:
     """Return the configuration of steps that are processes of this machine.
 
     They are forked from a server that has the libraries: to start Python anew, with Dagster and torch, costs a step 3
-    to 8 s. Trainings are no such forks but processes of their own (`pipeline.train_process`).
+    to 8 s. Trainings are processes of their own (`pipeline.training_fork`).
     """
     # Two beside each other only where a core is idle: trainings wait for each other in the pool "gpu".
     config: dict[str, Any] = {"max_concurrent": 2}
     if sys.platform == "linux":
-        config["start_method"] = {"forkserver": {"preload_modules": ["pipeline.preloaded"]}}
+        libraries = ["pipeline.preloaded", "pipeline.definitions", "dagster._cli"]
+        config["start_method"] = {"forkserver": {"preload_modules": libraries}}
     return config
 
 

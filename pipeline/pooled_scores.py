@@ -44,7 +44,8 @@ def pool_scores(home: Path, source: str, profile: str, output: Path | None) -> s
         output: Folder of scores.md, and of `summary`, `detection` and the MLflow `runs` as CSV; None writes nothing.
 
     Raises:
-        InputError: No fold was scored, or folds were scored with other data, settings or versions of ScarForge.
+        InputError: No fold was scored, all scores are of models that have been trained anew since, or folds were scored
+            with other data, settings or versions of ScarForge.
     """
     from segmentation.pooled_folds import pool_folds, render_pooled
 
@@ -56,7 +57,10 @@ def pool_scores(home: Path, source: str, profile: str, output: Path | None) -> s
             f"no fold of {source}/{profile} has scores in {home}; make some with "
             f"`scarforge run --source {source} --profile {profile} --fold 0`"
         )
-    labels, parts = _labels(workspace), [_heading(source, profile, places)]
+    places, outdated = _of_today(workspace, places)
+    if not places:
+        raise InputError(f"no scores of {source}/{profile} are of what lies there now: {'; '.join(outdated)}; rerun")
+    labels, parts = _labels(workspace), [_heading(source, profile, places, outdated)]
     for file, title in _TITLES.items():
         lacking = [place for place in places if not (place.folder / file).is_file()]
         if lacking and not labels.has_lesions:
@@ -107,6 +111,17 @@ def _finished(workspace: Workspace) -> list[_Place]:
     return found
 
 
+def _of_today(workspace: Workspace, places: Sequence[_Place]) -> tuple[list[_Place], list[str]]:
+    """Return the places whose scores are of the model, slices and rules of now, and what is to be said of the rest."""
+    from assets.current_scores import outdated
+    from pipeline.forge import Forge
+
+    forge = Forge(source=workspace.source, profile=workspace.profile, home=str(workspace.home))
+    why = {place: outdated(forge, place.asset, place.fold, place.seed) for place in places}
+    said = [f"{place.asset} fold {place.fold} seed {place.seed}, {reason}" for place, reason in why.items() if reason]
+    return [place for place in places if not why[place]], said
+
+
 def _read(places: Sequence[_Place], file: str) -> list["ScoredTable"]:
     from segmentation.comparison import ScoredTable
     from segmentation.scores import read_scores
@@ -123,10 +138,11 @@ def _labels(workspace: Workspace) -> "LabelSet":
     return StudyArchive.open(workspace.place("studies") / "studies.h5").label_set
 
 
-def _heading(source: str, profile: str, places: Sequence[_Place]) -> str:
+def _heading(source: str, profile: str, places: Sequence[_Place], outdated: Sequence[str]) -> str:
     models = sorted({place.asset.removesuffix("_scores") for place in places})
+    left_out = "\n\nLeft out, rerun them: " + "; ".join(outdated) + "." if outdated else ""
     told = [f"{model}: folds {_listed(places, model)}" for model in models]
-    return f"# {source}, profile {profile}: test patients of all finished folds\n\n" + "; ".join(told) + "."
+    return f"# {source}, profile {profile}: test patients of all finished folds\n\n" + "; ".join(told) + "." + left_out
 
 
 def _listed(places: Sequence[_Place], model: str) -> str:

@@ -1,13 +1,24 @@
-"""What the server that steps are forked from has imported: Dagster with the graph, torch with Fabric, and MLflow.
+"""What the server that steps and trainings are forked from has imported: torch, MLflow and what trains.
 
 None of them starts a Python thread or touches a GPU, so that a fork is safe.
 """
 
+import os
+
 from pipeline.quiet import quieten
 
 quieten()  # before MLflow is imported, which would else announce itself
+# Threads that spin while they wait take the cores from each other wherever two trainings, or a training and anything
+# else, share a machine: measured 2 to 3 times slower than threads that sleep. OpenMP reads them when torch is imported.
+os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
-import mlflow  # noqa: E402, F401
+import mlflow.pytorch  # noqa: E402, F401
+import torch._functorch.aot_autograd  # noqa: E402, F401 # of the export to MLflow
 
-import pipeline.definitions  # noqa: E402, F401
-import training.fabric  # noqa: E402, F401
+import gan.train  # noqa: E402, F401
+import pipeline.train_process  # noqa: E402, F401
+import segmentation.localiser_training  # noqa: E402
+import segmentation.train  # noqa: E402, F401
+from pipeline.shared_fork_server import remember_address  # noqa: E402
+
+remember_address()

@@ -15,6 +15,7 @@ from pipeline.executor import executor_name
 from pipeline.forge import Forge, say
 from pipeline.lost_runs import end_lost_runs, process_tags
 from pipeline.settings import load_settings
+from pipeline.training_fork import start_server
 
 if TYPE_CHECKING:
     from dagster._core.execution.execution_result import ExecutionResult
@@ -48,6 +49,8 @@ def run_fold(
         overrides=list(overrides),
         seeds=list(seeds),
     )
+    if executor_name(os.environ) == "multiprocess":
+        start_server()  # for the trainings, while the first stages run
     prepare_stores(forge)
     say(f"{source}, profile {profile} (settings {settings.digest}), fold {fold}, in {forge.workspace.root}")
     if not has_lesions:

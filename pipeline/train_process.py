@@ -1,11 +1,10 @@
-"""The process that trains: `python -m pipeline.train_process`, started by an asset through Dagster Pipes.
+"""What the process does that trains, started by an asset through Dagster Pipes (`pipeline.training_fork`).
 
 Here, and only here, Pipes, the tracker and a training function meet: `gan` and `segmentation` know neither,
 and a crash or an out-of-memory kill ends this process and fails one step.
 """
 
 import getpass
-import os
 import sys
 import tempfile
 import traceback
@@ -21,19 +20,17 @@ from imaging.errors import InputError
 from pipeline.quiet import quieten
 from pipeline.tracking import Tracker
 from pipeline.training_stages import STAGES, Trained
-from pipeline.training_task import ERROR_FILE, PARENT, PASSING_FAULT, RESULT_FILE, WRONG_INPUT, TrainingTask
+from pipeline.training_task import ERROR_FILE, PASSING_FAULT, RESULT_FILE, WRONG_INPUT, TrainingTask
 from pipeline.transient import is_transient
 from pipeline.waiting_lock import held
 from training.checkpoint import checkpoint_step
 from training.compute import choose_compute
-from training.die_with_parent import die_with_parent
 from training.files import write_json
 from training.report import Report, TrainingDivergedError
 
 
 def main() -> None:
     """Run the task that Dagster handed over; what goes wrong is left in `error.txt` for the asset to raise."""
-    die_with_parent(int(os.environ.get(PARENT, os.getppid())))
     quieten()
     with open_dagster_pipes() as pipes:
         task = TrainingTask(**pipes.extras)
@@ -132,7 +129,3 @@ def report_to(tracker: Tracker, pipes: PipesContext | None, task: TrainingTask) 
 def _short(metrics: Mapping[str, float]) -> str:
     chosen: dict[str, Any] = dict(list(metrics.items())[:4])
     return ", ".join(f"{name} {value:.3g}" for name, value in chosen.items())
-
-
-if __name__ == "__main__":
-    main()

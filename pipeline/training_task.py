@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 RESULT_FILE = "training_result.json"
 ERROR_FILE = "error.txt"  # what the training process could not do, for the asset to raise
-PARENT = "SCARFORGE_STEP_PROCESS"  # names the process without which the training shall not go on
 WRONG_INPUT, PASSING_FAULT = 2, 75  # its exit status; 75 is EX_TEMPFAIL of sysexits.h
 Stage = Literal["lv_localiser", "pix2pix", "segmenter"]
 

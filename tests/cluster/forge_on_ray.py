@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from pipeline.training_fork import PROCESS_NAME
 from tests.cluster.local_postgres import Postgres
 from tests.cluster.local_ray import free_port
 
@@ -74,7 +75,7 @@ class ForgeOnRay:
 
     def _trains(self, process: psutil.Process) -> bool:
         with contextlib.suppress(psutil.Error):
-            if "pipeline.train_process" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+            if process.name() == PROCESS_NAME and process.status() != psutil.STATUS_ZOMBIE:
                 return process.environ().get("SCARFORGE_HOME") == str(self.home)
         return False
 

@@ -17,10 +17,10 @@ from pipeline.dagster_home import prepare_dagster_home
 from pipeline.definitions import defs
 from pipeline.forge import Forge
 from pipeline.tracking_store import prepare_store
+from pipeline.training_fork import PROCESS_NAME
 from tests.pipeline.code_server import code_server
 
 PATIENCE_S = 900  # a machine may be busy; an idle one takes seconds
-TRAINING = ("-m", "pipeline.train_process")
 OVERRIDES = ("localiser.steps=20000", "localiser.validate_every=2", "device=cpu")
 _TERMINATE = """mutation($run: String!) { terminateRun(runId: $run) { __typename ... on PythonError { message } } }"""
 
@@ -86,6 +86,15 @@ class Runs:
         (process,) = trainings()
         return process
 
+    def step(self, run_id: str) -> psutil.Process:
+        """Return the process of the one step that a run is at."""
+        (pid,) = [
+            event.dagster_event.engine_event_data.metadata["pid"].value
+            for event in self.instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_WORKER_STARTED)
+            if event.dagster_event is not None
+        ]
+        return psutil.Process(int(str(pid)))
+
     def checkpoint_step(self) -> int:
         """Return the step of the checkpoint, 0 without one."""
         found = list((self.home / "phantom" / "tiny" / "lv_localiser").glob(".fold_0.*.partial/checkpoint/last.pt"))
@@ -106,7 +115,7 @@ def trainings() -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.cmdline()[1:3] == list(TRAINING) and process.environ().get("SCARFORGE_TEST_OF") == mine:
+            if process.name() == PROCESS_NAME and process.environ().get("SCARFORGE_TEST_OF") == mine:
                 found.append(process)
     return found
 

@@ -68,7 +68,7 @@ def test_a_killed_training_fails_its_step_by_name_and_nothing_else(runs):
 def test_a_training_does_not_outlive_its_killed_step(runs):
     run = runs.launch()
     training = runs.training(run)
-    training.parent().kill()
+    runs.step(run).kill()
     assert runs.ended(run) == dg.DagsterRunStatus.FAILURE
     assert "was terminated by signal 9 (SIGKILL)" in runs.texts(run)
     assert not psutil.wait_procs([training], timeout=10)[1]
@@ -78,10 +78,10 @@ def test_a_training_does_not_outlive_its_killed_step(runs):
 def test_neither_step_nor_training_outlive_a_killed_run_worker_and_its_slot_is_freed(runs):
     run = runs.launch()
     training = runs.training(run)
-    step = training.parent()
-    fork_server = step.parent()
-    fork_server.parent().kill()
-    assert not psutil.wait_procs([training, step, fork_server], timeout=60)[1]
+    step, server = runs.step(run), training.parent()
+    assert step.parent() == server  # both are forks of the one that has the libraries
+    server.parent().kill()
+    assert not psutil.wait_procs([training, step, server], timeout=60)[1]
     assert gpu_lock_is_free(runs)
     assert runs.ended(run) == dg.DagsterRunStatus.FAILURE
     slots = runs.instance.event_log_storage

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from assets.studies import studies
+from assets.current_scores import scores_key
+from assets.studies import patient_split, studies
 from imaging.errors import InputError
 from imaging.labels import EMIDEC_LABELS
 from pipeline.cli import app
@@ -86,21 +87,28 @@ def home(tmp_path_factory):
     environment = pytest.MonkeyPatch()
     environment.delenv("MLFLOW_TRACKING_URI", raising=False)
     prepare_store(forge.tracking_uri(), artifact_root=forge.workspace.artifact_root)
-    assert dg.materialize([studies], resources={"forge": forge}).success
+    assert dg.materialize([studies, patient_split], resources={"forge": forge}).success
     for number in (0, 1):
-        put(forge, f"{MODEL}_scores", number, lambda folder, number=number: write_tables(folder, fold(number)))
-        put(forge, MODEL, number, lambda _: None)
+        put(forge, "real_slices", number, None)
+        put(forge, MODEL, number, 0)
+        put_scores(forge, number)
     environment.undo()
     return forge.workspace.home
 
 
-def put(forge, asset, number, write):
+def put(forge, asset, number, seed, write=lambda _: None, key="key", content=""):
     def build(folder):
         write(folder)
-        (folder / "content.txt").write_text(asset)
+        (folder / "content.txt").write_text(asset + content)
         return Outcome({"mlflow_run": Fact("url", f"http://127.0.0.1:5000/#/runs/{asset}{number}")})
 
-    produce(forge.folder(asset, number, 0), asset, "key", build)
+    produce(forge.folder(asset, number, seed), asset, key, build)
+
+
+def put_scores(forge, number):
+    name = f"{MODEL}_scores"
+    key = scores_key(forge, name, number, 0)
+    put(forge, name, number, 0, lambda folder: write_tables(folder, fold(number)), key)
 
 
 def write_tables(folder, table):
@@ -132,3 +140,16 @@ def test_a_table_that_one_fold_lacks_is_not_shown_and_the_fold_is_named(home, tm
     text = pool_scores(home, "phantom", "tiny", tmp_path)
     assert f"Not there yet for {MODEL}_scores fold 0 seed 0" in text
     assert {path.name for path in tmp_path.iterdir()} == {"scores.md", "runs.csv", "summary.csv", "detection.csv"}
+
+
+def test_scores_of_a_model_that_was_trained_anew_since_are_left_out_and_named(home, tmp_path):
+    forge = Forge(profile="tiny", home=str(home))
+    put(forge, MODEL, 1, 0, key="trained anew", content=" of today")
+    text = pool_scores(home, "phantom", "tiny", None)
+    assert f"{MODEL}: folds 0." in text
+    assert f"Left out, rerun them: {MODEL}_scores fold 1 seed 0, made of another {MODEL} than the present one" in text
+    put(forge, MODEL, 0, 0, key="trained anew", content=" of today")
+    with pytest.raises(
+        InputError, match=rf"no scores of phantom/tiny are of what lies there now: {MODEL}_scores fold 0"
+    ):
+        pool_scores(home, "phantom", "tiny", None)

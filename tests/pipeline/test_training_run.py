@@ -1,20 +1,21 @@
 """The words that a failed training leaves for people, and the lock that keeps two trainings apart."""
 
+import contextlib
 import errno
+import multiprocessing
 import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import dagster as dg
-import psutil
 import pytest
 import torch
-from dagster._core.errors import DagsterPipesExecutionError
 from filelock import FileLock, Timeout
 
 from assets import training_run
-from assets.training_run import TrainingProcessError, run_pipes
+from assets.training_run import TrainingProcessError, _wait_for, run_pipes
 from imaging.errors import InputError
 from pipeline.forge import Forge
 from pipeline.train_process import _verdict, accelerator
@@ -23,19 +24,30 @@ from pipeline.transient import PassingFaultError
 from training.report import TrainingDivergedError
 
 
-def training_that(monkeypatch, tmp_path, code, words=None, error=None):
+class Ended:
+    """A training process that has ended."""
+
+    pid = 0
+
+    def __init__(self, exitcode):
+        self.exitcode = exitcode
+
+    def join(self): ...
+
+    kill = join
+
+
+def training_that(monkeypatch, tmp_path, code, words=None):
     """Run a task whose process ends with `code` after leaving `words`."""
 
-    class Client:
-        def __init__(self, termination_timeout_seconds):
-            assert termination_timeout_seconds < 10
+    def start(_):
+        if words is not None:
+            (tmp_path / "error.txt").write_text(words)
+        return Ended(code)
 
-        def run(self, **_):
-            if words is not None:
-                (tmp_path / "error.txt").write_text(words)
-            raise error or DagsterPipesExecutionError(f"External execution process failed with code {code}")
-
-    monkeypatch.setattr(training_run.dg, "PipesSubprocessClient", Client)
+    session = SimpleNamespace(get_bootstrap_env_vars=dict)
+    monkeypatch.setattr(training_run.dg, "open_pipes_session", lambda *_, **__: contextlib.nullcontext(session))
+    monkeypatch.setattr(training_run, "start_training", start)
     name = {"name": "halsr_net real_only fold 0 seed 0"}
     run_pipes(None, SimpleNamespace(folder=str(tmp_path), tracking=name, to_extras=dict))
 
@@ -69,18 +81,38 @@ def test_words_of_an_earlier_attempt_are_not_repeated(monkeypatch, tmp_path):
         training_that(monkeypatch, tmp_path, -9)
 
 
-def test_a_training_that_does_not_heed_an_interruption_is_killed_and_the_step_counts_as_cancelled(
-    monkeypatch, tmp_path
-):
-    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
-    monkeypatch.setattr(training_run, "_COMMAND", (sys.executable, "-c", deaf))
-    with subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE) as child:
-        child.stdout.readline()
-        child.send_signal(signal.SIGINT)
-        late = subprocess.TimeoutExpired("training", 7)
-        with pytest.raises(dg.DagsterExecutionInterruptedError):
-            training_that(monkeypatch, tmp_path, 0, error=late)
-        assert not psutil.pid_exists(child.pid)
+def deaf(ready):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ready.set()
+    time.sleep(600)
+
+
+class Interrupted:
+    """A process during the wait for which the step is interrupted."""
+
+    def __init__(self, process):
+        self.process, self.interrupted = process, False
+
+    def __getattr__(self, name):
+        return getattr(self.process, name)
+
+    def join(self, timeout=None):
+        if not self.interrupted:
+            self.interrupted = True
+            raise dg.DagsterExecutionInterruptedError
+        self.process.join(timeout)
+
+
+def test_a_training_that_does_not_heed_an_interruption_is_killed_and_the_step_counts_as_cancelled(monkeypatch):
+    monkeypatch.setattr(training_run, "_STOPS_WITHIN_S", 0.5)
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    process = context.Process(target=deaf, args=(ready,))
+    process.start()
+    assert ready.wait(60)
+    with pytest.raises(dg.DagsterExecutionInterruptedError):
+        _wait_for(Interrupted(process))
+    assert process.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(

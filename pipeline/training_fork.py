@@ -1,0 +1,74 @@
+"""A training's own process: forked from a server that has imported torch and MLflow, which takes 6 to 7 s.
+
+A step that was itself forked (`pipeline.executor`) has its training forked from the same server.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from multiprocessing import forkserver, reduction
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from pipeline.end_with_spawner import end_with_spawner
+from pipeline.shared_fork_server import join_server
+from training.die_with_parent import die_with_parent, name_process
+
+PROCESS_NAME = "scarforge-train"  # as `top` shows it; Linux keeps 15 letters
+
+
+def start_server() -> None:
+    """Have a server import the libraries in the background, for the trainings to come. Does not wait."""
+    if not join_server() and _context().get_start_method() == "forkserver":
+        _context().set_forkserver_preload(["pipeline.preloaded"])
+        forkserver.ensure_running()
+
+
+def start_training(pipes: Mapping[str, str]) -> BaseProcess:
+    """Start the process that does what Pipes says; it writes where this one writes and ends when this one ends.
+
+    Args:
+        pipes: The variables that lead to Dagster Pipes (`PipesSession.get_bootstrap_env_vars`).
+    """
+    start_server()
+    environment = {**os.environ, **pipes}
+    process = _context().Process(target=_train, args=(_Stream(1), _Stream(2), environment), name=PROCESS_NAME)
+    process.start()
+    return process
+
+
+def _context() -> Any:
+    """Return how processes are started: a fork is safe where no framework starts threads when it is imported."""
+    return multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+
+
+class _Stream:
+    """An open file that a process takes along: a fork of the server would else write where the server does."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (reduction.DupFd(self.number),)
+
+
+def _received(duplicate: Any) -> _Stream:
+    return _Stream(duplicate.detach())
+
+
+def _train(output: _Stream, errors: _Stream, environment: Mapping[str, str]) -> None:
+    """Train, in the new process."""
+    from pipeline.train_process import main  # torch, which the graph's definitions do without
+
+    for received, number in ((output, 1), (errors, 2)):
+        os.dup2(received.number, number)
+        os.close(received.number)
+    os.environ.clear()
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # cancelling sends it; a server in the background has none
+    name_process(PROCESS_NAME)
+    die_with_parent()  # the server
+    end_with_spawner()  # the step
+    main()
