@@ -23,6 +23,7 @@ from benchmarks.training import _slices, _wait
 from gan.config import PRESETS, Pix2PixConfig
 from gan.hole import ventricle_hole
 from gan.players import Players, build_networks
+from gan.shades import ShadeBook
 from gan.synthesiser import noise_seeds, prepare
 from gan.training_slices import ResidentSlices
 from imaging.labels import EMIDEC_LABELS
@@ -113,8 +114,9 @@ def _our_drawing(
     images: NDArray[np.float32], masks: NDArray[np.uint8], config: Pix2PixConfig, compute: Compute
 ) -> float:
     generator, _ = build_networks(config, EMIDEC_LABELS, 0)
-    synthesiser = prepare(generator, config, EMIDEC_LABELS, compute)
     holes, seeds = ventricle_hole(masks, config.hole_margin_px), noise_seeds(0, "benchmark", range(len(masks)))
+    book = ShadeBook.of(images, masks, holes, EMIDEC_LABELS.num_classes) if config.shades else None
+    synthesiser = prepare(generator, config, EMIDEC_LABELS, compute, book)
     return len(masks) * _rate(lambda _: synthesiser.draw(masks, images, holes, seeds), 2, compute)
 
 

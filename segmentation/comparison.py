@@ -289,13 +289,7 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _notes(scores: pd.DataFrame, folds: tuple[int, ...], differences: pd.DataFrame) -> tuple[str, ...]:
-    notes = []
-    tested = scores["case_id"].nunique() - int((scores["case_id"] == "all").any())
-    if len(folds) == 1:
-        notes.append(
-            f"Fold {folds[0]} alone has {tested} test patients, and fewer with each lesion: differences "
-            "between the arms mean little until all folds are done."
-        )
+    notes = _single_folds(scores, folds)
     notes += _unequal_folds(scores)
     if len(differences) and differences["seeds"].min() == 1:
         notes.append(
@@ -306,6 +300,19 @@ def _notes(scores: pd.DataFrame, folds: tuple[int, ...], differences: pd.DataFra
     if len(differences) == 0:
         notes.append("Only one training set has been scored, so there is no difference to give.")
     return tuple(notes)
+
+
+def _single_folds(scores: pd.DataFrame, folds: tuple[int, ...]) -> list[str]:
+    """Warn of networks that were scored on one fold: all together where it is the only one, else each by name."""
+    trained = scores[(scores["training_set"] != "") & (scores["case_id"] != "all")]
+    groups = {"": trained} if len(folds) == 1 else dict(iter(trained.groupby("network", sort=False)))
+    return [
+        (f"{network}: fold" if network else "Fold") + f" {int(of['fold'].iloc[0])} alone has "
+        f"{of['case_id'].nunique()} test patients, and fewer with each lesion: differences between the arms mean "
+        "little until all folds are done."
+        for network, of in groups.items()
+        if len(of["fold"].unique()) == 1
+    ]
 
 
 def _unequal_folds(scores: pd.DataFrame) -> list[str]:

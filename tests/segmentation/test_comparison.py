@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,14 @@ def test_only_one_arm_gives_a_summary_and_says_so():
     for draw in (forest_figure, pairs_figure):
         with pytest.raises(InputError, match="no pair"):
             draw(found)
+
+
+def test_each_network_that_was_scored_on_one_fold_alone_is_named(tables):
+    one_fold = [table(arm, wrong) for arm, wrong in (("real_only", 0.3), ("real_plus_gan", 0.1))]
+    of_halsr_net = [replace(found, scores=found.scores.assign(network="halsr_net")) for found in one_fold]
+    notes = compare_arms([*tables, *of_halsr_net]).notes
+    assert [note.partition(" alone")[0] for note in notes if "alone has" in note] == ["halsr_net: fold 0"]
+    assert any("attention_res_unet: 0, 1; halsr_net: 0" in note for note in notes)
 
 
 def test_the_same_yardstick_given_twice_counts_once(tables):
