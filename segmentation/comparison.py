@@ -305,7 +305,8 @@ def _notes(scores: pd.DataFrame, folds: tuple[int, ...], differences: pd.DataFra
 def _single_folds(scores: pd.DataFrame, folds: tuple[int, ...]) -> list[str]:
     """Warn of networks that were scored on one fold: all together where it is the only one, else each by name."""
     trained = scores[(scores["training_set"] != "") & (scores["case_id"] != "all")]
-    groups = {"": trained} if len(folds) == 1 else dict(iter(trained.groupby("network", sort=False)))
+    by_network = {str(network): of for network, of in trained.groupby("network", sort=False)}
+    groups = {"": trained} if len(folds) == 1 else by_network
     return [
         (f"{network}: fold" if network else "Fold") + f" {int(of['fold'].iloc[0])} alone has "
         f"{of['case_id'].nunique()} test patients, and fewer with each lesion: differences between the arms mean "
