@@ -142,11 +142,19 @@ def real_runs(home: Path) -> Iterator[Runs]:
         code_server(target, instance) as workspace,
     ):
         runs = Runs(instance, workspace, home)
-        try:
+        with contextlib.ExitStack() as afterwards:
+            afterwards.callback(_kill_trainings)
+            afterwards.callback(_terminate_all, runs)
             yield runs
-        finally:
-            for record in instance.get_runs():
-                if record.status not in FINISHED:
-                    runs.terminate(record.run_id)
-            for process in trainings():
-                process.kill()
+
+
+def _terminate_all(runs: Runs) -> None:
+    for record in runs.instance.get_runs():
+        if record.status not in FINISHED:
+            runs.terminate(record.run_id)
+
+
+def _kill_trainings() -> None:
+    for process in trainings():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
