@@ -20,6 +20,8 @@ from pipeline.training_fork import start_server
 if TYPE_CHECKING:
     from dagster._core.execution.execution_result import ExecutionResult
 
+_OUR_ERROR = f"{InputError.__module__}.{InputError.__name__}: "  # its message is meant for people as it is
+
 
 def run_fold(
     source: str,
@@ -112,8 +114,11 @@ def _first_failure(result: "ExecutionResult") -> str:
     for event in result.all_events:
         if event.is_step_failure:
             error = event.step_failure_data.error
+            if error and error.cls_name == dg.DagsterExecutionInterruptedError.__name__:
+                return f"{event.step_key} was interrupted; the same command again continues the run"
             cause = error.cause if error and error.cause else error
-            return f"{event.step_key}: {cause.message.strip() if cause else 'failed without a message'}"
+            words = cause.message.strip().removeprefix(_OUR_ERROR) if cause else "failed without a message"
+            return f"{event.step_key}: {words}"
         if event.is_failure and event.message:
             return event.message
     failed = [check for check in result.get_asset_check_evaluations() if not check.passed and check.blocking]

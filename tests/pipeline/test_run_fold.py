@@ -1,0 +1,42 @@
+"""What `scarforge run` says of a run that did not end well: the stage and its own words."""
+
+import dagster as dg
+import pytest
+
+from imaging.errors import InputError
+from pipeline.run_fold import _first_failure
+
+
+def words_of(error):
+    @dg.asset
+    def pix2pix() -> None:
+        raise error
+
+    job = dg.Definitions(assets=[pix2pix], jobs=[dg.define_asset_job("all")]).resolve_job_def("all")
+    return _first_failure(job.execute_in_process(raise_on_error=False))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (InputError("batch 7 is odd"), "pix2pix: batch 7 is odd"),
+        (dg.DagsterExecutionInterruptedError(), "pix2pix was interrupted; the same command again continues the run"),
+    ],
+)
+def test_the_stage_and_its_words(error, words):
+    assert words_of(error).endswith(words)
+
+
+def test_a_blocking_check_that_failed_is_named():
+    @dg.asset(check_specs=[dg.AssetCheckSpec("no_copies", asset="synthetic_slices", blocking=True)])
+    def synthetic_slices() -> dg.MaterializeResult:
+        return dg.MaterializeResult(check_results=[dg.AssetCheckResult(passed=False, check_name="no_copies")])
+
+    @dg.asset(deps=[synthetic_slices])
+    def training_set() -> None: ...
+
+    assets = [synthetic_slices, training_set]
+    job = dg.Definitions(assets=assets, jobs=[dg.define_asset_job("all")]).resolve_job_def("all")
+    said = _first_failure(job.execute_in_process(raise_on_error=False))
+    assert "no_copies" in said
+    assert "synthetic_slices" in said
