@@ -8,9 +8,9 @@ import os
 from pipeline.quiet import quieten
 
 quieten()  # before MLflow is imported, which would else announce itself
-# Threads that spin while they wait take the cores from each other wherever two trainings, or a training and anything
-# else, share a machine: measured 2 to 3 times slower than threads that sleep. OpenMP reads them when torch is imported.
-os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+# How long a thread spins before it sleeps. For ever (OpenMP's default) takes the cores from whatever else runs; not at
+# all costs an idle machine a fifth of the speed (`docs/speed.md`). OpenMP reads them when torch is imported.
+os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
 
 import mlflow.pytorch  # noqa: E402, F401
 import torch._functorch.aot_autograd  # noqa: E402, F401 # of the export to MLflow
