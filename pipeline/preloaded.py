@@ -9,7 +9,7 @@ from pipeline.quiet import quieten
 
 quieten()  # before MLflow is imported, which would else announce itself
 # How long a thread spins before it sleeps. For ever (OpenMP's default) takes the cores from whatever else runs; not at
-# all costs an idle machine a fifth of the speed (`docs/speed.md`). OpenMP reads them when torch is imported.
+# all makes a training alone an eighth slower (`docs/speed.md`). OpenMP reads them when torch is imported.
 os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
 
 import mlflow.pytorch  # noqa: E402, F401
