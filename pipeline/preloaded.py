@@ -9,7 +9,7 @@ from pipeline.quiet import quieten
 
 quieten()  # before MLflow is imported, which would else announce itself
 # How long a thread spins before it sleeps. For ever (OpenMP's default) takes the cores from whatever else runs; not at
-# all makes a training alone an eighth slower (`docs/speed.md`). OpenMP reads them when torch is imported.
+# all makes a training alone a seventh slower (`docs/speed.md`). OpenMP reads them when torch is imported.
 os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
 
 import mlflow.pytorch  # noqa: E402, F401
@@ -22,5 +22,5 @@ import segmentation.localiser_training  # noqa: E402
 import segmentation.train  # noqa: E402, F401
 from pipeline.shared_fork_server import remember_address  # noqa: E402
 
-warn_dependency_requirement_mismatches(["torch"])  # MLflow then knows what is installed: 0.6 s for each model
+warn_dependency_requirement_mismatches(["torch"])  # MLflow then knows what is installed, for every model
 remember_address()

@@ -60,7 +60,8 @@ def _received(duplicate: Any) -> _Stream:
 
 def _train(output: _Stream, errors: _Stream, environment: Mapping[str, str]) -> None:
     """Train, in the new process."""
-    from pipeline.train_process import main  # torch, which the graph's definitions do without
+    import pipeline.preloaded  # noqa: F401 # a fork has it; a process that was spawned sets its threads here
+    from pipeline.train_process import main
 
     for received, number in ((output, 1), (errors, 2)):
         os.dup2(received.number, number)

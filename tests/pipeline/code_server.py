@@ -15,8 +15,9 @@ def code_server(target: WorkspaceLoadTarget, instance: dg.DagsterInstance) -> It
 
     Dagster only asks the server to end; one that is slow to would be found running by whichever test comes next.
     """
-    with create_daemon_grpc_server_registry(instance) as servers:
-        with WorkspaceProcessContext(instance, target, grpc_server_registry=servers) as workspace:
-            yield workspace
-        servers.shutdown_all_processes()
-        servers.wait_for_processes()
+    with (
+        create_daemon_grpc_server_registry(instance) as servers,
+        WorkspaceProcessContext(instance, target, grpc_server_registry=servers) as workspace,
+    ):
+        yield workspace
+    servers.wait_for_processes()

@@ -104,6 +104,7 @@ class Interrupted:
 
 
 def test_a_training_that_does_not_heed_an_interruption_is_killed_and_the_step_counts_as_cancelled(monkeypatch):
+    assert training_run._STOPS_WITHIN_S < 10
     monkeypatch.setattr(training_run, "_STOPS_WITHIN_S", 0.5)
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
