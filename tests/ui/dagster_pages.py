@@ -120,4 +120,5 @@ class DagsterPages:
         self.page.goto(self.address, wait_until="domcontentloaded")
 
     def _navigate(self, name: str) -> None:
-        self.page.get_by_role("link", name=name).first.click()
+        link = re.compile(rf"^(\S+ )?{name}$")  # "lineage Lineage", its icon's name first; not "column_lineage Jobs"
+        self.page.get_by_role("link", name=link).first.click()
