@@ -36,7 +36,7 @@ def scores(name: str, network: str, training_set: str) -> dg.AssetsDefinition:
         group_name="evaluation",
         kinds={"pandas", "mlflow"},
         owners=OWNERS,
-        code_version="5",
+        code_version="6",
         pool="gpu",
         tags={"network": network, "training_set": training_set},
         check_specs=[
@@ -65,6 +65,7 @@ def scores(name: str, network: str, training_set: str) -> dg.AssetsDefinition:
 def _score(
     context: dg.AssetExecutionContext, forge: Forge, folder: Path, network: str, training_set: str, seed: int
 ) -> Outcome:
+    from segmentation.pixel_scores import pixel_scores
     from segmentation.predict import load_segmenter
     from segmentation.prediction_file import write_predictions
     from segmentation.scores import ScoreIdentity, score_table, write_scores
@@ -86,7 +87,8 @@ def _score(
     write_json(folder / "manifest.json", forge.manifest())
     save_overlays(patients, predicted, folder / "overlays.png")
     believed = _without_small_lesions(forge, fold, segmenter, patients, predicted, folder, own)
-    return _outcome(context, forge, folder, table, believed, network, training_set, seed)
+    pixels = pixel_scores(patients.store.masks(patients.test), predicted, patients.labels)
+    return _outcome(context, forge, folder, table, believed, pixels, network, training_set, seed)
 
 
 def _without_small_lesions(
@@ -176,6 +178,7 @@ def _outcome(
     folder: Path,
     table: pd.DataFrame,
     believed: pd.DataFrame | None,
+    pixels: Mapping[str, float],
     network: str,
     training_set: str,
     seed: int,
@@ -188,7 +191,9 @@ def _outcome(
     run_id = forge.track_evaluation(
         context,
         f"{training_set} {network} scores",  # the arm first: MLflow cuts long names
-        own | _named("dice_without_small_lesions", without),
+        own
+        | _named("dice_without_small_lesions", without)
+        | {f"pixels/{name}": value for name, value in pixels.items()},
         [path for path in sorted(folder.iterdir()) if path.suffix in (".csv", ".png", ".json")],
         seed=seed,
         stage="evaluation",
@@ -197,6 +202,7 @@ def _outcome(
     )
     facts = {name: number(value) for name, value in own.items()}
     facts |= {"dice": Fact.table(wide), "overlays": image(folder / "overlays.png", folder)}
+    facts["pixel_scores"] = Fact.table(pd.DataFrame(list(pixels.items()), columns=["over all pixels", "value"]))
     if believed is not None:
         facts["dice_without_small_lesions"] = Fact.table(dice_means(believed))
     if run_id:
