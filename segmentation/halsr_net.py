@@ -102,6 +102,9 @@ class EncoderStage(nn.Module):
 class GatedDecoderStage(nn.Module):
     """Enlarge both maps, gate the skip, concatenate, convolution pair.
 
+    Enlarging repeats pixels and the gate looks at one pixel at a time, so gating first and enlarging the joined map
+    once gives the same at a quarter of the work.
+
     Shapes: x (N, I, H, W), skip (N, S, H, W) → (N, width, 2 · H, 2 · W).
     """
 
@@ -112,5 +115,4 @@ class GatedDecoderStage(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Join the decoder's map `x` with the attention pooling map `skip` of the same size."""
-        enlarged, skip = upsample(x), upsample(skip)
-        return self.convolutions(torch.cat([enlarged, self.gate(skip, enlarged)], dim=1))
+        return self.convolutions(upsample(torch.cat([x, self.gate(skip, x)], dim=1)))

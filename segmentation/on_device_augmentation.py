@@ -81,7 +81,7 @@ def apply_changes(images: Tensor, masks: Tensor, changes: BatchChanges, seed: in
     """
     noise_seed = seed if bool((changes.noise > 0).any()) else None  # asked before the move: no waiting for a GPU
     changes = _to_device(changes, images.device)
-    grid = _sampling_grid(changes, images.shape[-1])
+    grid = sampling_grid(changes, images.shape[-1])
     moved = F.grid_sample(images, grid, "bilinear", "reflection", align_corners=False)
     labels = F.grid_sample(masks.unsqueeze(1).to(images.dtype), grid, "nearest", "reflection", align_corners=False)
     return _change_intensities(moved, changes, noise_seed), labels.squeeze(1).to(masks.dtype)
@@ -136,16 +136,27 @@ def _with_intensities(changes: BatchChanges, config: DeviceAugmentConfig, genera
     )
 
 
-def _sampling_grid(changes: BatchChanges, region_px: int) -> Tensor:
-    """Return (N, S, S, 2): for each result pixel, x and y in the source, -1 to 1 from edge to edge."""
-    size = changes.size
-    offsets = torch.arange(size, device=changes.matrix.device, dtype=torch.float32) - (size - 1) / 2
-    rows, columns = torch.meshgrid(offsets, offsets, indexing="ij")
-    places = torch.stack([columns, rows], dim=-1).view(1, -1, 2)  # (1, S * S, 2), x first
-    places = places @ changes.matrix.transpose(1, 2) + changes.shift_px.unsqueeze(1)
-    bend = F.interpolate(changes.elastic_px, size=(size, size), mode="bicubic", align_corners=True)
-    places = places.view(-1, size, size, 2) + bend.permute(0, 2, 3, 1)
-    return places * (2 / region_px)
+def sampling_grid(changes: BatchChanges, region_px: int) -> Tensor:
+    """Return (N, S, S, 2): for each result pixel, x and y in the source, -1 to 1 from edge to edge.
+
+    Elastic displacement, matrix and shift are each a sum of products of a function of the row and one of the column,
+    so the whole grid is two small matrix products; on two CPU cores some ten times faster than enlarging the nodes.
+    """
+    functions = _functions_of_place(changes.size, changes.matrix.device)  # (S, K + 2)
+    factors = F.pad(changes.elastic_px, (0, 2, 0, 2))  # (N, 2, K + 2, K + 2): of each row's with each column's
+    factors[:, :, -1, -2] = changes.matrix[:, :, 0]
+    factors[:, :, -2, -1] = changes.matrix[:, :, 1]
+    factors[:, :, -1, -1] = changes.shift_px
+    places = functions @ factors @ functions.T  # (N, 2, S, S)
+    return places.permute(0, 2, 3, 1) * (2 / region_px)
+
+
+def _functions_of_place(size: int, device: torch.device) -> Tensor:
+    """Return (S, K + 2): for each place along a side the nodes' bicubic weights, the offset from the middle, one."""
+    nodes = torch.eye(_ELASTIC_NODES, device=device)[None, None]
+    weights = F.interpolate(nodes, size=(size, _ELASTIC_NODES), mode="bicubic", align_corners=True)[0, 0]
+    offsets = torch.arange(size, device=device, dtype=torch.float32) - (size - 1) / 2
+    return torch.cat([weights, offsets.unsqueeze(1), torch.ones_like(offsets).unsqueeze(1)], dim=1)
 
 
 def _change_intensities(images: Tensor, changes: BatchChanges, noise_seed: int | None) -> Tensor:

@@ -1,7 +1,8 @@
 import torch
+from torch.nn import functional as F
 
 from segmentation.config import DeviceAugmentConfig
-from segmentation.on_device_augmentation import apply_changes, draw_changes
+from segmentation.on_device_augmentation import apply_changes, draw_changes, sampling_grid
 
 STILL = DeviceAugmentConfig(
     rotation_degrees=0,
@@ -81,6 +82,17 @@ def test_scale_enlarges_by_its_factor():
     config = STILL.model_copy(update={"scale": (2.0, 2.0), "probability": 1.0})
     _, enlarged = apply_changes(images, masks, draw_changes(config, 1, 32, None, 0), 0)
     assert enlarged.sum() == 4 * masks.sum()
+
+
+def test_places_are_the_turned_and_shifted_pixels_plus_the_enlarged_elastic_nodes():
+    changes = draw_changes(DeviceAugmentConfig(probability=1.0), 3, 32, 24, 5)
+    place = (torch.arange(24) - 11.5).double()
+    rows, columns = torch.meshgrid(place, place, indexing="ij")
+    turned = torch.einsum("nij,jrc->nirc", changes.matrix.double(), torch.stack([columns, rows]))
+    bend = F.interpolate(changes.elastic_px.double(), size=(24, 24), mode="bicubic", align_corners=True)
+    expected = (turned + changes.shift_px.double()[:, :, None, None] + bend) / 16  # 16 px from the middle to the edge
+    grid = sampling_grid(changes, 32)
+    torch.testing.assert_close(grid, expected.permute(0, 2, 3, 1).float(), atol=1e-5, rtol=0)
 
 
 def test_crops_are_windows_of_the_slice():
