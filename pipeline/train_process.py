@@ -26,6 +26,7 @@ from pipeline.waiting_lock import held
 from training.checkpoint import checkpoint_step
 from training.compute import choose_compute
 from training.files import write_json
+from training.memory import keep_freed_memory
 from training.report import Report, TrainingDivergedError
 
 
@@ -57,6 +58,7 @@ def _verdict(error: Exception) -> tuple[int, str]:
 
 def run_task(task: TrainingTask, pipes: PipesContext | None = None) -> Trained:
     """Train as `task` says, one training at a time on one accelerator, tracked from start to end."""
+    keep_freed_memory()
     with accelerator(task), start_tracker(task) as tracker:
         compute = choose_compute(task.device, task.precision)  # type: ignore[arg-type] # checked in Settings
         print(f"{task.stage}: {compute.description}", file=sys.stderr, flush=True)

@@ -112,7 +112,8 @@ class _Training:
         self.average = WeightAverage(self.network, config.average_decay)
         self.optimiser = build_optimiser(self.network, config)
         # Fabric's wrapper runs the forward pass in autocast; weights and state stay in the plain objects.
-        self.forward, self.step_optimiser = compute.fabric.setup(self.network, self.optimiser)
+        forward = _compile(self.network, compute) if config.compiled else self.network
+        self.forward, self.step_optimiser = compute.fabric.setup(forward, self.optimiser)
         sampler = RowSampler(training, config.batch, config.balanced_sampling, seed, self.part)
         self.batches: BatchSource = open_batches(training, sampler, compute, config.resident_limit_mb)
         weights = class_weights(config, self.labels, lambda: count_pixels(training))
@@ -294,6 +295,13 @@ def _check_crop(config: TrainConfig, region_px: int) -> None:
             f"crop_px {config.crop_px} is larger than the stored regions of {region_px} pixels; "
             f"set it to {region_px} or less"
         )
+
+
+def _compile(network: nn.Module, compute: Compute) -> nn.Module:
+    # CUDA graphs spare the launches of the many small kernels; a CPU has none.
+    mode = "reduce-overhead" if compute.device.type == "cuda" else None
+    compiled: nn.Module = torch.compile(network, mode=mode)  # shares its weights with `network`
+    return compiled
 
 
 def _peak_memory_mb(device: torch.device) -> float:

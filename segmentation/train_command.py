@@ -25,6 +25,7 @@ from segmentation.train_result import TrainResult
 from segmentation.validation import ValidationData
 from training.compute import choose_compute
 from training.die_with_parent import die_with_parent
+from training.memory import keep_freed_memory
 from training.ranks import Ranks, launched_ranks
 
 
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     try:
         main()
     except InputError as error:

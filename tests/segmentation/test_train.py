@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -94,6 +95,21 @@ def test_losses_for_rare_tissues_train_and_resume(store, tmp_path, compute, loss
     whole, resumed = (pd.read_csv(tmp_path / name / "history.csv")["loss"] for name in ("whole", "killed"))
     assert np.isfinite(whole).all()
     assert whole.tolist() == resumed.tolist()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile takes a C++ compiler")
+def test_a_compiled_training_has_the_losses_of_an_ordinary_one_and_resumes_bit_for_bit(store, tmp_path, compute):
+    network = {"widths": (4, 8), "bottleneck": 8, "dropout": (0.0,)}
+    config = tiny_config(network=network, compiled=True, steps=4)
+    run(store, tmp_path / "whole", config, compute)
+    with pytest.raises(Killed):
+        run(store, tmp_path / "killed", config, compute, kill_at(4))
+    run(store, tmp_path / "killed", config, compute)
+    expected, found = (read_weights(tmp_path / name) for name in ("whole", "killed"))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    run(store, tmp_path / "ordinary", tiny_config(network=network, steps=4), compute)
+    compiled, ordinary = (pd.read_csv(tmp_path / name / "history.csv")["loss"] for name in ("whole", "ordinary"))
+    assert compiled.tolist() == pytest.approx(ordinary.tolist(), rel=1e-4)
 
 
 def test_training_leaves_torch_s_generator_alone(store, tmp_path, compute):
