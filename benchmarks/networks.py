@@ -1,11 +1,11 @@
 """Training slices a second of each network against a plain PyTorch loop, MONAI and segmentation_models_pytorch.
 
-All train on the same generated slices with the same batch, in turns, so that they see the same machine; the ratios of
-the best turns are printed. The plain loop trains our network in fp32 and NCHW from a `DataLoader` over one file a
-slice. The peers train their own networks of about as many floating point operations: MONAI's AttentionUnet as its
-spleen tutorial does (cached slices, DiceCELoss, Adam), and segmentation_models_pytorch's Unet as its first example does
-(files, DiceLoss, Adam). At last, the share of one of our epochs (with augmentation, validation and checkpoint) that is
-neither forward pass with loss, nor backward pass, nor optimiser.
+All train on the same generated slices with the same batch, in turns and in processes of their own, so that they see the
+same machine; the ratios of the best turns are printed. The plain loop trains our network in fp32 and NCHW from a
+`DataLoader` over one file a slice. The peers train their own networks of about as many floating point operations:
+MONAI's AttentionUnet as its spleen tutorial does (cached slices, DiceCELoss, Adam), and segmentation_models_pytorch's
+Unet as its first example does (files, DiceLoss, Adam). At last, the share of one of our epochs (with augmentation,
+validation and checkpoint) that is neither forward pass with loss, nor backward pass, nor optimiser.
 
     PYTHONPATH=PEERS python -m benchmarks.networks --network halsr_net --widths 16,32,64,128 --bottleneck 128
 """
@@ -21,12 +21,12 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import training as own
+from benchmarks.own_process import in_own_process
 from imaging.slice_store import SliceStore
 from segmentation import train
 from segmentation.blocks import count_parameters
@@ -35,6 +35,7 @@ from segmentation.networks import build_network
 from segmentation.validation import ValidationData
 from tests.segmentation.toy_slices import write_store
 from training.compute import choose_compute
+from training.memory import keep_freed_memory
 
 CLASSES = 5
 Build = Callable[[], nn.Module]
@@ -49,14 +50,15 @@ def main() -> None:
     peers = {name: build for name in options.peers.split(",") if name for build in [PEERS[name](flops, options.size)]}
     _print_networks({"ours": partial(build_network, config.network, CLASSES), **peers}, options)
     with tempfile.TemporaryDirectory() as folder:
-        store = write_store(Path(folder) / "slices.h5", images, masks)
+        store = Path(folder) / "slices.h5"
+        write_store(store, images, masks)
         files = own._write_files(Path(folder) / "slices", images, masks)
         speeds: dict[str, list[float]] = {}
         for turn in range(options.turns):
             model = Path(folder) / f"model_{turn}"
-            found = {"ours": own._our_speed(store, config, images, masks, model)}
-            found["plain"] = own._plain_speed(files, config, options.workers)
-            found |= {name: PEER_SPEEDS[name](build(), files, options) for name, build in peers.items()}
+            found = {"ours": in_own_process(own._our_speed, store, config, model)}
+            found["plain"] = in_own_process(own._plain_speed, files, config, options.workers)
+            found |= {name: in_own_process(peer_speed, name, flops, files, options) for name in peers}
             for name, speed in found.items():
                 speeds.setdefault(name, []).append(speed)
             print(f"turn {turn + 1}: " + ", ".join(f"{name} {speed:.1f}" for name, speed in found.items()))
@@ -65,7 +67,7 @@ def main() -> None:
             print(
                 f"ours : {name} = {best['ours']:.1f} : {best[name]:.1f} slices/s, ratio {best['ours'] / best[name]:.2f}"
             )
-        share = share_outside(store, config, images, masks, Path(folder) / "epoch", options)
+        share = in_own_process(share_outside, store, config, Path(folder) / "epoch", options)
     print(f"outside forward, loss, backward and optimiser: {share:.1%} of an epoch")
 
 
@@ -104,6 +106,11 @@ def smp_unet(flops: int, size: int) -> Build:
 
     encoders = ("resnet18", "resnet34", "resnet50")
     return nearest([partial(of_size, name, width) for name in encoders for width in range(8, 97, 8)], flops, size)
+
+
+def peer_speed(name: str, flops: int, files: Path, options: argparse.Namespace) -> float:
+    """Return a peer's slices a second with about as many operations."""
+    return PEER_SPEEDS[name](PEERS[name](flops, options.size)(), files, options)
 
 
 def monai_speed(network: nn.Module, files: Path, options: argparse.Namespace) -> float:
@@ -157,19 +164,19 @@ def loop_speed(
 
 
 def share_outside(
-    store: SliceStore,
+    path: Path,
     config: TrainConfig,
-    images: NDArray[np.float32],
-    masks: NDArray[np.uint8],
     folder: Path,
     options: argparse.Namespace,
 ) -> float:
     """Return the share of one epoch that is neither forward pass with loss, nor backward pass, nor optimiser."""
+    keep_freed_memory()
+    store = SliceStore.open(path)
     defaults, steps = TrainConfig(), max(len(store) // options.batch, 1)
     changes = {name: getattr(defaults, name) for name in ("augmentation", "balanced_sampling")}
     config = config.model_copy(update={**changes, "steps": 2 * steps, "validate_every": steps})
-    cases = np.array(["one"] * options.validation)
-    validation = ValidationData(images[: options.validation], masks[: options.validation], cases)
+    rows = np.arange(options.validation)
+    validation = ValidationData(store.images(rows), store.masks(rows), np.array(["one"] * options.validation))
     run = train._Training(store, validation, config, choose_compute(), folder, 0)
     watch = Stopwatch(run.compute.device)
     run.forward, run.compute.fabric.backward = watch.around(run.forward), watch.around(run.compute.fabric.backward)

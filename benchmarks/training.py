@@ -1,8 +1,8 @@
 """Training slices a second: the project's loop against a plain PyTorch loop with the same network and batch.
 
 The plain loop is the one of most tutorials: fp32, NCHW, AdamW, a `DataLoader` over one `.npy` file a slice. Both
-train on the same generated slices, with the same loss and without augmentation, in turns, so that both see the
-same machine; the ratio of the best turns is printed.
+train on the same generated slices, with the same loss and without augmentation, in turns and in processes of their own,
+so that both see the same machine; the ratio of the best turns is printed.
 
     python -m benchmarks.training --network attention_res_unet --widths 16,32,64,128,128 --bottleneck 128
 """
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.own_process import in_own_process
 from imaging.slice_store import SliceStore
 from segmentation.blocks import count_parameters
 from segmentation.config import TrainConfig
@@ -28,6 +29,7 @@ from segmentation.train import train_segmenter
 from segmentation.validation import ValidationData
 from tests.segmentation.toy_slices import write_store
 from training.compute import choose_compute
+from training.memory import keep_freed_memory
 
 
 class SliceFiles(Dataset[tuple[Tensor, Tensor]]):
@@ -50,7 +52,8 @@ def main() -> None:
     config = _config(options)
     images, masks = _slices(options.slices, options.size)
     with tempfile.TemporaryDirectory() as folder:
-        store = write_store(Path(folder) / "slices.h5", images, masks)
+        store = Path(folder) / "slices.h5"
+        write_store(store, images, masks)
         files = _write_files(Path(folder) / "slices", images, masks)
         parameters = count_parameters(build_network(config.network))
         print(
@@ -59,18 +62,18 @@ def main() -> None:
         )
         ours, plain = [], []
         for turn in range(options.turns):
-            ours.append(_our_speed(store, config, images, masks, Path(folder) / f"model_{turn}"))
-            plain.append(_plain_speed(files, config, options.workers))
+            ours.append(in_own_process(_our_speed, store, config, Path(folder) / f"model_{turn}"))
+            plain.append(in_own_process(_plain_speed, files, config, options.workers))
             print(f"turn {turn + 1}: ours {ours[-1]:.1f}, plain {plain[-1]:.1f} slices/s")
     print(f"best: ours {max(ours):.1f}, plain {max(plain):.1f} slices/s, ratio {max(ours) / max(plain):.2f}")
 
 
-def _our_speed(
-    store: SliceStore, config: TrainConfig, images: NDArray[np.float32], masks: NDArray[np.uint8], folder: Path
-) -> float:
-    """Train in two rounds; the first warms up, the second counts."""
+def _our_speed(path: Path, config: TrainConfig, folder: Path) -> float:
+    """Train as the project's processes do, in two rounds; the first warms up, the second counts."""
+    keep_freed_memory()
     speeds: list[float] = []
-    one = ValidationData(images[:1], masks[:1], np.array(["one"]))
+    store = SliceStore.open(path)
+    one = ValidationData(store.images([0]), store.masks([0]), np.array(["one"]))
     train_segmenter(
         store, one, config, choose_compute(), folder, 0, lambda _, m: speeds.append(m["images_per_second"]), {}
     )
@@ -144,6 +147,7 @@ def _config(options: argparse.Namespace) -> TrainConfig:
             "batch": options.batch,
             "augmentation": None,
             "balanced_sampling": None,
+            "compiled": options.compiled,
         }
     )
 
@@ -166,6 +170,7 @@ def network_options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--slices", type=int, default=320)
     parser.add_argument("--steps", type=int, default=10, help="steps that warm up, and as many that count")
     parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--compiled", action="store_true", help="train ours with torch.compile")
     return parser
 
 

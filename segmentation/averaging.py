@@ -16,7 +16,7 @@ class WeightAverage:
     after n steps, so that the first steps do not weigh on it for long.
 
     Args:
-        network: The network that is trained.
+        network: The network that is trained; its tensors are followed wherever they are changed in place.
         decay: Limit of `d`; 0 makes the copy equal the network.
     """
 
@@ -24,20 +24,19 @@ class WeightAverage:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self._decay = decay
         self._steps = 0
+        pairs = list(zip(_tensors(self.network), _tensors(network), strict=True))
+        self._floats = [[pair[side] for pair in pairs if pair[0].is_floating_point()] for side in (0, 1)]
+        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        """Follow the network by one step."""
+    def update(self) -> None:
+        """Follow the trained network by one step."""
         decay = min(self._decay, (1 + self._steps) / (10 + self._steps)) if self._decay else 0.0
         self._steps += 1
-        floats: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
-        for mine, theirs in zip(_tensors(self.network), _tensors(network), strict=True):
-            if mine.is_floating_point():
-                floats[0].append(mine)
-                floats[1].append(theirs)
-            else:
-                mine.copy_(theirs)
-        torch._foreach_lerp_(*floats, 1 - decay)
+        mine, theirs = self._floats
+        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        for my_count, their_count in self._counts:
+            my_count.copy_(their_count)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint needs."""

@@ -148,8 +148,8 @@ class TrainConfig(FrozenConfig):
         augmentation: Random changes on the device; None leaves the stored slices as they are.
         flips_at_test_time: Average the predictions of the four mirrored copies of a slice.
         resident_limit_mb: Training sets larger than this are streamed from their file.
-        compiled: Train with `torch.compile`, on CUDA with its graphs; takes a C++ compiler, on CUDA Triton. No faster on
-            two CPU cores (docs/speed.md), not yet measured on a GPU.
+        compiled: Train with `torch.compile`, on CUDA with its graphs; takes a C++ compiler, on CUDA Triton too. No
+            faster on two CPU cores (docs/speed.md), not yet measured on a GPU.
     """
 
     network: NetworkConfig = NetworkConfig.model_validate({})

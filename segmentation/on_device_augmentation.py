@@ -87,6 +87,20 @@ def apply_changes(images: Tensor, masks: Tensor, changes: BatchChanges, seed: in
     return _change_intensities(moved, changes, noise_seed), labels.squeeze(1).to(masks.dtype)
 
 
+def sampling_grid(changes: BatchChanges, region_px: int) -> Tensor:
+    """Return (N, S, S, 2): for each result pixel, x and y in the source, -1 to 1 from edge to edge.
+
+    Elastic displacement, matrix and shift are each a sum of products of a function of the row and one of the column,
+    so the whole grid is two small matrix products, which a CPU does faster than it enlarges the nodes.
+    """
+    functions = _functions_of_place(changes.size, changes.matrix.device)  # (S, K + 2)
+    factors = F.pad(changes.elastic_px, (0, 2, 0, 2))  # (N, 2, K + 2, K + 2): of each row's with each column's
+    factors[:, :, -1, -2] = changes.matrix[:, :, 0]
+    factors[:, :, -2, -1] = changes.matrix[:, :, 1]
+    factors[:, :, -1, -1] = changes.shift_px
+    return (functions @ (factors * (2 / region_px)) @ functions.T).permute(0, 2, 3, 1)
+
+
 def _to_device(changes: BatchChanges, device: torch.device) -> BatchChanges:
     moved: dict[str, Any] = {
         name: part.to(device) for name, part in changes._asdict().items() if isinstance(part, Tensor)
@@ -134,21 +148,6 @@ def _with_intensities(changes: BatchChanges, config: DeviceAugmentConfig, genera
         brightness=on * _uniform(count, -config.brightness, config.brightness, generator),
         noise=on * _uniform(count, 0.0, config.noise, generator),
     )
-
-
-def sampling_grid(changes: BatchChanges, region_px: int) -> Tensor:
-    """Return (N, S, S, 2): for each result pixel, x and y in the source, -1 to 1 from edge to edge.
-
-    Elastic displacement, matrix and shift are each a sum of products of a function of the row and one of the column,
-    so the whole grid is two small matrix products; on two CPU cores some ten times faster than enlarging the nodes.
-    """
-    functions = _functions_of_place(changes.size, changes.matrix.device)  # (S, K + 2)
-    factors = F.pad(changes.elastic_px, (0, 2, 0, 2))  # (N, 2, K + 2, K + 2): of each row's with each column's
-    factors[:, :, -1, -2] = changes.matrix[:, :, 0]
-    factors[:, :, -2, -1] = changes.matrix[:, :, 1]
-    factors[:, :, -1, -1] = changes.shift_px
-    places = functions @ factors @ functions.T  # (N, 2, S, S)
-    return places.permute(0, 2, 3, 1) * (2 / region_px)
 
 
 def _functions_of_place(size: int, device: torch.device) -> Tensor:

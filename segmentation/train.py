@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -174,7 +174,7 @@ class _Training:
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm, foreach=True)
         self.step_optimiser.step()
         self.step_optimiser.zero_grad()
-        self.average.update(self.network)
+        self.average.update()
         return parts
 
     def validate(self) -> dict[str, float]:
@@ -300,8 +300,7 @@ def _check_crop(config: TrainConfig, region_px: int) -> None:
 def _compile(network: nn.Module, compute: Compute) -> nn.Module:
     # CUDA graphs spare the launches of the many small kernels; a CPU has none.
     mode = "reduce-overhead" if compute.device.type == "cuda" else None
-    compiled: nn.Module = torch.compile(network, mode=mode)  # shares its weights with `network`
-    return compiled
+    return cast(nn.Module, torch.compile(network, mode=mode))  # shares its weights with `network`
 
 
 def _peak_memory_mb(device: torch.device) -> float:
