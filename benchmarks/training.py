@@ -10,7 +10,7 @@ so that both see the same machine; the ratio of the best turns is printed.
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -69,15 +69,17 @@ def main() -> None:
 
 
 def _our_speed(path: Path, config: TrainConfig, folder: Path) -> float:
-    """Train as the project's processes do, in two rounds; the first warms up, the second counts."""
+    return _our_last_round(path, config, folder)["images_per_second"]
+
+
+def _our_last_round(path: Path, config: TrainConfig, folder: Path) -> Mapping[str, float]:
+    """Train as the project's processes do, in two rounds, of which the first warms up; return the second's metrics."""
     keep_freed_memory()
-    speeds: list[float] = []
+    rounds: list[Mapping[str, float]] = []
     store = SliceStore.open(path)
     one = ValidationData(store.images([0]), store.masks([0]), np.array(["one"]))
-    train_segmenter(
-        store, one, config, choose_compute(), folder, 0, lambda _, m: speeds.append(m["images_per_second"]), {}
-    )
-    return speeds[-1]
+    train_segmenter(store, one, config, choose_compute(), folder, 0, lambda _, found: rounds.append(found), {})
+    return rounds[-1]
 
 
 def _plain_speed(folder: Path, config: TrainConfig, workers: int) -> float:
