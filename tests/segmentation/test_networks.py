@@ -2,10 +2,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from imaging.errors import InputError
 from segmentation.attention_gate import AttentionGate
+from segmentation.blocks import upsample
 from segmentation.config import NetworkConfig
+from segmentation.halsr_net import GatedDecoderStage
 from segmentation.hybrid_attention_pooling import (
     AtrousPyramid,
     ChannelAttention,
@@ -142,6 +145,21 @@ def test_pooling_pyramid_keeps_a_constant():
     out = PoolingPyramid(2)(torch.full((1, 2, 12, 12), 3.0))
     assert out.shape == (1, 6, 12, 12)
     torch.testing.assert_close(out, torch.full_like(out, 3.0))
+
+
+def test_pooling_pyramid_enlarges_its_averages_bilinearly():
+    x = torch.randn(2, 3, 12, 20)
+    cells = [F.adaptive_avg_pool2d(x, grid) for grid in (1, 2, 4)]
+    enlarged = [F.interpolate(cell, size=(12, 20), mode="bilinear", align_corners=False) for cell in cells]
+    torch.testing.assert_close(PoolingPyramid(3)(x), torch.cat(enlarged, dim=1))
+
+
+def test_gating_before_or_after_enlargement_is_the_same():
+    stage = GatedDecoderStage(in_channels=3, skip_channels=4, width=5).eval()
+    x, skip = torch.randn(2, 3, 6, 4), torch.randn(2, 4, 6, 4)
+    large, large_skip = upsample(x), upsample(skip)
+    expected = stage.convolutions(torch.cat([large, stage.gate(large_skip, large)], dim=1))
+    torch.testing.assert_close(stage(x, skip), expected)
 
 
 def test_atrous_pyramid_sees_18_pixels_away():
