@@ -29,8 +29,9 @@ def main() -> None:
             for _ in range(options.turns)
         ]
         returned, kept = (min(turn[keeps] for turn in turns) for keeps in (False, True))
-        rows.append({"network": network, "returned, ms": returned[0], "kept, ms": kept[0]})
-        rows[-1] |= {"ratio": returned[0] / kept[0], "returned, faults": returned[1], "kept, faults": kept[1]}
+        milliseconds = {"returned, ms": returned[0], "kept, ms": kept[0], "ratio": returned[0] / kept[0]}
+        faults = {"returned, faults": returned[1], "kept, faults": kept[1]}
+        rows.append({"network": network, **milliseconds, **faults})
     print(pd.DataFrame(rows).round(2).to_string(index=False))
 
 

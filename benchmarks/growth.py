@@ -28,7 +28,8 @@ from tests.segmentation.toy_slices import write_store
 from training.compute import choose_compute
 
 CLASSES = 5
-_BACKWARD = 3  # forward, gradient of the input, gradient of the weights
+_EPOCHS, _SLICES = 60, 10_000
+_PASSES = 3  # forward, gradient of the input, gradient of the weights
 
 
 def main() -> None:
@@ -59,10 +60,8 @@ def measure(options: argparse.Namespace, convolution_rate: float) -> dict[str, o
         path = Path(folder) / "slices.h5"
         write_store(path, *own._slices(4 * options.batch, options.size))
         found = own._our_last_round(path, config, Path(folder) / "model")
-    speed, flops = (
-        found["images_per_second"],
-        count_flops(partial(build_network, config.network, CLASSES), options.size),
-    )
+    speed = found["images_per_second"]
+    flops = count_flops(partial(build_network, config.network, CLASSES), options.size)
     return {
         "widths": "-".join(map(str, config.network.widths)),
         "batch": options.batch,
@@ -70,8 +69,8 @@ def measure(options: argparse.Namespace, convolution_rate: float) -> dict[str, o
         "compiled": options.compiled,
         "GFLOPs a slice": round(flops / 1e9, 2),
         "slices a second": round(speed, 1),
-        "share": f"{_BACKWARD * flops * speed / convolution_rate:.1%}",
-        "minutes": round(60 * 10_000 / speed / 60, 1),
+        "share": f"{_PASSES * flops * speed / convolution_rate:.1%}",
+        "minutes": round(_EPOCHS * _SLICES / speed / 60, 1),
         "memory, MB": round(found["peak_memory_mb"]),
     }
 
@@ -97,7 +96,7 @@ def convolution_rate(channels: int = 256, side: int = 64, batch: int = 16, times
         both_ways()
         own._wait(compute.device)
         fastest = min(fastest, time.perf_counter() - start)
-    return _BACKWARD * 2 * 9 * channels**2 * side**2 * batch / fastest
+    return _PASSES * 2 * 9 * channels**2 * side**2 * batch / fastest
 
 
 def _scaled(options: argparse.Namespace, scale: float) -> dict[str, object]:

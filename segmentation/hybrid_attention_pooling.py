@@ -91,8 +91,8 @@ class PoolingPyramid(nn.Module):
 def _bilinear_shares(grid: int, like: Tensor) -> Tensor:
     """Return (H · W, grid²): how much of each cell every pixel of (N, I, H, W) takes when the grid is enlarged to it.
 
-    As a matrix product the enlargement and its gradient take a third of the time of `interpolate`'s on a CPU, and the
-    result lies in memory as `channels_last` wants it.
+    As a matrix product the enlargement and its gradient take less time than `interpolate`'s on a CPU, and the result
+    lies in memory as `channels_last` wants it.
     """
     cells = torch.eye(grid * grid, dtype=like.dtype, device=like.device).view(1, -1, grid, grid)
     return F.interpolate(cells, size=like.shape[2:], mode="bilinear", align_corners=False)[0].flatten(1).T
