@@ -133,12 +133,13 @@ class TrainConfig(FrozenConfig):
         batch: Slices a step.
         crop_px: Side of the random window trained on; None trains on whole regions. Prediction is always on
             whole regions.
+        optimiser: `adamw`, or `muon` for the convolutions, which trains in fewer steps (docs/results.md).
         learning_rate: Peak of the schedule, reached after the warm-up.
         schedule: `cosine` falls to `final_learning_rate_share`; `plateau` falls to a tenth after five rounds
             without a better validation Dice, never below that share (source B); `constant` stays.
         warmup_share: Share of the steps over which the rate rises linearly.
         final_learning_rate_share: Last learning rate as a share of the peak.
-        weight_decay: AdamW's.
+        weight_decay: Of the convolutions' weights, decoupled from the gradient.
         clip_norm: Largest norm of the gradient.
         average_decay: Decay a step of the exponential moving average of the weights, which is what is
             validated and kept; 0 switches it off.
@@ -160,6 +161,7 @@ class TrainConfig(FrozenConfig):
     steps: PositiveInt = 20_000
     batch: PositiveInt = 32
     crop_px: PositiveInt | None = None
+    optimiser: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0)
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     warmup_share: float = Field(0.05, ge=0, lt=1)

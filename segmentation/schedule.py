@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from segmentation.config import TrainConfig
+from segmentation.muon import Muon, is_matrix
 
 PLATEAU_ROUNDS = 5  # source B: a tenth after five stale epochs
 _PLATEAU_FACTOR = 0.1
@@ -44,15 +45,17 @@ def count_plateaus(scores: Sequence[float], rounds: int = PLATEAU_ROUNDS) -> int
 
 
 def build_optimiser(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Return fused AdamW that decays convolution weights and leaves biases and norms alone."""
+    """Return the configured optimiser; it decays convolution weights and leaves biases and norms alone."""
     parameters = list(network.parameters())
-    decayed = [parameter for parameter in parameters if parameter.dim() > 1]
-    free = [parameter for parameter in parameters if parameter.dim() <= 1]
+    orthogonal = [p for p in parameters if is_matrix(p)] if config.optimiser == "muon" else []
+    rest = [p for p in parameters if not any(p is other for other in orthogonal)]
     groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": free, "weight_decay": 0.0},
+        {"params": [p for p in rest if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+    if config.optimiser == "adamw":
+        return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+    return Muon(orthogonal, groups, config.learning_rate, config.weight_decay)
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

@@ -20,6 +20,9 @@ _LOSSES: Mapping[str, str] = MappingProxyType(
         "generalised_dice_boundary": "generalised Dice plus boundary loss",
     }
 )
+_OPTIMISERS: Mapping[str, str] = MappingProxyType(
+    {"adamw": "AdamW", "muon": "Muon for the convolutions and AdamW for the rest"}
+)
 _PERCENT = "\N{NO-BREAK SPACE}%"
 
 
@@ -88,9 +91,10 @@ def _network(material: ReportMaterial, name: str, config: TrainConfig) -> str:
     flips = "; predictions were averaged over mirrored copies" if config.flips_at_test_time else ""
     return (
         f"{words(name)} (widths {widths}, bottleneck {config.network.bottleneck}{parameters}) was trained for "
-        f"{config.steps:,} steps of {count(config.batch, 'slice')} with {loss}{weighted}{window}, AdamW (learning rate "
-        f"{config.learning_rate:g}, {config.schedule} schedule, weight decay {config.weight_decay:g}) and an "
-        f"exponential moving average of the weights (decay {config.average_decay:g}){flips}."
+        f"{config.steps:,} steps of {count(config.batch, 'slice')} with {loss}{weighted}{window}, "
+        f"{_OPTIMISERS[config.optimiser]} (learning rate {config.learning_rate:g}, {config.schedule} schedule, "
+        f"weight decay {config.weight_decay:g}) and an exponential moving average of the weights (decay "
+        f"{config.average_decay:g}){flips}."
     )
 
 

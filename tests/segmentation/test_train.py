@@ -23,6 +23,7 @@ from training.report import TrainingDivergedError, silent
 
 HALSR = {"name": "halsr_net", "widths": (4, 8, 8, 8), "bottleneck": 8, "module_width": 4}
 TINY = {"widths": (4, 8, 8, 8, 8), "bottleneck": 8, "dropout": (0.2,)}
+MATRICES = {"widths": (16, 16, 16, 16, 16), "bottleneck": 16, "dropout": (0.2,)}  # wide enough for `is_matrix`
 
 
 def tiny_config(**changes) -> TrainConfig:
@@ -57,10 +58,14 @@ def run(store, folder, config, compute, report=silent, seed=5, card=None):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("network", [TINY, HALSR], ids=["attention_res_unet", "halsr_net"])
-def test_a_killed_training_resumes_bit_for_bit(store, tmp_path, network, precision):
+@pytest.mark.parametrize(
+    "changes",
+    [{"network": TINY}, {"network": HALSR}, {"network": MATRICES, "optimiser": "muon"}],
+    ids=["attention_res_unet", "halsr_net", "muon"],
+)
+def test_a_killed_training_resumes_bit_for_bit(store, tmp_path, changes, precision):
     compute = choose_compute("cpu", precision)
-    config = tiny_config(network=network, steps=4)
+    config = tiny_config(steps=4, **changes)
     whole = run(store, tmp_path / "whole", config, compute)
     for step in (2, 4):  # the first leaves no checkpoint, the second one of step 2
         with pytest.raises(Killed):

@@ -1,0 +1,102 @@
+"""Muon: gradient descent by orthogonal matrices, which trains convolutions in fewer steps than AdamW.
+
+Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon); step lengths as in Liu et al. 2025, "Muon is scalable
+for LLM training", section 2.2. PyTorch's own `torch.optim.Muon` takes matrices only, no convolutions.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_MOMENTUM = 0.95
+# Of the odd polynomial that brings singular values near to one (Jordan et al. 2024).
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
+_RMS_OF_ADAM = 0.2  # usual root mean square of an AdamW update, in learning rates (Liu et al. 2025)
+
+
+class Muon(torch.optim.AdamW):
+    """Muon for convolution weights, AdamW for everything else, at one learning rate.
+
+    A weight (O, I, K, K) is a matrix of O rows. Its step is the orthogonal matrix nearest to the (Nesterov) momentum
+    of its gradient: every direction of the matrix is learnt at the same pace, not only the few that dominate the
+    gradient. Steps are as long as AdamW's, so that both take the same learning rates.
+
+    Args:
+        convolutions: Weights of convolutions with several inputs and outputs; see `is_matrix`.
+        others: Groups of parameters for AdamW.
+        lr: Learning rate of both.
+        weight_decay: Of the convolutions; decoupled, as AdamW's.
+    """
+
+    def __init__(
+        self, convolutions: list[nn.Parameter], others: Iterable[dict[str, Any]], lr: float, weight_decay: float
+    ) -> None:
+        orthogonal = {"params": convolutions, "weight_decay": weight_decay, "orthogonal": True}
+        super().__init__([orthogonal, *({**group, "orthogonal": False} for group in others)], lr=lr, fused=True)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step; a convolution's gradient is used up by it."""
+        for group in self.param_groups:
+            if group["orthogonal"]:
+                self._step_orthogonally(group)
+        return super().step(closure)  # passes over parameters without gradient
+
+    def _step_orthogonally(self, group: dict[str, Any]) -> None:
+        trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if not trained:
+            return
+        torch._foreach_mul_(trained, 1 - group["lr"] * group["weight_decay"])
+        for parameter, update in zip(trained, _orthogonal([self._momentum(p) for p in trained]), strict=True):
+            length = _RMS_OF_ADAM * math.sqrt(max(_matrix_shape(parameter)))
+            parameter.add_(update, alpha=-group["lr"] * length)
+            parameter.grad = None
+
+    def _momentum(self, parameter: nn.Parameter) -> Tensor:
+        """Add the gradient to its moving average; return what Nesterov's method steps along."""
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        if not state:
+            # AdamW wants a step count in every state that it loads.
+            state.update(step=torch.tensor(0.0), momentum=torch.zeros_like(parameter))
+        state["step"] += 1
+        state["momentum"].lerp_(parameter.grad, 1 - _MOMENTUM)
+        return parameter.grad.lerp(state["momentum"], _MOMENTUM)
+
+
+def is_matrix(parameter: Tensor, smallest: int = 16) -> bool:
+    """Return whether a parameter is a convolution's weight with enough rows and columns to be orthogonalised."""
+    return parameter.dim() == 4 and min(_matrix_shape(parameter)) >= smallest
+
+
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """Bring all singular values of matrices (N, R, C) near to one, between 0.7 and 1.2, keeping their directions."""
+    a, b, c = _COEFFICIENTS
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(_ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+def _orthogonal(gradients: list[Tensor]) -> list[Tensor]:
+    """Orthogonalise the gradients (O, I, K, K) of several convolutions, those of one shape together."""
+    by_shape: dict[tuple[int, int], list[int]] = {}
+    for place, gradient in enumerate(gradients):
+        by_shape.setdefault(_matrix_shape(gradient), []).append(place)
+    found = list(gradients)
+    for shape, places in by_shape.items():
+        together = orthogonalise(torch.stack([gradients[place].reshape(shape) for place in places]))
+        for place, matrix in zip(places, together, strict=True):
+            found[place] = matrix.reshape(gradients[place].shape)
+    return found
+
+
+def _matrix_shape(weight: Tensor) -> tuple[int, int]:
+    return weight.shape[0], weight[0].numel()
