@@ -74,15 +74,24 @@ def is_matrix(parameter: Tensor, smallest: int = 16) -> bool:
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """Bring all singular values of matrices (N, R, C) near to one, between 0.7 and 1.2, keeping their directions."""
+    """Bring all singular values of matrices (N, R, C) near to one, between 0.7 and 1.2, keeping their directions.
+
+    Each round multiplies by a polynomial of the square matrix X Xᵀ. The rounds are run on that small matrix alone and
+    what they multiply to is applied once: convolutions have many more columns than rows.
+    """
     a, b, c = _COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    gram = x @ x.mT
+    one = torch.eye(gram.shape[1], dtype=x.dtype, device=x.device)
+    applied = one
     for _ in range(_ITERATIONS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+        factor = a * one + b * gram + c * gram @ gram
+        applied = factor @ applied
+        gram = factor @ gram @ factor
+    turned = applied @ x
+    return turned.mT if tall else turned
 
 
 def _orthogonal(gradients: list[Tensor]) -> list[Tensor]:

@@ -42,6 +42,15 @@ def test_orthogonalised_matrices_keep_their_singular_vectors_and_lose_their_sing
     assert (turned - torch.diag_embed(values)).abs().max() < 1e-3
 
 
+def test_orthogonalised_matrices_are_those_of_the_published_rounds():
+    matrices = torch.randn(2, 24, 144, generator=torch.Generator().manual_seed(0)) * torch.logspace(-4, 0, 144)
+    x = matrices.double() / matrices.double().norm(dim=(1, 2), keepdim=True)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    torch.testing.assert_close(orthogonalise(matrices).double(), x, atol=1e-5, rtol=0)
+
+
 def test_the_first_step_is_the_orthogonal_matrix_nearest_to_the_gradient_as_long_as_adam_s():
     network = some_network()
     optimiser = muon_of(network)
