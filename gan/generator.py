@@ -5,6 +5,8 @@ and a last layer at full resolution selectable. What does not live here: how the
 (`gan.conditioning`).
 """
 
+from collections import OrderedDict
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from gan.config import Pix2PixConfig
 from gan.grain_head import GrainHead
 from imaging.errors import InputError
+from training.enlarged_convolution import EnlargedConvolution
 
 _FIRST_NOISE = 0.1  # of normalised features; from 0 it would take a thousand steps to be heard
 
@@ -126,8 +129,8 @@ def upsampling(in_channels: int, out_channels: int, kind: str, bias: bool = True
     if kind == "transposed":
         return nn.ConvTranspose2d(in_channels, out_channels, kernel_size=4, stride=2, padding=1, bias=bias)
     if kind == "resize":
-        convolution = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=bias)
-        return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), convolution)
+        # "1": what trained models call its weights.
+        return nn.Sequential(OrderedDict({"1": EnlargedConvolution(in_channels, out_channels, bias)}))
     convolution = nn.Conv2d(in_channels, 4 * out_channels, kernel_size=3, padding=1, bias=bias)
     with torch.no_grad():
         convolution.weight.copy_(convolution.weight[::4].repeat_interleave(4, dim=0))

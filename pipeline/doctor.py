@@ -26,7 +26,7 @@ def print_report(home: Path) -> None:
 
 def report(home: Path) -> dict[str, str]:
     """Return name and value of everything a run depends on."""
-    from training.compute import choose_compute, cpu_has_bf16
+    from training.compute import choose_compute, cpu_has_fast_bf16
 
     existing = next(folder for folder in (home.absolute(), *home.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free / _GIB
@@ -34,7 +34,7 @@ def report(home: Path) -> dict[str, str]:
         "python": platform.python_version(),
         "cores": str(usable_cores()),
         "memory": f"{psutil.virtual_memory().total / _GIB:.0f} GiB",
-        "bf16 on this processor": "native" if cpu_has_bf16() else "no: fp32 would be used",
+        "bf16 on this processor": "fast" if cpu_has_fast_bf16() else "no: fp32 would be used",
         "training on": choose_compute().description,
         "workspace": str(home.absolute()),
         "disk free there": f"{free:.0f} GiB" + ("" if free > _ENOUGH_DISK_GIB else " (a paper fold needs about 5)"),

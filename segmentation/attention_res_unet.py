@@ -8,12 +8,12 @@ from torch.nn import functional as F
 
 from segmentation.attention_gate import AttentionGate
 from segmentation.blocks import (
+    JoiningResidualBlock,
     ResidualBlock,
     SegmentationNetwork,
     SegmentationOutput,
     check_image,
     initialise,
-    upsample,
 )
 
 
@@ -93,8 +93,8 @@ class DecoderStage(nn.Module):
     def __init__(self, in_channels: int, width: int) -> None:
         super().__init__()
         self.gate = AttentionGate(width, in_channels, max(width // 2, 1), stride=2)
-        self.block = ResidualBlock(in_channels + width, width)
+        self.block = JoiningResidualBlock(in_channels, width, width)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Join the coarse map `x` with the encoder's map `skip` of twice its size."""
-        return self.block(torch.cat([upsample(x), self.gate(skip, x)], dim=1))
+        return self.block(x, self.gate(skip, x))

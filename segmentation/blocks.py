@@ -4,6 +4,7 @@ What does not live here: attention (`attention_gate`, `hybrid_attention_pooling`
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imaging.errors import InputError
+from training.enlarged_convolution import EnlargedConvolution, convolve_enlarged
 
 
 class SegmentationOutput(NamedTuple):
@@ -51,12 +53,8 @@ class SegmentationNetwork(nn.Module):
         raise NotImplementedError
 
 
-class ResidualBlock(nn.Module):
-    """Two 3 × 3 convolutions with batch normalisation and ReLU, added to a shortcut.
-
-    The shortcut is the identity where the widths agree, else a 1 × 1 convolution with batch normalisation.
-    Shapes: (N, I, H, W) → (N, O, H, W).
-    """
+class _Residual(nn.Module):
+    """The layers of a residual block: two 3 × 3 convolutions with batch normalisation, and a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -70,22 +68,59 @@ class ResidualBlock(nn.Module):
                 nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)
             )
 
+    def finish(self, first: Tensor, shortcut: Tensor) -> Tensor:
+        """Return the block's result from its first convolution's and its shortcut's (N, O, H, W)."""
+        y = F.relu(self.first_norm(first), inplace=True)
+        y = self.second_norm(self.second(y))
+        return F.relu(y + shortcut, inplace=True)
+
+
+class ResidualBlock(_Residual):
+    """Two 3 × 3 convolutions with batch normalisation and ReLU, added to a shortcut.
+
+    The shortcut is the identity where the widths agree, else a 1 × 1 convolution with batch normalisation.
+    Shapes: (N, I, H, W) → (N, O, H, W).
+    """
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, I, H, W) to (N, O, H, W)."""
-        y = F.relu(self.first_norm(self.first(x)), inplace=True)
-        y = self.second_norm(self.second(y))
-        return F.relu(y + self.shortcut(x), inplace=True)
+        return self.finish(self.first(x), self.shortcut(x))
+
+
+class JoiningResidualBlock(_Residual):
+    """The residual block of an enlarged coarse map (first in its weights) and a skip map, joined by channels.
+
+    A convolution of joined maps is the sum of theirs, and that of an enlarged map can be had from the map itself
+    (`convolve_enlarged`; for 1 × 1 kernels by enlarging afterwards). So neither of the two large maps is built.
+
+    Shapes: coarse (N, I, H / 2, W / 2), skip (N, S, H, W) → (N, O, H, W).
+    """
+
+    def __init__(self, coarse_channels: int, skip_channels: int, out_channels: int) -> None:
+        super().__init__(coarse_channels + skip_channels, out_channels)
+        self.channels = [coarse_channels, skip_channels]
+
+    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        """Join (N, I, H / 2, W / 2) and (N, S, H, W) to (N, O, H, W)."""
+        of_coarse, of_skip = torch.split(self.first.weight, self.channels, dim=1)
+        first = convolve_enlarged(coarse, of_coarse) + F.conv2d(skip, of_skip, padding=1)
+        convolution, norm = self.shortcut.children()
+        of_coarse, of_skip = torch.split(convolution.get_parameter("weight"), self.channels, dim=1)
+        shortcut = norm(upsample(F.conv2d(coarse, of_coarse)) + F.conv2d(skip, of_skip))
+        return self.finish(first, shortcut)
 
 
 class ConvolutionPair(nn.Sequential):
     """Two 3 × 3 convolutions, each followed by ReLU and *then* batch normalisation.
 
-    The order is HALSR-Net's (Fakhfakh et al. 2025, encoder). Shapes: (N, I, H, W) → (N, O, H, W).
+    The order is HALSR-Net's (Fakhfakh et al. 2025, encoder). Shapes: (N, I, H, W) → (N, O, H, W), or twice as high and
+    wide with `enlarges`, which repeats the pixels of the input first.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, enlarges: bool = False) -> None:
+        first = EnlargedConvolution if enlarges else partial(nn.Conv2d, kernel_size=3, padding=1)
         super().__init__(
-            nn.Conv2d(in_channels, out_channels, 3, padding=1),
+            first(in_channels, out_channels),
             nn.ReLU(inplace=True),
             nn.BatchNorm2d(out_channels),
             nn.Conv2d(out_channels, out_channels, 3, padding=1),

@@ -13,7 +13,6 @@ from segmentation.blocks import (
     SegmentationOutput,
     check_image,
     initialise,
-    upsample,
 )
 from segmentation.hybrid_attention_pooling import HybridAttentionPooling
 from segmentation.latent_reconstruction import LatentReconstruction
@@ -103,7 +102,7 @@ class GatedDecoderStage(nn.Module):
     """Enlarge both maps, gate the skip, concatenate, convolution pair.
 
     Enlarging repeats pixels and the gate looks at one pixel at a time, so gating first and enlarging the joined map
-    once gives the same at a quarter of the work.
+    (within the pair's first convolution) gives the same at a quarter of the work.
 
     Shapes: x (N, I, H, W), skip (N, S, H, W) → (N, width, 2 · H, 2 · W).
     """
@@ -111,8 +110,8 @@ class GatedDecoderStage(nn.Module):
     def __init__(self, in_channels: int, skip_channels: int, width: int) -> None:
         super().__init__()
         self.gate = AttentionGate(skip_channels, in_channels, max(skip_channels // 2, 1))
-        self.convolutions = ConvolutionPair(in_channels + skip_channels, width)
+        self.convolutions = ConvolutionPair(in_channels + skip_channels, width, enlarges=True)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Join the decoder's map `x` with the attention pooling map `skip` of the same size."""
-        return self.convolutions(upsample(torch.cat([x, self.gate(skip, x)], dim=1)))
+        return self.convolutions(torch.cat([x, self.gate(skip, x)], dim=1))

@@ -236,4 +236,4 @@ def _batches(images: NDArray[np.floating], compute: Compute) -> Iterator[Tensor]
     tensor = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)).unsqueeze(1)
     for part in torch.split(tensor, _BATCH):
         if len(part):
-            yield part.to(device=compute.device, memory_format=compute.memory_format)
+            yield compute.lay_out(part)

@@ -46,9 +46,9 @@ def count_plateaus(scores: Sequence[float], rounds: int = PLATEAU_ROUNDS) -> int
 
 def build_optimiser(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Return the configured optimiser; it decays convolution weights and leaves biases and norms alone."""
-    parameters = list(network.parameters())
-    orthogonal = [p for p in parameters if is_matrix(p)] if config.optimiser == "muon" else []
-    rest = [p for p in parameters if not any(p is other for other in orthogonal)]
+    takes_muon = is_matrix if config.optimiser == "muon" else lambda _: False
+    orthogonal = [p for p in network.parameters() if takes_muon(p)]
+    rest = [p for p in network.parameters() if not takes_muon(p)]
     groups = [
         {"params": [p for p in rest if p.dim() > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0},

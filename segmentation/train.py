@@ -161,7 +161,7 @@ class _Training:
         images, masks = self._augmented_batch()
         set_learning_rate(self.optimiser, self.learning_rate(self.step))
         torch.manual_seed(derive_seed(self.seed, "dropout", self.step * self.ranks.count + self.ranks.index))
-        output = self.forward(images.contiguous(memory_format=self.compute.memory_format))
+        output = self.forward(self.compute.lay_out(images))
         output, masks = self._whole_batch(output, masks)
         loss, parts = segmentation_loss(
             output,

@@ -15,8 +15,8 @@ from training.options import Device, Precision
 class Compute:
     """What a model runs on.
 
-    `fabric` places tensors and opens bf16 autocast; `memory_format` is `channels_last` wherever bf16 is used:
-    together they beat plain fp32 in NCHW on processors with AMX or AVX512-bf16 as on GPUs.
+    `fabric` places tensors and opens bf16 autocast; `memory_format` is `channels_last` on CPUs, and on GPUs with bf16:
+    both beat plain fp32 in NCHW there (docs/speed.md).
     """
 
     fabric: Fabric
@@ -33,14 +33,28 @@ class Compute:
         several = f", {self.fabric.world_size} processes" if self.fabric.world_size > 1 else ""
         return f"{name}{threads}{several}, {self.precision}"
 
+    def lay_out(self, images: torch.Tensor) -> torch.Tensor:
+        """Return images (N, C, H, W) on the device in `memory_format`.
 
-def cpu_has_bf16() -> bool:
-    """Tell whether this processor multiplies bf16 natively (AMX or AVX512-bf16)."""
+        The memory of one channel is the same in every format; its strides then say which one is meant, so that a 1 × 1
+        convolution answers in that one.
+        """
+        images = images.to(device=self.device, memory_format=self.memory_format)
+        if images.shape[1] == 1 and self.memory_format == torch.channels_last:
+            return images[:, 0, :, :, None].permute(0, 3, 1, 2)
+        return images
+
+
+def cpu_has_fast_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Tell whether this processor trains faster in bf16 than in fp32: with AMX, or with AMD's AVX512-bf16.
+
+    With AVX512-bf16 alone, as where AMX is kept from a virtual machine, Intel processors are slower than in fp32.
+    """
     try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        described = cpuinfo.read_text(encoding="utf-8")
     except OSError:
         return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return "amx_bf16" in described or ("avx512_bf16" in described and "AuthenticAMD" in described)
 
 
 def choose_compute(device: Device = "auto", precision: Precision = "auto", ranks: int = 1) -> Compute:
@@ -48,14 +62,14 @@ def choose_compute(device: Device = "auto", precision: Precision = "auto", ranks
 
     Args:
         device: `auto` takes a GPU if there is one.
-        precision: `auto` takes bf16 on CUDA and on processors with AMX or AVX512-bf16, else fp32.
+        precision: `auto` takes bf16 on CUDA and where `cpu_has_fast_bf16`, else fp32.
         ranks: Processes of this machine that train together, of which this is one: `ranks.launched_ranks()`.
     """
     # Fabric announces the precision each time; `description` says it once. Its import sets the level, so after that.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     accelerator = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     if precision == "auto":
-        precision = "bf16" if accelerator == "cuda" or cpu_has_bf16() else "fp32"
+        precision = "bf16" if accelerator == "cuda" or cpu_has_fast_bf16() else "fp32"
     fabric = Fabric(
         accelerator=accelerator,
         devices=ranks,
@@ -68,5 +82,5 @@ def choose_compute(device: Device = "auto", precision: Precision = "auto", ranks
         fabric=fabric,
         device=fabric.device,
         precision=precision,
-        memory_format=torch.channels_last if precision == "bf16" else torch.contiguous_format,
+        memory_format=torch.channels_last if precision == "bf16" or accelerator == "cpu" else torch.contiguous_format,
     )

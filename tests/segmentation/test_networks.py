@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from imaging.errors import InputError
 from segmentation.attention_gate import AttentionGate
-from segmentation.blocks import upsample
+from segmentation.blocks import ConvolutionPair, JoiningResidualBlock, ResidualBlock, upsample
 from segmentation.config import NetworkConfig
 from segmentation.halsr_net import GatedDecoderStage
 from segmentation.hybrid_attention_pooling import (
@@ -158,8 +158,22 @@ def test_gating_before_or_after_enlargement_is_the_same():
     stage = GatedDecoderStage(in_channels=3, skip_channels=4, width=5).eval()
     x, skip = torch.randn(2, 3, 6, 4), torch.randn(2, 4, 6, 4)
     large, large_skip = upsample(x), upsample(skip)
-    expected = stage.convolutions(torch.cat([large, stage.gate(large_skip, large)], dim=1))
-    torch.testing.assert_close(stage(x, skip), expected)
+    plain = ConvolutionPair(7, 5).eval()
+    plain.load_state_dict(stage.convolutions.state_dict())
+    torch.testing.assert_close(stage(x, skip), plain(torch.cat([large, stage.gate(large_skip, large)], dim=1)))
+
+
+def test_joining_two_maps_is_the_residual_block_of_the_joined_map():
+    joining, plain = JoiningResidualBlock(4, 3, 3).double(), ResidualBlock(7, 3).double()
+    plain.load_state_dict(joining.state_dict())
+    coarse, skip = noise(2, 4, 5, 3).double().requires_grad_(), noise(2, 3, 10, 6).double().requires_grad_()
+    found, expected = joining(coarse, skip), plain(torch.cat([upsample(coarse), skip], dim=1))
+    torch.testing.assert_close(found, expected)
+    slopes = torch.randn_like(expected)
+    mine = torch.autograd.grad(found, (coarse, skip, *joining.parameters()), slopes)
+    theirs = torch.autograd.grad(expected, (coarse, skip, *plain.parameters()), slopes)
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_atrous_pyramid_sees_18_pixels_away():

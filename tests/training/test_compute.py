@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.compute import choose_compute
+from training.compute import choose_compute, cpu_has_fast_bf16
 
 
 @pytest.mark.parametrize(("count", "told"), [(1, "CPU, 1 thread, fp32"), (2, "CPU, 2 threads, fp32")])
@@ -12,3 +12,36 @@ def test_one_line_says_what_is_computed_on(count, told):
         assert choose_compute("cpu", "fp32").description == told
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_1x1_convolution_of_one_channel_answers_channels_last():
+    compute = choose_compute("cpu", "bf16")
+    images = compute.lay_out(torch.rand(2, 1, 4, 6))
+    layer = torch.nn.Conv2d(1, 8, 1).to(memory_format=torch.channels_last)
+    assert layer(images).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_laying_out_changes_no_value(precision, channels):
+    images = torch.rand(2, channels, 4, 6)
+    assert torch.equal(choose_compute("cpu", precision).lay_out(images), images)
+
+
+@pytest.mark.parametrize(
+    ("described", "fast"),
+    [
+        ("vendor_id : GenuineIntel\nflags : avx512_bf16 amx_bf16", True),
+        ("vendor_id : GenuineIntel\nflags : avx512_bf16", False),
+        ("vendor_id : AuthenticAMD\nflags : avx512_bf16", True),
+        ("vendor_id : AuthenticAMD\nflags : avx2", False),
+    ],
+)
+def test_bf16_is_chosen_where_it_is_faster(tmp_path, described, fast):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(described)
+    assert cpu_has_fast_bf16(cpuinfo) is fast
+
+
+def test_a_machine_that_does_not_describe_its_processor_computes_in_fp32(tmp_path):
+    assert cpu_has_fast_bf16(tmp_path / "absent") is False
