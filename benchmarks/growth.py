@@ -1,9 +1,9 @@
 """How a training step grows with batch, width and image size, and how near it comes to the device's limit.
 
-Each row changes one thing of the first. `share` is the step's operations a second (three times the forward pass's) as a
-share of those of one large bf16 convolution, forward and backward, on the same device: what the hardware gives when
-nothing else is in the way. `minutes` are for 60 epochs of 10,000 slices without validation. Memory is the peak of the
-process on a CPU, of PyTorch's allocator on a GPU.
+Each row changes one thing of the first. `share` is the step's operations a second (three times the forward pass's) as
+a share of those of one large convolution, forward and backward, in the training's precision on the same device: what
+the hardware gives when nothing else is in the way. `minutes` are for 60 epochs of 10,000 slices without validation.
+Memory is the peak of the process on a CPU, of PyTorch's allocator on a GPU.
 
     python -m benchmarks.growth                                                       # on a GPU
     python -m benchmarks.growth --widths 16,32,64,128,128 --bottleneck 128 --steps 4  # on two cores
@@ -36,7 +36,7 @@ def main() -> None:
     """Measure and print."""
     options = _parse()
     rate = in_own_process(convolution_rate)
-    print(f"{options.network}, {choose_compute().description}; one convolution: {rate / 1e12:.2f} TFLOP/s in bf16")
+    print(f"{options.network}, {choose_compute().description}; one convolution: {rate / 1e12:.2f} TFLOP/s")
     rows = [in_own_process(measure, variant, rate) for variant in variants(options)]
     print(pd.DataFrame(rows).to_string(index=False))
 
@@ -76,11 +76,12 @@ def measure(options: argparse.Namespace, convolution_rate: float) -> dict[str, o
 
 
 def convolution_rate(channels: int = 256, side: int = 64, batch: int = 16, times: int = 10) -> float:
-    """Return the operations a second of a 3 × 3 convolution in bf16, `channels_last`, forward and backward."""
+    """Return the operations a second of a 3 × 3 convolution, forward and backward, as the training computes it."""
     compute = choose_compute()
+    dtype = torch.bfloat16 if compute.precision == "bf16" else torch.float32
     layer = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-    layer = layer.to(compute.device, torch.bfloat16, memory_format=torch.channels_last)
-    x = torch.randn(batch, channels, side, side).to(compute.device, torch.bfloat16, memory_format=torch.channels_last)
+    layer = layer.to(compute.device, dtype, memory_format=compute.memory_format)
+    x = torch.randn(batch, channels, side, side).to(compute.device, dtype, memory_format=compute.memory_format)
     x.requires_grad_()
     gradient = torch.randn_like(x)
 

@@ -1,11 +1,12 @@
 """Training slices a second of each network against a plain PyTorch loop, MONAI and segmentation_models_pytorch.
 
-All train on the same generated slices with the same batch, in turns and in processes of their own, so that they see the
-same machine; the ratios of the best turns are printed. The plain loop trains our network in fp32 and NCHW from a
-`DataLoader` over one file a slice. The peers train their own networks of about as many floating point operations:
-MONAI's AttentionUnet as its spleen tutorial does (cached slices, DiceCELoss, Adam), and segmentation_models_pytorch's
-Unet as its first example does (files, DiceLoss, Adam). At last, the share of one of our epochs (with augmentation,
-validation and checkpoint) that is neither forward pass with loss, nor backward pass, nor optimiser.
+All train on the same generated slices with the same batch, in turns and in processes of their own, so that they see
+the same machine; the ratios of the best turns are printed. The plain loop trains our network in fp32 and NCHW from a
+`DataLoader` over one file a slice. The peers train their own networks, of about as many floating point operations as
+ours would have if it built its enlarged maps, as theirs do: MONAI's AttentionUnet as its spleen tutorial does (cached
+slices, DiceCELoss, Adam), and segmentation_models_pytorch's Unet as its first example does (files, DiceLoss, Adam).
+At last, the share of one of our epochs (with augmentation, validation and checkpoint) that is neither forward pass
+with loss, nor backward pass, nor optimiser.
 
     PYTHONPATH=PEERS python -m benchmarks.networks --network halsr_net --widths 16,32,64,128 --bottleneck 128
 """
@@ -22,18 +23,20 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import training as own
 from benchmarks.own_process import in_own_process
 from imaging.slice_store import SliceStore
-from segmentation import train
+from segmentation import blocks, train
 from segmentation.blocks import count_parameters
 from segmentation.config import TrainConfig
 from segmentation.networks import build_network
 from segmentation.validation import ValidationData
 from tests.segmentation.toy_slices import write_store
+from training import enlarged_convolution
 from training.compute import choose_compute
 from training.memory import keep_freed_memory
 
@@ -46,7 +49,7 @@ def main() -> None:
     options = _parse()
     config = own._config(options)
     images, masks = own._slices(options.slices, options.size)
-    flops = count_flops(partial(build_network, config.network, CLASSES), options.size)
+    flops = count_flops_as_written(partial(build_network, config.network, CLASSES), options.size)
     peers = {name: build for name in options.peers.split(",") if name for build in [PEERS[name](flops, options.size)]}
     _print_networks({"ours": partial(build_network, config.network, CLASSES), **peers}, options)
     with tempfile.TemporaryDirectory() as folder:
@@ -78,6 +81,20 @@ def count_flops(build: Build, size: int) -> int:
         with FlopCounterMode(display=False) as counter:
             network(torch.zeros(1, 1, size, size))
     return counter.get_total_flops()
+
+
+def count_flops_as_written(build: Build, size: int) -> int:
+    """Return the operations of one forward pass of one slice if enlarged maps were built before they are convolved."""
+
+    def build_map(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.conv2d(F.interpolate(x, scale_factor=2), weight, bias, padding=1)
+
+    places = (enlarged_convolution, blocks)
+    with (
+        patch.object(places[0], "convolve_enlarged", build_map),
+        patch.object(places[1], "convolve_enlarged", build_map),
+    ):
+        return count_flops(build, size)
 
 
 def nearest(candidates: Iterable[Build], flops: int, size: int) -> Build:
@@ -219,8 +236,15 @@ PEER_SPEEDS: dict[str, Callable[[nn.Module, Path, argparse.Namespace], float]] =
 def _print_networks(networks: dict[str, Build], options: argparse.Namespace) -> None:
     print(f"batch {options.batch}, {options.size} × {options.size}, {choose_compute().description}")
     for name, build in networks.items():
-        kind, flops = type(build()).__name__, count_flops(build, options.size)
-        print(f"{name}: {kind}, {count_parameters(build()) / 1e6:.2f} M parameters, {flops / 1e9:.2f} GFLOPs a slice")
+        kind, flops, written = (
+            type(build()).__name__,
+            count_flops(build, options.size),
+            count_flops_as_written(build, options.size),
+        )
+        print(
+            f"{name}: {kind}, {count_parameters(build()) / 1e6:.2f} M parameters, {written / 1e9:.2f} GFLOPs a slice, "
+            f"of which {flops / 1e9:.2f} are carried out"
+        )
 
 
 def _parse() -> argparse.Namespace:
