@@ -199,7 +199,7 @@ def share_outside(
     run.forward, run.compute.fabric.backward = watch.around(run.forward), watch.around(run.compute.fabric.backward)
     run.step_optimiser.step = watch.around(run.step_optimiser.step)
     with patch.object(train, "segmentation_loss", watch.around(train.segmentation_loss)):
-        run.train_round()  # warms up
+        run.save(run.train_round() | run.validate())  # warms up
         watch.seconds, start = 0.0, time.perf_counter()
         run.save(run.train_round() | run.validate())
         own._wait(run.compute.device)

@@ -79,8 +79,10 @@ class Segmenter:
 
         Where `post_processing` names steps, they correct it.
         """
+        # `max` finds the same as `argmax`, which takes ten times as long on a CPU where channels lie apart.
         parts = [
-            self._average(batch).argmax(dim=1).to(torch.uint8).cpu().numpy() for batch in _batches(images, self.compute)
+            self._average(batch).max(dim=1).indices.to(torch.uint8).cpu().numpy()
+            for batch in _batches(images, self.compute)
         ]
         drawn = np.concatenate(parts) if parts else np.zeros(images.shape, np.uint8)
         return post_process(drawn, self.label_set, self.post_processing)

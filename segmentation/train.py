@@ -26,6 +26,7 @@ from imaging.slice_store import SliceStore
 from segmentation.averaging import WeightAverage
 from segmentation.batches import BatchSource, open_batches
 from segmentation.blocks import SegmentationOutput, count_parameters
+from segmentation.clipping import clip_gradients
 from segmentation.config import TrainConfig
 from segmentation.losses import class_weights, loss_of_step, segmentation_loss
 from segmentation.networks import build_network
@@ -171,7 +172,7 @@ class _Training:
             self.config.auxiliary_weight,
         )
         self.ranks.backward(loss)
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm, foreach=True)
+        clip_gradients(self.network.parameters(), self.config.clip_norm)
         self.step_optimiser.step()
         self.step_optimiser.zero_grad()
         self.average.update()

@@ -17,8 +17,9 @@ def convolve_enlarged(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
         weight: (O, I, 3, 3), as `conv2d` takes it, with a padding of one pixel.
         bias: (O,) or None.
     """
-    # Sums over blocks of 2 × 2 weights, those beyond the border counting as zero: (O, I, 4, 4).
-    sums = F.avg_pool2d(weight.flip(2, 3), 2, stride=1, padding=1, divisor_override=1)
+    # Sums over blocks of 2 × 2 weights, those beyond the border counting as zero: (O, I, 4, 4). As four means, since an
+    # export to ONNX forgets another divisor.
+    sums = 4 * F.avg_pool2d(weight.flip(2, 3), 2, stride=1, padding=1)
     return F.conv_transpose2d(x, sums.transpose(0, 1), bias, stride=2, padding=1)
 
 
