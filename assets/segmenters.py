@@ -35,11 +35,15 @@ def segmenter(name: str, network: str, training_set: str, description: str) -> d
     )
     def train(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
         fold, settings = require_fold(context), forge.settings()
+        config = settings.network(network)
         parents = forge.parent_versions(context)
+        if config.start_from is not None:
+            from training.model_folder import weights_digest  # brings torch, which only a step needs
+
+            parents["start_from"] = weights_digest(config.start_from)
         records = {}
         for seed in settings.seeds:
             build = _training(context, forge, network, training_set, fold, seed)
-            config = settings.network(network)
             records[seed] = forge.produce(context, name, fold, seed, {**parents, "seed": str(seed)}, config, build)
         return seeds_together(records)
 

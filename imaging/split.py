@@ -40,6 +40,11 @@ class FoldSplit:
         if empty:
             raise InputError(f"fold {self.fold}: the parts {empty} are empty; use fewer folds or more patients")
 
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Those whom a model of this fold has seen, sorted: validation chooses its weights."""
+        return tuple(sorted(self.train + self.validation))
+
     def part_of(self, case_id: str) -> Part:
         """Return the part that a patient is in; raises `InputError` when it is in none."""
         for part in PARTS:

@@ -20,7 +20,7 @@ from pipeline.predict import FINE, WITH_FLAGS, WITH_PROBLEMS
 from pipeline.predict_models import LoadedModel, ModelName, load_model
 from pipeline.prediction_record import model_facts
 from pipeline.score_tables import print_summary, wide_console
-from pipeline.seen_patients import seen_patients, trained_things
+from pipeline.seen_patients import seen_at_the_start, seen_patients, trained_things
 from pipeline.settings import Settings
 from segmentation.checked_prediction import predict_checked
 from segmentation.common_labels import common_labels
@@ -61,7 +61,7 @@ def external_test(home: Path, options: ExternalTestOptions) -> int:
     labels = common_labels([source_labels(options.source, settings.source), *(m.segmenter.label_set for m in models)])
     say(f"scored tissues: {', '.join(labels.tissues[1:])}; {compute.description}")
     seen = [seen_patients(one, options.source) for one in trained_things(home, models, options.localiser)]
-    refuse_seen(_candidates(_read(settings, options)), options.source, seen)
+    refuse_seen(_candidates(_read(settings, options)), options.source, [*seen, *seen_at_the_start(models)])
     run = ExternalTestRun(tuple(zip(models, _under_test(models, options.fold), strict=True)), References(labels))
     for item in track(_read(settings, options), f"studies of {options.source}"):
         run.add(item, options.around_reference)

@@ -96,6 +96,17 @@ def seen_patients(trained: Trained, tested: str) -> SeenPatients:
     )
 
 
+def seen_at_the_start(models: Sequence[LoadedModel]) -> list[SeenPatients]:
+    """Return whom the models had seen whose weights the given ones started from, as the cards tell."""
+    found = []
+    for model in models:
+        for member in model.members:
+            for one in read_model_json(member.folder, "model_card.json").get("started_from", []):
+                what = f"the model that {model.name} fold {member.fold} started from"
+                found.append(SeenPatients(what, str(one.get("source")), frozenset(one.get("patients", ())), None))
+    return found
+
+
 def _require_known(trained: Trained, split_path: Path, archive_path: Path, identified: bool) -> None:
     """Raise `InputError` unless the workspace tells on whom something was trained."""
     needed = [split_path] if identified else [split_path, archive_path]

@@ -83,15 +83,19 @@ def train_segmenter(task: TrainingTask, compute: Compute, report: Report) -> Tra
     from segmentation.config import TrainConfig
     from segmentation.predict import load_exportable
     from segmentation.remember import remember_training
+    from segmentation.start_weights import refuse_tested
     from segmentation.train import train_segmenter as train
     from segmentation.validation import ValidationData
 
     config = TrainConfig.model_validate(task.config)
     folder, split = Path(task.folder), _split(task)
+    if config.start_from is not None:
+        refuse_tested(config.start_from, task.card["source"], split.test)
     training = _training_store(task, split)
     real = SliceStore.open(Path(task.inputs["real_slices"]))
     validation = ValidationData.of(real, split)
-    card = {**task.card, "slices": len(training), "region": dict(real.attributes.parameters)}
+    own = {"slices": len(training), "patients": split.trained_on, "region": dict(real.attributes.parameters)}
+    card = {**task.card, **own}
     result = train(training, validation, config, compute, folder, task.seed, report, card)
     remember_training(folder, real, split, compute)
     size = training.attributes.region_px

@@ -1,6 +1,7 @@
 """What a network is and how it is trained: one frozen object each, with the project's one set of defaults."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -124,6 +125,8 @@ class TrainConfig(FrozenConfig):
 
     Attributes:
         network: The network and its size.
+        start_from: Model folder, of a network of the same widths, whose weights training starts from; None for random
+            ones. Layers that draw other tissues start anew.
         loss: Key of `losses.LOSSES`.
         class_weights: `source` (1, 7, 11, 26, 90), `frequency` (inverse pixel frequencies of the training
             set), `none`, or one weight for each label value. Used by the cross-entropies.
@@ -154,6 +157,7 @@ class TrainConfig(FrozenConfig):
     """
 
     network: NetworkConfig = NetworkConfig.model_validate({})
+    start_from: Path | None = None
     loss: LossName = "cross_entropy_dice"
     class_weights: Literal["source", "frequency", "none"] | tuple[float, ...] = "none"
     class_weight_power: float = Field(1.0, gt=0, le=1)

@@ -35,6 +35,7 @@ from segmentation.post_processing import choose_steps
 from segmentation.predict import Segmenter
 from segmentation.sampling import RowSampler, count_pixels
 from segmentation.schedule import build_optimiser, learning_rate_at, set_learning_rate
+from segmentation.start_weights import lineage, start_from
 from segmentation.train_result import TrainResult, describe_model
 from segmentation.validation import ValidationData, mean_dice, positive_dice
 from training.checkpoint import load_checkpoint, save_checkpoint
@@ -109,6 +110,8 @@ class _Training:
         _check_crop(config, training.attributes.region_px)
         torch.manual_seed(derive_seed(seed, "weights"))
         network = build_network(config.network, self.labels.num_classes)
+        if config.start_from is not None:
+            start_from(network, config.start_from, config.network)
         self.network = network.to(compute.device).to(memory_format=compute.memory_format)
         self.average = WeightAverage(self.network, config.average_decay)
         self.optimiser = build_optimiser(self.network, config)
@@ -239,6 +242,8 @@ class _Training:
         )
         if self.ranks.is_first:
             described = describe_model(result, self.config, self.attributes, self.compute.precision)
+            if self.config.start_from is not None:
+                described["started_from"] = lineage(self.config.start_from)
             self.average.network.load_state_dict(self.best_weights)
             described["post_processing"] = choose_steps(self.validation, self._validation_labels(), self.labels)
             write_model_folder(self.folder, self.best_weights, self.config, {**card, **described})

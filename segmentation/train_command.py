@@ -20,6 +20,7 @@ from imaging.leakage import assert_no_leak
 from imaging.slice_store import SliceStore
 from imaging.split import read_split, split_digest
 from segmentation.config import TrainConfig
+from segmentation.start_weights import refuse_tested
 from segmentation.train import train_segmenter
 from segmentation.train_result import TrainResult
 from segmentation.validation import ValidationData
@@ -45,8 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> TrainResult:
     training = SliceStore.open(options.training_set)
     assert_no_leak(training.rows, split, str(options.training_set))
     validation = ValidationData.of(SliceStore.open(options.real_slices), split)
-    card = {"fold": options.fold, "seed": options.seed, "split_digest": split_digest(split), "digest": training.digest}
     config = read_train_config(options.config)
+    if config.start_from is not None:
+        refuse_tested(config.start_from, options.source, split.test)
+    card = {
+        **({"source": options.source} if options.source else {}),
+        "fold": options.fold,
+        "seed": options.seed,
+        "patients": split.trained_on,
+        "split_digest": split_digest(split),
+        "digest": training.digest,
+    }
     return train_segmenter(training, validation, config, compute, options.output, options.seed, _print_round, card)
 
 
@@ -73,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", type=Path, required=True, help="what the asset patient_split wrote")
     parser.add_argument("--fold", type=int, required=True)
     parser.add_argument("--output", type=Path, required=True, help="the model folder")
+    parser.add_argument("--source", help="where the patients are from; those of two sources are different people")
     parser.add_argument("--config", type=Path, help="JSON of a TrainConfig; the defaults where it is left out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")

@@ -1,5 +1,6 @@
 """Model folders: weights as safetensors, the frozen configuration, and a model card. Nothing is unpickled."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +43,22 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read ({error}); rematerialise the model asset") from error
+
+
+def weights_digest(folder: Path) -> str:
+    """Return what tells a model's weights from others: for cache keys.
+
+    Raises:
+        InputError: The folder has no weights.
+    """
+    try:
+        with (folder / "weights.safetensors").open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(
+            f"{folder}: is no model folder to start from ({error}); name one with weights.safetensors, such as "
+            "WORKSPACE/acdc/quick/attention_res_unet_real_only/fold_0/seed_0"
+        ) from error
 
 
 def read_model_json(folder: Path, name: str) -> dict[str, Any]:

@@ -87,10 +87,11 @@ def _network(material: ReportMaterial, name: str, config: TrainConfig) -> str:
     widths = ", ".join(map(str, config.network.widths))
     loss = _LOSSES.get(config.loss, config.loss.replace("_", " "))
     weighted = "" if config.class_weights == "none" else ", classes weighted"
+    start = "" if config.start_from is None else f", starting from the weights of another model ({config.start_from}),"
     window = f", random windows of {config.crop_px} × {config.crop_px} pixels" if config.crop_px else ""
     flips = "; predictions were averaged over mirrored copies" if config.flips_at_test_time else ""
     return (
-        f"{words(name)} (widths {widths}, bottleneck {config.network.bottleneck}{parameters}) was trained for "
+        f"{words(name)} (widths {widths}, bottleneck {config.network.bottleneck}{parameters}) was trained{start} for "
         f"{config.steps:,} steps of {count(config.batch, 'slice')} with {loss}{weighted}{window}, "
         f"{_OPTIMISERS[config.optimiser]} (learning rate {config.learning_rate:g}, {config.schedule} schedule, "
         f"weight decay {config.weight_decay:g}) and an exponential moving average of the weights (decay "

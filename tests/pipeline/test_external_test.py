@@ -208,6 +208,13 @@ def test_training_patients_of_the_same_source_are_refused_with_the_fold_that_hel
         run(home, root, own, fold=1)
 
 
+def test_patients_of_the_model_that_a_training_started_from_are_refused(home, root):
+    start = {"source": "emidec", "patients": list(CASES[:1])}
+    write_member(home, 0, 0, source="acdc", label_set="cine", started_from=[start | {"source": "acdc"}, start])
+    with pytest.raises(InputError, match=rf"the model that acdc/.* fold 0 started from was trained on {CASES[0]} \("):
+        run(home, root, MODEL.replace("hospital", "acdc"))
+
+
 def test_a_model_of_the_same_source_that_does_not_tell_its_patients_is_refused(home, root):
     write_member(home, 0, 0, source="emidec", parents={"patient_split": "older"})
     own = MODEL.replace("hospital", "emidec")

@@ -10,6 +10,7 @@ from pipeline.training_stages import STAGES
 from pipeline.training_task import TrainingTask
 from tests.segmentation.toy_slices import draw_slices, write_toy_store
 from training.compute import choose_compute
+from training.files import write_json
 from training.report import silent
 
 
@@ -32,3 +33,16 @@ def test_slices_of_patients_who_are_not_trained_on_are_refused(tmp_path, stage, 
     task = TrainingTask(stage, str(tmp_path), inputs, {}, 0, 0, "cpu", "fp32", {}, {}, "")
     with pytest.raises(InputError, match=rf"training.h5: leakage in fold 0: {leaking} \("):
         STAGES[stage](task, choose_compute("cpu", "fp32"), silent)
+
+
+def test_a_start_from_a_model_that_has_seen_test_patients_is_refused(tmp_path):
+    write_training_set(tmp_path / "training.h5", ["A", "B"])
+    write_splits(tmp_path / "split.json", [FoldSplit(0, ("A", "B"), ("V",), ("T",))])
+    inputs = {"training_set": str(tmp_path / "training.h5"), "patient_split": str(tmp_path / "split.json")}
+    inputs["real_slices"] = inputs["training_set"]
+    write_json(tmp_path / "start" / "model_card.json", {"source": "emidec", "patients": ["A", "T"]})
+    (tmp_path / "start" / "weights.safetensors").write_bytes(b"")
+    config, card = {"start_from": str(tmp_path / "start")}, {"source": "emidec"}
+    task = TrainingTask("segmenter", str(tmp_path), inputs, config, 0, 0, "cpu", "fp32", card, {}, "")
+    with pytest.raises(InputError, match="start: was trained on T, whom this fold tests"):
+        STAGES["segmenter"](task, choose_compute("cpu", "fp32"), silent)

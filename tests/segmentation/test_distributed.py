@@ -12,6 +12,7 @@ from segmentation.train_command import main, read_train_config
 from tests.segmentation.distributed_training import train_into
 from tests.segmentation.toy_slices import draw_slices, write_store, write_toy_store
 from training.compute import choose_compute
+from training.files import write_json
 from training.model_folder import read_weights
 from training.ranks import Ranks, launched_ranks
 
@@ -99,6 +100,12 @@ def test_the_command_refuses_test_patients_and_wrong_configurations(arguments, t
     swapped = [part.replace("training.h5", "real.h5") for part in arguments]
     with pytest.raises(InputError, match="leakage in fold 0"):
         main([*swapped, "--output", str(tmp_path)])
+    write_json(tmp_path / "start" / "model_card.json", {"source": "emidec", "patients": ["Case_T"]})
+    (tmp_path / "start" / "weights.safetensors").write_bytes(b"")
+    (tmp_path / "starting.json").write_text(json.dumps(CONFIG | {"start_from": str(tmp_path / "start")}))
+    starting = [*arguments, "--config", str(tmp_path / "starting.json"), "--output", str(tmp_path / "model")]
+    with pytest.raises(InputError, match="was trained on Case_T, whom this fold tests"):
+        main([*starting, "--source", "emidec"])
     (tmp_path / "config.json").write_text('{"stepps": 3}')
     with pytest.raises(InputError, match=r"config.json: is no training configuration .*\n?stepps"):
         read_train_config(tmp_path / "config.json")

@@ -1,0 +1,67 @@
+"""Starting a training from the weights of another model, such as one of cine, where there are few patients.
+
+What cannot be taken over are the last layers where the two draw different tissues; they start anew.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from imaging.errors import InputError
+from segmentation.blocks import SegmentationNetwork
+from segmentation.config import NetworkConfig, TrainConfig
+from training.model_folder import read_config, read_model_json, read_weights, weights_digest
+
+_SHAPE = ("name", "widths", "bottleneck", "module_width")
+_KEPT_IN_LINEAGE = ("source", "profile", "fold", "patients")
+_NAMED = 5  # patients that an error names before it counts the others
+
+
+def start_from(network: SegmentationNetwork, folder: Path, config: NetworkConfig) -> None:
+    """Give a network, built from `config`, the weights of a model folder whose network has the same name and widths.
+
+    Raises:
+        InputError: The folder is no model, or of another network.
+    """
+    theirs = read_config(folder, TrainConfig).network
+    differing = [name for name in _SHAPE if getattr(theirs, name) != getattr(config, name)]
+    if differing:
+        shown = ", ".join(f"{name} {getattr(theirs, name)} instead of {getattr(config, name)}" for name in differing)
+        raise InputError(f"{folder}: cannot be started from, since it has {shown}; train one like this network")
+    own, given = network.state_dict(), read_weights(folder)
+    taken = {name: given[name] for name, tensor in own.items() if name in given and given[name].shape == tensor.shape}
+    network.load_state_dict({**own, **taken})
+
+
+def lineage(folder: Path) -> list[dict[str, Any]]:
+    """Return what a model's card says of its patients, and what it says of the models that it was started from."""
+    card = read_model_json(folder, "model_card.json")
+    own = {name: card[name] for name in _KEPT_IN_LINEAGE if name in card}
+    return [{**own, "weights": weights_digest(folder)}, *card.get("started_from", [])]
+
+
+def refuse_tested(folder: Path, source: str | None, tested: Iterable[str]) -> None:
+    """Refuse a start from a model that has seen patients whom the new one is to be tested on.
+
+    Args:
+        folder: Of the model to start from.
+        source: Where the new model's patients are from; those of two sources are taken for different people.
+        tested: Their names.
+
+    Raises:
+        InputError: It has, or its card does not tell.
+    """
+    for one in lineage(folder):
+        if source is not None and one.get("source", source) != source:
+            continue
+        if "patients" not in one:
+            raise InputError(
+                f"{folder}: its card does not tell on which patients of {one.get('source', 'which source')} it was "
+                "trained, so that its scores here could flatter it; train it again, or start from another source's"
+            )
+        if known := sorted(set(tested) & set(one["patients"])):
+            more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
+            raise InputError(
+                f"{folder}: was trained on {', '.join(known[:_NAMED])}{more}, whom this fold tests: its scores would "
+                "flatter it; start from a model of the same fold, or of another source"
+            )

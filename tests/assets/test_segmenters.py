@@ -1,0 +1,43 @@
+"""What a segmenter's result depends on, besides the assets that it reads."""
+
+import dagster as dg
+import pytest
+
+from assets.segmenters import attention_res_unet_real_only
+from pipeline.forge import Forge
+
+
+class Stopped(Exception):
+    """Ends a step once it has said what it reads."""
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """What the step reads, as its cache key sees it."""
+    seen = {}
+
+    def produce(self, context, name, fold, seed, parents, config, build):
+        seen.update(parents)
+        raise Stopped
+
+    monkeypatch.setattr(Forge, "parent_versions", lambda self, context: {"training_set_real_only": "1"})
+    monkeypatch.setattr(Forge, "produce", produce)
+
+    def ask(*overrides):
+        seen.clear()
+        forge = Forge(profile="tiny", overrides=list(overrides))
+        with pytest.raises(Stopped):
+            dg.materialize([attention_res_unet_real_only], partition_key="0", resources={"forge": forge})
+        return dict(seen)
+
+    return ask
+
+
+def test_other_weights_to_start_from_are_another_input(read, tmp_path):
+    assert set(read()) == {"training_set_real_only", "seed"}
+    setting = f"attention_res_unet.start_from={tmp_path}"
+    (tmp_path / "weights.safetensors").write_bytes(b"some")
+    first, again = read(setting), read(setting)
+    (tmp_path / "weights.safetensors").write_bytes(b"others")
+    assert first == again
+    assert first["start_from"] != read(setting)["start_from"]
