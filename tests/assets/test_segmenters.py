@@ -20,7 +20,7 @@ def read(monkeypatch):
         seen.update(parents)
         raise Stopped
 
-    monkeypatch.setattr(Forge, "parent_versions", lambda self, context: {"training_set_real_only": "1"})
+    monkeypatch.setattr(Forge, "parent_versions", lambda *_: {"training_set_real_only": "1"})
     monkeypatch.setattr(Forge, "produce", produce)
 
     def ask(*overrides):
