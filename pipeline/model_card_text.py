@@ -19,6 +19,9 @@ def describe_version(card: Mapping[str, Any], scores: "pd.DataFrame", seed: int)
     """
     lines = ["| | |", "|---|---|"]
     lines += [f"| {name.replace('_', ' ')} | {card[name]} |" for name in _FIELDS if name in card]
+    for start in card.get("started_from", [])[:1]:
+        where = ", ".join(f"{name} {start[name]}" for name in ("source", "profile", "fold") if name in start)
+        lines.append(f"| started from | {where or 'a model whose card names no source'} |")
     lines += [
         "",
         "Mean Dice on the fold's test patients (rule `positive`):",
