@@ -34,13 +34,11 @@ def segmenter(name: str, network: str, training_set: str, description: str) -> d
         description=description,
     )
     def train(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
+        from segmentation.start_weights import start_versions  # brings torch, which only a step needs
+
         fold, settings = require_fold(context), forge.settings()
         config = settings.network(network)
-        parents = forge.parent_versions(context)
-        if config.start_from is not None:
-            from training.model_folder import weights_digest  # brings torch, which only a step needs
-
-            parents["start_from"] = weights_digest(config.start_from)
+        parents = {**forge.parent_versions(context), **start_versions(config)}
         records = {}
         for seed in settings.seeds:
             build = _training(context, forge, network, training_set, fold, seed)

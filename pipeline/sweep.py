@@ -148,10 +148,13 @@ class SweepBench:
 
     def _seed(self, point: SweepPoint, seed: int, mixed: str, parent: str | None) -> tuple[dict[str, float], bool]:
         """Return one training's Dice on test and validation patients, and whether it was there."""
+        from segmentation.start_weights import start_versions
+
         name, place = f"sweep {point.name}", self.place(point, seed)
-        config = self.settings.network(self.network).model_dump(mode="json")
+        config = self.settings.network(self.network)
         parents = {**self.slices.versions_of("real_slices", "patient_split"), "training_set": mixed}
-        key = cache_key(_CODE_VERSION, parents, {"config": config, "seed": seed})
+        parents |= start_versions(config)
+        key = cache_key(_CODE_VERSION, parents, {"config": config.model_dump(mode="json"), "seed": seed})
         shared = partial(produce, elsewhere=self.forge.remote)
         model, trained = shared(
             place / "model", name, key, lambda folder: self._train(point, seed, folder, key, parent)

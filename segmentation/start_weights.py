@@ -33,6 +33,11 @@ def start_from(network: SegmentationNetwork, folder: Path, config: NetworkConfig
     network.load_state_dict({**own, **taken})
 
 
+def start_versions(config: TrainConfig) -> dict[str, str]:
+    """Return which weights a training starts from, for cache keys: a path alone does not tell; empty for random ones."""
+    return {} if config.start_from is None else {"start_from": weights_digest(config.start_from)}
+
+
 def lineage(folder: Path) -> list[dict[str, Any]]:
     """Return what a model's card says of its patients, and what it says of the models that it was started from."""
     card = read_model_json(folder, "model_card.json")
