@@ -34,7 +34,7 @@ def start_from(network: SegmentationNetwork, folder: Path, config: NetworkConfig
 
 
 def start_versions(config: TrainConfig) -> dict[str, str]:
-    """Return which weights a training starts from, for cache keys: a path alone does not tell; empty for random ones."""
+    """Return which weights a training starts from, for cache keys, which a path alone does not tell."""
     return {} if config.start_from is None else {"start_from": weights_digest(config.start_from)}
 
 
