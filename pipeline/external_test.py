@@ -61,7 +61,9 @@ def external_test(home: Path, options: ExternalTestOptions) -> int:
     labels = common_labels([source_labels(options.source, settings.source), *(m.segmenter.label_set for m in models)])
     say(f"scored tissues: {', '.join(labels.tissues[1:])}; {compute.description}")
     seen = [seen_patients(one, options.source) for one in trained_things(home, models, options.localiser)]
-    refuse_seen(_candidates(_read(settings, options)), options.source, [*seen, *seen_at_the_start(models)])
+    refuse_seen(
+        _candidates(_read(settings, options)), options.source, [*seen, *seen_at_the_start(models, options.source)]
+    )
     run = ExternalTestRun(tuple(zip(models, _under_test(models, options.fold), strict=True)), References(labels))
     for item in track(_read(settings, options), f"studies of {options.source}"):
         run.add(item, options.around_reference)

@@ -96,14 +96,23 @@ def seen_patients(trained: Trained, tested: str) -> SeenPatients:
     )
 
 
-def seen_at_the_start(models: Sequence[LoadedModel]) -> list[SeenPatients]:
-    """Return whom the models had seen whose weights the given ones started from, as the cards tell."""
+def seen_at_the_start(models: Sequence[LoadedModel], tested: str) -> list[SeenPatients]:
+    """Return whom the models had seen whose weights the given ones started from, as the cards tell.
+
+    Raises:
+        InputError: One was trained on the tested source, and the card does not tell on whom.
+    """
     found = []
     for model in models:
         for member in model.members:
             for one in read_model_json(member.folder, "model_card.json").get("started_from", []):
-                what = f"the model that {model.name} fold {member.fold} started from"
-                found.append(SeenPatients(what, str(one.get("source")), frozenset(one.get("patients", ())), None))
+                what, source = f"the model that {model.name} fold {member.fold} started from", one.get("source", tested)
+                if source == tested and "patients" not in one:
+                    raise InputError(
+                        f"{member.folder}: its card does not tell on which patients {what} was trained; start from a "
+                        "model that was trained anew, or test on another source"
+                    )
+                found.append(SeenPatients(what, source, frozenset(one.get("patients", ())), None))
     return found
 
 

@@ -78,12 +78,17 @@ def refuse_seen(candidates: Sequence[Candidate], source: str, seen: Iterable[See
     for one in seen:
         known = sorted({study.case_id for study in candidates if _was_seen(study, source, one)})
         if known:
-            more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
             raise InputError(
-                f"{one.what} was trained on {', '.join(known[:_NAMED])}{more} ({len(known)} of "
+                f"{one.what} was trained on {name_some(known)} ({len(known)} of "
                 f"{len({study.case_id for study in candidates})} patients): its scores would flatter it; "
                 + _remedy(candidates, source, one)
             )
+
+
+def name_some(patients: Sequence[str]) -> str:
+    """Return the first few of some patients and how many more there are, for messages."""
+    more = f" and {len(patients) - _NAMED} more" if len(patients) > _NAMED else ""
+    return ", ".join(patients[:_NAMED]) + more
 
 
 def _was_seen(study: Candidate, source: str, one: SeenPatients) -> bool:

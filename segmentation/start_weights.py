@@ -10,11 +10,11 @@ from typing import Any
 from imaging.errors import InputError
 from segmentation.blocks import SegmentationNetwork
 from segmentation.config import NetworkConfig, TrainConfig
+from segmentation.seen_patients import name_some
 from training.model_folder import read_config, read_model_json, read_weights, weights_digest
 
 _SHAPE = ("name", "widths", "bottleneck", "module_width")
 _KEPT_IN_LINEAGE = ("source", "profile", "fold", "patients")
-_NAMED = 5  # patients that an error names before it counts the others
 
 
 def start_from(network: SegmentationNetwork, folder: Path, config: NetworkConfig) -> None:
@@ -65,8 +65,7 @@ def refuse_tested(folder: Path, source: str | None, tested: Iterable[str]) -> No
                 "trained, so that its scores here could flatter it; train it again, or start from another source's"
             )
         if known := sorted(set(tested) & set(one["patients"])):
-            more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
             raise InputError(
-                f"{folder}: was trained on {', '.join(known[:_NAMED])}{more}, whom this fold tests: its scores would "
+                f"{folder}: was trained on {name_some(known)}, whom this fold tests: its scores would "
                 "flatter it; start from a model of the same fold, or of another source"
             )

@@ -215,6 +215,13 @@ def test_patients_of_the_model_that_a_training_started_from_are_refused(home, ro
         run(home, root, MODEL.replace("hospital", "acdc"))
 
 
+@pytest.mark.parametrize("start", [{"source": "emidec"}, {}])
+def test_a_start_whose_card_does_not_tell_its_patients_is_refused(home, root, start):
+    write_member(home, 0, 0, source="acdc", label_set="cine", started_from=[start])
+    with pytest.raises(InputError, match=r"does not tell on which patients the model that acdc/.* fold 0 started"):
+        run(home, root, MODEL.replace("hospital", "acdc"))
+
+
 def test_a_model_of_the_same_source_that_does_not_tell_its_patients_is_refused(home, root):
     write_member(home, 0, 0, source="emidec", parents={"patient_split": "older"})
     own = MODEL.replace("hospital", "emidec")
