@@ -36,7 +36,7 @@ def scores(name: str, network: str, training_set: str) -> dg.AssetsDefinition:
         group_name="evaluation",
         kinds={"pandas", "mlflow"},
         owners=OWNERS,
-        code_version="6",
+        code_version="7",
         pool="gpu",
         tags={"network": network, "training_set": training_set},
         check_specs=[
@@ -76,7 +76,8 @@ def _score(
     compute = choose_compute(settings.device, settings.precision)
     segmenter = load_segmenter(forge.folder(f"{network}_{training_set}", fold, seed), compute)
     patients = _held_out(forge, fold)
-    predicted = segmenter.labels(patients.images())
+    probabilities = segmenter.probabilities(patients.images())
+    predicted = probabilities.argmax(axis=1).astype(np.uint8)
     own = ScoreIdentity(fold, network, training_set, seed)
     tables = [score_table(patients.cases(predicted), own, patients.labels)]
     for yardstick, masks in patients.yardsticks(settings.split_seed).items():
@@ -86,36 +87,36 @@ def _score(
     write_predictions(folder / "predictions.h5", patients.predicted(predicted))
     write_json(folder / "manifest.json", forge.manifest())
     save_overlays(patients, predicted, folder / "overlays.png")
-    believed = _without_small_lesions(forge, fold, segmenter, patients, predicted, folder, own)
+    believed = _without_unsure_lesions(forge, fold, segmenter, patients, probabilities, folder, own)
     pixels = pixel_scores(patients.store.masks(patients.test), predicted, patients.labels)
     return _outcome(context, forge, folder, table, believed, pixels, network, training_set, seed)
 
 
-def _without_small_lesions(
+def _without_unsure_lesions(
     forge: Forge,
     fold: int,
     segmenter: "Segmenter",
     patients: "HeldOutPatients",
-    predicted: NDArray[np.uint8],
+    probabilities: NDArray[np.float32],
     folder: Path,
     own: "ScoreIdentity",
 ) -> pd.DataFrame | None:
-    """Score the test patients once more, without the lesions that the validation patients advise not to believe."""
+    """Score the test patients once more without unsure lesions, and keep what that does to the validation patients."""
     from segmentation.scores import score_table, write_scores
-    from segmentation.small_lesions import LIMITS_FILE, LesionLimits, choose_limits, without_small_lesions
+    from segmentation.unsure_lesions import UNSURE_FILE, judge, without_unsure_lesions
     from segmentation.validation import ValidationData
     from training.files import write_json
 
     if not patients.labels.has_lesions:
         return None
     validation = ValidationData.of(patients.store, open_split(forge, fold))
-    choice = choose_limits(validation, segmenter.labels(validation.images), patients.labels)
-    choice["model"] = forge.version(f"{own.network}_{own.training_set}", fold, own.seed)
-    limits = LesionLimits(**choice["limits"])
-    believed = without_small_lesions(predicted, patients.studies, patients.labels, limits)
+    judgement = judge(validation, segmenter.probabilities(validation.images), patients.labels)
+    judgement["model"] = forge.version(f"{own.network}_{own.training_set}", fold, own.seed)
+    drawn = probabilities.argmax(axis=1).astype(np.uint8)
+    believed = without_unsure_lesions(drawn, probabilities, patients.studies, patients.labels)
     table = score_table(patients.cases(believed), own, patients.labels)
-    write_json(folder / LIMITS_FILE, choice)
-    write_scores(folder / "scores_without_small_lesions.csv", table)
+    write_json(folder / UNSURE_FILE, judgement)
+    write_scores(folder / "scores_without_unsure_lesions.csv", table)
     return table
 
 
@@ -192,7 +193,7 @@ def _outcome(
         context,
         f"{training_set} {network} scores",  # the arm first: MLflow cuts long names
         own
-        | _named("dice_without_small_lesions", without)
+        | _named("dice_without_unsure_lesions", without)
         | {f"pixels/{name}": value for name, value in pixels.items()},
         [path for path in sorted(folder.iterdir()) if path.suffix in (".csv", ".png", ".json")],
         seed=seed,
@@ -204,7 +205,7 @@ def _outcome(
     facts |= {"dice": Fact.table(wide), "overlays": image(folder / "overlays.png", folder)}
     facts["pixel_scores"] = Fact.table(pd.DataFrame(list(pixels.items()), columns=["over all pixels", "value"]))
     if believed is not None:
-        facts["dice_without_small_lesions"] = Fact.table(dice_means(believed))
+        facts["dice_without_unsure_lesions"] = Fact.table(dice_means(believed))
     if run_id:
         facts["mlflow_run"] = Fact("url", forge.run_url(run_id))
     checks = (

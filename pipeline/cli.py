@@ -70,7 +70,7 @@ def scores(
         typer.Option("--output", "-o", help="Folder of scores.md, tables as CSV, and the MLflow runs behind them."),
     ] = None,
 ) -> None:
-    """Tabulate the test patients of all finished folds together, as drawn and without small lesions."""
+    """Tabulate the test patients of all finished folds together, as drawn and without unsure lesions."""
     from pipeline.pooled_scores import pool_scores
 
     print(pool_scores(default_home().absolute(), source, profile, output))

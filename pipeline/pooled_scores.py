@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _TITLES = {
     "scores.csv": "As drawn",
-    "scores_without_small_lesions.csv": "Without lesions too small to believe",
+    "scores_without_unsure_lesions.csv": "Without unsure lesions",
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imaging.errors import InputError
-from imaging.labels import LabelSet
+from imaging.labels import LABEL_SETS
 from imaging.regions import RegionConfig
 from pipeline.record import is_finished, read_record
 from pipeline.remote import Remote
@@ -106,8 +106,8 @@ def load_model(
         localiser: `SOURCE/PROFILE` whose localisers are taken instead of each fold's own.
         compute: Device and precision.
         flips: Flips at test time; None does as the model's configuration says.
-        post_processing: Apply the steps that the validation patients of every member chose, and leave out lesions
-            below the limits that they chose when the members were scored.
+        post_processing: Apply the steps that the validation patients of every member chose, and leave out unsure
+            lesions unless they speak against it.
         localise: Load localisers; without, somebody else tells where the ventricle lies.
 
     Raises:
@@ -116,7 +116,6 @@ def load_model(
     from segmentation.familiarity import read_familiarity
     from segmentation.localiser import load_localiser
     from segmentation.predict import load_ensemble
-    from segmentation.small_lesions import common_limits
 
     members = find_members(home, name, fold)
     folders: list[Path] = []
@@ -124,10 +123,9 @@ def load_model(
     if localise:
         folders, localiser_name = find_localisers(home, name, [member.fold for member in members], localiser)
     places = [member.folder for member in members]
-    cards = [read_model_json(place, "model_card.json") for place in places] if post_processing else []
-    choices = [_limits_of(home, name, member) for member in members] if post_processing else []
-    limits = common_limits(choices)
-    segmenter = load_ensemble(places, compute, flips, post_processing, limits)
+    reasons = _reasons(home, name, members) if post_processing else ()
+    sure_lesions_only = any(reason.step == "unsure_lesions" and reason.applied for reason in reasons)
+    segmenter = load_ensemble(places, compute, flips, post_processing, sure_lesions_only)
     return LoadedModel(
         name=name,
         members=tuple(members),
@@ -136,29 +134,32 @@ def load_model(
         localiser_name=localiser_name,
         region=_common_region(home, name, members),
         familiarity=tuple(read_familiarity(place) for place in places),
-        post_processing=_reasons(cards, choices, segmenter.label_set) if post_processing else (),
+        post_processing=reasons,
     )
 
 
-def _reasons(
-    cards: Sequence[Mapping[str, Any]], choices: Sequence[Mapping[str, Any] | None], labels: LabelSet
-) -> "tuple[StepReason, ...]":
-    from segmentation.step_reasons import explain_limits, explain_steps
+def _reasons(home: Path, name: ModelName, members: Sequence[Member]) -> "tuple[StepReason, ...]":
+    from segmentation.step_reasons import explain_steps, explain_sureness
 
-    return (*explain_steps(cards), *([explain_limits(choices)] if labels.has_lesions else []))
+    cards = [read_model_json(member.folder, "model_card.json") for member in members]
+    steps = explain_steps(cards)
+    labels = [LABEL_SETS.get(str(card.get("label_set"))) for card in cards]
+    if not all(one and one.has_lesions for one in labels):
+        return steps
+    return (*steps, explain_sureness([_judgement_of(home, name, member) for member in members]))
 
 
-def _limits_of(home: Path, name: ModelName, member: Member) -> Mapping[str, Any] | None:
-    """Return what the scoring of this very network chose as its smallest lesions; None where it was not scored."""
-    from segmentation.small_lesions import LIMITS_FILE
+def _judgement_of(home: Path, name: ModelName, member: Member) -> Mapping[str, Any] | None:
+    """Return what the scoring of this very network found about unsure lesions; None where it was not scored."""
+    from segmentation.unsure_lesions import UNSURE_FILE
 
     asset = Workspace(home, name.source, name.profile).place(f"{name.asset}_scores")
     _fetch_published(home, asset)
     place = asset / member.folder.parent.name / member.folder.name
-    if not (is_finished(place) and (place / LIMITS_FILE).is_file()):
+    if not (is_finished(place) and (place / UNSURE_FILE).is_file()):
         return None
-    choice = read_model_json(place, LIMITS_FILE)
-    return choice if choice.get("model") == read_record(member.folder, name.asset).data_version else None
+    judgement = read_model_json(place, UNSURE_FILE)
+    return judgement if judgement.get("model") == read_record(member.folder, name.asset).data_version else None
 
 
 def find_members(home: Path, name: ModelName, fold: int | None = None) -> list[Member]:

@@ -15,7 +15,6 @@ from segmentation.blocks import SegmentationNetwork
 from segmentation.config import TrainConfig
 from segmentation.networks import build_network
 from segmentation.post_processing import agreed_steps, post_process
-from segmentation.small_lesions import NO_LIMITS, LesionLimits
 from training.compute import Compute
 from training.model_folder import read_config, read_model_json, read_weights
 
@@ -33,7 +32,7 @@ class Segmenter:
         compute: Device and precision.
         flips: Average over the four mirrored copies of each slice.
         post_processing: Keys of `post_processing.STEPS`, applied to labels in this order; none unless asked for.
-        limits: Smallest lesions of a study; `predict_study` applies them, since slices do not know their study.
+        sure_lesions_only: Leave out a study's unsure lesions; `predict_study` does, slices do not know their study.
     """
 
     def __init__(
@@ -43,12 +42,12 @@ class Segmenter:
         compute: Compute,
         flips: bool = True,
         post_processing: Sequence[str] = (),
-        limits: LesionLimits = NO_LIMITS,
+        sure_lesions_only: bool = False,
     ) -> None:
         if not networks:
             raise InputError("an ensemble needs at least one model; name a model folder")
         self.networks, self.label_set, self.compute, self.flips = tuple(networks), label_set, compute, flips
-        self.post_processing, self.limits = tuple(post_processing), limits
+        self.post_processing, self.sure_lesions_only = tuple(post_processing), sure_lesions_only
 
     def probabilities(self, images: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return the class probabilities (N, C, H, W) of images (N, H, W) in [0, 1]."""
@@ -169,11 +168,12 @@ def load_ensemble(
     compute: Compute,
     flips: bool | None = None,
     post_processing: bool = False,
-    limits: LesionLimits = NO_LIMITS,
+    sure_lesions_only: bool = False,
 ) -> Segmenter:
     """Load several model folders (seeds, folds, or both networks) as one segmenter.
 
-    `post_processing` applies the steps that the validation patients of every folder chose; `limits` are handed on.
+    `post_processing` applies the steps that the validation patients of every folder chose; `sure_lesions_only` is
+    handed on.
 
     Raises:
         InputError: A folder is damaged, there is none, or their label sets differ.
@@ -187,7 +187,7 @@ def load_ensemble(
         flips = all(read_config(folder, TrainConfig).flips_at_test_time for folder in folders)
     cards = [read_model_json(folder, "model_card.json") for folder in folders] if post_processing else []
     labels = next(iter(label_sets.values()), LABEL_SETS["emidec"])
-    return Segmenter(networks, labels, compute, flips, agreed_steps(cards), limits)
+    return Segmenter(networks, labels, compute, flips, agreed_steps(cards), sure_lesions_only)
 
 
 def load_network(folder: Path) -> SegmentationNetwork:

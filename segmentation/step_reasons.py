@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from segmentation.post_processing import STEPS, agreed_steps
-from segmentation.small_lesions import NO_LIMITS, common_limits
+from segmentation.unsure_lesions import official_gain
 
 Card = Mapping[str, Any]
 
@@ -32,22 +32,20 @@ def explain_steps(cards: Sequence[Card]) -> tuple[StepReason, ...]:
     return tuple(StepReason(name, name in applied, _why(name, cards)) for name in STEPS)
 
 
-def explain_limits(choices: Sequence[Card | None]) -> StepReason:
-    """Return what `common_limits` decides, with the change in the lesions' official Dice that decided it.
+def explain_sureness(judgements: Sequence[Card | None]) -> StepReason:
+    """Return whether unsure lesions are left out: where that does not lower the lesions' official Dice.
 
     Args:
-        choices: What `choose_limits` returned for each network; None for one that was not scored.
+        judgements: What `unsure_lesions.judge` returned for each network; None for one that was not scored.
     """
-    limits = common_limits(choices)
-    known = [choice for choice in choices if choice]
-    if len(known) < len(choices):
-        why = f"{len(choices) - len(known)} of {len(choices)} networks were not scored, which chooses the limits"
+    gain = official_gain(judgements)
+    if gain is None:
+        unknown = sum(one is None for one in judgements)
+        why = f"{unknown} of {len(judgements)} networks were not scored, which tells what this does"
     else:
-        gains = [choice["after"]["official"] - choice["before"]["official"] for choice in known]
-        why = f"no infarct below {limits.infarct:.0%} of the myocardium, no no-reflow below {limits.no_reflow:.0%} of "
-        why += "the infarct: the smallest of each network's limits, by which the official Dice of its validation "
-        why += f"patients' lesions changed by {min(gains):+.4f} to {max(gains):+.4f}"
-    return StepReason("small_lesions", limits != NO_LIMITS, why)
+        patients = sum(one["patients"] for one in judgements if one)
+        why = f"official Dice of the lesions of {patients} validation patients {gain:+.4f}"
+    return StepReason("unsure_lesions", gain is not None and gain >= 0, why)
 
 
 def _why(name: str, cards: Sequence[Card]) -> str:

@@ -18,7 +18,7 @@ from imaging.prepare import paste_region, resample_image, restore_mask
 from imaging.regions import RegionConfig, study_regions
 from segmentation.post_processing import post_process
 from segmentation.predict import Segmenter
-from segmentation.small_lesions import without_small_lesions
+from segmentation.unsure_lesions import without_unsure_lesions
 
 
 class BoxPredictor(Protocol):
@@ -103,8 +103,9 @@ def predict_study(
     pixel_ml = np.prod(spacing_mm) * image[0].size / prepared[0].size / 1000
     probabilities, members_ml, features = _average(segmenter, images, float(pixel_ml))
     drawn = probabilities.argmax(axis=1).astype(np.uint8)
-    drawn = post_process(drawn, segmenter.label_set, segmenter.post_processing)
-    regions = without_small_lesions(drawn, np.full(len(drawn), source), segmenter.label_set, segmenter.limits)
+    regions = post_process(drawn, segmenter.label_set, segmenter.post_processing)
+    if segmenter.sure_lesions_only:
+        regions = without_unsure_lesions(regions, probabilities, np.full(len(regions), source), segmenter.label_set)
     entropy = relative_entropy(probabilities)
     mask = restore_mask(paste_region(regions, prepared.shape, box.centre), image.shape, segmenter.label_set.num_classes)
     volumes_ml = tissue_volumes_ml(mask, spacing_mm, segmenter.label_set)

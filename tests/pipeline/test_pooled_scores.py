@@ -112,7 +112,7 @@ def put_scores(forge, number):
 
 
 def write_tables(folder, table):
-    for name in ("scores.csv", "scores_without_small_lesions.csv"):
+    for name in ("scores.csv", "scores_without_unsure_lesions.csv"):
         write_scores(folder / name, table.scores)
     write_json(folder / "manifest.json", MANIFEST)
 
@@ -124,19 +124,19 @@ def test_the_command_tells_of_the_finished_folds_and_writes_what_it_tells(home, 
     text = (tmp_path / "scores.md").read_text()
     assert text.strip() == result.output.strip()
     assert f"{MODEL}: folds 0, 1." in text
-    assert text.index("## As drawn") < text.index("## Without lesions too small to believe")
+    assert text.index("## As drawn") < text.index("## Without unsure lesions")
     assert "| attention_res_unet | real_only | infarction | 1.000 of 2" in " ".join(text.split())
     runs = pd.read_csv(tmp_path / "runs.csv")
     assert list(runs["scores"]) == [f"{MODEL}_scores0", f"{MODEL}_scores1"]
     assert list(runs["training"]) == [f"{MODEL}0", f"{MODEL}1"]
-    for name in ("summary", "detection", "summary_without_small_lesions", "detection_without_small_lesions"):
+    for name in ("summary", "detection", "summary_without_unsure_lesions", "detection_without_unsure_lesions"):
         assert len(pd.read_csv(tmp_path / f"{name}.csv"))
 
 
 def test_a_table_that_one_fold_lacks_is_not_shown_and_the_fold_is_named(home, tmp_path):
-    lacking = home / "phantom" / "tiny" / f"{MODEL}_scores" / "fold_0" / "seed_0" / "scores_without_small_lesions.csv"
+    lacking = home / "phantom" / "tiny" / f"{MODEL}_scores" / "fold_0" / "seed_0" / "scores_without_unsure_lesions.csv"
     lacking.unlink()
-    (tmp_path / "summary_without_small_lesions.csv").write_text("of an earlier call")
+    (tmp_path / "summary_without_unsure_lesions.csv").write_text("of an earlier call")
     text = pool_scores(home, "phantom", "tiny", tmp_path)
     assert f"Not there yet for {MODEL}_scores fold 0 seed 0" in text
     assert {path.name for path in tmp_path.iterdir()} == {"scores.md", "runs.csv", "summary.csv", "detection.csv"}

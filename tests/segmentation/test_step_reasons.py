@@ -1,7 +1,7 @@
 import pytest
 
 from segmentation.post_processing import STEPS, agreed_steps
-from segmentation.step_reasons import explain_limits, explain_steps
+from segmentation.step_reasons import explain_steps, explain_sureness
 
 
 def card(chosen=(), **mean_dice):
@@ -39,19 +39,18 @@ def test_what_is_told_is_what_is_applied():
     assert tuple(reason.step for reason in explain_steps(cards) if reason.applied) == agreed_steps(cards)
 
 
-def scored(infarct, before, after):
-    dice = {"before": {"official": before}, "after": {"official": after}}
-    return {"limits": {"infarct": infarct, "no_reflow": 0.04}, **dice}
+def scored(before, after, patients=8):
+    return {"patients": patients, "before": {"official": before}, "after": {"official": after}}
 
 
-def test_limits_of_lesions_are_told_with_what_they_gained():
-    reason = explain_limits([scored(0.02, 0.4, 0.6), scored(0.05, 0.5, 0.6)])
-    assert reason.applied
-    assert "below 2% of the myocardium" in reason.why
-    assert "+0.1000 to +0.2000" in reason.why
+def test_unsure_lesions_are_left_out_where_all_validation_patients_together_do_not_lose():
+    reason = explain_sureness([scored(0.4, 0.6, patients=9), scored(0.5, 0.4, patients=3)])
+    assert (reason.step, reason.applied) == ("unsure_lesions", True)
+    assert reason.why == "official Dice of the lesions of 12 validation patients +0.1250"
+    assert not explain_sureness([scored(0.4, 0.39)]).applied
 
 
-def test_a_network_that_was_not_scored_has_no_limits():
-    reason = explain_limits([scored(0.02, 0.4, 0.6), None])
+def test_a_network_that_was_not_scored_leaves_lesions_as_they_are():
+    reason = explain_sureness([scored(0.4, 0.6), None])
     assert not reason.applied
-    assert reason.why == "1 of 2 networks were not scored, which chooses the limits"
+    assert reason.why == "1 of 2 networks were not scored, which tells what this does"
