@@ -24,10 +24,9 @@ from gan.shades import write_shades
 from gan.training_slices import ResidentSlices
 from gan.validation import ValidationSlices, validation_figures
 from gan.watch import name_troubles, require_finite
-from imaging.errors import InputError
 from imaging.progress import track
 from imaging.slice_store import SliceStore
-from training.checkpoint import load_checkpoint, save_checkpoint
+from training.checkpoint import digest_of, load_checkpoint, save_checkpoint
 from training.compute import Compute
 from training.files import write_atomically
 from training.model_folder import write_model_folder
@@ -105,6 +104,12 @@ class _Training:
     def __init__(self, players: Players, validation: ValidationSlices, folder: Path):
         self.players, self.validation, self.folder = players, validation, folder
         self.config, self.seed = players.config, players.seed
+        held_out = digest_of(validation.images, validation.masks)
+        self.origin: dict[str, str | int] = {
+            "seed": self.seed,
+            "training_set": players.slices.digest,
+            "validation": held_out,
+        }
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.troubles: list[str] = []
@@ -140,20 +145,15 @@ class _Training:
         """Write the checkpoint and the history so far."""
         state = {name: part.state_dict() for name, part in self.players.parts().items()}
         rest = {"step": self.step, "history": self.history, "troubles": self.troubles, "best": self.best}
-        save_checkpoint(self.folder / "checkpoint", self.config, state | rest | {"seed": self.seed})
+        save_checkpoint(self.folder / "checkpoint", self.config, self.origin, state | rest)
         table = pd.DataFrame(self.history)
         write_atomically(self.folder / "history.csv", lambda part: table.to_csv(part, index=False))
 
     def restore(self) -> None:
         """Continue from the checkpoint, if there is one."""
-        state = load_checkpoint(self.folder / "checkpoint", self.config)
+        state = load_checkpoint(self.folder / "checkpoint", self.config, self.origin)
         if state is None:
             return
-        if state["seed"] != self.seed:
-            raise InputError(
-                f"{self.folder}: its checkpoint was made with seed {state['seed']}, not {self.seed}; "
-                "restore that seed or delete the folder to start again"
-            )
         for name, part in self.players.parts().items():
             part.load_state_dict(state[name])
         self.step, self.history = state["step"], state["history"]

@@ -70,6 +70,7 @@ class ResidentSlices:
         distances: (N, H, W) uint8, of each pixel to the ventricle (`gan.hole`).
         tissue_weights: (num_classes,).
         labels: The label set of the masks.
+        digest: Of the store that they are from.
         config: The model's configuration.
         crops: The window of each slice that is trained on; None for whole slices.
         shades: What masks borrow their shades from when they are drawn; None without `shades`.
@@ -80,6 +81,7 @@ class ResidentSlices:
     distances: Tensor
     tissue_weights: Tensor
     labels: LabelSet
+    digest: str
     config: Pix2PixConfig
     crops: Windows | None = None
     shades: ShadeBook | None = None
@@ -95,7 +97,8 @@ class ResidentSlices:
         weights = tissue_weight_table(config.tissue_weights, training.label_set).to(compute.device)
         crops = windows_around(torch.from_numpy(holes).unsqueeze(1), config.crop_px) if config.crop_px else None
         shades = ShadeBook.of(parts[0], masks, holes, training.label_set.num_classes) if config.shades else None
-        return cls(resident[0], resident[1], resident[2], weights, training.label_set, config, crops, shades)
+        labels, digest = training.label_set, training.digest
+        return cls(resident[0], resident[1], resident[2], weights, labels, digest, config, crops, shades)
 
     def batch(self, seed: int, step: int) -> Batch:
         """Return a step's slices: which ones, their holes and their noise are decided by (seed, step) alone."""

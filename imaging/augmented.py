@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from imaging.augment import AugmentConfig, Recipe, augment_slice, build_recipe
-from imaging.balance import BalanceConfig, draw_balanced, slice_categories
+from imaging.balance import BalanceConfig, draw_balanced, rows_by_category, slice_categories
 from imaging.errors import InputError
 from imaging.progress import track
 from imaging.seeds import derive_seed, random_generator
@@ -132,7 +132,7 @@ def _draw(
 ) -> NDArray[np.int64]:
     categories = slice_categories(real.masks(train_index), real.label_set)
     rng = random_generator(seed, "augmented slices: draw")
-    return train_index[draw_balanced(categories, count, balance, rng)].astype(np.int64)
+    return train_index[draw_balanced(rows_by_category(categories), count, balance, rng)].astype(np.int64)
 
 
 def _rows(real: SliceStore, draws: NDArray[np.int64]) -> pd.DataFrame:

@@ -72,29 +72,32 @@ def apportion(count: int, shares: Mapping[str, float]) -> dict[str, int]:
     return dict(zip(names, whole.tolist(), strict=True))
 
 
+def rows_by_category(categories: NDArray[np.str_]) -> dict[str, NDArray[np.int64]]:
+    """Return the rows of each category of `slice_categories` that has some."""
+    return {name: np.flatnonzero(categories == name) for name in np.unique(categories).tolist()}
+
+
 def draw_balanced(
-    categories: NDArray[np.str_], count: int, balance: BalanceConfig, rng: np.random.Generator
+    rows: Mapping[str, NDArray[np.int64]], count: int, balance: BalanceConfig, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Draw `count` row numbers in the shares of `balance`, in random order.
 
     Within a category every slice is drawn equally often, but for the remainder.
 
     Args:
-        categories: (N,) the category of each row, from `slice_categories`.
-        count: How many to draw; may exceed N.
+        rows: The rows of each category, from `rows_by_category`.
+        count: How many to draw; may exceed the rows.
         balance: The shares; categories without rows give theirs to the others.
         rng: Source of the random choices.
 
     Raises:
         InputError: There is no row to draw from, or `count` is negative.
     """
-    if not len(categories) or count < 0:
-        raise InputError(f"cannot draw {count} slices from {len(categories)}; give at least one slice to draw from")
-    shares = category_shares(balance, set(categories.tolist()))
-    draws = [
-        _draw_evenly(np.flatnonzero(categories == name), number, rng)
-        for name, number in apportion(count, shares).items()
-    ]
+    if not rows or count < 0:
+        total = sum(map(len, rows.values()))
+        raise InputError(f"cannot draw {count} slices from {total}; give at least one slice to draw from")
+    shares = category_shares(balance, set(rows))
+    draws = [_draw_evenly(rows[name], number, rng) for name, number in apportion(count, shares).items()]
     return rng.permutation(np.concatenate(draws))
 
 

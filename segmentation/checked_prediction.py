@@ -55,7 +55,7 @@ def predict_checked(
         InputError: There is no contrast or no ventricle to cut around.
     """
     found = predict_study(image, spacing_mm, segmenter, localisers, region, source)
-    check = check_familiarity(found.features, remembered, found.images, found.regions)
+    check = check_familiarity(found.features, remembered, found.images, found.drawn)  # as remembered: not corrected
     odd = plausibility.implausibilities(found.regions, found.boxes, segmenter.label_set, seen_range(remembered))
     unlike = [check.sentence] if check and check.sentence else []
     return CheckedPrediction(found, check, (*unlike, *odd))

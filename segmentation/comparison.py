@@ -169,21 +169,6 @@ def summarise(scores: pd.DataFrame) -> pd.DataFrame:
     return _ordered(pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS)))
 
 
-def yardstick_margins(summary: pd.DataFrame) -> pd.DataFrame:
-    """Set each trained network beside each yardstick.
-
-    Returns:
-        `network`, `training_set`, `tissue`, `rule`, `value`, `yardstick`, `yardstick_value`, `beaten`.
-    """
-    trained = summary[summary["training_set"] != ""].rename(columns={"mean": "value"})
-    yardsticks = summary[summary["training_set"] == ""]
-    yardsticks = yardsticks.rename(columns={"network": "yardstick", "mean": "yardstick_value"})
-    margins = trained.merge(yardsticks[["yardstick", "tissue", "rule", "yardstick_value"]], on=["tissue", "rule"])
-    margins["beaten"] = margins["value"] > margins["yardstick_value"]
-    names = ["network", "training_set", "tissue", "rule", "value", "yardstick", "yardstick_value", "beaten"]
-    return margins[names].reset_index(drop=True)
-
-
 def _comparable(tables: Sequence[ScoredTable], per_fold: bool) -> list[list[ScoredTable]]:
     if not per_fold:
         return [list(tables)]

@@ -17,9 +17,6 @@ from segmentation.blocks import (
 from segmentation.hybrid_attention_pooling import HybridAttentionPooling
 from segmentation.latent_reconstruction import LatentReconstruction
 
-PUBLISHED_DROPOUT = (0.25, 0.30, 0.35, 0.35, 0.5)
-"""Of the four encoder stages and the bottleneck."""
-
 
 class HalsrNet(SegmentationNetwork):
     """Four encoder stages, hybrid attention pooling on each pooled map, gated decoder, latent reconstruction.
@@ -47,7 +44,7 @@ class HalsrNet(SegmentationNetwork):
         widths: Sequence[int] = (64, 128, 256, 512),
         bottleneck: int = 512,
         module_width: int = 64,
-        dropout: Sequence[float] = PUBLISHED_DROPOUT,
+        dropout: Sequence[float] = (0.25, 0.30, 0.35, 0.35, 0.5),
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -55,7 +52,7 @@ class HalsrNet(SegmentationNetwork):
         self.attention_pooling = nn.ModuleList()
         self.decoder = nn.ModuleList()
         channels = in_channels
-        for width, rate in zip(widths, dropout, strict=False):
+        for width, rate in zip(widths, dropout[:-1], strict=True):
             self.encoder.append(EncoderStage(channels, width, rate))
             self.attention_pooling.append(HybridAttentionPooling(width, module_width, 2 * module_width))
             channels = width

@@ -77,18 +77,6 @@ def load_localiser(folder: Path, compute: Compute) -> Localiser:
     return Localiser(network, config, compute)
 
 
-def fixed_central_box(archive: StudyArchive, case_ids: Iterable[str], shape: tuple[int, ...]) -> Box:
-    """Return the yardstick: a box of the mean size over the given (training) patients, in the image's centre.
-
-    Args:
-        archive: The studies.
-        case_ids: The patients whose reference boxes are averaged.
-        shape: Shape (S, H, W) on the 1 mm grid of the study to be localised.
-    """
-    height, width = mean_box_size(archive, case_ids)
-    return central_box(height, width, shape)
-
-
 def mean_box_size(archive: StudyArchive, case_ids: Iterable[str]) -> tuple[float, float]:
     """Return the mean height and width in mm of the reference boxes of all studies of the given patients."""
     chosen = set(case_ids)

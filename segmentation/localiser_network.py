@@ -90,7 +90,7 @@ class _HeatHead(nn.Module):
     def forward(self, features: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
         features = self.context(features)
         heat = self.heat(features).float().flatten(1).softmax(dim=1)  # (N, side * side)
-        middle = heat @ self.places.T
+        middle = (heat.unsqueeze(1) * self.places).sum(dim=2)  # no product of matrices, which autocast would round
         under = torch.einsum("np,ncp->nc", heat, features.float().flatten(2))
         return middle - (anchor[:2] + anchor[2:]) / 2, self.size(under).float()
 

@@ -13,7 +13,7 @@ from torchvision.ops import box_iou
 
 from imaging.progress import track
 from imaging.seeds import derive_seed
-from imaging.split import FoldSplit
+from imaging.split import FoldSplit, split_digest
 from imaging.study_archive import StudyArchive
 from segmentation.localiser import study_box
 from segmentation.localiser_augment import draw_views, view_images
@@ -94,7 +94,8 @@ def train_localiser(
     )
     checkpoint = folder / "checkpoint"
     state = _start(config, training, compute, seed)
-    saved = load_checkpoint(checkpoint, config)
+    origin: dict[str, str | int] = {"seed": seed, "studies": archive.digest, "patient_split": split_digest(split)}
+    saved = load_checkpoint(checkpoint, config, origin)
     if saved is not None:
         state.restore(saved)
     losses: list[float] = []
@@ -104,7 +105,7 @@ def train_localiser(
             metrics = {"loss": float(np.mean(losses)), "learning_rate": _learning_rate(config, step)}
             metrics["validation_iou"] = validation_iou(state.network, validation, compute)
             _keep_best(state, step + 1, metrics)
-            save_checkpoint(checkpoint, config, state.saved())
+            save_checkpoint(checkpoint, config, origin, state.saved())
             report(step + 1, metrics)
             losses.clear()
     _finish(state, config, folder, card)
@@ -144,7 +145,12 @@ def _training_step(
     loss = state.network.loss(outputs.float(), targets)
     value = float(loss.detach())
     if not np.isfinite(value):
-        raise TrainingDivergedError(f"localiser: the loss was {value} at step {step + 1}; lower learning_rate")
+        known = ", ".join(f"{name} {figure:.4g}" for name, figure in (state.history or [{}])[-1].items())
+        kept = "the last checkpoint is kept" if state.history else "there is no checkpoint yet"
+        raise TrainingDivergedError(
+            f"localiser: the loss was {value} at step {step + 1}; last metrics: {known or 'none yet'}; "
+            f"lower learning_rate; {kept}"
+        )
     state.optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)

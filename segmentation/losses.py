@@ -113,6 +113,11 @@ def segmentation_loss(
     return total, {"loss": total.detach(), "loss_auxiliary": auxiliary.detach()}
 
 
+def _inverse(pixels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return one over each count; a label without pixels weighs as much as the rarest that has some."""
+    return 1.0 / np.where(pixels > 0, pixels, pixels[pixels > 0].min(initial=pixels.max()))
+
+
 def class_weights(
     config: TrainConfig, labels: LabelSet, count_pixels: Callable[[], NDArray[np.int64]]
 ) -> tuple[float, ...] | None:
@@ -132,7 +137,7 @@ def class_weights(
     if wanted == "source":
         raw = np.array([SOURCE_CLASS_WEIGHTS[tissue] for tissue in labels.tissues])
     elif wanted == "frequency":
-        raw = 1.0 / np.maximum(count_pixels(), 1)
+        raw = _inverse(count_pixels())
     else:
         raw = np.array(wanted, dtype=np.float64)
     if len(raw) != labels.num_classes or not (raw > 0).all():

@@ -6,7 +6,7 @@ They are a function of (seed, step), so that a resumed training sees the batches
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.balance import BalanceConfig, draw_balanced, slice_categories
+from imaging.balance import BalanceConfig, draw_balanced, rows_by_category, slice_categories
 from imaging.errors import InputError
 from imaging.seeds import random_generator
 from imaging.slice_store import SliceStore
@@ -39,16 +39,16 @@ class RowSampler:
         if len(training) == 0:
             raise InputError(f"{training.path}: holds no slices to train on; rematerialise the training set")
         self._count, self._batch, self._balance, self._seed, self._part = len(training), batch, balance, seed, part
-        self._categories = None if balance is None else read_categories(training)
+        self._by_category = None if balance is None else rows_by_category(read_categories(training))
 
     def rows(self, step: int) -> NDArray[np.int64]:
         """Return the row numbers of this process's part of a step's batch; steps and rows are counted from 0."""
         return self._batch_rows(step)[self._part]
 
     def _batch_rows(self, step: int) -> NDArray[np.int64]:
-        if self._categories is not None and self._balance is not None:
+        if self._by_category is not None and self._balance is not None:
             rng = random_generator(self._seed, "rows", step)
-            return draw_balanced(self._categories, self._batch, self._balance, rng).astype(np.int64)
+            return draw_balanced(self._by_category, self._batch, self._balance, rng).astype(np.int64)
         positions = step * self._batch + np.arange(self._batch)
         epochs, places = np.divmod(positions, self._count)
         orders = {epoch: self._order(epoch) for epoch in np.unique(epochs).tolist()}

@@ -53,6 +53,7 @@ class StudyPrediction:
         boxes: One a localiser.
         images: (S, P, P), the regions in [0, 1] around the box's centre.
         regions: (S, P, P), their label values.
+        drawn: (S, P, P), the same before post-processing.
         entropy: (S, P, P), predictive entropy as a share of the largest possible.
         volumes_ml: By tissue and official group, on the study's own grid.
         shares_percent: Infarction and no-reflow as percent of the myocardium, None without myocardium; empty for
@@ -67,6 +68,7 @@ class StudyPrediction:
     boxes: tuple[Box, ...]
     images: NDArray[np.float32]
     regions: NDArray[np.uint8]
+    drawn: NDArray[np.uint8]
     entropy: NDArray[np.float32]
     volumes_ml: Mapping[str, float]
     shares_percent: Mapping[str, float | None]
@@ -116,6 +118,7 @@ def predict_study(
         boxes=boxes,
         images=images,
         regions=regions,
+        drawn=drawn,
         entropy=entropy,
         volumes_ml=volumes_ml,
         shares_percent=lesion_shares_percent(volumes_ml, segmenter.label_set),

@@ -1,7 +1,8 @@
 """Training of a segmenter: `train_round`, `validate`, `save`, until all steps are done.
 
 Every random choice derives from (seed, purpose, step), and a checkpoint is written after each round; so a
-training that was killed and is started again ends with the weights of one that was not. Where `compute` was chosen for
+training that was killed and is started again ends with the weights of one that was not (on a CPU bit for bit; on CUDA
+some kernels add in an order of their own). Where `compute` was chosen for
 several processes they train together (`training.ranks`); the first one validates, writes and reports.
 """
 
@@ -10,7 +11,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from imaging.seeds import derive_seed
 from imaging.slice_store import SliceStore
 from segmentation.averaging import WeightAverage
 from segmentation.batches import BatchSource, open_batches
-from segmentation.blocks import SegmentationOutput, count_parameters
+from segmentation.blocks import SegmentationOutput, check_image, count_parameters
 from segmentation.clipping import clip_gradients
 from segmentation.config import TrainConfig
 from segmentation.losses import class_weights, loss_of_step, segmentation_loss
@@ -38,7 +39,7 @@ from segmentation.schedule import build_optimiser, learning_rate_at, set_learnin
 from segmentation.start_weights import lineage, start_from
 from segmentation.train_result import TrainResult, describe_model
 from segmentation.validation import ValidationData, mean_dice, positive_dice
-from training.checkpoint import load_checkpoint, save_checkpoint
+from training.checkpoint import digest_of, load_checkpoint, save_checkpoint
 from training.compute import Compute
 from training.files import write_atomically
 from training.model_folder import write_model_folder
@@ -107,7 +108,9 @@ class _Training:
         self.part = self.ranks.part_of(config.batch)
         self.labels: LabelSet = training.label_set
         self.validation, self.attributes = validation, training.attributes
-        _check_crop(config, training.attributes.region_px)
+        held_out = digest_of(validation.images, validation.masks, validation.case_ids)
+        self.origin: dict[str, str | int] = {"seed": seed, "training_set": training.digest, "validation": held_out}
+        _check_sizes(config, training.attributes.region_px)
         torch.manual_seed(derive_seed(seed, "weights"))
         network = build_network(config.network, self.labels.num_classes)
         if config.start_from is not None:
@@ -115,6 +118,8 @@ class _Training:
         self.network = network.to(compute.device).to(memory_format=compute.memory_format)
         self.average = WeightAverage(self.network, config.average_decay)
         self.optimiser = build_optimiser(self.network, config)
+        if config.compiled and self.ranks.count > 1:
+            raise InputError("compiled training by several processes has never run; set compiled to false")
         # Fabric's wrapper runs the forward pass in autocast; weights and state stay in the plain objects.
         forward = _compile(self.network, compute) if config.compiled else self.network
         self.forward, self.step_optimiser = compute.fabric.setup(forward, self.optimiser)
@@ -148,6 +153,7 @@ class _Training:
             parts.append(self.train_step())
             self.step += 1
             self._check_losses(parts, self.step == last)
+        self._check_weights()
         means = {name: float(torch.stack([part[name] for part in parts]).mean()) for name in parts[0]}
         seconds = time.perf_counter() - start
         return means | {
@@ -198,7 +204,6 @@ class _Training:
         if not self.ranks.is_first:
             return
         state = {
-            "seed": self.seed,
             "step": self.step,
             "network": self.network.state_dict(),
             "average": self.average.state(),
@@ -208,20 +213,15 @@ class _Training:
             "best_weights": self.best_weights,
             "history": self.history,
         }
-        save_checkpoint(self.folder / "checkpoint", self.config, state)
+        save_checkpoint(self.folder / "checkpoint", self.config, self.origin, state)
         table = pd.DataFrame(self.history).astype({"step": int})
         write_atomically(self.folder / "history.csv", lambda part: table.to_csv(part, index=False))
 
     def resume(self) -> None:
         """Continue from the folder's checkpoint, if there is one."""
-        state = load_checkpoint(self.folder / "checkpoint", self.config)
+        state = load_checkpoint(self.folder / "checkpoint", self.config, self.origin)
         if state is None:
             return
-        if state["seed"] != self.seed:
-            raise InputError(
-                f"{self.folder}/checkpoint: was made with seed {state['seed']}, not {self.seed}; "
-                "restore that seed or delete the folder to start again"
-            )
         self.network.load_state_dict(state["network"])
         self.average.restore(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -245,15 +245,17 @@ class _Training:
             if self.config.start_from is not None:
                 described["started_from"] = lineage(self.config.start_from)
             self.average.network.load_state_dict(self.best_weights)
-            described["post_processing"] = choose_steps(self.validation, self._validation_labels(), self.labels)
+            described["post_processing"] = choose_steps(
+                self.validation, self._validation_labels(self.config.flips_at_test_time), self.labels
+            )
             write_model_folder(self.folder, self.best_weights, self.config, {**card, **described})
             shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
         self.ranks.wait()
         return result
 
-    def _validation_labels(self) -> NDArray[np.uint8]:
+    def _validation_labels(self, flips: bool = False) -> NDArray[np.uint8]:
         """Return what the averaged weights draw (N, H, W) on the validation slices."""
-        segmenter = Segmenter([self.average.network], self.labels, self.compute, flips=False)
+        segmenter = Segmenter([self.average.network], self.labels, self.compute, flips)
         return segmenter.labels(self.validation.images)
 
     def _validation_dice(self) -> dict[str, float]:
@@ -286,21 +288,33 @@ class _Training:
         if bool(torch.isfinite(recent).all()):
             return
         bad = int((~torch.isfinite(recent)).nonzero()[0])
-        step = self.step - len(recent) + bad + 1
+        self._diverged(f"the loss of step {self.step - len(recent) + bad + 1} is {recent[bad].item()}")
+
+    def _check_weights(self) -> None:
+        """Raise before a checkpoint would be written: a finite loss can have gradients that are not."""
+        floats = [tensor for tensor in self.network.state_dict().values() if tensor.is_floating_point()]
+        if not bool(torch.stack([torch.isfinite(tensor).all() for tensor in floats]).all()):
+            self._diverged(f"a weight is not finite after step {self.step}")
+
+    def _diverged(self, what: str) -> NoReturn:
         known = ", ".join(f"{name} {value:.4g}" for name, value in (self.history or [{}])[-1].items())
+        kept = (
+            f"the last checkpoint in {self.folder}/checkpoint is kept" if self.history else "there is no checkpoint yet"
+        )
         raise TrainingDivergedError(
-            f"{self.config.network.name}: the loss of step {step} is {recent[bad].item()}; last metrics: "
-            f"{known or 'none yet'}; lower learning_rate or look at the training set. "
-            f"The last checkpoint in {self.folder}/checkpoint is kept"
+            f"{self.config.network.name}: {what}; last metrics: {known or 'none yet'}; "
+            f"lower learning_rate or look at the training set; {kept}"
         )
 
 
-def _check_crop(config: TrainConfig, region_px: int) -> None:
+def _check_sizes(config: TrainConfig, region_px: int) -> None:
     if config.crop_px is not None and config.crop_px > region_px:
         raise InputError(
             f"crop_px {config.crop_px} is larger than the stored regions of {region_px} pixels; "
             f"set it to {region_px} or less"
         )
+    for side in (config.crop_px or region_px, region_px):  # trained on, predicted on
+        check_image(torch.empty(1, 1, side, side, device="meta"), 1, len(config.network.widths))
 
 
 def _compile(network: nn.Module, compute: Compute) -> nn.Module:

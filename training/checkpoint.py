@@ -1,9 +1,17 @@
-"""Checkpoints of an unfinished training: written aside and renamed, read back with `weights_only=True`."""
+"""Checkpoints of an unfinished training: written aside and renamed, read back with `weights_only=True`.
 
+Each knows the configuration and the data that it belongs to; a training of others does not continue it.
+"""
+
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from imaging.config import FrozenConfig
@@ -13,9 +21,13 @@ from training.files import write_atomically
 _FILE = "last.pt"
 
 
-def save_checkpoint(folder: Path, config: FrozenConfig, state: dict[str, Any]) -> None:
-    """Save `state` (tensors, numbers, strings, lists, dicts) with the configuration it belongs to."""
-    content = {"config": config.model_dump(mode="json"), "state": state}
+Origin = Mapping[str, str | int]
+"""What a training is made of besides its configuration: the seed, digests of its data."""
+
+
+def save_checkpoint(folder: Path, config: FrozenConfig, origin: Origin, state: dict[str, Any]) -> None:
+    """Save `state` (tensors, numbers, strings, lists, dicts) with the configuration and origin it belongs to."""
+    content = {"config": config.model_dump(mode="json"), "origin": dict(origin), "state": state}
     write_atomically(folder / _FILE, lambda part: _save(part, content))
 
 
@@ -24,7 +36,7 @@ def checkpoint_step(folder: Path) -> int | None:
     path = folder / _FILE
     if not path.exists():
         return None
-    return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state"]["step"])
+    return int(_read(path, mmap=True)["state"]["step"])
 
 
 def _save(path: Path, content: dict[str, Any]) -> None:
@@ -32,26 +44,53 @@ def _save(path: Path, content: dict[str, Any]) -> None:
         torch.save(content, file)
 
 
-def load_checkpoint(folder: Path, config: FrozenConfig) -> dict[str, Any] | None:
+def _read(path: Path, mmap: bool = False) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        int(content["state"]["step"])
+    except (OSError, RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: is damaged or no checkpoint; delete {path.parent} to start again") from error
+    return content
+
+
+def load_checkpoint(folder: Path, config: FrozenConfig, origin: Origin) -> dict[str, Any] | None:
     """Return the saved state, or None where there is none.
 
-    A key that the checkpoint does not know, since it is younger, agrees with it if it has its default.
+    A key that the checkpoint does not know, since it is younger, agrees with it if it has its default; what it does not
+    know of its origin agrees too.
 
     Raises:
-        InputError: The checkpoint was made with another configuration; the message names the keys that differ.
+        InputError: The checkpoint is damaged, or was made with another configuration or of another origin; the message
+            names the keys that differ.
     """
     path = folder / _FILE
     if not path.exists():
         return None
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = _read(path)
     differing = _differences(_with_younger_keys(content["config"], config), config.model_dump(mode="json"))
     if differing:
         raise InputError(
             f"{path}: was made with another configuration ({'; '.join(differing)}); "
             f"restore those values or delete {folder} to start again"
         )
+    known = content.get("origin", {})
+    others = _differences(known, {key: value for key, value in origin.items() if key in known})
+    if others:
+        raise InputError(
+            f"{path}: belongs to another training ({'; '.join(others)}); "
+            f"train on the same data with the same seed, or delete {folder} to start again"
+        )
     state: dict[str, Any] = content["state"]
     return state
+
+
+def digest_of(*arrays: NDArray[Any]) -> str:
+    """Return a SHA-256 of the types, shapes and contents of some arrays of numbers or text."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _with_younger_keys(old: dict[str, Any], config: FrozenConfig) -> dict[str, Any]:

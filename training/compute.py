@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from imaging.errors import InputError
 from training.fabric import Fabric
 from training.options import Device, Precision
 
@@ -62,14 +63,19 @@ def choose_compute(device: Device = "auto", precision: Precision = "auto", ranks
 
     Args:
         device: `auto` takes a GPU if there is one.
-        precision: `auto` takes bf16 on CUDA and where `cpu_has_fast_bf16`, else fp32.
+        precision: `auto` takes bf16 on GPUs that have it (from Ampere on) and where `cpu_has_fast_bf16`, else fp32.
         ranks: Processes of this machine that train together, of which this is one: `ranks.launched_ranks()`.
+
+    Raises:
+        InputError: CUDA is asked for where there is none.
     """
     # Fabric announces the precision each time; `description` says it once. Its import sets the level, so after that.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     accelerator = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise InputError("device cuda: PyTorch finds no GPU here; choose device cpu or auto (`scarforge doctor`)")
     if precision == "auto":
-        precision = "bf16" if accelerator == "cuda" or cpu_has_fast_bf16() else "fp32"
+        precision = "bf16" if _has_fast_bf16(accelerator) else "fp32"
     fabric = Fabric(
         accelerator=accelerator,
         devices=ranks,
@@ -84,3 +90,9 @@ def choose_compute(device: Device = "auto", precision: Precision = "auto", ranks
         precision=precision,
         memory_format=torch.channels_last if precision == "bf16" or accelerator == "cpu" else torch.contiguous_format,
     )
+
+
+def _has_fast_bf16(accelerator: str) -> bool:
+    if accelerator == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return cpu_has_fast_bf16()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -28,8 +29,18 @@ def write_model_folder(
 
 
 def read_config(folder: Path, config_class: type[Config]) -> Config:
-    """Read `config.json` of a model folder."""
-    return config_class.model_validate(read_model_json(folder, "config.json"))
+    """Read `config.json` of a model folder.
+
+    Raises:
+        InputError: The file is absent, or of another kind of model.
+    """
+    try:
+        return config_class.model_validate(read_model_json(folder, "config.json"))
+    except ValidationError as error:
+        named = ", ".join(sorted({".".join(map(str, one["loc"])) for one in error.errors()}))
+        raise InputError(
+            f"{folder}/config.json: is no {config_class.__name__} ({named}); name another model"
+        ) from error
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:

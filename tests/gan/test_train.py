@@ -259,7 +259,7 @@ def test_another_seed_trains_another_generator(start, tmp_path):
     ("changes", "seed", "match"),
     [
         ({"l1_weight": 1.0}, 5, "l1_weight: 100.0 then, 1.0 now"),
-        ({}, 6, "was made with seed 5, not 6; restore that seed"),
+        ({}, 6, "belongs to another training .seed: 5 then, 6 now"),
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused(start, changes, seed, match):

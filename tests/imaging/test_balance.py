@@ -4,7 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from imaging.balance import CATEGORIES, BalanceConfig, apportion, category_shares, draw_balanced, slice_categories
+from imaging.balance import (
+    CATEGORIES,
+    BalanceConfig,
+    apportion,
+    category_shares,
+    draw_balanced,
+    rows_by_category,
+    slice_categories,
+)
 from imaging.errors import InputError
 from imaging.labels import CINE_LABELS, EMIDEC_LABELS
 from tests.imaging.slices import ring
@@ -13,7 +21,7 @@ PUBLISHED = BalanceConfig()
 
 
 def draw(categories, count, balance=PUBLISHED, seed=0):
-    return draw_balanced(np.array(categories), count, balance, np.random.default_rng(seed))
+    return draw_balanced(rows_by_category(np.array(categories)), count, balance, np.random.default_rng(seed))
 
 
 def test_categories_follow_the_rarest_tissue():

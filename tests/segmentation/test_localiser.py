@@ -15,9 +15,9 @@ from imaging.study_writer import write_studies
 from segmentation.localiser import (
     box_scores,
     central_box,
-    fixed_central_box,
     intersection_over_union,
     load_localiser,
+    mean_box_size,
     slices_outside,
 )
 from segmentation.localiser_footprint import FootprintNet
@@ -58,13 +58,13 @@ def trained(archive, split, compute, tmp_path_factory):
 # The yardstick and the score
 
 
-def test_fixed_box_has_the_mean_size_in_the_middle(archive, split):
+def test_the_yardstick_has_the_mean_size_in_the_middle(archive, split):
     boxes = [reference_box(archive.load(case, "").mask) for case in split.train]
-    fixed = fixed_central_box(archive, split.train, (3, 80, 96))
-    assert fixed.centre == (40.0, 48.0)
-    assert fixed.height == pytest.approx(np.mean([box.height for box in boxes]))
+    size = mean_box_size(archive, split.train)
+    assert size == pytest.approx((np.mean([box.height for box in boxes]), np.mean([box.width for box in boxes])))
+    assert central_box(*size, (3, 80, 96)).centre == (40.0, 48.0)
     with pytest.raises(InputError, match="training patients"):
-        fixed_central_box(archive, ["nobody"], (3, 80, 96))
+        mean_box_size(archive, ["nobody"])
 
 
 def test_intersection_over_union_by_hand():

@@ -18,6 +18,19 @@ def test_untrained_box_head_answers_with_its_anchor(head):
     torch.testing.assert_close(boxes, network.anchor.expand(3, 4))
 
 
+def test_half_precision_does_not_move_the_middle_of_the_heat():
+    head = build_finder(PUBLISHED.model_copy(update={"head": "soft_argmax"})).head
+    head.context = torch.nn.Identity()
+    side = int(head.places.shape[1] ** 0.5)
+    channels = head.size[0].in_features
+    peak = torch.randn(1, 1, side, side, generator=torch.Generator().manual_seed(3))
+    head.heat = torch.nn.Module()
+    head.heat.forward = lambda _: peak
+    with torch.autocast("cpu", torch.bfloat16):
+        middle, _ = head(torch.zeros(1, channels, side, side), torch.zeros(4))
+    torch.testing.assert_close(middle, peak.flatten(1).softmax(dim=1) @ head.places.T, rtol=0, atol=1e-6)
+
+
 def test_network_that_finds_nothing_answers_with_its_anchor():
     network = build_finder(SMALL)
     network.anchor.copy_(torch.tensor([0.3, 0.35, 0.6, 0.7]))

@@ -105,6 +105,13 @@ def test_frequency_weights_are_inverse_frequencies_tempered_by_the_power():
     assert weights[4] / weights[0] == pytest.approx(math.sqrt(800 / 5))
 
 
+def test_a_tissue_without_a_pixel_weighs_as_much_as_the_rarest_that_has_some():
+    pixels = np.array([800_000, 100_000, 80_000, 15_000, 0])
+    weights = class_weights(TrainConfig(class_weights="frequency"), EMIDEC_LABELS, lambda: pixels)
+    assert weights[4] == weights[3]
+    assert weights[3] / weights[0] == pytest.approx(800 / 15)
+
+
 def test_no_weights_do_not_read_the_training_set():
     def unread() -> np.ndarray:
         raise AssertionError

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from imaging.errors import InputError
 from segmentation.attention_gate import AttentionGate
+from segmentation.attention_res_unet import AttentionResUNet
 from segmentation.blocks import ConvolutionPair, JoiningResidualBlock, ResidualBlock, upsample
 from segmentation.config import NetworkConfig
 from segmentation.halsr_net import GatedDecoderStage
@@ -131,6 +132,19 @@ def test_spatial_attention_moves_with_its_input():
     moved = torch.roll(x, (5, 3), dims=(2, 3))
     expected = torch.roll(attention.attention(x), (5, 3), dims=(2, 3))
     torch.testing.assert_close(attention.attention(moved), expected)
+
+
+def test_what_attention_res_unet_draws_moves_with_the_image():
+    """By whole strides, away from the border. HALSR-Net, which pools over the whole image, does not promise it."""
+    network = AttentionResUNet(widths=(4, 8), bottleneck=8).eval()
+    stride, margin = 4, 28  # no pixel sees further
+    x = noise(1, 1, 96, 96)
+    moved = torch.roll(x, (3 * stride, -2 * stride), dims=(2, 3))
+    inside = (..., slice(margin + 12, -margin - 12), slice(margin + 12, -margin - 12))
+    expected = torch.roll(network(x).logits, (3 * stride, -2 * stride), dims=(2, 3))
+    torch.testing.assert_close(network(moved).logits[inside], expected[inside])
+    shifted_less = torch.roll(x, 1, dims=2)
+    assert not torch.allclose(network(shifted_less).logits[inside], torch.roll(network(x).logits, 1, dims=2)[inside])
 
 
 def test_a_closed_gate_lets_nothing_through():

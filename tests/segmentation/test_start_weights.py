@@ -5,6 +5,7 @@ import torch
 
 from imaging.errors import InputError
 from segmentation.config import TrainConfig
+from segmentation.localiser_config import LocaliserConfig
 from segmentation.networks import build_network
 from segmentation.start_weights import lineage, refuse_tested, start_from
 from segmentation.train import train_segmenter
@@ -23,6 +24,15 @@ def write_model(folder, network=ATTENTION, classes=3, **card):
     weights = build_network(config.network, classes).state_dict()
     write_model_folder(folder, weights, config, card)
     return folder
+
+
+def test_a_model_of_another_kind_is_refused_in_words(tmp_path):
+    write_model_folder(tmp_path / "localiser", {}, LocaliserConfig(), {})
+    config = TrainConfig.model_validate({"network": ATTENTION}).network
+    with pytest.raises(
+        InputError, match=r"localiser/config.json: is no TrainConfig \(.*input_px.*\); name another model"
+    ):
+        start_from(build_network(config, 5), tmp_path / "localiser", config)
 
 
 def train(tmp_path, start, **changes):

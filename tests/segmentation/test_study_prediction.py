@@ -6,7 +6,7 @@ from torch import nn
 
 from imaging.box import Box
 from imaging.errors import InputError
-from imaging.labels import CINE_LABELS, EMIDEC_LABELS
+from imaging.labels import CINE_LABELS, EMIDEC_LABELS, Tissue
 from imaging.new_studies import find_studies, volumes_of
 from imaging.nifti import write_label_map
 from imaging.regions import RegionConfig, write_real_slices
@@ -35,14 +35,15 @@ ROTATION = np.array([[-0.8, 0.0, -0.6], [-0.6, 0.0, 0.8], [0.0, -1.0, 0.0]])
 
 
 class Shades(nn.Module):
-    """Gives each pixel the class whose shade is nearest; `offset` makes members that differ."""
+    """Gives each pixel the class whose shade is nearest; `offset` makes members that differ, `sureness` how sure."""
 
-    def __init__(self, offset: float = 0.0) -> None:
+    def __init__(self, offset: float = 0.0, sureness: float = 60) -> None:
         super().__init__()
+        self.sureness = sureness
         self.register_buffer("shades", torch.tensor([0.1, 0.5, 0.0, 1.0, 0.2])[None, :, None, None] + offset)
 
     def forward(self, x):
-        return SegmentationOutput(-60 * (x - self.shades) ** 2, None)
+        return SegmentationOutput(-self.sureness * (x - self.shades) ** 2, None)
 
     def encode(self, x):
         return torch.stack([x.mean(dim=(1, 2, 3)), x.std(dim=(1, 2, 3))], dim=1)
@@ -135,6 +136,19 @@ def test_a_good_network_finds_what_was_drawn(segmenter):
     assert prediction.mask.shape == mask.shape
     assert (prediction.mask == mask)[mask > 0].mean() > 0.8
     assert prediction.regions.shape == prediction.entropy.shape == (3, 48, 48)
+
+
+def test_an_unsure_lesion_is_left_out_of_the_result_and_kept_in_what_was_drawn(compute):
+    image, _ = drawn()
+    unsure = Shades(sureness=2)
+    usual = predict(Segmenter([unsure], EMIDEC_LABELS, compute, flips=False), image)
+    infarct = usual.regions >= Tissue.INFARCT
+    assert infarct.any()
+    careful = predict(Segmenter([unsure], EMIDEC_LABELS, compute, flips=False, sure_lesions_only=True), image)
+    np.testing.assert_array_equal(careful.drawn, usual.regions)
+    assert (careful.regions[infarct] == Tissue.NORMAL_MYOCARDIUM).all()
+    np.testing.assert_array_equal(careful.regions[~infarct], usual.regions[~infarct])
+    assert careful.volumes_ml["infarction"] == 0
 
 
 def test_an_ensemble_averages_and_tells_its_spread(compute):

@@ -117,6 +117,12 @@ def test_a_compiled_training_has_the_losses_of_an_ordinary_one_and_resumes_bit_f
     assert compiled.tolist() == pytest.approx(ordinary.tolist(), rel=1e-4)
 
 
+def test_a_compiled_training_by_several_processes_is_refused(store, tmp_path, compute, monkeypatch):
+    monkeypatch.setattr(train.Ranks, "count", 2)
+    with pytest.raises(InputError, match="compiled training by several processes has never run; set compiled to false"):
+        run(store, tmp_path, tiny_config(compiled=True), compute)
+
+
 def test_training_leaves_torch_s_generator_alone(store, tmp_path, compute):
     torch.manual_seed(3)
     expected = torch.rand(1)
@@ -213,8 +219,49 @@ def test_another_configuration_or_seed_does_not_resume(store, tmp_path, compute)
         run(store, tmp_path, tiny_config(), compute, kill_at(4))
     with pytest.raises(InputError, match=r"learning_rate: 0.001 then, 0.5 now"):
         run(store, tmp_path, tiny_config(learning_rate=0.5), compute)
-    with pytest.raises(InputError, match="made with seed 5, not 6"):
+    with pytest.raises(InputError, match=r"another training .seed: 5 then, 6 now"):
         run(store, tmp_path, tiny_config(), compute, seed=6)
+
+
+def test_other_training_or_validation_slices_do_not_resume(store, tmp_path, compute):
+    with pytest.raises(Killed):
+        run(store, tmp_path / "model", tiny_config(), compute, kill_at(4))
+    other = write_toy_store(tmp_path / "other.h5", count=len(store) + 1)
+    with pytest.raises(InputError, match=r"another training .training_set: .* delete"):
+        run(other, tmp_path / "model", tiny_config(), compute)
+    images, masks, case_ids = (getattr(toy_validation(), name) for name in ("images", "masks", "case_ids"))
+    moved = ValidationData(images, np.roll(masks, 1, axis=2), case_ids)
+    with pytest.raises(InputError, match=r"another training .validation: "):
+        train_segmenter(store, moved, tiny_config(), compute, tmp_path / "model", 5, silent, {})
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_checkpoint(store, tmp_path, compute, monkeypatch):
+    def clip(parameters, largest):
+        calls.append(1)
+        if len(calls) == 4:  # the last step of the second round; its loss was finite
+            next(iter(parameters)).grad[:] = float("inf")
+
+    calls: list[int] = []
+    monkeypatch.setattr(train, "clip_gradients", clip)
+    with pytest.raises(
+        TrainingDivergedError, match=r"a weight is not finite after step 4; last metrics: step 2, .* kept"
+    ):
+        run(store, tmp_path, tiny_config(), compute)
+    kept = torch.load(tmp_path / "checkpoint" / "last.pt", weights_only=True)["state"]
+    assert kept["step"] == 2
+    assert all(torch.isfinite(tensor).all() for tensor in kept["network"].values())
+
+
+def test_a_loss_that_diverges_at_once_says_that_there_is_no_checkpoint(store, tmp_path, compute, monkeypatch):
+    def diverge(output, *rest):
+        loss = output.logits.sum() * float("nan")
+        return loss, {"loss": loss.detach()}
+
+    monkeypatch.setattr(train, "segmentation_loss", diverge)
+    with pytest.raises(
+        TrainingDivergedError, match=r"loss of step 1 is nan; last metrics: none yet; .* no checkpoint yet"
+    ):
+        run(store, tmp_path, tiny_config(), compute)
 
 
 def test_patience_stops_early_and_only_when_asked(store, tmp_path, compute, monkeypatch):
@@ -231,12 +278,22 @@ def test_regions_that_the_network_cannot_halve_are_refused_with_those_that_work(
         run(store, tmp_path / "model", tiny_config(), compute)
 
 
-def test_the_card_records_which_post_processing_helped_the_validation_patients(store, tmp_path, compute):
-    result = run(store, tmp_path, tiny_config(steps=2), compute)
+def test_regions_are_refused_before_a_step_is_taken_even_where_the_crop_can_be_halved(tmp_path, compute, monkeypatch):
+    monkeypatch.setattr(train, "build_network", lambda *_: pytest.fail("a network was built"))
+    store = write_toy_store(tmp_path / "odd.h5", size=40)
+    with pytest.raises(InputError, match="40 × 40 cannot be halved 5 times"):
+        run(store, tmp_path / "model", tiny_config(crop_px=32), compute)
+
+
+@pytest.mark.parametrize("flips", [True, False])
+def test_the_card_records_which_post_processing_helped_as_predictions_are_made(store, tmp_path, compute, flips):
+    run(store, tmp_path, tiny_config(steps=2, flips_at_test_time=flips), compute)
     told = json.loads((tmp_path / "model_card.json").read_text())["post_processing"]
     assert told["rule"] == "positive"
     assert set(told["mean_dice"]) == {"none", *STEPS}
-    assert told["mean_dice"]["none"] == pytest.approx(result.score)
+    data, drawn = toy_validation(), load_segmenter(tmp_path, compute).labels(toy_validation().images)
+    without = mean_dice(positive_dice(data.masks, drawn, data.case_ids, EMIDEC_LABELS))
+    assert told["mean_dice"]["none"] == pytest.approx(without)
     assert all(told["mean_dice"][name] > told["mean_dice"]["none"] for name in told["chosen"])
 
 

@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from imaging.errors import InputError
+from training import compute
 from training.compute import choose_compute, cpu_has_fast_bf16
 
 
@@ -15,8 +17,8 @@ def test_one_line_says_what_is_computed_on(count, told):
 
 
 def test_a_1x1_convolution_of_one_channel_answers_channels_last():
-    compute = choose_compute("cpu", "bf16")
-    images = compute.lay_out(torch.rand(2, 1, 4, 6))
+    chosen = choose_compute("cpu", "bf16")
+    images = chosen.lay_out(torch.rand(2, 1, 4, 6))
     layer = torch.nn.Conv2d(1, 8, 1).to(memory_format=torch.channels_last)
     assert layer(images).is_contiguous(memory_format=torch.channels_last)
 
@@ -45,3 +47,15 @@ def test_bf16_is_chosen_where_it_is_faster(tmp_path, described, fast):
 
 def test_a_machine_that_does_not_describe_its_processor_computes_in_fp32(tmp_path):
     assert cpu_has_fast_bf16(tmp_path / "absent") is False
+
+
+def test_a_gpu_that_is_not_there_is_refused_in_words(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="device cuda: PyTorch finds no GPU here; choose device cpu or auto"):
+        choose_compute("cuda")
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_is_chosen_on_gpus_that_have_it_themselves(monkeypatch, native):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native or including_emulation)
+    assert compute._has_fast_bf16("cuda") is native

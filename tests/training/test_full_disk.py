@@ -15,7 +15,7 @@ from training.model_folder import read_model_json, read_weights, write_model_fol
 
 
 def checkpoint(folder, size):
-    save_checkpoint(folder, FrozenConfig(), {"step": size, "weights": torch.ones(size)})
+    save_checkpoint(folder, FrozenConfig(), {}, {"step": size, "weights": torch.ones(size)})
 
 
 def model(folder, size):
