@@ -5,8 +5,9 @@ the same machine; the ratios of the best turns are printed. The plain loop train
 `DataLoader` over one file a slice. The peers train their own networks, of about as many floating point operations as
 ours would have if it built its enlarged maps, as theirs do: MONAI's AttentionUnet as its spleen tutorial does (cached
 slices, DiceCELoss, Adam), and segmentation_models_pytorch's Unet as its first example does (files, DiceLoss, Adam).
-At last, the share of one of our epochs (with augmentation, validation and checkpoint) that is neither forward pass
-with loss, nor backward pass, nor optimiser.
+At last, the share of one of our epochs (with augmentation, validation and checkpoint) that is neither a training step's
+forward pass with loss, nor its backward pass, nor the optimiser; and the share if validation's forward passes are
+forward passes, too.
 
     PYTHONPATH=PEERS python -m benchmarks.networks --network halsr_net --widths 16,32,64,128 --bottleneck 128
 """
@@ -70,8 +71,10 @@ def main() -> None:
             print(
                 f"ours : {name} = {best['ours']:.1f} : {best[name]:.1f} slices/s, ratio {best['ours'] / best[name]:.2f}"
             )
-        share = in_own_process(share_outside, store, config, Path(folder) / "epoch", options)
-    print(f"outside forward, loss, backward and optimiser: {share:.1%} of an epoch")
+        shares = in_own_process(shares_outside, store, config, Path(folder) / "epoch", options)
+    print(
+        "outside forward, loss, backward and optimiser: {:.2%} of an epoch, {:.2%} without validation".format(*shares)
+    )
 
 
 def count_flops(build: Build, size: int) -> int:
@@ -180,13 +183,17 @@ def loop_speed(
     return options.steps * options.batch / (time.perf_counter() - start)
 
 
-def share_outside(
+def shares_outside(
     path: Path,
     config: TrainConfig,
     folder: Path,
     options: argparse.Namespace,
-) -> float:
-    """Return the share of one epoch that is neither forward pass with loss, nor backward pass, nor optimiser."""
+) -> tuple[float, float]:
+    """Return two shares of one epoch.
+
+    The first is neither forward pass with loss, nor backward pass, nor optimiser of a training step. The second leaves
+    out the forward passes of the validation as well.
+    """
     keep_freed_memory()
     store = SliceStore.open(path)
     defaults, steps = TrainConfig(), max(len(store) // options.batch, 1)
@@ -195,15 +202,20 @@ def share_outside(
     rows = np.arange(options.validation)
     validation = ValidationData(store.images(rows), store.masks(rows), np.array(["one"] * options.validation))
     run = train._Training(store, validation, config, choose_compute(), folder, 0)
-    watch = Stopwatch(run.compute.device)
-    run.forward, run.compute.fabric.backward = watch.around(run.forward), watch.around(run.compute.fabric.backward)
-    run.step_optimiser.step = watch.around(run.step_optimiser.step)
-    with patch.object(train, "segmentation_loss", watch.around(train.segmentation_loss)):
+    training, validating = Stopwatch(run.compute.device), Stopwatch(run.compute.device)
+    run.forward, run.compute.fabric.backward = (
+        training.around(run.forward),
+        training.around(run.compute.fabric.backward),
+    )
+    run.step_optimiser.step = training.around(run.step_optimiser.step)
+    run.average.network.forward = validating.around(run.average.network.forward)
+    with patch.object(train, "segmentation_loss", training.around(train.segmentation_loss)):
         run.save(run.train_round() | run.validate())  # warms up
-        watch.seconds, start = 0.0, time.perf_counter()
+        training.seconds, validating.seconds, start = 0.0, 0.0, time.perf_counter()
         run.save(run.train_round() | run.validate())
         own._wait(run.compute.device)
-    return 1 - watch.seconds / (time.perf_counter() - start)
+    epoch = time.perf_counter() - start
+    return 1 - training.seconds / epoch, 1 - (training.seconds + validating.seconds) / epoch
 
 
 class Stopwatch:

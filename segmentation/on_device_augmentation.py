@@ -162,9 +162,10 @@ def _change_intensities(images: Tensor, changes: BatchChanges, noise_seed: int |
     gamma, contrast, brightness, noise = (
         part.view(-1, 1, 1, 1) for part in (changes.gamma, changes.contrast, changes.brightness, changes.noise)
     )
-    images = images.clamp(0, 1).pow_(gamma)  # in place from here on: less memory to go through
+    # In place from here on: less memory to go through. `pow` with an exponent a slice takes four times as long.
+    images = images.clamp(0, 1).log_().mul_(gamma).exp_()
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    images.sub_(mean).mul_(contrast).add_(mean + brightness)
+    images.mul_(contrast).add_(mean * (1 - contrast) + brightness)  # contrast about the mean
     if noise_seed is not None:
         generator = torch.Generator(images.device).manual_seed(noise_seed)
         shape = (changes.of or len(images), *images.shape[1:])

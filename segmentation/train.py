@@ -116,6 +116,7 @@ class _Training:
         if config.start_from is not None:
             start_from(network, config.start_from, config.network)
         self.network = network.to(compute.device).to(memory_format=compute.memory_format)
+        self.parameters = list(self.network.parameters())
         self.average = WeightAverage(self.network, config.average_decay)
         self.optimiser = build_optimiser(self.network, config)
         if config.compiled and self.ranks.count > 1:
@@ -181,7 +182,7 @@ class _Training:
             self.config.auxiliary_weight,
         )
         self.ranks.backward(loss)
-        clip_gradients(self.network.parameters(), self.config.clip_norm)
+        clip_gradients(self.parameters, self.config.clip_norm)
         self.step_optimiser.step()
         self.step_optimiser.zero_grad()
         self.average.update()
