@@ -192,7 +192,8 @@ def shares_outside(
     """Return two shares of one epoch.
 
     The first is neither forward pass with loss, nor backward pass, nor optimiser of a training step. The second leaves
-    out the forward passes of the validation as well.
+    out the forward passes of the validation as well. Each part is waited for, so on a GPU, where the host prepares the
+    next step beside it, both shares are larger than in training.
     """
     keep_freed_memory()
     store = SliceStore.open(path)

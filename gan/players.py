@@ -168,11 +168,12 @@ class Players:
     def _follow_average(self, decay: float) -> None:
         """Move the averaged weights and statistics towards the present ones."""
         present = self.generator.state_dict()
-        for name, average in self.averaged.state_dict().items():
-            if average.is_floating_point():
-                average.lerp_(present[name], 1 - decay)
-            else:
-                average.copy_(present[name])
+        pairs = [(average, present[name]) for name, average in self.averaged.state_dict().items()]
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        torch._foreach_lerp_([mine for mine, _ in floats], [theirs for _, theirs in floats], 1 - decay)
+        for average, count in pairs:
+            if not average.is_floating_point():
+                average.copy_(count)
 
 
 def build_networks(config: Pix2PixConfig, labels: LabelSet, seed: int) -> tuple[Generator, Discriminator]:

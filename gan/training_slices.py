@@ -20,6 +20,7 @@ from imaging.labels import LabelSet
 from imaging.seeds import derive_seed, random_generator
 from imaging.slice_store import SliceStore
 from training.compute import Compute
+from training.transfer import send
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class ResidentSlices:
         images, masks, distances = self._rows(rows)
         images, holes = to_gan_range(images.float()), (distances <= self._margins(seed, step)).float()
         size = (len(rows), noise_planes(self.config), *images.shape[2:])
-        noise = row_noise(derive_seed(seed, "pix2pix training noise", step), size).to(images.device)
+        noise = send(row_noise(derive_seed(seed, "pix2pix training noise", step), size), images.device)
         shades = own_shades(images, masks[:, 0], self.labels.num_classes) if self.config.shades else None
         condition = build_condition(self.config, self.labels, masks[:, 0], images, holes, noise, shades)
         weights = self.tissue_weights[masks.long()]
@@ -117,11 +118,11 @@ class ResidentSlices:
         """Return how far each slice's hole reaches (N, 1, 1, 1)."""
         config = self.config
         more = random_generator(seed, "pix2pix holes", step).integers(config.hole_spread_px + 1, size=config.batch)
-        return torch.from_numpy(config.hole_margin_px + more).view(-1, 1, 1, 1).to(self.images.device)
+        return send(torch.from_numpy(config.hole_margin_px + more).view(-1, 1, 1, 1), self.images.device)
 
     def _rows(self, rows: NDArray[np.integer]) -> list[Tensor]:
         """Return images, masks and distances (N, 1, H, W) of some rows, cut where training is on windows."""
-        index = torch.from_numpy(rows).to(self.images.device)
+        index = send(torch.from_numpy(rows), self.images.device)
         parts = [part[index].unsqueeze(1) for part in (self.images, self.masks, self.distances)]
         if self.crops is None:
             return parts

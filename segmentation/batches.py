@@ -11,6 +11,7 @@ from torch import Tensor
 from imaging.slice_store import SliceStore
 from segmentation.sampling import RowSampler
 from training.compute import Compute
+from training.transfer import send
 
 Batch = tuple[Tensor, Tensor]
 """Images (N, 1, H, W) float32 in [0, 1] and masks (N, H, W) int64, on the device."""
@@ -43,7 +44,7 @@ class ResidentBatches:
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a step."""
-        rows = torch.from_numpy(self._sampler.rows(step)).to(self._device)
+        rows = send(torch.from_numpy(self._sampler.rows(step)), self._device)
         return self._images[rows].float().unsqueeze(1), self._masks[rows].long()
 
 
@@ -60,8 +61,8 @@ class StreamedBatches:
         images, masks = self._take(step)
         self._next = (step + 1, self._reader.submit(self._read, step + 1))
         return (
-            torch.from_numpy(images).to(self._device).float().unsqueeze(1),
-            torch.from_numpy(masks).to(self._device).long(),
+            send(torch.from_numpy(images), self._device).float().unsqueeze(1),
+            send(torch.from_numpy(masks), self._device).long(),
         )
 
     def _take(self, step: int) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:

@@ -120,7 +120,7 @@ def validation_iou(network: BoxFinder, data: LocaliserData, compute: Compute) ->
 
 
 def _start(config: LocaliserConfig, training: LocaliserData, compute: Compute, seed: int) -> _State:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU
         torch.manual_seed(derive_seed(seed, "localiser weights"))
         network = build_finder(config)
     network.anchor.copy_(training.boxes.mean(dim=0))

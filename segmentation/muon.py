@@ -6,10 +6,12 @@ for LLM training", section 2.2. PyTorch's own `torch.optim.Muon` takes matrices 
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+Key = TypeVar("Key")
 
 _MOMENTUM = 0.95
 # Of the odd polynomial that brings singular values near to one (Jordan et al. 2024).
@@ -73,38 +75,59 @@ def is_matrix(parameter: Tensor, smallest: int = 16) -> bool:
     return parameter.dim() == 4 and min(_matrix_shape(parameter)) >= smallest
 
 
-def orthogonalise(matrices: Tensor) -> Tensor:
-    """Bring all singular values of matrices (N, R, C) near to one, between 0.7 and 1.2, keeping their directions.
+def orthogonalise(groups: list[Tensor]) -> list[Tensor]:
+    """Bring all singular values of matrices near to one, between 0.7 and 1.2, keeping their directions.
 
     Each round multiplies by a polynomial of the square matrix X Xᵀ. The rounds are run on that small matrix alone and
-    what they multiply to is applied once: convolutions have many more columns than rows.
+    what they multiply to is applied once: convolutions have many more columns than rows. Square matrices of one size
+    go through the rounds together, whatever groups they are of: a GPU is told so much the less often what to do.
+
+    Args:
+        groups: Of matrices of one shape each, (N, R, C).
     """
+    wide = [group.mT if _is_tall(group) else group for group in groups]
+    wide = [group / (group.norm(dim=(1, 2), keepdim=True) + 1e-7) for group in wide]
+    turned = list(groups)
+    for places in _places_by([group.shape[1] for group in wide]).values():
+        applied = _rounds(torch.cat([wide[place] @ wide[place].mT for place in places]))
+        for place, part in zip(places, torch.split(applied, [len(wide[place]) for place in places]), strict=True):
+            turned[place] = part @ wide[place]
+    return [matrices.mT if _is_tall(group) else matrices for matrices, group in zip(turned, groups, strict=True)]
+
+
+def _rounds(gram: Tensor) -> Tensor:
+    """Return what all rounds together multiply the matrices by whose X Xᵀ are given, (N, R, R)."""
     a, b, c = _COEFFICIENTS
-    tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    gram = x @ x.mT
-    one = torch.eye(gram.shape[1], dtype=x.dtype, device=x.device)
-    applied = one
-    for _ in range(_ITERATIONS):
+    one = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    factor = applied = a * one + b * gram + c * gram @ gram
+    for _ in range(_ITERATIONS - 1):
+        gram = factor @ gram @ factor
         factor = a * one + b * gram + c * gram @ gram
         applied = factor @ applied
-        gram = factor @ gram @ factor
-    turned = applied @ x
-    return turned.mT if tall else turned
+    return applied
 
 
 def _orthogonal(gradients: list[Tensor]) -> list[Tensor]:
     """Orthogonalise the gradients (O, I, K, K) of several convolutions, those of one shape together."""
-    by_shape: dict[tuple[int, int], list[int]] = {}
-    for place, gradient in enumerate(gradients):
-        by_shape.setdefault(_matrix_shape(gradient), []).append(place)
+    by_shape = _places_by([_matrix_shape(gradient) for gradient in gradients])
+    groups = [torch.stack([gradients[place].reshape(shape) for place in by_shape[shape]]) for shape in by_shape]
     found = list(gradients)
-    for shape, places in by_shape.items():
-        together = orthogonalise(torch.stack([gradients[place].reshape(shape) for place in places]))
-        for place, matrix in zip(places, together, strict=True):
+    for places, matrices in zip(by_shape.values(), orthogonalise(groups), strict=True):
+        for place, matrix in zip(places, matrices, strict=True):
             found[place] = matrix.reshape(gradients[place].shape)
     return found
+
+
+def _places_by(keys: list[Key]) -> dict[Key, list[int]]:
+    """Return where in the list each key stands."""
+    places: dict[Key, list[int]] = {}
+    for place, key in enumerate(keys):
+        places.setdefault(key, []).append(place)
+    return places
+
+
+def _is_tall(matrices: Tensor) -> bool:
+    return matrices.shape[1] > matrices.shape[2]
 
 
 def _matrix_shape(weight: Tensor) -> tuple[int, int]:

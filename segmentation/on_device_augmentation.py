@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segmentation.config import DeviceAugmentConfig
+from training.transfer import send
 
 _ELASTIC_NODES = 5
 
@@ -103,7 +104,7 @@ def sampling_grid(changes: BatchChanges, region_px: int) -> Tensor:
 
 def _to_device(changes: BatchChanges, device: torch.device) -> BatchChanges:
     moved: dict[str, Any] = {
-        name: part.to(device) for name, part in changes._asdict().items() if isinstance(part, Tensor)
+        name: send(part, device) for name, part in changes._asdict().items() if isinstance(part, Tensor)
     }
     return changes._replace(**moved)
 

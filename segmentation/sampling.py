@@ -39,6 +39,7 @@ class RowSampler:
         if len(training) == 0:
             raise InputError(f"{training.path}: holds no slices to train on; rematerialise the training set")
         self._count, self._batch, self._balance, self._seed, self._part = len(training), batch, balance, seed, part
+        self._orders: dict[int, NDArray[np.int64]] = {}
         self._by_category = None if balance is None else rows_by_category(read_categories(training))
 
     def rows(self, step: int) -> NDArray[np.int64]:
@@ -51,11 +52,13 @@ class RowSampler:
             return draw_balanced(self._by_category, self._batch, self._balance, rng).astype(np.int64)
         positions = step * self._batch + np.arange(self._batch)
         epochs, places = np.divmod(positions, self._count)
-        orders = {epoch: self._order(epoch) for epoch in np.unique(epochs).tolist()}
-        return np.array([orders[e][p] for e, p in zip(epochs.tolist(), places.tolist(), strict=True)])
+        self._orders = {epoch: self._order(epoch) for epoch in np.unique(epochs).tolist()}
+        return np.array([self._orders[e][p] for e, p in zip(epochs.tolist(), places.tolist(), strict=True)])
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
-        return random_generator(self._seed, "order", epoch).permutation(self._count)
+        """Return the order of an epoch: that of the step before, mostly, which is not drawn again."""
+        known = self._orders.get(epoch)
+        return random_generator(self._seed, "order", epoch).permutation(self._count) if known is None else known
 
 
 def read_categories(training: SliceStore) -> NDArray[np.str_]:

@@ -16,8 +16,8 @@ from training.options import Device, Precision
 class Compute:
     """What a model runs on.
 
-    `fabric` places tensors and opens bf16 autocast; `memory_format` is `channels_last` on CPUs, and on GPUs with bf16:
-    both beat plain fp32 in NCHW there (docs/speed.md).
+    `fabric` places tensors and opens bf16 autocast; `memory_format` is `channels_last` on CPUs, where it beats NCHW
+    (docs/speed.md), and on GPUs with bf16, whose tensor cores want it (not measured).
     """
 
     fabric: Fabric
@@ -67,13 +67,18 @@ def choose_compute(device: Device = "auto", precision: Precision = "auto", ranks
         ranks: Processes of this machine that train together, of which this is one: `ranks.launched_ranks()`.
 
     Raises:
-        InputError: CUDA is asked for where there is none.
+        InputError: CUDA is asked for where there is none, or by more processes than there are GPUs.
     """
     # Fabric announces the precision each time; `description` says it once. Its import sets the level, so after that.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     accelerator = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     if accelerator == "cuda" and not torch.cuda.is_available():
         raise InputError("device cuda: PyTorch finds no GPU here; choose device cpu or auto (`scarforge doctor`)")
+    if accelerator == "cuda" and ranks > torch.cuda.device_count():
+        raise InputError(
+            f"{ranks} processes want a GPU each and {torch.cuda.device_count()} are visible here; start that many "
+            "processes, or choose device cpu"
+        )
     if precision == "auto":
         precision = "bf16" if _has_fast_bf16(accelerator) else "fp32"
     fabric = Fabric(

@@ -34,7 +34,7 @@ def test_orthogonalised_matrices_keep_their_singular_vectors_and_lose_their_sing
     generator = torch.Generator().manual_seed(0)
     matrices = torch.randn(3, *shape, generator=generator) * torch.logspace(-1, 1, shape[1])
     left, _, right = torch.linalg.svd(matrices, full_matrices=False)
-    turned = left.mT @ orthogonalise(matrices) @ right.mT
+    turned = left.mT @ orthogonalise([matrices])[0] @ right.mT
     values = turned.diagonal(dim1=1, dim2=2)
     if shape[0] != shape[1]:  # a random square matrix has singular values near 0, which five rounds do not lift
         assert values.min() > 0.5
@@ -48,7 +48,14 @@ def test_orthogonalised_matrices_are_those_of_the_published_rounds():
     for _ in range(5):
         gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    torch.testing.assert_close(orthogonalise(matrices).double(), x, atol=1e-5, rtol=0)
+    torch.testing.assert_close(orthogonalise([matrices])[0].double(), x, atol=1e-5, rtol=0)
+
+
+def test_matrices_of_several_shapes_turn_out_as_each_alone():
+    generator = torch.Generator().manual_seed(0)
+    groups = [torch.randn(shape, generator=generator) for shape in [(2, 24, 40), (1, 60, 24), (3, 16, 30), (1, 24, 24)]]
+    for group, together in zip(groups, orthogonalise(groups), strict=True):
+        torch.testing.assert_close(together, orthogonalise([group])[0], atol=1e-6, rtol=0)
 
 
 def test_the_first_step_is_the_orthogonal_matrix_nearest_to_the_gradient_as_long_as_adam_s():
@@ -77,7 +84,7 @@ def test_later_steps_follow_the_momentum():
     before = network[1].weight.detach().clone()
     optimiser.step()
     momentum = 0.95 * (0.05 * first) + 0.05 * second
-    along = orthogonalise((0.05 * second + 0.95 * momentum).reshape(1, 24, -1)).reshape(before.shape)
+    along = orthogonalise([(0.05 * second + 0.95 * momentum).reshape(1, 24, -1)])[0].reshape(before.shape)
     torch.testing.assert_close(network[1].weight.detach(), before - RATE * 0.2 * 12 * along)
 
 

@@ -55,6 +55,13 @@ def test_a_gpu_that_is_not_there_is_refused_in_words(monkeypatch):
         choose_compute("cuda")
 
 
+def test_more_processes_than_gpus_are_refused_in_words(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match="2 processes want a GPU each and 1 are visible here"):
+        choose_compute("auto", ranks=2)
+
+
 @pytest.mark.parametrize("native", [True, False])
 def test_bf16_is_chosen_on_gpus_that_have_it_themselves(monkeypatch, native):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native or including_emulation)
