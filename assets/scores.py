@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from segmentation.predict import Segmenter
     from segmentation.scores import ScoreIdentity
 
-YARDSTICKS = ("all_background", "mean_mask", "other_patient")
 RULES_THAT_JUDGE = ("positive", "pooled", "per_slice")
 
 

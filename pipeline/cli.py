@@ -33,7 +33,8 @@ PostProcessing = Annotated[
     bool,
     typer.Option(
         "--post-processing/--no-post-processing",
-        help="Correct label maps by the steps that helped the model's validation patients.",
+        help="Correct label maps by the steps that helped the model's validation patients, and leave out unsure "
+        "lesions unless those patients lose by it.",
     ),
 ]
 

@@ -27,7 +27,8 @@ class ExternalTestOptions:
         localiser: `SOURCE/PROFILE` whose localisers are taken.
         crop: Cut around the localiser's box or around the reference's.
         flips: Flips at test time; None does as each model's configuration says.
-        post_processing: Correct label maps by the steps that each model's validation patients chose.
+        post_processing: Correct label maps by the steps that each model's validation patients chose, and leave out
+            unsure lesions unless those patients lose by it.
         overrides: `source.` and `phantom.` settings, `key=value`.
     """
 

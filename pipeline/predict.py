@@ -38,7 +38,8 @@ class PredictOptions:
         phase: Only this phase of a cine series, counted from 1.
         flips: Flips at test time; None does as the model's configuration says.
         dicom_seg: Also write DICOM segmentations.
-        post_processing: Correct label maps by the steps that the model's validation patients chose.
+        post_processing: Correct label maps by the steps that the model's validation patients chose, and leave out
+            unsure lesions unless those patients lose by it.
     """
 
     model: str

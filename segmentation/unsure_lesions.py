@@ -3,7 +3,7 @@
 A segmenter draws a few pixels of infarct in almost every healthy heart, and the official rule scores each such patient
 0 in place of 1. Whether there is a lesion at all is a question of a whole study, which no pixel answers: it is believed
 where the segmenter is sure of the area that follows. Areas and probability are the same for all models, since the seven
-validation patients of a fold are too few to choose them by (docs/results.md); those patients tell what the rule does.
+or eight validation patients of a fold are too few to choose them by (docs/results.md); they tell what the rule does.
 `post_processing` holds the corrections of single slices.
 """
 

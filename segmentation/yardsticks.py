@@ -14,7 +14,6 @@ from imaging.seeds import random_generator
 ALL_BACKGROUND = "all_background"
 MEAN_MASK = "mean_mask"
 OTHER_PATIENT = "other_patient"
-YARDSTICKS = (ALL_BACKGROUND, MEAN_MASK, OTHER_PATIENT)
 
 
 def all_background(slices: int, size: int) -> NDArray[np.uint8]:

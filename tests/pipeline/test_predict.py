@@ -125,7 +125,7 @@ def test_post_processing_is_off_until_asked_for_and_then_told_with_its_reason(tm
     assert "applied (validation Dice +0.0120)" in pages["on"]
 
 
-def test_an_unplausible_result_goes_to_flagged_and_back_when_it_is_not(tmp_path, home, monkeypatch, capsys):
+def test_an_implausible_result_goes_to_flagged_and_back_when_it_is_not(tmp_path, home, monkeypatch, capsys):
     study, out = write_study(tmp_path / "a.nii.gz"), tmp_path / "out"
     monkeypatch.setattr("segmentation.plausibility.implausibilities", no_heart)
     assert run(home, out, study) == 3
