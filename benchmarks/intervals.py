@@ -5,9 +5,9 @@ the tissue is missed altogether), the effect, which differs between patients, a 
 noise of each patient and seed, cut to 0 to 1. The true difference follows from these distributions by quadrature. Under
 `pooled` patients count by their volume, which is log-normal and goes with the level.
 
-`coverage` is that of the true difference of the methods; `this seed` that of the difference between the trainings that
-were run, which is all that one seed can tell. `false alarm` is `better` or `worse` from equal arms; `power` the verdict
-`better` where the true difference is the mean `detectable`. The bars: 93 to 97 % and at most 6.5 %.
+`coverage` is that of the true difference of the methods; `these seeds` that of the difference between the trainings
+that were run, which is all that one seed can tell. `false alarm` is `better` or `worse` from equal arms; `power` the
+verdict `better` where the true difference is the mean `detectable`. The bars: 93 to 97 % and at most 6.5 %.
 
     python -m benchmarks.intervals --simulations 2000
 """

@@ -66,11 +66,6 @@ class Judgement:
     reason: str
     tissues: tuple[TissueJudgement, ...] = field(default=())
 
-    @property
-    def regressions(self) -> tuple[TissueJudgement, ...]:
-        """The tissues in which the candidate fell below the champion's interval."""
-        return tuple(tissue for tissue in self.tissues if tissue.fell)
-
 
 def judge_candidate(candidate: ScoredTable, champion: ScoredTable | None) -> Judgement:
     """Decide whether a candidate takes the champion's place.

@@ -37,7 +37,7 @@ def test_the_champion_stays_until_a_candidate_is_better(tmp_path: Path) -> None:
     assert better.champion.reason.startswith("better than the champion: infarct +0.100")
     worse = decide(book, candidate("v4", 0.4))
     assert worse.champion == better.champion
-    assert [tissue.tissue for tissue in worse.judgement.regressions] == ["infarct"]
+    assert [tissue.tissue for tissue in worse.judgement.tissues if tissue.fell] == ["infarct"]
     assert len(list(tmp_path.glob("*.csv"))) == 1
 
 

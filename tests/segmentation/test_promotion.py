@@ -46,7 +46,7 @@ def test_better_in_one_tissue_and_worse_in_none_is_promoted_with_the_figures_as_
     assert judgement.promoted
     assert judgement.reason.startswith("better than the champion: infarct +0.100 (")
     assert "12 pairs" in judgement.reason
-    assert not judgement.regressions
+    assert not any(tissue.fell for tissue in judgement.tissues)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_no_evidence_or_any_tissue_worse_leaves_the_champion(new, reason):
 
 def test_a_tissue_below_the_lower_end_of_the_champions_interval_is_named_as_regression():
     judgement = judge_candidate(scored({"cavity": 0.9, "infarct": 0.4}), scored({"cavity": 0.9, "infarct": 0.5}))
-    (fell,) = judgement.regressions
+    (fell,) = [tissue for tissue in judgement.tissues if tissue.fell]
     assert fell.tissue == "infarct"
     assert fell.candidate < fell.champion.low < fell.champion.value
     assert fell.candidate == pytest.approx(0.4, abs=0.01)
