@@ -13,7 +13,7 @@ SCRIPTS = Path(__file__).parent / "scripts"
 
 @pytest.fixture(scope="session")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder that a case's script has written: `case("04")` for `04_sform_pixdim.py`. Read it; never write there."""
+    """The folder that a case's script has written, `case("04")` for `04_sform_pixdim.py`: to read, not to write in."""
     written: dict[str, Path] = {}
 
     def write(number: str) -> Path:
