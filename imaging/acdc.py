@@ -33,7 +33,6 @@ def read_acdc(root: Path) -> Iterator[Study | RejectedStudy]:
 
     `Info.cfg` tells which frames are `ED` and `ES`; where it does not, those with the largest and the smallest cavity
     are. Other frames with ground truth carry their number, as does a frame that nothing can be compared with.
-    Axes are taken as stored: ACDC's affines do not tell the orientation.
 
     Raises:
         InputError: `root` is no folder, or holds no `patient*` folder.
@@ -72,7 +71,7 @@ def _read_patient(root: Path, folder: Path) -> Iterator[Study | RejectedStudy]:
 
 def _read_frame(root: Path, case_id: str, frame: NiftiPair, info: Mapping[str, str]) -> Study:
     image_path, mask_path = frame.files(root)
-    return nifti_study(case_id, image_path, mask_path, CINE_LABELS, values=_LABELS, as_stored=True, clinical=info)
+    return nifti_study(case_id, image_path, mask_path, CINE_LABELS, values=_LABELS, clinical=info)
 
 
 def _frames(folder: Path) -> list[NiftiPair]:

@@ -41,7 +41,7 @@ def read_emidec(root: Path) -> Iterator[Study | RejectedStudy]:
 def _read_study(root: Path, folder: Path, table: Mapping[str, str]) -> Study:
     image_path, mask_path = _file_of(root, folder, "Images"), _file_of(root, folder, "Contours")
     clinical = {**table, **_clinical_text(root, folder)}
-    return nifti_study(folder.name, image_path, mask_path, EMIDEC_LABELS, as_stored=True, clinical=clinical)
+    return nifti_study(folder.name, image_path, mask_path, EMIDEC_LABELS, clinical=clinical)
 
 
 def _file_of(root: Path, folder: Path, part: str) -> Path:

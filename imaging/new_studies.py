@@ -1,14 +1,9 @@
-"""Finds and reads studies that have no labels yet: NIfTI volumes, and folders of DICOM slices.
-
-What an image is arranged by: `imaging.orientation.radiological`, unless its affine's directions are plus or minus the
-identity. Such an affine says nothing about a short-axis study (EMIDEC's and ACDC's are so), and the stored order is
-taken.
-"""
+"""Finds and reads studies that have no labels yet: NIfTI volumes, and folders of DICOM slices."""
 
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +14,11 @@ from imaging.dicom.slice_file import DicomSlice
 from imaging.dicom.volume import DicomVolume, dicom_volume
 from imaging.errors import InputError
 from imaging.nifti import NiftiVolume, read_nifti
-from imaging.orientation import AS_STORED
 from imaging.source_files import inside
-from imaging.study import check_geometry
 
 _NIFTI = re.compile(r"(?P<stem>[^.].*)\.nii(\.gz)?")
 _DICOM_SUFFIXES = (".dcm", ".ima")
 _DICOM_MAGIC, _DICOM_MAGIC_AT = b"DICM", 128
-_STRAIGHT = 1e-4  # of direction cosines
 
 
 @dataclass(frozen=True)
@@ -60,6 +52,11 @@ class NewStudy:
     path: Path
     volume: NiftiVolume | DicomVolume
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A sentence for each thing that the files say differently in two places."""
+        return self.volume.notes if isinstance(self.volume, NiftiVolume) else ()
+
 
 @dataclass(frozen=True)
 class UnreadStudy:
@@ -75,7 +72,7 @@ class UnreadStudy:
         Raises:
             InputError: It is unreadable, or has no contrast, or values that are not finite.
         """
-        volume = dicom_volume(self.slices) if self.slices else _nifti(self.path)
+        volume = dicom_volume(self.slices) if self.slices else read_nifti(self.path)
         _check_image(volume.image, self.path)
         return NewStudy(self.case_id, self.path, volume)
 
@@ -179,24 +176,6 @@ def _is_dicom(path: Path) -> bool:
             return file.read(len(_DICOM_MAGIC)) == _DICOM_MAGIC
     except OSError:
         return False
-
-
-def _nifti(path: Path) -> NiftiVolume:
-    volume = read_nifti(path)
-    if not says_nothing(volume.affine) or volume.arrangement == AS_STORED:
-        return volume
-    zooms = np.empty(3)
-    zooms[list(volume.arrangement.axes)] = volume.spacing_mm
-    spacing_mm = (float(zooms[2]), float(zooms[1]), float(zooms[0]))
-    check_geometry(spacing_mm, volume.affine, str(path))
-    stored = AS_STORED.apply(volume.arrangement.undo(volume.data))
-    return replace(volume, data=stored, spacing_mm=spacing_mm, arrangement=AS_STORED)
-
-
-def says_nothing(affine: NDArray[np.float64]) -> bool:
-    """Whether the directions of an affine (4, 4) are plus or minus the identity, as where nobody wrote them."""
-    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return bool(np.allclose(np.abs(directions), np.eye(3), atol=_STRAIGHT))
 
 
 def _check_image(image: NDArray[np.float32], path: Path) -> None:

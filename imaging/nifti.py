@@ -1,20 +1,36 @@
-"""Reads NIfTI volumes as (slice, row, column), and writes label maps back in a file's own geometry."""
+"""Reads NIfTI volumes as (slice, row, column), and writes label maps back in a file's own geometry.
+
+What a header says twice is compared in `imaging.nifti_header`, how a volume is arranged told in `imaging.orientation`.
+"""
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
-from nibabel.openers import ImageOpener
+from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from imaging.errors import InputError
-from imaging.orientation import AS_STORED, Arrangement, radiological
+from imaging.nifti_header import (
+    Sides,
+    check_meaning,
+    kept_geometry,
+    mm_in_unit,
+    new_geometry,
+    place_note,
+    read_header,
+    slice_distance,
+    surplus_note,
+    tells_no_place,
+    voxel_sides,
+)
+from imaging.orientation import Arrangement, arrangement_of, order_onto
 from imaging.study import check_affine, check_geometry
 from imaging.write_aside import written_aside
 
@@ -22,8 +38,6 @@ from imaging.write_aside import written_aside
 _UNREADABLE = (OSError, EOFError, zlib.error, ValueError, MemoryError, ImageFileError, HeaderDataError, WrapStructError)
 _nibabel: Any = nibabel  # its type information is partial
 MOST_VOXELS = 2**28  # 1 GB as float32: thirty times a large cardiac volume; beyond it a header is damaged
-_MM_IN_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI's codes for metre, millimetre, micrometre; 0 is unknown
-_NIFTI_2_BYTES = 540  # length of its header
 _SPACING_TOLERANCE = 0.01
 
 
@@ -36,12 +50,16 @@ class NiftiVolume:
         spacing_mm: (slice, row, column), from the header's pixel dimensions.
         affine: (4, 4), of the file's own voxel order, to mm.
         arrangement: How the file's axes became (S, H, W).
+        header: The file's own, for the label maps drawn on it.
+        notes: A sentence for each thing that the file, or it and the one beside it, say differently in two places.
     """
 
     data: NDArray[np.float64]
     spacing_mm: tuple[float, float, float]
     affine: NDArray[np.float64]
     arrangement: Arrangement
+    header: Any
+    notes: tuple[str, ...] = ()
 
     @property
     def image(self) -> NDArray[np.float32]:
@@ -66,66 +84,124 @@ class Gridded(Protocol):
         """(4, 4), of the file's own voxel order, to mm."""
 
 
-def read_nifti(path: Path, as_stored: bool = False) -> NiftiVolume:
-    """Read a volume, arranged as radiologists read it (see `imaging.orientation`).
+@dataclass(frozen=True)
+class _StoredVolume:
+    """A volume in its file's own order: voxel sides and affine in mm."""
+
+    path: Path
+    data: NDArray[np.float64]
+    sides_mm: Sides
+    affine: NDArray[np.float64]
+    header: Any
+    notes: tuple[str, ...]
+
+    def arranged(self, arrangement: Arrangement | None = None, spacing_mm: Sides | None = None) -> NiftiVolume:
+        """Return it as (S, H, W): as its own affine says, unless an arrangement is given."""
+        own = arrangement or arrangement_of(self.affine, self.data.shape, self.sides_mm)
+        if spacing_mm is None:
+            slice_mm, row_mm, column_mm = (self.sides_mm[axis] for axis in own.axes)
+            spacing_mm = (slice_distance(slice_mm, self.affine, own.axes[0]), row_mm, column_mm)
+        check_geometry(spacing_mm, self.affine, str(self.path))
+        return NiftiVolume(own.apply(self.data), spacing_mm, self.affine, own, self.header, self.notes)
+
+
+def read_nifti(path: Path, spacing_mm: Sides | None = None) -> NiftiVolume:
+    """Read a volume, arranged as radiologists read it, or as stored where its affine says nothing.
 
     Args:
         path: `.nii` or `.nii.gz`.
-        as_stored: Take the file's columns, rows and slices as they are: for data sets whose affine says nothing.
+        spacing_mm: (slice, row, column) instead of the header's.
 
     Raises:
-        InputError: The file is unreadable, not three-dimensional, absurdly large or without plausible geometry.
+        InputError: The file is unreadable, holds no numbers, contradicts itself, is not three-dimensional, absurdly
+            large or without plausible geometry.
     """
-    data, zooms, affine = _load(path)
-    arrangement = AS_STORED if as_stored else radiological(affine, data.shape, zooms)
-    return _arranged(path, data, zooms, affine, arrangement)
+    return _load(path, spacing_mm is not None).arranged(spacing_mm=spacing_mm)
 
 
-def read_nifti_pair(image_path: Path, mask_path: Path, as_stored: bool = False) -> tuple[NiftiVolume, NiftiVolume]:
-    """Read an image and the mask drawn on it, in the same arrangement.
+def read_nifti_pair(
+    image_path: Path, mask_path: Path, spacing_mm: Sides | None = None
+) -> tuple[NiftiVolume, NiftiVolume]:
+    """Read an image and the mask drawn on it, in the same arrangement (see `read_nifti_on`).
 
-    A mask whose affine differs is arranged by its own where that leads to the same voxels; a mask with another
-    shape, spacing or place is refused.
+    Args:
+        image_path: `.nii` or `.nii.gz`.
+        mask_path: The same.
+        spacing_mm: (slice, row, column) of both instead of the headers'.
 
     Raises:
-        InputError: As `read_nifti`, or the two do not belong together.
+        InputError: As `read_nifti`, or the two differ in shape, spacing or place.
     """
-    image = read_nifti(image_path, as_stored)
-    data, zooms, affine = _load(mask_path)
-    own = image.arrangement
-    if not as_stored and _informative(affine) and not np.allclose(affine, image.affine, atol=_tolerance_mm(image)):
-        own = radiological(affine, data.shape, zooms)
-        _check_same_place(mask_path, image, _arranged(mask_path, data, zooms, affine, own))
-    mask = _arranged(mask_path, data, zooms, affine, own)
+    image = read_nifti(image_path, spacing_mm)
+    mask, apart_mm = read_nifti_on(mask_path, image, "mask", spacing_mm)
     _check_same_grid(mask_path, image, mask)
+    if apart_mm is not None:
+        raise InputError(
+            f"{mask_path}: the mask's affine puts it {apart_mm:.1f} mm away from the image; "
+            "give the mask that was drawn on this image, or correct its header"
+        )
     return image, mask
 
 
-def write_label_map(path: Path, mask: NDArray[np.uint8], like: Gridded) -> None:
-    """Write a label map (S, H, W) as NIfTI in the voxel order, spacing and affine of the volume it was drawn on.
+def read_nifti_on(
+    path: Path, like: NiftiVolume, what: str, spacing_mm: Sides | None = None
+) -> tuple[NiftiVolume, float | None]:
+    """Read a volume that was drawn on another, in the other's arrangement.
 
-    Written aside and renamed. `path` ends in `.nii.gz` or `.nii`.
+    Another order of its axes is undone where the affines lay it onto the very voxels of the other. Where one of the
+    two files tells no place (see `tells_no_place`), the volume is taken as drawn on the other, axis by axis as stored.
+
+    Args:
+        path: `.nii` or `.nii.gz`.
+        like: The other. Whether shape and spacing are its own, the caller compares.
+        what: `mask` or `prediction`, for the sentence that says so.
+        spacing_mm: (slice, row, column) instead of the header's.
+
+    Returns:
+        The volume, and how many mm its affine puts it away from the other; None where it lies on it.
+
+    Raises:
+        InputError: As `read_nifti`.
+    """
+    stored = _load(path, spacing_mm is not None)
+    like_shape = like.arrangement.undo(like.data).shape
+    order = order_onto(like.arrangement, like.affine, like_shape, stored.affine, stored.data.shape)
+    if order is not None:
+        return stored.arranged(order, spacing_mm), None
+    silent, other_silent = tells_no_place(stored.affine, stored.header), tells_no_place(like.affine, like.header)
+    if silent or other_silent:
+        volume = stored.arranged(like.arrangement, spacing_mm)
+        return (volume if silent and other_silent else _taken_as_drawn(volume, path, what, silent)), None
+    volume = stored.arranged(spacing_mm=spacing_mm)
+    return volume, float(np.linalg.norm(_corners_mm(like) - _corners_mm(volume), axis=1).max())
+
+
+def write_label_map(path: Path, mask: NDArray[np.uint8], like: Gridded) -> None:
+    """Write a label map (S, H, W) as NIfTI in the voxel order of the volume it was drawn on, and at its place.
+
+    Of a NIfTI volume, sides, unit, qform and sform with their codes are kept. Written aside and renamed. `path` ends
+    in `.nii.gz` or `.nii`.
     """
     stored = np.ascontiguousarray(like.arrangement.undo(mask), dtype=np.uint8)
-    image = _nibabel.Nifti1Image(stored, like.affine)
-    zooms = np.empty(3)
-    zooms[list(like.arrangement.axes)] = like.spacing_mm
-    image.header.set_zooms(zooms)  # the affine may not carry the spacing
-    image.header.set_xyzt_units("mm")
+    header = kept_geometry(like.header) if isinstance(like, NiftiVolume) else new_geometry(like.affine, _sides_mm(like))
+    header.set_data_dtype(np.uint8)
     with written_aside(path, ".nii.gz" if path.name.endswith(".gz") else ".nii") as partial:
-        _nibabel.save(image, partial)
+        _nibabel.save(_nibabel.Nifti1Image(stored, None, header), partial)
 
 
-def _load(path: Path) -> tuple[NDArray[np.float64], tuple[float, float, float], NDArray[np.float64]]:
-    """Return data in the file's order, voxel sides in mm and affine."""
+def _load(path: Path, spacing_is_told: bool) -> _StoredVolume:
+    """Return a volume in its file's order; sides that nobody can tell do not matter where the spacing is told."""
     try:
-        zooms, mm = _pixel_dimensions(path)
-        file = _nibabel.load(path)
+        written = read_header(path)
+        with LoggingOutputSuppressor():  # what it repairs is refused here, or does not matter
+            file = _nibabel.load(path)
         if not isinstance(file, _nibabel.Nifti1Image):  # NIfTI-2 is one too; CIFTI is not
             raise ImageFileError(f"it holds a {type(file).__name__}")
         _check_size(file.shape)
+        check_meaning(written, path)
+        surplus = surplus_note(written, path)
         data = np.asanyarray(file.dataobj, dtype=np.float64)
-        affine = np.diag([mm, mm, mm, 1.0]) @ np.asarray(file.affine, dtype=np.float64)
+        affine = np.asarray(file.affine, dtype=np.float64)
     except _UNREADABLE as error:
         detail = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: not a readable NIfTI file ({detail}); copy or download it again") from error
@@ -134,7 +210,16 @@ def _load(path: Path) -> tuple[NDArray[np.float64], tuple[float, float, float], 
     if data.ndim != 3:
         raise InputError(f"{path}: shape {data.shape} is not a volume (column, row, slice); give one 3-D volume")
     check_affine(affine, str(path))
-    return data, zooms, affine
+    mm = mm_in_unit(written)
+    (column, row, slice_), differing = ((1.0, 1.0, 1.0), ()) if spacing_is_told else voxel_sides(written, affine, path)
+    return _StoredVolume(
+        path,
+        data,
+        (column * mm, row * mm, slice_ * mm),
+        np.diag([mm, mm, mm, 1.0]) @ affine,
+        file.header,
+        (*differing, *place_note(file.header, path), *surplus),
+    )
 
 
 def _check_size(shape: tuple[int, ...]) -> None:
@@ -143,37 +228,15 @@ def _check_size(shape: tuple[int, ...]) -> None:
         raise ValueError(f"its header announces the shape {tuple(shape)}")
 
 
-def _arranged(
-    path: Path,
-    data: NDArray[np.float64],
-    zooms: tuple[float, float, float],
-    affine: NDArray[np.float64],
-    arrangement: Arrangement,
-) -> NiftiVolume:
-    slice_mm, row_mm, column_mm = (zooms[axis] for axis in arrangement.axes)
-    spacing_mm = (slice_mm, row_mm, column_mm)
-    check_geometry(spacing_mm, affine, str(path))
-    return NiftiVolume(arrangement.apply(data), spacing_mm, affine, arrangement)
+def _taken_as_drawn(volume: NiftiVolume, path: Path, what: str, silent: bool) -> NiftiVolume:
+    own, other = ("tells no place (a plain diagonal matrix)", "does") if silent else ("tells a place", "does not")
+    note = f"{path}: the affine of the {what} {own} and that of its image {other}; it is taken as drawn on the image"
+    return replace(volume, notes=(*volume.notes, note))
 
 
-def _pixel_dimensions(path: Path) -> tuple[tuple[float, float, float], float]:
-    """Read the voxel sides in mm and the unit's mm as written: nibabel's loader would repair bad sides."""
-    with ImageOpener(str(path)) as stream:
-        second = _nibabel.Nifti2Header.may_contain_header(stream.read(_NIFTI_2_BYTES))
-        stream.seek(0)
-        header = (_nibabel.Nifti2Header if second else _nibabel.Nifti1Header).from_fileobj(stream, check=False)
-    mm = _MM_IN_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
-    column, row, slice_ = (float(value) * mm for value in header["pixdim"][1:4])
-    return (column, row, slice_), mm
-
-
-def _informative(affine: NDArray[np.float64]) -> bool:
-    """Whether an affine says more than that there are three axes of 1 mm."""
-    return not np.allclose(np.abs(affine[:3, :3]), np.eye(3))
-
-
-def _tolerance_mm(volume: NiftiVolume) -> float:
-    return 0.1 * min(volume.spacing_mm)
+def _sides_mm(volume: Gridded) -> Sides:
+    sides = dict(zip(volume.arrangement.axes, volume.spacing_mm, strict=True))
+    return sides[0], sides[1], sides[2]
 
 
 def _check_same_grid(path: Path, image: NiftiVolume, mask: NiftiVolume) -> None:
@@ -186,16 +249,6 @@ def _check_same_grid(path: Path, image: NiftiVolume, mask: NiftiVolume) -> None:
         raise InputError(
             f"{path}: the mask's spacing {_mm(mask.spacing_mm)} is not the image's {_mm(image.spacing_mm)}; "
             "correct the header of the wrong one"
-        )
-
-
-def _check_same_place(path: Path, image: NiftiVolume, mask: NiftiVolume) -> None:
-    _check_same_grid(path, image, mask)
-    apart = max(float(np.linalg.norm(a - b)) for a, b in zip(_corners_mm(image), _corners_mm(mask), strict=True))
-    if apart > min(image.spacing_mm):
-        raise InputError(
-            f"{path}: the mask's affine puts it {apart:.1f} mm away from the image; "
-            "give the mask that was drawn on this image, or correct its header"
         )
 
 

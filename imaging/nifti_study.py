@@ -56,7 +56,6 @@ def nifti_study(
     frame: str = "",
     values: Mapping[int, int] | None = None,
     spacing_mm: tuple[float, float, float] | None = None,
-    as_stored: bool = False,
     clinical: Mapping[str, str] | None = None,
 ) -> Study:
     """Read an image and its mask as one study, its group told by the mask.
@@ -69,13 +68,12 @@ def nifti_study(
         frame: See `Study`.
         values: Label value by the number in the mask; None where the numbers are the label values.
         spacing_mm: (slice, row, column) instead of the header's.
-        as_stored: Take the axes as they are stored, see `read_nifti`.
         clinical: See `Study`.
 
     Raises:
         InputError: A file is unreadable, or the two do not belong together, or a label is unknown.
     """
-    image, mask = read_nifti_pair(image_path, mask_path, as_stored)
+    image, mask = read_nifti_pair(image_path, mask_path, spacing_mm)
     drawn = to_labels(mask.data, labels, str(mask_path), values)
     return Study(
         case_id=case_id,
@@ -83,11 +81,12 @@ def nifti_study(
         group=patient_group(drawn, labels),
         image=image.image,
         mask=drawn,
-        spacing_mm=spacing_mm or image.spacing_mm,
+        spacing_mm=image.spacing_mm,
         affine=image.affine,
         label_set=labels.name,
         path=str(image_path),
         clinical=clinical or {},
+        notes=(*image.notes, *mask.notes),
     )
 
 

@@ -1,6 +1,6 @@
 """Reads a reference's and a prediction's label map into one arrangement, or says why they do not belong together."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,56 +8,55 @@ from numpy.typing import NDArray
 
 from imaging.errors import InputError
 from imaging.label_values import to_labels
-from imaging.nifti import NiftiVolume, read_nifti
-from imaging.orientation import AS_STORED, Arrangement
+from imaging.nifti import NiftiVolume, read_nifti, read_nifti_on
 from segmentation.label_folders import LabelFormat
 
 _SPACING_TOLERANCE = 0.01
-_PLACE_TOLERANCE = 0.5  # voxels
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """A label map (S, H, W) in the order its reference was read in; `spacing_mm` is (slice, row, column)."""
+    """A label map (S, H, W) as its reference is arranged.
+
+    Attributes:
+        mask: Its labels.
+        spacing_mm: (slice, row, column).
+        notes: A sentence for each thing that the files say differently in two places.
+    """
 
     mask: NDArray[np.uint8]
     spacing_mm: tuple[float, float, float]
+    notes: tuple[str, ...] = ()
 
 
 def read_reference(path: Path, form: LabelFormat) -> tuple[LabelMap, NiftiVolume]:
-    """Read a reference as it is stored, and the volume that predictions are laid upon.
-
-    Where its third axis is not that of the slices, it is arranged as radiologists read it.
+    """Read a reference, and the volume that predictions are laid upon.
 
     Raises:
         InputError: The file is unreadable, or a label is unknown.
     """
     volume = read_nifti(path)
-    if volume.arrangement.axes[0] == AS_STORED.axes[0]:
-        data, spacing_mm = _reordered(volume, AS_STORED)
-        volume = replace(volume, data=data, spacing_mm=spacing_mm, arrangement=AS_STORED)
-    return LabelMap(_labels(volume.data, path, form), volume.spacing_mm), volume
+    return _label_map(volume, path, form), volume
 
 
 def read_prediction(path: Path, form: LabelFormat, reference: NiftiVolume) -> LabelMap:
-    """Read a prediction in the arrangement of its reference.
-
-    Another voxel order is undone where the affine puts the prediction onto the very voxels of the reference. Where one
-    of the two affines is a unit matrix (as EMIDEC's are), it says nothing, and the axes are taken as they are stored.
+    """Read a prediction in the arrangement of its reference, see `imaging.nifti.read_nifti_on`.
 
     Raises:
         InputError: The file is unreadable, a label is unknown, or shape, spacing or place are not the reference's.
     """
-    volume = read_nifti(path)
-    order = _order_onto(reference, volume)
-    data, spacing_mm = _reordered(volume, order or reference.arrangement)
-    _check_grid(path, data.shape, spacing_mm, reference)
-    if order is None and _informative(volume.affine) and _informative(reference.affine):
+    volume, apart_mm = read_nifti_on(path, reference, "prediction")
+    _check_grid(path, volume.data.shape, volume.spacing_mm, reference)
+    if apart_mm is not None:
         raise InputError(
             f"{path}: the prediction's affine puts it elsewhere than its reference; save it with the affine of the "
             "image it was made from"
         )
-    return LabelMap(_labels(data, path, form), spacing_mm)
+    return _label_map(volume, path, form)
+
+
+def _label_map(volume: NiftiVolume, path: Path, form: LabelFormat) -> LabelMap:
+    return LabelMap(_labels(volume.data, path, form), volume.spacing_mm, volume.notes)
 
 
 def _labels(data: NDArray[np.float64], path: Path, form: LabelFormat) -> NDArray[np.uint8]:
@@ -77,37 +76,6 @@ def _check_grid(
             f"{path}: the prediction's spacing is {_mm(spacing_mm)}, its reference's {_mm(reference.spacing_mm)} "
             "(slice, row, column); correct the header"
         )
-
-
-def _reordered(volume: NiftiVolume, order: Arrangement) -> tuple[NDArray[np.float64], tuple[float, float, float]]:
-    """Return the data in another arrangement of the file's axes, and its spacing (slice, row, column)."""
-    sides = dict(zip(volume.arrangement.axes, volume.spacing_mm, strict=True))
-    slice_, row, column = order.axes
-    return order.apply(volume.arrangement.undo(volume.data)), (sides[slice_], sides[row], sides[column])
-
-
-def _order_onto(reference: NiftiVolume, prediction: NiftiVolume) -> Arrangement | None:
-    """Return the arrangement that lays the prediction onto the reference, None if it lies on other voxels."""
-    shape, own_shape = (np.array(volume.arrangement.undo(volume.data).shape) for volume in (reference, prediction))
-    relative = np.linalg.solve(reference.affine, prediction.affine)  # from the prediction's voxels to the reference's
-    axes = np.abs(relative[:3, :3]).argmax(axis=1)  # of the prediction, for each axis of the reference
-    if sorted(axes) != [0, 1, 2] or (own_shape[axes] != shape).any():
-        return None
-    flips = relative[np.arange(3), axes] < 0
-    corners = np.array([np.zeros(3), own_shape - 1.0])
-    found = corners @ relative[:3, :3].T + relative[:3, 3]
-    expected = np.where(flips, shape - 1 - corners[:, axes], corners[:, axes])
-    if np.abs(found - expected).max() > _PLACE_TOLERANCE:
-        return None
-    wanted = reference.arrangement
-    slice_, row, column = (int(axes[axis]) for axis in wanted.axes)
-    turned = [bool(flip != flips[axis]) for flip, axis in zip(wanted.flips, wanted.axes, strict=True)]
-    return Arrangement((slice_, row, column), (turned[0], turned[1], turned[2]))
-
-
-def _informative(affine: NDArray[np.float64]) -> bool:
-    """Whether an affine says more than that there are three axes of 1 mm."""
-    return not np.allclose(np.abs(affine[:3, :3]), np.eye(3))
 
 
 def _mm(spacing_mm: tuple[float, ...]) -> str:

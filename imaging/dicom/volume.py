@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from imaging.dicom.series import SAME_PLACE_MM, check_together, heights_mm
 from imaging.dicom.slice_file import DicomSlice
 from imaging.errors import InputError
-from imaging.orientation import Arrangement, Scalar, radiological
+from imaging.orientation import Arrangement, Scalar, arrangement_of
 from imaging.study import check_geometry
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])  # from DICOM's world to NIfTI's
-_SLICES_ARE_THIRD = (1.0, 1.0, 2.0)  # voxel sides that tell `radiological` so: each slice is a file of its own
+_SLICES_ARE_THIRD = (1.0, 1.0, 2.0)  # voxel sides that tell `arrangement_of` so: each slice is a file of its own
 _REGULAR = 0.1  # how far a distance of slices may be from the others', as a share
 _MOST_SHIFT_MM = 5.0  # in plane, from a straight stack: half a myocardial wall
 
@@ -55,7 +55,7 @@ def dicom_volume(slices: Sequence[DicomSlice]) -> DicomVolume:
     step_mm = _step_mm(ordered)
     affine = _affine(ordered[0], step_mm)
     (rows, columns), (row_mm, column_mm) = ordered[0].shape, ordered[0].pixel_mm
-    arrangement = radiological(affine, (columns, rows, len(ordered)), _SLICES_ARE_THIRD)
+    arrangement = arrangement_of(affine, (columns, rows, len(ordered)), _SLICES_ARE_THIRD)
     zooms = (column_mm, row_mm, float(abs(step_mm @ ordered[0].normal)))
     spacing_mm = (zooms[arrangement.axes[0]], zooms[arrangement.axes[1]], zooms[arrangement.axes[2]])
     check_geometry(spacing_mm, affine, str(ordered[0].path))

@@ -93,7 +93,7 @@ def test_a_label_map_goes_back_into_the_studys_own_geometry(tmp_path):
     fake_emidec.write_case(tmp_path, "Case_P002", spacing_mm=(1.25, 1.5, 10.0))
     study = only(tmp_path)
     path = tmp_path / "out" / "Case_P002.nii.gz"
-    volume = read_nifti(fake_emidec.image_path(tmp_path, "Case_P002"), as_stored=True)
+    volume = read_nifti(fake_emidec.image_path(tmp_path, "Case_P002"))
     write_label_map(path, study.mask, volume)
     written, original = nibabel.load(path), nibabel.load(fake_emidec.mask_path(tmp_path, "Case_P002"))
     np.testing.assert_array_equal(np.asarray(written.dataobj), np.asarray(original.dataobj))
@@ -101,7 +101,7 @@ def test_a_label_map_goes_back_into_the_studys_own_geometry(tmp_path):
     assert written.header.get_zooms() == original.header.get_zooms()
     assert written.get_data_dtype() == np.uint8
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-    again = read_nifti(path, as_stored=True)
+    again = read_nifti(path)
     np.testing.assert_array_equal(again.data, study.mask)
     assert again.spacing_mm == study.spacing_mm
 

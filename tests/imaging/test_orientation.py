@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from imaging.nifti import read_nifti, read_nifti_pair, write_label_map
-from imaging.orientation import AS_STORED, Arrangement, radiological
+from imaging.orientation import AS_STORED, Arrangement, radiological, says_nothing
 from tests.imaging.fake_emidec import SHAPE, SPACING_MM, image_of, label_map
 from tests.imaging.fake_nifti_pairs import short_axis_affine
 
@@ -129,6 +129,8 @@ def test_simpleitk_orients_slices_of_the_bodys_planes_as_we_do(tmp_path, directi
     for number, order in enumerate(ORDERS[::5]):
         path = tmp_path / f"{number}.nii.gz"
         write_in_order(path, order, directions)
+        if says_nothing(nibabel.load(path).affine):
+            continue  # kept as stored
         oriented = sitk.GetArrayFromImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), code))
         np.testing.assert_array_equal(read_nifti(path).data, oriented)
 

@@ -359,7 +359,7 @@ def test_official_scores_are_the_challenges_on_drawn_label_maps(seed):
 def test_official_scores_are_the_challenges_on_real_label_maps():
     rng = np.random.default_rng(5)
     for path in sorted(real_data("emidec_roi").glob("Case_*/Contours/*.nii.gz"))[::16]:
-        stored = read_nifti(path, as_stored=True)
+        stored = read_nifti(path)
         reference = stored.data.astype(np.uint8)
         prediction = perturbed(reference, rng)
         expected = challenge(reference, prediction, stored.spacing_mm)
