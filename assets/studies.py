@@ -17,7 +17,7 @@ from pipeline.outcome import Check, Fact, Outcome, number
     group_name="data",
     kinds={"python", "hdf5"},
     owners=OWNERS,
-    code_version="2",
+    code_version="3",
     check_specs=[check_spec("few_rejected", asset="studies")],
     description="Reads and validates the source's studies and resamples them to 1 x 1 mm in plane.",
 )
@@ -62,6 +62,8 @@ def _ingest(folder: Path, forge: Forge, root: Path | None) -> Outcome:
     rejected = [{"case_id": study.case_id, "reason": study.reason} for study in archive.rejected]
     for study in archive.rejected:
         say(f"    left out {study.case_id}: {study.reason}")
+    for note in archive.notes():
+        say(f"    warning: {note}")
     facts = {
         "patients": number(table["case_id"].nunique()),
         "slices": number(int(table["slices"].sum())),

@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging.errors import InputError
-from imaging.labels import LabelSet, distinct_values
+from imaging.labels import LabelSet, distinct_values, shown_values
 
 _ROUNDING = 1e-3  # how far a label stored as a float may lie from a whole number
+_LARGEST = 2.0**53  # beyond it, neighbouring whole numbers are one float64
 
 
 def to_labels(
@@ -26,21 +27,30 @@ def to_labels(
     Raises:
         InputError: A voxel is not whole, or holds a number that stands for no tissue.
     """
-    whole = np.rint(mask)
-    off = int(np.count_nonzero(~(np.abs(mask - whole) <= _ROUNDING)))  # NaN counts as off
-    if off:
-        raise InputError(f"{source}: {off} voxels are not whole label values; save the mask without interpolation")
-    numbers = whole.astype(np.int64)
+    numbers = _whole(mask, source)
     if values is None:
         labels.check(numbers, source)
         return np.ascontiguousarray(numbers, dtype=np.uint8)
     unknown = sorted(set(distinct_values(numbers)) - set(values))
     if unknown:
         raise InputError(
-            f"{source}: label values {unknown} stand for no tissue; known are {sorted(values)}: correct the mask, "
+            f"{source}: label values {shown_values(unknown)} stand for no tissue; known are {sorted(values)}: correct the mask, "
             "choose the matching source format, or name them in source.label_values"
         )
     translated = np.zeros(numbers.shape, dtype=np.uint8)
     for number, label in values.items():
         translated[numbers == number] = label
     return translated
+
+
+def _whole(mask: NDArray[Any], source: str) -> NDArray[np.int64]:
+    if mask.dtype.kind != "f":
+        return mask.astype(np.int64)
+    bad = int(np.count_nonzero(~np.isfinite(mask)))
+    if bad:
+        raise InputError(f"{source}: {bad} voxels are NaN or infinite; save the mask with whole label values")
+    whole = np.rint(mask)
+    off = int(np.count_nonzero((np.abs(mask - whole) > _ROUNDING) | (np.abs(whole) > _LARGEST)))
+    if off:
+        raise InputError(f"{source}: {off} voxels are not whole label values; save the mask without interpolation")
+    return whole.astype(np.int64)

@@ -3,7 +3,7 @@
 Every module takes names, channels and colours from a `LabelSet`; no number of a tissue is written elsewhere.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from imaging.errors import InputError
 
 _COUNTED = 1 << 16  # label values below this are counted
+_SHOWN = 5  # label values that a message names
 
 
 class Tissue(IntEnum):
@@ -63,9 +64,15 @@ class LabelSet:
         unknown = sorted(set(distinct_values(mask)) - set(range(self.num_classes)))
         if unknown:
             raise InputError(
-                f"{source}: label values {unknown} are not in label set {self.name!r} "
+                f"{source}: label values {shown_values(unknown)} are not in label set {self.name!r} "
                 f"(0 to {self.num_classes - 1}); correct the mask or choose the matching source format"
             )
+
+
+def shown_values(values: Sequence[int]) -> str:
+    """Return values for a message: the first five, and how many more there are."""
+    rest = len(values) - _SHOWN
+    return f"{list(values[:_SHOWN])}" + (f" and {rest} more" if rest > 0 else "")
 
 
 def distinct_values(mask: NDArray[np.integer]) -> list[int]:

@@ -168,7 +168,7 @@ def read_nifti_on(
     order = order_onto(like.arrangement, like.affine, like_shape, stored.affine, stored.data.shape)
     if order is not None:
         return stored.arranged(order, spacing_mm), None
-    silent, other_silent = tells_no_place(stored.affine, stored.header), tells_no_place(like.affine, like.header)
+    silent, other_silent = tells_no_place(stored, like), tells_no_place(like, stored)
     if silent or other_silent:
         volume = stored.arranged(like.arrangement, spacing_mm)
         return (volume if silent and other_silent else _taken_as_drawn(volume, path, what, silent)), None

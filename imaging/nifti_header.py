@@ -5,7 +5,7 @@ Two statements that cannot both be true are refused, or one of them is taken and
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import nibabel
 import numpy as np
@@ -31,6 +31,18 @@ _SAME_SIDE = 0.01  # as a share
 _SHEARED = 1e-3  # how much longer than the distance of slices the way between them is, as a share
 _SAME_PLACE = 0.1  # of the smallest voxel side
 _ORTHONORMAL = 7.5e-5  # of products of direction cosines; ITK 5.4 refuses matrices from 8e-5 to 1.2e-4 on
+
+
+class Placed(Protocol):
+    """A volume of a file."""
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """(4, 4), to mm."""
+
+    @property
+    def header(self) -> Any:
+        """The file's."""
 
 
 def read_header(path: Path) -> Any:
@@ -87,10 +99,11 @@ def surplus_note(header: Any, path: Path) -> tuple[str, ...]:
     surplus = length - int(header["vox_offset"]) - int(voxels) * header.get_data_dtype().itemsize
     if surplus <= 0:  # too few bytes are refused where they are read
         return ()
-    return (
+    note = (
         f"{path}: holds {surplus} bytes beyond the {header.get_data_shape()} voxels that its header announces; they "
-        "are not read: export it again if slices are missing",
+        "are not read: export it again if slices are missing"
     )
+    return (note,)
 
 
 def voxel_sides(header: Any, affine: NDArray[np.float64], path: Path) -> tuple[Sides, tuple[str, ...]]:
@@ -135,17 +148,19 @@ def slice_distance(side: float, affine: NDArray[np.float64], axis: int) -> float
     return side if straight or abs(side - height) <= abs(side - length) else side * height / length
 
 
-def tells_no_place(affine: NDArray[np.float64], header: Any) -> bool:
-    """Whether nobody wrote where a volume lies: a plain diagonal matrix that is at the origin, or of 1 mm, or no form.
+def tells_no_place(volume: Placed, other: Placed) -> bool:
+    """Whether nobody wrote where a volume lies, so that it cannot contradict the other's place.
 
-    Args:
-        affine: (4, 4) to mm.
-        header: The file's.
+    Its affine is a plain diagonal matrix, and one of 1 mm, or the file gives no form at all, or it is at the origin
+    and the other is oblique or there as well.
     """
-    if not says_nothing(affine):
+    if not says_nothing(volume.affine):
         return False
-    unformed = not int(header["qform_code"]) and not int(header["sform_code"])
-    return unformed or not affine[:3, 3].any() or _unset(np.linalg.norm(affine[:3, :3], axis=0))
+    unformed = not int(volume.header["qform_code"]) and not int(volume.header["sform_code"])
+    if unformed or _unset(np.linalg.norm(volume.affine[:3, :3], axis=0)):
+        return True
+    elsewhere = says_nothing(other.affine) and bool(other.affine[:3, 3].any())
+    return not volume.affine[:3, 3].any() and not elsewhere
 
 
 def place_note(header: Any, path: Path) -> tuple[str, ...]:

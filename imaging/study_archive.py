@@ -82,6 +82,10 @@ class StudyArchive:
         }
         return pd.DataFrame([rows[case_id] for case_id in sorted(rows)]).fillna("")
 
+    def notes(self) -> list[str]:
+        """Return what the files of the studies say differently in two places, a sentence each."""
+        return [note for key in self.keys() for note in self._entries[key].get("notes", [])]
+
     def load(self, case_id: str, frame: str) -> PreparedStudy:
         """Read one study.
 

@@ -103,7 +103,7 @@ class _ArchiveWriter:
             self._rejected.append(RejectedStudy(item.case_id, item.path, str(error)))
             return
         self._seen[item.case_id, item.frame] = item.path
-        self._store(prepare_study(item), item.clinical)
+        self._store(prepare_study(item), item)
 
     def check_patients(self, minimum: int) -> None:
         patients = {entry["case_id"] for entry in self._entries}
@@ -160,7 +160,7 @@ class _ArchiveWriter:
                 f"from {first}; remove one of them"
             )
 
-    def _store(self, study: PreparedStudy, clinical: Mapping[str, str]) -> None:
+    def _store(self, study: PreparedStudy, read: Study) -> None:
         arrays: dict[str, NDArray[Any]] = {
             "image": study.image,
             "mask": study.mask,
@@ -176,7 +176,8 @@ class _ArchiveWriter:
             "spacing_mm": list(study.spacing_mm),
             "affine": study.affine.tolist(),
             "voxels": voxels.tolist(),
-            "clinical": dict(clinical),
+            "clinical": dict(read.clinical),
+            **({"notes": list(read.notes)} if read.notes else {}),
         }
         with self._writing():
             for name, values in arrays.items():

@@ -36,6 +36,8 @@ def evaluate(reference: Path, prediction: Path, form: str, output: Path) -> int:
 def _print(evaluation: Evaluation, summary: pd.DataFrame, output: Path) -> None:
     console = wide_console()
     print_summary(console, {"": summary})
+    for note in evaluation.notes:
+        say(f"scarforge: warning: {note}")
     for problem in evaluation.problems:
         say(f"scarforge: {problem}")
     missing = evaluation.studies - evaluation.scored

@@ -83,6 +83,8 @@ class ExternalTestRun:
             say(f"scarforge: {self.references.problems[-1]}")
             return
         assert isinstance(item, Study), "the others are no references"
+        for note in item.notes:
+            say(f"warning: {f'{item.case_id} {item.frame}'.strip()}: {note}")
         for model, tested in self.pairs:
             try:
                 self._segment(item, model, tested, [ReferenceBox(item)] if around_reference else model.localisers)
@@ -98,7 +100,7 @@ class ExternalTestRun:
         for name, table in tables.by_name().items():
             _write_or_remove(options.output / f"{name}.csv", table)
         own = [self._facts_of(*pair, each) for pair, each in zip(self.pairs, evaluations, strict=True)]
-        content = {**facts, "label_set": self.references.labels.name, "models": own}
+        content = {**facts, "label_set": self.references.labels.name, "warnings": self.references.notes, "models": own}
         write_json(options.output / "external_test.json", content)
         self._print(tables, evaluations, options.output)
         problems = any(evaluation.problems for evaluation in evaluations)

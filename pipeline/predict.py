@@ -129,6 +129,8 @@ class PredictionRun:
 
     def _volume(self, volume: UnreadStudy) -> None:
         predicted = predict_volume(volume, self.model)
+        for text in predicted.study.notes:
+            say(f"warning: {predicted.case_id}: {text}")
         for text in predicted.flags:
             say(f"flagged: {predicted.case_id}: {text}")
         pictures = self._write(predicted)

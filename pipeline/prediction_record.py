@@ -65,6 +65,7 @@ def as_json(predicted: Predicted, model: Mapping[str, Any]) -> dict[str, Any]:
         "study": str(predicted.study.path),
         "label_map": str(predicted.folder / f"{predicted.case_id}.nii.gz"),
         "flags": list(predicted.flags),
+        "warnings": list(predicted.study.notes),
         "familiarity": asdict(predicted.familiarity)["distances"] if predicted.familiarity else NOT_CHECKED,
         "volumes_ml": dict(prediction.volumes_ml),
         "percent_of_myocardium": dict(prediction.shares_percent),

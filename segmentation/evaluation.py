@@ -31,6 +31,7 @@ class Evaluation:
         unscored: Why, by patient, where a study could not be scored.
         studies: Number of studies (patients and frames) in the reference folder.
         scored: How many of them were scored.
+        notes: What the files say differently in two places, which is scored all the same.
     """
 
     scores: pd.DataFrame
@@ -39,6 +40,7 @@ class Evaluation:
     unscored: Mapping[str, str]
     studies: int
     scored: int
+    notes: tuple[str, ...] = ()
 
 
 def evaluate_folders(reference: Path, prediction: Path, form: LabelFormat) -> Evaluation:
@@ -66,6 +68,7 @@ def evaluate_folders(reference: Path, prediction: Path, form: LabelFormat) -> Ev
         unscored=reader.unscored,
         studies=reader.studies,
         scored=len(volumes),
+        notes=tuple(reader.notes),
     )
 
 
@@ -95,6 +98,7 @@ class _Reader:
     references: LabelFolder
     predictions: LabelFolder
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     unscored: dict[str, str] = field(default_factory=dict)
     known: list[tuple[str, str, LabelMap]] = field(default_factory=list)
 
@@ -130,11 +134,13 @@ class _Reader:
         predicted = self._predicted(case_id, names, files)
         for frame, labels in maps.items():
             self.known.append((case_id, names[frame], labels))
+            self.notes += labels.notes
             try:
                 found = self._prediction(case_id, names[frame], predicted, volumes[frame])
             except InputError as error:
                 self._refuse(case_id, str(error))
                 continue
+            self.notes += found.notes
             yield ScoredVolume(case_id, names[frame], labels.mask, found.mask, labels.spacing_mm)
 
     def _names(self, case_id: str, maps: Mapping[str, LabelMap]) -> dict[str, str]:

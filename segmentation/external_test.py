@@ -49,12 +49,14 @@ class References:
         known: (case_id, frame, mask (S, H, W), spacing in mm) of every usable study.
         rejected: Why, by patient, where a study of the source cannot be used.
         problems: One line for each of these.
+        notes: What the files of usable studies say differently in two places.
     """
 
     labels: LabelSet
     known: list[tuple[str, str, Mask, tuple[float, float, float]]] = field(default_factory=list)
     rejected: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, item: Study | RejectedStudy) -> bool:
         """Take in what a source yields, and tell whether it can be scored; a study that comes twice counts once."""
@@ -67,6 +69,7 @@ class References:
             return False
         mask = merge_labels(item.mask, LABEL_SETS[item.label_set], self.labels)
         self.known.append((item.case_id, item.frame, mask, item.spacing_mm))
+        self.notes += item.notes
         return True
 
 

@@ -21,7 +21,12 @@ Facts = Sequence[StudyFacts]
 
 
 def dataset_warnings(
-    facts: Facts, groups: Mapping[str, str], labels: LabelSet, region: RegionConfig, rejected: int
+    facts: Facts,
+    groups: Mapping[str, str],
+    labels: LabelSet,
+    region: RegionConfig,
+    rejected: int,
+    notes: Sequence[str] = (),
 ) -> list[str]:
     """Return the warnings, the gravest first.
 
@@ -31,10 +36,12 @@ def dataset_warnings(
         labels: Of every mask.
         region: How regions will be cut.
         rejected: How many studies were left out.
+        notes: What files say differently in two places.
     """
     left_out = [f"{_count(rejected, 'study', 'studies')} of the source could not be used; the reasons are below."]
     findings = (
         left_out if rejected else [],
+        _contradictions(notes),
         _duplicates(facts),
         _unusable_regions(facts),
         _borders(facts),
@@ -48,6 +55,11 @@ def dataset_warnings(
         _small_groups(groups),
     )
     return [text for finding in findings for text in finding]
+
+
+def _contradictions(notes: Sequence[str]) -> list[str]:
+    rest = len(notes) - _NAMED
+    return [*notes[:_NAMED], *([f"{rest} more files say one thing in two ways."] if rest > 0 else [])]
 
 
 def _duplicates(facts: Facts) -> Iterator[str]:

@@ -86,7 +86,9 @@ def summarise(archive: StudyArchive, facts: Sequence[StudyFacts], region: Region
         extent_mm=extent_table(facts),
         matrix=matrix_table(facts),
         clinical=clinical_table(archive.clinical()),
-        warnings=dataset_warnings(facts, groups, labels, region, len(rejected)),
+        warnings=dataset_warnings(
+            facts, groups, labels, region, len(rejected), [_encodable(note) for note in archive.notes()]
+        ),
         rejected=pd.DataFrame(rejected, columns=["case_id", "reason"]),
     )
 
