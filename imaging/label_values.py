@@ -34,8 +34,8 @@ def to_labels(
     unknown = sorted(set(distinct_values(numbers)) - set(values))
     if unknown:
         raise InputError(
-            f"{source}: label values {shown_values(unknown)} stand for no tissue; known are {sorted(values)}: correct the mask, "
-            "choose the matching source format, or name them in source.label_values"
+            f"{source}: label values {shown_values(unknown)} stand for no tissue; known are {sorted(values)}: "
+            "correct the mask, choose the matching source format, or name them in source.label_values"
         )
     translated = np.zeros(numbers.shape, dtype=np.uint8)
     for number, label in values.items():

@@ -24,6 +24,7 @@ from imaging.nifti_header import (
     mm_in_unit,
     new_geometry,
     place_note,
+    places,
     read_header,
     slice_distance,
     surplus_note,
@@ -165,7 +166,9 @@ def read_nifti_on(
     """
     stored = _load(path, spacing_mm is not None)
     like_shape = like.arrangement.undo(like.data).shape
-    order = order_onto(like.arrangement, like.affine, like_shape, stored.affine, stored.data.shape)
+    tried = ((there, own) for there in places(like) for own in places(stored))
+    orders = (order_onto(like.arrangement, there, like_shape, own, stored.data.shape) for there, own in tried)
+    order = next((found for found in orders if found is not None), None)
     if order is not None:
         return stored.arranged(order, spacing_mm), None
     silent, other_silent = tells_no_place(stored, like), tells_no_place(like, stored)

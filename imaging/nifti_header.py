@@ -163,16 +163,21 @@ def tells_no_place(volume: Placed, other: Placed) -> bool:
     return not volume.affine[:3, 3].any() and not elsewhere
 
 
+def places(volume: Placed) -> list[NDArray[np.float64]]:
+    """Return the affines (4, 4) to mm that a file gives: its own, and its qform where it has a sform beside it."""
+    mm = mm_in_unit(volume.header)
+    qform = _qform_beside(volume.header)
+    return [volume.affine] if qform is None else [volume.affine, np.diag([mm, mm, mm, 1.0]) @ qform]
+
+
 def place_note(header: Any, path: Path) -> tuple[str, ...]:
     """Return a sentence where qform and sform are both given and put voxels in different places."""
-    q_code, s_code = int(header["qform_code"]), int(header["sform_code"])
-    if not (q_code and s_code):
+    if not _has_both(header):
         return ()
-    said = f"{path}: its qform (code {q_code}) and its sform (code {s_code})"
+    said = f"{path}: its qform (code {int(header['qform_code'])}) and its sform (code {int(header['sform_code'])})"
     taken = "the sform is taken, and label maps keep both: correct the header if it is wrong"
-    try:
-        qform, sform = header.get_qform(), header.get_sform()
-    except ValueError:  # no quaternion
+    qform, sform = _qform_beside(header), header.get_sform()
+    if qform is None:
         return (f"{said} disagree, since the qform is no rotation; {taken}",)
     last = np.asarray(header.get_data_shape()[:3]) - 1
     corners = np.array(np.meshgrid(*([0, end] for end in last), indexing="ij")).reshape(3, -1)
@@ -224,6 +229,18 @@ def new_geometry(affine: NDArray[np.float64], sides_mm: Sides) -> Any:
     header.set_sform(affine, "scanner")
     header.set_qform(placed, "scanner")
     return header
+
+
+def _has_both(header: Any) -> bool:
+    return bool(int(header["qform_code"]) and int(header["sform_code"]))
+
+
+def _qform_beside(header: Any) -> NDArray[np.float64] | None:
+    """Return the qform (4, 4) of a file that has a sform too; None where it has not both, or the qform is no rotation."""
+    try:
+        return np.asarray(header.get_qform(), dtype=np.float64) if _has_both(header) else None
+    except ValueError:  # its quaternion is longer than 1
+        return None
 
 
 def _same_sides(pixdim: Sequence[float], affine: NDArray[np.float64]) -> bool:
