@@ -21,6 +21,7 @@ from imaging.nifti_header import (
     Sides,
     check_meaning,
     kept_geometry,
+    likely_sides,
     mm_in_unit,
     new_geometry,
     place_note,
@@ -165,10 +166,7 @@ def read_nifti_on(
         InputError: As `read_nifti`.
     """
     stored = _load(path, spacing_mm is not None)
-    like_shape = like.arrangement.undo(like.data).shape
-    tried = ((there, own) for there in places(like) for own in places(stored))
-    orders = (order_onto(like.arrangement, there, like_shape, own, stored.data.shape) for there, own in tried)
-    order = next((found for found in orders if found is not None), None)
+    order = _order_onto(like, stored)
     if order is not None:
         return stored.arranged(order, spacing_mm), None
     silent, other_silent = tells_no_place(stored, like), tells_no_place(like, stored)
@@ -193,16 +191,10 @@ def write_label_map(path: Path, mask: NDArray[np.uint8], like: Gridded) -> None:
 
 
 def _load(path: Path, spacing_is_told: bool) -> _StoredVolume:
-    """Return a volume in its file's order; sides that nobody can tell do not matter where the spacing is told."""
+    """Return a volume in its file's order; sides that contradict each other do not matter where the spacing is told."""
     try:
-        written = read_header(path)
-        with LoggingOutputSuppressor():  # what it repairs is refused here, or does not matter
-            file = _nibabel.load(path)
-        if not isinstance(file, _nibabel.Nifti1Image):  # NIfTI-2 is one too; CIFTI is not
-            raise ImageFileError(f"it holds a {type(file).__name__}")
-        _check_size(file.shape)
-        check_meaning(written, path)
-        surplus = surplus_note(written, path)
+        header, file = _opened(path)
+        surplus = surplus_note(header, path)
         data = np.asanyarray(file.dataobj, dtype=np.float64)
         affine = np.asarray(file.affine, dtype=np.float64)
     except _UNREADABLE as error:
@@ -213,22 +205,36 @@ def _load(path: Path, spacing_is_told: bool) -> _StoredVolume:
     if data.ndim != 3:
         raise InputError(f"{path}: shape {data.shape} is not a volume (column, row, slice); give one 3-D volume")
     check_affine(affine, str(path))
-    mm = mm_in_unit(written)
-    (column, row, slice_), differing = ((1.0, 1.0, 1.0), ()) if spacing_is_told else voxel_sides(written, affine, path)
-    return _StoredVolume(
-        path,
-        data,
-        (column * mm, row * mm, slice_ * mm),
-        np.diag([mm, mm, mm, 1.0]) @ affine,
-        file.header,
-        (*differing, *place_note(file.header, path), *surplus),
-    )
+    sides, differing = (likely_sides(header, affine), ()) if spacing_is_told else voxel_sides(header, affine, path)
+    mm, notes = mm_in_unit(header), (*differing, *place_note(file.header, path), *surplus)
+    sides_mm = (sides[0] * mm, sides[1] * mm, sides[2] * mm)
+    return _StoredVolume(path, data, sides_mm, np.diag([mm, mm, mm, 1.0]) @ affine, file.header, notes)
+
+
+def _opened(path: Path) -> tuple[Any, Any]:
+    """Return a file's header as it is written, and the file as nibabel opens it, its voxels not yet read."""
+    header = read_header(path)
+    with LoggingOutputSuppressor():  # what nibabel would repair is refused below, or does not matter
+        file = _nibabel.load(path)
+    if not isinstance(file, _nibabel.Nifti1Image):  # NIfTI-2 is one too; CIFTI is not
+        raise ImageFileError(f"it holds a {type(file).__name__}")
+    _check_size(file.shape)
+    check_meaning(header, path)
+    return header, file
 
 
 def _check_size(shape: tuple[int, ...]) -> None:
     voxels = float(np.prod(shape, dtype=np.float64))
     if not 0 < voxels <= MOST_VOXELS:
         raise ValueError(f"its header announces the shape {tuple(shape)}")
+
+
+def _order_onto(like: NiftiVolume, stored: _StoredVolume) -> Arrangement | None:
+    """Return the first arrangement that lays the one onto the other, be it by their qforms."""
+    shape = like.arrangement.undo(like.data).shape
+    pairs = ((there, own) for there in places(like) for own in places(stored))
+    orders = (order_onto(like.arrangement, there, shape, own, stored.data.shape) for there, own in pairs)
+    return next((order for order in orders if order is not None), None)
 
 
 def _taken_as_drawn(volume: NiftiVolume, path: Path, what: str, silent: bool) -> NiftiVolume:

@@ -135,6 +135,13 @@ def voxel_sides(header: Any, affine: NDArray[np.float64], path: Path) -> tuple[S
     raise InputError(f"{path}: {said}, so that volumes cannot be told; correct the header")
 
 
+def likely_sides(header: Any, affine: NDArray[np.float64]) -> Sides:
+    """Return the sides of a voxel in the header's unit, to tell the slice axis by, whatever contradicts them."""
+    pixdim = tuple(float(value) for value in header["pixdim"][1:4])
+    usable = all(0 < side < float("inf") for side in pixdim) and not _unset(pixdim)
+    return _triple(pixdim if usable else np.linalg.norm(affine[:3, :3], axis=0))
+
+
 def slice_distance(side: float, affine: NDArray[np.float64], axis: int) -> float:
     """Return how far slices are apart, which in a sheared stack is less than the way from one voxel to the next.
 
@@ -236,7 +243,7 @@ def _has_both(header: Any) -> bool:
 
 
 def _qform_beside(header: Any) -> NDArray[np.float64] | None:
-    """Return the qform (4, 4) of a file that has a sform too; None where it has not both, or the qform is no rotation."""
+    """Return the qform (4, 4) of a file that has a sform, too; None where there is none, or it is no rotation."""
     try:
         return np.asarray(header.get_qform(), dtype=np.float64) if _has_both(header) else None
     except ValueError:  # its quaternion is longer than 1

@@ -37,7 +37,7 @@ def _print(evaluation: Evaluation, summary: pd.DataFrame, output: Path) -> None:
     console = wide_console()
     print_summary(console, {"": summary})
     for note in evaluation.notes:
-        say(f"scarforge: warning: {note}")
+        say(f"warning: {note}")
     for problem in evaluation.problems:
         say(f"scarforge: {problem}")
     missing = evaluation.studies - evaluation.scored

@@ -165,7 +165,7 @@ def read_or_none(sitk, path):
     st.sampled_from(["whole", "rounded", "sheared"]),
     st.floats(0.01, 0.3),
     orders,
-    codes,
+    codes | st.just((0, 0)),
     st.floats(0, 30),
     endings,
 )
