@@ -5,6 +5,7 @@ What a header says twice is compared in `imaging.nifti_header`, how a volume is 
 
 import zlib
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,8 +28,8 @@ from imaging.nifti_header import (
     place_note,
     places,
     read_header,
+    read_whole,
     slice_distance,
-    surplus_note,
     tells_no_place,
     voxel_sides,
 )
@@ -194,8 +195,10 @@ def _load(path: Path, spacing_is_told: bool) -> _StoredVolume:
     """Return a volume in its file's order; sides that contradict each other do not matter where the spacing is told."""
     try:
         header, file = _opened(path)
-        surplus = surplus_note(header, path)
-        data = np.asanyarray(file.dataobj, dtype=np.float64)
+        content, surplus = read_whole(header, path)
+        stored = file.dataobj
+        spec = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
+        data = np.asanyarray(_nibabel.arrayproxy.ArrayProxy(BytesIO(content), spec), dtype=np.float64)
         affine = np.asarray(file.affine, dtype=np.float64)
     except _UNREADABLE as error:
         detail = " ".join(str(error).split()) or type(error).__name__

@@ -3,6 +3,7 @@
 Two statements that cannot both be true are refused, or one of them is taken and a sentence names both.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -85,25 +86,30 @@ def check_meaning(header: Any, path: Path) -> None:
         )
 
 
-def surplus_note(header: Any, path: Path) -> tuple[str, ...]:
-    """Read a file to its end, where gzip's checksum stands, and say how much it holds beyond what is announced.
+def read_whole(header: Any, path: Path) -> tuple[bytes, tuple[str, ...]]:
+    """Return the bytes that a header announces, read to the file's end, where gzip's checksum stands.
+
+    Args:
+        header: As `read_header` gives it.
+        path: The file.
+
+    Returns:
+        The bytes, the header's own among them, and a sentence where the file holds more than these.
 
     Raises:
         OSError: The checksum is not that of the content (`gzip.BadGzipFile`).
     """
-    length = 0
+    shape, surplus = header.get_data_shape(), 0
+    announced = int(header["vox_offset"]) + math.prod(shape) * header.get_data_dtype().itemsize
     with ImageOpener(str(path)) as stream:
+        content: bytes = stream.read(announced)
         while chunk := stream.read(_CHUNK_BYTES):
-            length += len(chunk)
-    voxels = np.prod(header.get_data_shape(), dtype=np.float64)
-    surplus = length - int(header["vox_offset"]) - int(voxels) * header.get_data_dtype().itemsize
-    if surplus <= 0:  # too few bytes are refused where they are read
-        return ()
+            surplus += len(chunk)
     note = (
-        f"{path}: holds {surplus} bytes beyond the {header.get_data_shape()} voxels that its header announces; they "
-        "are not read: export it again if slices are missing"
+        f"{path}: holds {surplus} bytes beyond the {shape} voxels that its header announces; they are not read: "
+        "export it again if slices are missing"
     )
-    return (note,)
+    return content, (note,) if surplus else ()
 
 
 def voxel_sides(header: Any, affine: NDArray[np.float64], path: Path) -> tuple[Sides, tuple[str, ...]]:
