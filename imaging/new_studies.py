@@ -56,13 +56,16 @@ class NewStudy:
             where a series holds several phases.
         path: The file or the folder.
         volume: The image with its geometry, arranged as (S, H, W).
-        remarks: What was decided about its files and the user should know, a phrase each.
     """
 
     case_id: str
     path: Path
     volume: NiftiVolume | DicomVolume
-    remarks: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A sentence for each thing that the files say differently in two places, or that was decided about them."""
+        return self.volume.notes if isinstance(self.volume, DicomVolume) else ()
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,14 @@ class UnreadStudy:
         case_id: As in `NewStudy`.
         path: The file or the folder.
         slices: Those of DICOM; empty for NIfTI.
-        remarks: What the user should know of the folder's files, a phrase each.
+        notes: What the user should know of the folder's files, a phrase each.
         problem: Why it cannot be read, where that is known already; `read` raises it.
     """
 
     case_id: str
     path: Path
     slices: tuple[DicomSlice, ...] = ()
-    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     problem: str = ""
 
     def read(self) -> NewStudy:
@@ -91,10 +94,9 @@ class UnreadStudy:
         """
         if self.problem:
             raise InputError(self.problem)
-        volume = dicom_volume(self.slices) if self.slices else _nifti(self.path)
+        volume = dicom_volume(self.slices, self.notes) if self.slices else _nifti(self.path)
         _check_image(volume.image, self.path)
-        own = volume.remarks if isinstance(volume, DicomVolume) else ()
-        return NewStudy(self.case_id, self.path, volume, (*self.remarks, *own))
+        return NewStudy(self.case_id, self.path, volume)
 
 
 def find_studies(given: Sequence[Path]) -> list[FoundStudy]:
@@ -140,7 +142,7 @@ def _volumes_or_problem(found: FoundStudy, series: DicomSeries, phase: int | Non
     try:
         return _volumes_of_series(found, series, phase)
     except InputError as error:
-        return [UnreadStudy(_joined(found.case_id, series.name), found.path, (), series.remarks, str(error))]
+        return [UnreadStudy(_joined(found.case_id, series.name), found.path, (), series.notes, str(error))]
 
 
 def _volumes_of_series(found: FoundStudy, series: DicomSeries, phase: int | None) -> list[UnreadStudy]:
@@ -149,11 +151,11 @@ def _volumes_of_series(found: FoundStudy, series: DicomSeries, phase: int | None
     alone = len(set(slice_places(slices).tolist())) == len(slices)  # a place each: one volume, whatever its numbers
     phases = {0: list(slices)} if alone else group_by_phase(slices)
     if len(phases) == 1:
-        return [UnreadStudy(case_id, found.path, tuple(one), series.remarks) for one in phases.values()]
+        return [UnreadStudy(case_id, found.path, tuple(one), series.notes) for one in phases.values()]
     numbers = list(phases) if phase is None else [phase - 1]
     if numbers[0] not in phases:
         raise InputError(f"{found.path}: has no phase {phase}; choose one of 1 to {max(phases) + 1}")
-    return [UnreadStudy(f"{case_id}_frame{n + 1:02d}", found.path, tuple(phases[n]), series.remarks) for n in numbers]
+    return [UnreadStudy(f"{case_id}_frame{n + 1:02d}", found.path, tuple(phases[n]), series.notes) for n in numbers]
 
 
 def _joined(*names: str) -> str:

@@ -33,6 +33,7 @@ class Study:
         label_set: Name of the label set.
         path: Where it was read, for messages.
         clinical: What the source tells about the patient, in its own words; often empty.
+        notes: A sentence for each thing that the files say differently in two places.
     """
 
     case_id: str
@@ -45,6 +46,7 @@ class Study:
     label_set: str
     path: str
     clinical: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

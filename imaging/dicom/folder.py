@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imaging.dicom.image_kind import NotASliceError, reworked
+from imaging.dicom.image_kind import NotASliceError
 from imaging.dicom.series import differences, slice_places
 from imaging.dicom.slice_file import DicomSlice, read_dicom_slice
 from imaging.errors import InputError
@@ -27,18 +27,18 @@ class DicomSeries:
     Attributes:
         name: What tells it from the others of its folder, such as `series10` or `series10_P`; empty where it is alone.
         slices: Those of all phases, in the order of file names.
-        remarks: What the user should know, a phrase each.
+        notes: What the user should know, a phrase each.
     """
 
     name: str
     slices: tuple[DicomSlice, ...]
-    remarks: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def read_folder(folder: Path, files: Iterable[Path]) -> list[DicomSeries]:
     """Read the headers of a folder's files and part them into series.
 
-    Localisers, screenshots and the like are left out, which the remarks tell.
+    Localisers, screenshots and the like are left out, which the notes tell.
 
     Args:
         folder: For messages.
@@ -66,15 +66,9 @@ def _read(files: Iterable[Path]) -> tuple[list[DicomSlice], list[NotASliceError]
     others: list[NotASliceError] = []
     for path in files:
         try:
-            one = read_dicom_slice(path)
+            slices.append(read_dicom_slice(path, scanned=True))
         except NotASliceError as error:
             others.append(error)
-            continue
-        if what := reworked(one.image_type):
-            message = f"{path}: its ImageType is {what}, not that of a scanned slice; give the original images"
-            others.append(NotASliceError(message, f"ImageType {what}"))
-        else:
-            slices.append(one)
     return slices, others
 
 

@@ -57,17 +57,17 @@ def image_type(header: DicomHeader) -> tuple[str, ...]:
     return tuple(one_line(value).upper() if value.strip() else "" for value in header.texts("ImageType"))
 
 
-def reworked(values: tuple[str, ...]) -> str:
-    """Return what an ImageType says an image is where it is none of a series as scanned; empty where it is.
-
-    Args:
-        values: As `image_type` returns them. Images without the third value are taken where they are `PRIMARY`.
-    """
+def check_scanned(header: DicomHeader) -> None:
+    """Raise `NotASliceError` where ImageType is none of a slice as scanned; images that carry none are taken."""
+    values = image_type(header)
     origin, role, shows = (*values, "", "", "")[:3]
     known = origin in ("", "ORIGINAL", "DERIVED") and role in ("", "PRIMARY", "SECONDARY")
     plain = bool(_PLAIN.fullmatch(shows)) if shows else role != "SECONDARY"
-    further = [value for value in values[2:] if _REWORKED.fullmatch(value)]
-    return "" if known and plain and not further else type_text(values)
+    if not known or not plain or any(_REWORKED.fullmatch(value) for value in values[2:]):
+        what = f"ImageType {type_text(values)}"
+        raise NotASliceError(
+            f"{header.path}: its {what} is not that of a scanned slice; give the original images", what
+        )
 
 
 def type_text(values: tuple[str, ...]) -> str:

@@ -51,8 +51,8 @@ def group_by_phase(slices: Sequence[DicomSlice]) -> dict[int, list[DicomSlice]]:
     if phases is None:
         raise InputError(
             f"{slices[0].path.parent}: the phases of {len(slices)} slices at {places.max() + 1} places cannot be told; "
-            "export them with InstanceNumber and CardiacNumberOfImages, or with all trigger times of each place, or keep "
-            f"one image a place: {_at_one_place(slices, places)}"
+            "export them with InstanceNumber and CardiacNumberOfImages, or with all trigger times of each place, "
+            f"or keep one image a place: {_at_one_place(slices, places)}"
         )
     ordered = sorted(zip(phases.tolist(), places.tolist(), range(len(slices)), strict=True))
     return {phase: [slices[index] for each, _, index in ordered if each == phase] for phase, _, _ in ordered}

@@ -15,7 +15,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
 from imaging.dicom.header import DicomHeader, one_line, pydicom_on
-from imaging.dicom.image_kind import check_kind, image_type, type_text
+from imaging.dicom.image_kind import check_kind, check_scanned, image_type, type_text
 from imaging.errors import InputError
 from imaging.nifti import MOST_VOXELS
 
@@ -131,8 +131,12 @@ class DicomSlice:
             return (stored * (1.0 if slope is None else slope) + (intercept or 0.0)).astype(np.float32)
 
 
-def read_dicom_slice(path: Path) -> DicomSlice:
+def read_dicom_slice(path: Path, scanned: bool = False) -> DicomSlice:
     """Read the header of a single-frame greyscale MR image; its pixels stay in the file until they are asked for.
+
+    Args:
+        path: The file.
+        scanned: Refuse localisers, projections, maps and what else ImageType names that is no slice as scanned.
 
     Raises:
         NotASliceError: The file is another kind of DICOM file.
@@ -141,6 +145,8 @@ def read_dicom_slice(path: Path) -> DicomSlice:
     with pydicom_on(path):
         header = DicomHeader(path, dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS)))
         check_kind(header)
+        if scanned:
+            check_scanned(header)
         between_mm, slab_mm = header.number("SpacingBetweenSlices"), header.number("SliceThickness")
         distance_mm = between_mm or slab_mm
         return DicomSlice(

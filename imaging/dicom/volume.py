@@ -20,7 +20,7 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])  # from DICOM's world to NIfTI's
 _SLICES_ARE_THIRD = (1.0, 1.0, 2.0)  # voxel sides that tell `radiological` so: each slice is a file of its own
 _REGULAR = 0.1  # how far a distance of slices may be from the others', as a share
 _MOST_SHIFT_MM = 5.0  # in plane, from a straight stack: half a myocardial wall
-_TOLD_SHIFT_MM = 0.5  # from a straight stack: beyond it a remark says so
+_TOLD_SHIFT_MM = 0.5  # from a straight stack: beyond it a note says so
 _TOLD_UNEVEN_MM = 0.1  # between distances of slices
 _TOLD_GAP = 0.5  # between slices, of their thickness
 _SAME_STEP = 0.01  # of a distance of slices
@@ -39,7 +39,7 @@ class DicomVolume:
         spacing_mm: (slice, row, column).
         affine: (4, 4), from (column, row, slice) of the files to RAS+ millimetres, as in NIfTI.
         arrangement: How (column, row, slice) of the files became (S, H, W).
-        remarks: What is odd about the headers and was decided, a phrase each.
+        notes: What is odd about the headers and was decided, a phrase each.
     """
 
     slices: tuple[DicomSlice, ...]
@@ -47,15 +47,19 @@ class DicomVolume:
     spacing_mm: tuple[float, float, float]
     affine: NDArray[np.float64]
     arrangement: Arrangement
-    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def arrange(self, stack: Sequence[NDArray[Scalar]]) -> NDArray[Scalar]:
         """Return (S, H, W) from one (rows, columns) array for each of `slices`, in the pixel grid of the files."""
         return _arrange(self.arrangement, stack)
 
 
-def dicom_volume(slices: Sequence[DicomSlice]) -> DicomVolume:
+def dicom_volume(slices: Sequence[DicomSlice], notes: Sequence[str] = ()) -> DicomVolume:
     """Read the pixels of one phase as a volume.
+
+    Args:
+        slices: In any order.
+        notes: What the user should know of their files, beside what the headers tell.
 
     Raises:
         InputError: The slices do not belong together, one is missing or there twice, or pixels are unreadable.
@@ -70,8 +74,8 @@ def dicom_volume(slices: Sequence[DicomSlice]) -> DicomVolume:
     spacing_mm = (zooms[arrangement.axes[0]], zooms[arrangement.axes[1]], zooms[arrangement.axes[2]])
     check_geometry(spacing_mm, affine, str(ordered[0].path))
     image = _arrange(arrangement, [one.read_pixels() for one in ordered])
-    remarks = tuple(_remarks(ordered, step_mm))
-    return DicomVolume(ordered, np.ascontiguousarray(image), spacing_mm, affine, arrangement, remarks)
+    told = (*notes, *_notes(ordered, step_mm))
+    return DicomVolume(ordered, np.ascontiguousarray(image), spacing_mm, affine, arrangement, told)
 
 
 def _arrange(arrangement: Arrangement, stack: Sequence[NDArray[Scalar]]) -> NDArray[Scalar]:
@@ -112,8 +116,8 @@ def _check_regular(ordered: Sequence[DicomSlice], steps_mm: NDArray[np.float64])
     for below, above, step_mm in zip(ordered, ordered[1:], steps_mm, strict=False):
         if step_mm <= max(SAME_PLACE_MM, _REGULAR * steps_mm.max()):
             raise InputError(
-                f"{above.path}: lies at the place of {below.path.name} ({step_mm:.2f} mm apart, {told_times((below, above))}); "
-                "keep one of the two"
+                f"{above.path}: lies at the place of {below.path.name} ({step_mm:.2f} mm apart, "
+                f"{told_times((below, above))}); keep one of the two"
             )
     usual_mm = steps_mm.min()
     for below, above, step_mm in zip(ordered, ordered[1:], steps_mm, strict=False):
@@ -136,16 +140,16 @@ def _affine(first: DicomSlice, step_mm: NDArray[np.float64]) -> NDArray[np.float
     return affine
 
 
-def _remarks(ordered: Sequence[DicomSlice], step_mm: NDArray[np.float64]) -> Iterator[str]:
+def _notes(ordered: Sequence[DicomSlice], step_mm: NDArray[np.float64]) -> Iterator[str]:
     """Yield what is odd about the headers of a stack, a phrase each."""
     disagreements = Counter(text for one in ordered for text in one.disagreements)
     yield from (f"{text} ({count} slices)" for text, count in disagreements.items())
     if len(ordered) > 1:
-        yield from _remarks_on_distances(ordered, step_mm)
-        yield from _remarks_on_shape(ordered, step_mm)
+        yield from _notes_on_distances(ordered, step_mm)
+        yield from _notes_on_shape(ordered, step_mm)
 
 
-def _remarks_on_distances(ordered: Sequence[DicomSlice], step_mm: NDArray[np.float64]) -> Iterator[str]:
+def _notes_on_distances(ordered: Sequence[DicomSlice], step_mm: NDArray[np.float64]) -> Iterator[str]:
     first, distance_mm = ordered[0], float(step_mm @ ordered[0].normal)
     steps_mm = np.diff(heights_mm(ordered))
     told_mm = abs(first.between_mm or distance_mm)
@@ -162,7 +166,7 @@ def _remarks_on_distances(ordered: Sequence[DicomSlice], step_mm: NDArray[np.flo
         yield f"slices {first.slab_mm:g} mm thick lie {distance_mm:.2f} mm apart: gaps of {gap_mm:.2f} mm lie between"
 
 
-def _remarks_on_shape(ordered: Sequence[DicomSlice], step_mm: NDArray[np.float64]) -> Iterator[str]:
+def _notes_on_shape(ordered: Sequence[DicomSlice], step_mm: NDArray[np.float64]) -> Iterator[str]:
     normal, off_mm = ordered[0].normal, _off_mm(ordered, step_mm)
     sideways_mm = float(np.linalg.norm(step_mm - normal * (step_mm @ normal)))
     if sideways_mm > _ROUNDED * np.linalg.norm(step_mm):
