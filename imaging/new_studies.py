@@ -94,9 +94,20 @@ class UnreadStudy:
         """
         if self.problem:
             raise InputError(self.problem)
-        volume = dicom_volume(self.slices, self.notes) if self.slices else _nifti(self.path)
+        volume = self._dicom() if self.slices else _nifti(self.path)
         _check_image(volume.image, self.path)
         return NewStudy(self.case_id, self.path, volume)
+
+    def _dicom(self) -> DicomVolume:
+        try:
+            return dicom_volume(self.slices, self.notes)
+        except InputError as error:
+            raise InputError(_besides(error, self.notes)) from error
+
+
+def _besides(error: InputError, notes: Sequence[str]) -> str:
+    """Return why a series is refused, with what was decided about its files, which may be the cause."""
+    return f"{error} (besides: {'; '.join(notes)})" if notes else str(error)
 
 
 def find_studies(given: Sequence[Path]) -> list[FoundStudy]:
@@ -142,7 +153,7 @@ def _volumes_or_problem(found: FoundStudy, series: DicomSeries, phase: int | Non
     try:
         return _volumes_of_series(found, series, phase)
     except InputError as error:
-        return [UnreadStudy(_joined(found.case_id, series.name), found.path, (), series.notes, str(error))]
+        return [UnreadStudy(_joined(found.case_id, series.name), found.path, problem=_besides(error, series.notes))]
 
 
 def _volumes_of_series(found: FoundStudy, series: DicomSeries, phase: int | None) -> list[UnreadStudy]:

@@ -1,7 +1,7 @@
 """Parts the DICOM files of one folder into the series that each are one volume, or one cine.
 
 What stands for a volume of its own: a study, a SeriesInstanceUID in it, and an ImageType in that, so that magnitude and
-phase never mix. Series of one place each (a breath-hold a slice) are one stack where all else in their headers agrees.
+phase never mix. Series of one place each (a breath-hold a slice) are one stack where description, kind and grid agree.
 """
 
 import re
@@ -153,9 +153,8 @@ def _stacks(slices: Sequence[DicomSlice]) -> list[list[DicomSlice]]:
 
 
 def _may_join(stack: Sequence[DicomSlice]) -> bool:
-    """Whether a series is of one place, and has a description by which others that belong to it are known."""
-    same_grid = all(not differences(stack[0], one) for one in stack)
-    return same_grid and bool(stack[0].description) and not slice_places(stack).any()
+    """Whether a series is of one place, so that it may be a part of a stack."""
+    return all(not differences(stack[0], one) for one in stack) and not slice_places(stack).any()
 
 
 def _join(series: Sequence[list[DicomSlice]]) -> list[list[DicomSlice]]:
@@ -171,8 +170,11 @@ def _join(series: Sequence[list[DicomSlice]]) -> list[list[DicomSlice]]:
 
 
 def _belong(one: Sequence[DicomSlice], other: Sequence[DicomSlice]) -> bool:
-    same_protocol = one[0].description == other[0].description and len(one) == len(other)
-    return same_protocol and not differences(one[0], other[0])
+    """Whether two series of one place each were one protocol: by description, or by number where there is none."""
+    first, second = one[0], other[0]
+    numbered = first.series_number is not None and first.series_number == second.series_number
+    alike = first.description == second.description and (bool(first.description) or numbered)
+    return alike and len(one) == len(other) and not differences(first, second)
 
 
 def _joined_if_apart(group: Sequence[list[DicomSlice]]) -> list[list[DicomSlice]]:

@@ -13,6 +13,7 @@ from imaging.new_studies import NewStudy, find_studies, volumes_of
 from pipeline.predict import PredictOptions, predict
 from tests.cases.scripts.common import frame, phantom
 from tests.imaging.fake_dicom import write_stack
+from tests.imaging.fake_sunnybrook import edit
 from tests.pipeline.toy_models import CentralBox, nothing_odd, write_member
 
 MODEL = "emidec/tiny/attention_res_unet/real_only"
@@ -173,3 +174,34 @@ def test_a_volume_takes_its_notes_from_the_folder(case: Callable[[str], Path]) -
     for study in read(case("09") / "d").values():
         assert isinstance(study.volume, DicomVolume)
         assert study.notes == study.volume.notes
+
+
+def test_a_refusal_tells_which_files_were_left_out(tmp_path: Path) -> None:
+    files = write_stack(tmp_path / "d")
+    edit(files[1], PhotometricInterpretation="MONOCHROME1")
+    with pytest.raises(
+        InputError, match=r"a slice between them is missing.*\(besides: 1 DICOM file is left out: 1 MONO"
+    ):
+        read(tmp_path / "d")
+
+
+def test_one_series_that_cannot_be_read_does_not_stop_the_others(tmp_path: Path) -> None:
+    write_stack(tmp_path / "d", SeriesNumber=1)
+    for path in write_stack(tmp_path / "d", name="broken", SeriesNumber=2, SeriesInstanceUID="1.2.3.5")[1:2]:
+        path.unlink()
+    (found,) = find_studies([tmp_path / "d"])
+    sound, broken = volumes_of(found)
+    assert (sound.case_id, broken.case_id) == ("d_series1", "d_series2")
+    assert sound.read().volume.image.shape[0] == 4
+    with pytest.raises(InputError, match=r"broken002\.dcm: lies 16\.00 mm from broken000\.dcm"):
+        broken.read()
+
+
+def test_phases_of_one_series_are_volumes_of_their_own_beside_another_series(tmp_path: Path) -> None:
+    for phase in (0, 1):
+        write_stack(tmp_path / "d", name=f"cine{phase}", TriggerTime=40.0 * phase, SeriesNumber=1)
+    write_stack(tmp_path / "d", name="lge", SeriesNumber=2, SeriesInstanceUID="1.2.3.5")
+    (found,) = find_studies([tmp_path / "d"])
+    names = ["d_series1_frame01", "d_series1_frame02", "d_series2"]
+    assert [volume.case_id for volume in volumes_of(found)] == names
+    assert [volume.case_id for volume in volumes_of(found, phase=2)] == names[1:]

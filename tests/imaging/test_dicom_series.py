@@ -5,10 +5,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import config, dcmread
 from pydicom.data import get_testdata_file
+from pydicom.uid import ImplicitVRLittleEndian
 
 from imaging.dicom.folder import read_folder
 from imaging.dicom.series import group_by_phase, read_dicom_slices, slice_places
@@ -393,7 +394,14 @@ def test_breath_holds_that_are_a_series_each_are_one_stack(tmp_path):
     assert re.fullmatch("4 series of one place each, series 20 'PSIR' .* and on, are taken as one stack", note)
 
 
-@pytest.mark.parametrize("change", [{"SeriesDescription": lambda k: f"PSIR {k}"}, {"step_mm": 0.0}])
+def test_slices_that_lost_their_series_uid_and_description_are_joined_by_its_number(tmp_path):
+    write_stack(tmp_path, SeriesInstanceUID=lambda k: f"1.2.3.{k}", SeriesNumber=7)
+    np.testing.assert_array_equal(as_filed(one_volume(tmp_path)), stack())
+
+
+@pytest.mark.parametrize(
+    "change", [{"SeriesDescription": lambda k: f"PSIR {k}"}, {"SeriesDescription": None}, {"step_mm": 0.0}]
+)
 def test_single_slices_that_nothing_joins_stay_apart(tmp_path, change):
     about = {"SeriesDescription": "PSIR", "SeriesNumber": lambda k: 20 + k} | change
     write_stack(tmp_path, SeriesInstanceUID=lambda k: f"1.2.3.{k}", **about)
@@ -414,6 +422,17 @@ def test_padding_becomes_no_intensity(tmp_path, value, last):
     for found, given_ in zip(as_filed(one_volume(tmp_path)), stack(), strict=True):
         np.testing.assert_array_equal(found[3:], given_[3:])
         np.testing.assert_array_equal(found[:3], given_[3:].min())
+
+
+def test_padding_is_told_where_the_file_writes_no_types(tmp_path):
+    data = stack()
+    data[:, 0] = -2000
+    for path in write_stack(tmp_path, data):
+        dataset = dcmread(path)
+        dataset.add_new("PixelPaddingValue", "SS", -2000)
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+        dataset.save_as(path, implicit_vr=True, little_endian=True)
+    assert as_filed(one_volume(tmp_path)).min() >= 1
 
 
 def test_padding_of_a_signed_image_may_be_written_without_a_sign(tmp_path):
@@ -522,7 +541,7 @@ def test_a_contoured_study_carries_the_notes_of_its_slices(tmp_path):
 angles = st.floats(-3.1, 3.1, allow_nan=False)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None)
 @given(
     turns=st.tuples(angles, angles, angles),
     sides=st.tuples(st.floats(0.5, 3), st.floats(0.5, 3), st.floats(3, 12)),
