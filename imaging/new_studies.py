@@ -136,7 +136,7 @@ def volumes_of(found: FoundStudy, phase: int | None = None) -> list[UnreadStudy]
         phase: Only this phase of a cine, counted from 1.
 
     Raises:
-        InputError: A file is unreadable, the folder holds several patients or no slice, or there is no such phase.
+        InputError: A slice is unusable, or the slices do not belong together, or there is no such phase.
     """
     for path in (found.path, *found.files):
         inside(found.root, path)

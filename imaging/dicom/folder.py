@@ -1,7 +1,8 @@
 """Parts the DICOM files of one folder into the series that each are one volume, or one cine.
 
-What stands for a volume of its own: a study, a SeriesInstanceUID in it, and an ImageType in that, so that magnitude and
-phase never mix. Series of one place each (a breath-hold a slice) are one stack where description, kind and grid agree.
+What stands for a volume of its own: a study, a series in it (SeriesInstanceUID, SeriesNumber, SeriesDescription), and
+an ImageType in that, so that magnitude and phase never mix. Series of one place each (a breath-hold a slice) are one
+stack where description, kind and grid agree.
 """
 
 import re
@@ -18,6 +19,7 @@ from imaging.dicom.slice_file import DicomSlice, read_dicom_slice
 from imaging.errors import InputError
 
 _MOST_KINDS = 5  # in a message
+_LONGEST_TYPE = 16  # characters of a value of ImageType in a name, as DICOM allows
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def _without_copies(slices: Sequence[DicomSlice]) -> list[DicomSlice]:
 def _is_copy(one: DicomSlice, other: DicomSlice) -> bool:
     """Whether two slices of one SOPInstanceUID are the same: careless exports give one UID to different slices."""
     same_header = (
-        _series_key(one) == _series_key(other)
+        _volume_of(one) == _volume_of(other)
         and (one.instance, one.trigger_ms, one.shape) == (other.instance, other.trigger_ms, other.shape)
         and np.array_equal(one.position_mm, other.position_mm)
         and np.array_equal(one.directions, other.directions)
@@ -133,9 +135,14 @@ def _left_out(others: Sequence[NotASliceError]) -> list[str]:
     return [f"{len(others)} DICOM {verb} left out: {_kinds(others)}"] if others else []
 
 
-def _series_key(one: DicomSlice) -> tuple[str, str, tuple[str, ...]]:
+def _series_of(one: DicomSlice) -> tuple[str, str, int]:
+    """Return what a series is known by; careless exports give one UID, or none, to several."""
+    return (one.study, one.series, -1 if one.series_number is None else one.series_number)
+
+
+def _volume_of(one: DicomSlice) -> tuple[tuple[str, str, int], str, tuple[str, ...]]:
     """Return what parts slices into volumes."""
-    return (one.study, one.series, one.image_type)
+    return (_series_of(one), one.description, one.image_type)
 
 
 def _number(stack: Sequence[DicomSlice]) -> int:
@@ -144,12 +151,12 @@ def _number(stack: Sequence[DicomSlice]) -> int:
 
 def _stacks(slices: Sequence[DicomSlice]) -> list[list[DicomSlice]]:
     """Return the slices of each volume or cine, in the order of series numbers."""
-    series: dict[tuple[str, str, tuple[str, ...]], list[DicomSlice]] = {}
+    series: dict[object, list[DicomSlice]] = {}
     for one in slices:
-        series.setdefault(_series_key(one), []).append(one)
+        series.setdefault(_volume_of(one), []).append(one)
     whole = [stack for stack in series.values() if not _may_join(stack)]
     stacks = [*whole, *_join([stack for stack in series.values() if _may_join(stack)])]
-    return sorted(stacks, key=lambda stack: (_number(stack), _series_key(stack[0])))
+    return sorted(stacks, key=lambda stack: (_number(stack), _volume_of(stack[0])))
 
 
 def _may_join(stack: Sequence[DicomSlice]) -> bool:
@@ -187,19 +194,19 @@ def _names(stacks: Sequence[Sequence[DicomSlice]]) -> list[str]:
     """Return what tells stacks apart: SeriesNumber where each series has its own, else a running number."""
     if len(stacks) == 1:
         return [""]
-    series = list(dict.fromkeys(_series_key(stack[0])[:2] for stack in stacks))
-    own = {key: _number([one for stack in stacks for one in stack if _series_key(one)[:2] == key]) for key in series}
-    if -1 in own.values() or len(set(own.values())) < len(own):
-        own = {key: position for position, key in enumerate(series, start=1)}
-    names = [f"series{own[_series_key(stack[0])[:2]]}{_type_suffix(stack, stacks)}" for stack in stacks]
+    series = list(dict.fromkeys(_series_of(stack[0]) for stack in stacks))
+    numbers = [number for _, _, number in series]
+    distinct = -1 not in numbers and len(set(numbers)) == len(numbers)
+    own = dict(zip(series, numbers if distinct else range(1, len(series) + 1), strict=True))
+    names = [f"series{own[_series_of(stack[0])]}{_type_suffix(stack, stacks)}" for stack in stacks]
     return [name if names.count(name) == 1 else f"{name}_{position}" for position, name in enumerate(names, start=1)]
 
 
 def _type_suffix(stack: Sequence[DicomSlice], stacks: Sequence[Sequence[DicomSlice]]) -> str:
     """Return the values of ImageType that the other stacks of the same series lack; empty where there are no others."""
-    others = [one[0] for one in stacks if one is not stack and _series_key(one[0])[:2] == _series_key(stack[0])[:2]]
+    others = [one[0] for one in stacks if one is not stack and _series_of(one[0]) == _series_of(stack[0])]
     own = [value for value in stack[0].image_type if any(value not in other.image_type for other in others)]
-    return "".join(f"_{re.sub('[^A-Z0-9]+', '-', value)}" for value in own)
+    return "".join(f"_{re.sub('[^A-Z0-9]+', '-', value)[:_LONGEST_TYPE]}" for value in own if value)
 
 
 def _one_of(stack: Sequence[DicomSlice], stacks: Sequence[Sequence[DicomSlice]]) -> list[str]:

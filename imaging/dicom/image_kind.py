@@ -19,6 +19,7 @@ from imaging.errors import InputError
 _MULTI_FRAME = (EnhancedMRImageStorage, EnhancedMRColorImageStorage, LegacyConvertedEnhancedMRImageStorage)
 _SINGLE_FRAME = ("", MRImageStorage)  # some exports leave the class out
 _GREYSCALE = "MONOCHROME2"
+IMAGES_IN_MOSAIC = 0x0019100A  # Siemens' private NumberOfImagesInMosaic, which only mosaics carry
 
 # Third value of ImageType (DICOM PS3.3 C.8.3.1.1.1) of plain, magnitude, phase, real and imaginary images, as vendors
 # write it: M (Siemens), M_IR and CR_IR (Philips), OTHER and CARDIAC (GE).
@@ -99,7 +100,7 @@ def _check_single(header: DicomHeader) -> None:
         )
     if not header.number("Rows"):
         raise NotASliceError(f"{path}: holds no image; give the files of a cardiac MR series", "no image")
-    if "MOSAIC" in image_type(header):
+    if "MOSAIC" in image_type(header) or header.dataset.get(IMAGES_IN_MOSAIC) is not None:
         raise NotASliceError(
             f"{path}: is a mosaic (ImageType {type_text(image_type(header))}), a whole stack as tiles of one image; "
             "export it as one file a slice",

@@ -15,19 +15,21 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
 from imaging.dicom.header import DicomHeader, one_line, pydicom_on
-from imaging.dicom.image_kind import check_kind, check_scanned, image_type, type_text
+from imaging.dicom.image_kind import IMAGES_IN_MOSAIC, check_kind, check_scanned, image_type, type_text
 from imaging.errors import InputError
 from imaging.nifti import MOST_VOXELS
 
 # Elements are read by name: a patient's name and birth date are never decoded.
-_TAGS = [
+_TAGS: list[Any] = [
+    IMAGES_IN_MOSAIC,
     *("SOPClassUID", "Modality", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns"),
     *("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "SpacingBetweenSlices", "SliceThickness"),
     *("InstanceNumber", "TriggerTime", "CardiacNumberOfImages", "SeriesInstanceUID", "PatientID", "StudyInstanceUID"),
     *("SOPInstanceUID", "ImageType", "SeriesNumber", "SeriesDescription", "InversionTime", "EchoTime"),
     *("ImagerPixelSpacing", "PatientOrientation", "SpecificCharacterSet"),
 ]
-_PIXEL_TAGS = [
+_PIXEL_TAGS: list[Any] = [
+    IMAGES_IN_MOSAIC,
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData", "ExtendedOffsetTable"),
     *("ExtendedOffsetTableLengths", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),

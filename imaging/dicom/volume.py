@@ -25,8 +25,8 @@ _TOLD_UNEVEN_MM = 0.1  # between distances of slices
 _TOLD_GAP = 0.5  # between slices, of their thickness
 _SAME_STEP = 0.01  # of a distance of slices
 # A step this far from the normal, as a share of its length, is what rounding leaves: of cosines to three digits, or of
-# positions to tenths of a millimetre. The stack is straight then, as ITK takes it.
-_ROUNDED = 0.002
+# positions to tenths of a millimetre; and of cosines to two. The stack is straight then, as ITK takes it.
+_ROUNDED, _ROUNDED_TO_TWO_DIGITS = 0.002, 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +102,14 @@ def _step_mm(ordered: Sequence[DicomSlice]) -> NDArray[np.float64]:
             f"{first.path.name} to {ordered[-1].path.name}; give slices that were planned as one stack"
         )
     straight_mm = first.normal * (step_mm @ first.normal)
-    rounded = np.linalg.norm(step_mm - straight_mm) <= _ROUNDED * np.linalg.norm(step_mm)
+    rounded = np.linalg.norm(step_mm - straight_mm) <= _rounding(first.directions) * np.linalg.norm(step_mm)
     return straight_mm if rounded else step_mm
+
+
+def _rounding(directions: NDArray[np.float64]) -> float:
+    oblique = not np.array_equal(directions, directions.round())
+    two_digits = oblique and np.array_equal(directions, directions.round(2))
+    return _ROUNDED_TO_TWO_DIGITS if two_digits else _ROUNDED
 
 
 def _off_mm(ordered: Sequence[DicomSlice], step_mm: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -384,6 +384,37 @@ def test_plain_images_of_all_vendors_are_taken(tmp_path, kind):
     assert one_volume(tmp_path).notes == ()
 
 
+@pytest.mark.parametrize("change", [{"SeriesNumber": 2}, {"SeriesDescription": "T1 map"}])
+@pytest.mark.parametrize("uid", ["", "1.2.3.4"])
+def test_series_that_share_their_uid_are_parted_by_number_and_description(tmp_path, uid, change):
+    about = {"SeriesInstanceUID": uid, "SeriesNumber": 1, "SeriesDescription": "PSIR"}
+    write_stack(tmp_path, stack(seed=1), **about)
+    write_stack(tmp_path, stack(seed=2), name="other", **about | change)
+    volumes = [dicom_volume(series.slices) for series in series_in(tmp_path)]
+    assert len({series.name for series in series_in(tmp_path)}) == 2
+    for volume, seed in zip(volumes, (1, 2), strict=True):
+        np.testing.assert_array_equal(as_filed(volume), stack(seed=seed))
+
+
+def test_a_mosaic_without_its_image_type_is_told_by_siemens_own_element(tmp_path):
+    (path, *_) = write_stack(tmp_path)
+    dataset = dcmread(path)
+    dataset.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", 9)
+    dataset.save_as(path)
+    with pytest.raises(InputError, match=r"IM000\.dcm: is a mosaic"):
+        read_dicom_slice(path)
+
+
+@pytest.mark.parametrize("digits", [2, 3, 4])
+def test_a_stack_with_rounded_cosines_is_straight(tmp_path, digits):
+    along = rotation(0.4, -0.3, 1.1)[:2]
+    write_stack(tmp_path, along=along, ImageOrientationPatient=along.round(digits).ravel().tolist())
+    volume = one_volume(tmp_path)
+    directions = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
+    np.testing.assert_allclose(directions.T @ directions, np.eye(3), atol=1e-9)
+    assert volume.notes == ()
+
+
 def test_breath_holds_that_are_a_series_each_are_one_stack(tmp_path):
     write_stack(
         tmp_path, SeriesInstanceUID=lambda k: f"1.2.3.{k}", SeriesNumber=lambda k: 20 + k, SeriesDescription="PSIR"
