@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.dicom.series import group_by_phase, read_dicom_slices, slice_places
+from imaging.dicom.folder import DicomSeries, read_folder
+from imaging.dicom.series import check_together, group_by_phase, slice_places
 from imaging.dicom.slice_file import DicomSlice
 from imaging.dicom.volume import DicomVolume, dicom_volume
 from imaging.errors import InputError
@@ -26,7 +27,7 @@ class FoundStudy:
     """A study as it lies on disk: one NIfTI file, or the DICOM files of one folder.
 
     Attributes:
-        case_id: Name of the file without `.nii.gz`, or of the folder.
+        case_id: Name of the file without `.nii.gz`, or of the folder; see `_named_apart` for several DICOM folders.
         path: The file or the folder.
         root: The folder that was searched, which no link may lead out of; the path itself where that was given.
         files: The DICOM slices; empty for NIfTI.
@@ -43,7 +44,8 @@ class NewStudy:
     """One volume to segment.
 
     Attributes:
-        case_id: Its name, with `_frame07` and so on where a series holds several phases.
+        case_id: Its name, with `_series10` and so on where a folder holds several series, and `_frame07` and so on
+            where a series holds several phases.
         path: The file or the folder.
         volume: The image with its geometry, arranged as (S, H, W).
     """
@@ -54,17 +56,27 @@ class NewStudy:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A sentence for each thing that the files say differently in two places."""
-        return self.volume.notes if isinstance(self.volume, NiftiVolume) else ()
+        """A sentence for each thing that the files say differently in two places, or that was decided about them."""
+        return self.volume.notes
 
 
 @dataclass(frozen=True)
 class UnreadStudy:
-    """A volume whose header is known; `read` reads its voxels."""
+    """A volume whose header is known; `read` reads its voxels.
+
+    Attributes:
+        case_id: As in `NewStudy`.
+        path: The file or the folder.
+        slices: Those of DICOM; empty for NIfTI.
+        notes: What the user should know of the folder's files, a phrase each.
+        problem: Why it cannot be read, where that is known already; `read` raises it.
+    """
 
     case_id: str
     path: Path
     slices: tuple[DicomSlice, ...] = ()
+    notes: tuple[str, ...] = ()
+    problem: str = ""
 
     def read(self) -> NewStudy:
         """Read and check the volume.
@@ -72,9 +84,22 @@ class UnreadStudy:
         Raises:
             InputError: It is unreadable, or has no contrast, or values that are not finite.
         """
-        volume = dicom_volume(self.slices) if self.slices else read_nifti(self.path)
+        if self.problem:
+            raise InputError(self.problem)
+        volume = self._dicom() if self.slices else read_nifti(self.path)
         _check_image(volume.image, self.path)
         return NewStudy(self.case_id, self.path, volume)
+
+    def _dicom(self) -> DicomVolume:
+        try:
+            return dicom_volume(self.slices, self.notes)
+        except InputError as error:
+            raise InputError(_besides(error, self.notes)) from error
+
+
+def _besides(error: InputError, notes: Sequence[str]) -> str:
+    """Return why a series is refused, with what was decided about its files, which may be the cause."""
+    return f"{error} (besides: {'; '.join(notes)})" if notes else str(error)
 
 
 def find_studies(given: Sequence[Path]) -> list[FoundStudy]:
@@ -83,7 +108,7 @@ def find_studies(given: Sequence[Path]) -> list[FoundStudy]:
     Raises:
         InputError: A path does not exist or holds no study, or two studies have the same name.
     """
-    found = [study for path in given for study in _studies_at(path)]
+    found = _named_apart([study for path in given for study in _studies_at(path)])
     names: dict[str, FoundStudy] = {}
     for study in found:
         other = names.setdefault(study.case_id, study)
@@ -96,11 +121,11 @@ def find_studies(given: Sequence[Path]) -> list[FoundStudy]:
 
 
 def volumes_of(found: FoundStudy, phase: int | None = None) -> list[UnreadStudy]:
-    """Return the volumes of a study: one, or one for each phase of a cine series.
+    """Return the volumes of a study: one, or one for each series of a folder and each phase of a cine series.
 
     Args:
         found: The study.
-        phase: Only this phase, counted from 1.
+        phase: Only this phase of a cine, counted from 1.
 
     Raises:
         InputError: A slice is unusable, or the slices do not belong together, or there is no such phase.
@@ -109,15 +134,63 @@ def volumes_of(found: FoundStudy, phase: int | None = None) -> list[UnreadStudy]
         inside(found.root, path)
     if not found.files:
         return [UnreadStudy(found.case_id, found.path)]
-    slices = read_dicom_slices(found.files)
+    series = read_folder(found.path, found.files)
+    if len(series) == 1:
+        return _volumes_of_series(found, series[0], phase)
+    return [volume for one in series for volume in _volumes_or_problem(found, one, phase)]
+
+
+def _volumes_or_problem(found: FoundStudy, series: DicomSeries, phase: int | None) -> list[UnreadStudy]:
+    """Return the volumes of one series among several: what is wrong with one is told when it is read."""
+    try:
+        return _volumes_of_series(found, series, phase)
+    except InputError as error:
+        return [UnreadStudy(_joined(found.case_id, series.name), found.path, problem=_besides(error, series.notes))]
+
+
+def _volumes_of_series(found: FoundStudy, series: DicomSeries, phase: int | None) -> list[UnreadStudy]:
+    slices, case_id = series.slices, _joined(found.case_id, series.name)
+    check_together(slices)
     alone = len(set(slice_places(slices).tolist())) == len(slices)  # a place each: one volume, whatever its numbers
-    phases = {0: slices} if alone else group_by_phase(slices)
+    phases = {0: list(slices)} if alone else group_by_phase(slices)
     if len(phases) == 1:
-        return [UnreadStudy(found.case_id, found.path, tuple(phase_slices)) for phase_slices in phases.values()]
+        return [UnreadStudy(case_id, found.path, tuple(one), series.notes) for one in phases.values()]
     numbers = list(phases) if phase is None else [phase - 1]
     if numbers[0] not in phases:
         raise InputError(f"{found.path}: has no phase {phase}; choose one of 1 to {max(phases) + 1}")
-    return [UnreadStudy(f"{found.case_id}_frame{n + 1:02d}", found.path, tuple(phases[n])) for n in numbers]
+    return [UnreadStudy(f"{case_id}_frame{n + 1:02d}", found.path, tuple(phases[n]), series.notes) for n in numbers]
+
+
+def _joined(*names: str) -> str:
+    return "_".join(name for name in names if name)
+
+
+def _named_apart(found: Sequence[FoundStudy]) -> list[FoundStudy]:
+    """Return studies whose DICOM folders, where there are several, are named by what tells their paths apart.
+
+    `PAT1/DICOM/SE1` and `PAT2/DICOM/SE1` are `PAT1` and `PAT2`; with a `PAT1/DICOM/SE2`, `PAT1_SE1` and so on.
+    """
+    folders = [study for study in found if study.files]
+    if len({study.path.resolve() for study in folders}) < 2:
+        return list(found)
+    below = [_parts_below(study) for study in folders]
+    whole = [study.path.resolve().parts for study in folders]
+    names = next((names for parts in (below, whole) if len(set(names := _telling(parts))) == len(names)), None)
+    renamed = {} if names is None else {id(study): name for study, name in zip(folders, names, strict=True)}
+    return [replace(study, case_id=renamed.get(id(study), study.case_id)) for study in found]
+
+
+def _parts_below(study: FoundStudy) -> tuple[str, ...]:
+    """Return the folders from the searched one to a study, the study's own at least."""
+    return study.path.relative_to(study.root).parts or (study.path.resolve().name,)
+
+
+def _telling(paths: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return for each path the names at the depths where not all paths have the same."""
+    depth = max(map(len, paths))
+    padded = [(*parts, *[""] * (depth - len(parts))) for parts in paths]
+    kept = [at for at in range(depth) if len({parts[at] for parts in padded}) > 1]
+    return [_joined(*(parts[at] for at in kept)) for parts in padded]
 
 
 def _studies_at(path: Path) -> list[FoundStudy]:

@@ -78,6 +78,7 @@ def _read_phase(folder: Path, frame: str, phase: _Phase) -> Study:
         affine=volume.affine,
         label_set=CINE_LABELS.name,
         path=str(volume.slices[0].path),
+        notes=volume.notes,
     )
 
 

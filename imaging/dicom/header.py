@@ -39,6 +39,32 @@ class DicomHeader:
         """Return a text, empty where it is absent."""
         return str(self._value(keyword) or "")
 
+    def texts(self, keyword: str) -> tuple[str, ...]:
+        """Return the texts of an element that holds several, none where it is absent."""
+        value = self._value(keyword)
+        if value in (None, ""):
+            return ()
+        return (value,) if isinstance(value, str) else tuple(str(text) for text in value)
+
+    def storage_class(self) -> str:
+        """Return the SOP class of the object, else the one that the file announces, empty where neither is told."""
+        meta = getattr(self.dataset, "file_meta", None)
+        return self.text("SOPClassUID") or str(getattr(meta, "MediaStorageSOPClassUID", ""))
+
+    def aside(self, keyword: str) -> str:
+        """Return a text that only messages tell: empty also where it cannot be decoded."""
+        try:
+            return self.text(keyword)
+        except InputError:
+            return ""
+
+    def number_aside(self, keyword: str) -> float | None:
+        """Return a number that only messages tell: None also where it is not finite."""
+        try:
+            return self.number(keyword)
+        except InputError:
+            return None
+
     def number(self, keyword: str) -> float | None:
         """Return a finite number; None where it is absent or empty."""
         return None if self._value(keyword) in (None, "") else float(self.numbers(keyword, 1)[0])

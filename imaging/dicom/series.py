@@ -1,6 +1,7 @@
 """Reads the DICOM slices of one patient, and tells which are one cardiac phase and in what order they lie.
 
-How one file is read is in `imaging.dicom.slice_file`, how slices become a volume in `imaging.dicom.volume`.
+How one file is read is in `imaging.dicom.slice_file`, which series lie in a folder in `imaging.dicom.folder`, how
+slices become a volume in `imaging.dicom.volume`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ from imaging.nifti import MOST_VOXELS
 SAME_PLACE_MM = 0.1
 _SAME_DIRECTION = 0.01  # of direction cosines, half a degree
 _SAME_SPACING = 0.001
+_MOST_TIMES = 6  # in a message
 
 
 def read_dicom_slices(files: Iterable[Path]) -> list[DicomSlice]:
@@ -43,10 +45,14 @@ def group_by_phase(slices: Sequence[DicomSlice]) -> dict[int, list[DicomSlice]]:
     phases = _phases_by_number(slices)
     if phases is None or _contradicted(phases, slices, places):
         phases = _phases_by_trigger(slices, places)
+    elif _shared(phases, places):
+        by_trigger = _phases_by_trigger(slices, places)
+        phases = phases if by_trigger is None else by_trigger  # the volume names slices at one place
     if phases is None:
         raise InputError(
             f"{slices[0].path.parent}: the phases of {len(slices)} slices at {places.max() + 1} places cannot be told; "
-            "export them with InstanceNumber and CardiacNumberOfImages, or with all trigger times of each place"
+            "export them with InstanceNumber and CardiacNumberOfImages, or with all trigger times of each place, "
+            f"or keep one image a place: {_at_one_place(slices, places)}"
         )
     ordered = sorted(zip(phases.tolist(), places.tolist(), range(len(slices)), strict=True))
     return {phase: [slices[index] for each, _, index in ordered if each == phase] for phase, _, _ in ordered}
@@ -81,15 +87,21 @@ def heights_mm(slices: Sequence[DicomSlice]) -> NDArray[np.float64]:
     return np.stack([one.position_mm for one in slices]) @ slices[0].normal
 
 
-def _check_alike(one: DicomSlice, other: DicomSlice) -> None:
+def differences(one: DicomSlice, other: DicomSlice) -> list[str]:
+    """Return what keeps two slices from being of one volume, in words."""
     alike = {
         "patient (PatientID)": one.patient == other.patient,
+        "study (StudyInstanceUID)": one.study == other.study,
+        "kind (ImageType)": one.image_type == other.image_type,
         "matrix": one.shape == other.shape,
         "pixel spacing": np.allclose(one.pixel_mm, other.pixel_mm, rtol=_SAME_SPACING),
         "orientation": np.allclose(one.directions, other.directions, atol=_SAME_DIRECTION),
     }
-    different = " and ".join(name for name, same in alike.items() if not same)
-    if different:
+    return [name for name, same in alike.items() if not same]
+
+
+def _check_alike(one: DicomSlice, other: DicomSlice) -> None:
+    if different := " and ".join(differences(one, other)):
         raise InputError(
             f"{other.path}: differs in {different} from {one.path.name}; "
             "give the slices of one short-axis series of one patient"
@@ -128,6 +140,35 @@ def _contradicted(phases: NDArray[np.int64], slices: Sequence[DicomSlice], place
     order = np.lexsort((times, places))
     later = (np.diff(places[order]) == 0) & (np.diff(times[order]) > 0)
     return bool((np.diff(phases[order])[later] < 0).any())
+
+
+def _shared(phases: NDArray[np.int64], places: NDArray[np.int64]) -> bool:
+    """Whether two slices are the same phase of the same place."""
+    return len(set(zip(phases.tolist(), places.tolist(), strict=True))) < len(phases)
+
+
+def _at_one_place(slices: Sequence[DicomSlice], places: NDArray[np.int64]) -> str:
+    """Return what tells the slices of the fullest place apart, for a message."""
+    fullest = int(np.bincount(places).argmax())
+    here = [one for one, place in zip(slices, places.tolist(), strict=True) if place == fullest]
+    names = " and ".join(one.path.name for one in here[:2])
+    return f"{len(here)} images such as {names} lie at one place, with {told_times(here)}"
+
+
+def told_times(slices: Sequence[DicomSlice]) -> str:
+    """Return what the headers tell of when slices were acquired, for a message."""
+    values = {
+        "trigger times": [one.trigger_ms for one in slices],
+        "inversion times": [one.inversion_ms for one in slices],
+        "echo times": [one.echo_ms for one in slices],
+    }
+    told = [f"{name} {_some_ms(times)}" for name, times in values.items() if any(time is not None for time in times)]
+    return ", ".join(told) or "no trigger times"
+
+
+def _some_ms(times: Sequence[float | None]) -> str:
+    texts = ["none" if time is None else f"{time:g}" for time in times]
+    return ", ".join(texts[:_MOST_TIMES]) + (" ..." if len(texts) > _MOST_TIMES else "") + " ms"
 
 
 def _trigger_ms(slices: Sequence[DicomSlice]) -> NDArray[np.float64] | None:

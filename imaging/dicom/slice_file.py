@@ -3,6 +3,7 @@
 Which slices belong together is in `imaging.dicom.series`, how they become a volume in `imaging.dicom.volume`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import FileDataset, dcmread
-from pydicom.uid import UID, EnhancedMRColorImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import UID
 
 from imaging.dicom.header import DicomHeader, one_line, pydicom_on
+from imaging.dicom.image_kind import IMAGES_IN_MOSAIC, check_kind, check_scanned, image_type, type_text
 from imaging.errors import InputError
 from imaging.nifti import MOST_VOXELS
 
-_MULTI_FRAME = (EnhancedMRImageStorage, EnhancedMRColorImageStorage, LegacyConvertedEnhancedMRImageStorage)
-_TAGS = [
+# Elements are read by name: a patient's name and birth date are never decoded.
+_TAGS: list[Any] = [
+    IMAGES_IN_MOSAIC,
     *("SOPClassUID", "Modality", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns"),
     *("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "SpacingBetweenSlices", "SliceThickness"),
-    *("InstanceNumber", "TriggerTime", "CardiacNumberOfImages", "SeriesInstanceUID", "PatientID"),
+    *("InstanceNumber", "TriggerTime", "CardiacNumberOfImages", "SeriesInstanceUID", "PatientID", "StudyInstanceUID"),
+    *("SOPInstanceUID", "ImageType", "SeriesNumber", "SeriesDescription", "InversionTime", "EchoTime"),
+    *("ImagerPixelSpacing", "PatientOrientation", "SpecificCharacterSet"),
 ]
+_PIXEL_TAGS: list[Any] = [
+    IMAGES_IN_MOSAIC,
+    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData", "ExtendedOffsetTable"),
+    *("ExtendedOffsetTableLengths", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit"),
+]
+# Unit vectors of the letters of PatientOrientation.
+_TOWARDS = {
+    letter: sign * np.eye(3)[axis]
+    for axis, pair in enumerate(("LR", "PA", "HF"))
+    for letter, sign in zip(pair, (1, -1), strict=True)
+}
+_LONGEST_TITLE, _LONGEST_UID = 40, 12  # characters of a series' description and UID in a message
+_SAME_SPACING = 0.001
 _MOST_MM = 1e5  # no scanner reaches that far: beyond it a number is damaged
 _COSINE_TOLERANCE = 0.01  # some headers write direction cosines with three digits
 
@@ -41,7 +62,17 @@ class DicomSlice:
         trigger_ms: TriggerTime, since the R wave.
         phases: CardiacNumberOfImages, the number of phases of the cine.
         series: SeriesInstanceUID, perhaps empty.
-        patient: PatientID, perhaps empty.
+        patient: PatientID, perhaps empty; never told.
+        study: StudyInstanceUID, perhaps empty.
+        instance_uid: SOPInstanceUID, perhaps empty; the same in a copy of the file.
+        image_type: ImageType in capitals: `ORIGINAL`, `PRIMARY`, `M` for magnitude and so on.
+        series_number: SeriesNumber.
+        description: SeriesDescription.
+        between_mm: SpacingBetweenSlices as written.
+        slab_mm: SliceThickness as written.
+        inversion_ms: InversionTime.
+        echo_ms: EchoTime.
+        disagreements: Where the header contradicts what is taken from it, a phrase each.
     """
 
     path: Path
@@ -55,11 +86,30 @@ class DicomSlice:
     phases: int | None
     series: str
     patient: str
+    study: str = ""
+    instance_uid: str = ""
+    image_type: tuple[str, ...] = ()
+    series_number: int | None = None
+    description: str = ""
+    between_mm: float | None = None
+    slab_mm: float | None = None
+    inversion_ms: float | None = None
+    echo_ms: float | None = None
+    disagreements: tuple[str, ...] = ()
 
     @property
     def normal(self) -> NDArray[np.float64]:
         """(3,) unit vector at right angles to the slice."""
-        return np.cross(*self.directions)
+        normal = np.cross(*self.directions)
+        return normal / np.linalg.norm(normal)
+
+    @property
+    def title(self) -> str:
+        """The series in a few words, for messages: number, description, image type and the end of its UID."""
+        number = "without number" if self.series_number is None else str(self.series_number)
+        description = f" {one_line(self.description)[:_LONGEST_TITLE]!r}" if self.description else ""
+        uid = f", UID ...{one_line(self.series)[-_LONGEST_UID:]}" if self.series else ""
+        return f"series {number}{description} (ImageType {type_text(self.image_type)}{uid})"
 
     def read_pixels(self) -> NDArray[np.float32]:
         """Read and decode the pixels, (rows, columns), RescaleSlope and RescaleIntercept applied.
@@ -68,10 +118,13 @@ class DicomSlice:
             InputError: They are missing, cut off, or compressed in a way that no installed decoder reads.
         """
         with pydicom_on(self.path):
-            dataset = dcmread(self.path)
+            dataset = dcmread(self.path, specific_tags=list(_PIXEL_TAGS))
             header = DicomHeader(self.path, dataset)
             slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
             stored = _decode(self.path, dataset)
+            if "ModalityLUTSequence" in dataset:
+                raise InputError(f"{self.path}: its values need a look-up table (ModalityLUTSequence); export it plain")
+            stored = _without_padding(stored, header)
         if stored.shape != self.shape:
             raise InputError(f"{self.path}: holds pixels {stored.shape} but announces {self.shape}; export it again")
         if slope == 0:
@@ -80,16 +133,24 @@ class DicomSlice:
             return (stored * (1.0 if slope is None else slope) + (intercept or 0.0)).astype(np.float32)
 
 
-def read_dicom_slice(path: Path) -> DicomSlice:
+def read_dicom_slice(path: Path, scanned: bool = False) -> DicomSlice:
     """Read the header of a single-frame greyscale MR image; its pixels stay in the file until they are asked for.
 
+    Args:
+        path: The file.
+        scanned: Refuse localisers, projections, maps and what else ImageType names that is no slice as scanned.
+
     Raises:
-        InputError: The file is unreadable, something else, absurdly large or without geometry.
+        NotASliceError: The file is another kind of DICOM file.
+        InputError: The file is unreadable, absurdly large or without geometry.
     """
     with pydicom_on(path):
         header = DicomHeader(path, dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS)))
-        _check_kind(header)
-        distance_mm = header.number("SpacingBetweenSlices") or header.number("SliceThickness")
+        check_kind(header)
+        if scanned:
+            check_scanned(header)
+        between_mm, slab_mm = header.number("SpacingBetweenSlices"), header.number("SliceThickness")
+        distance_mm = between_mm or slab_mm
         return DicomSlice(
             path=path,
             shape=_shape(header),
@@ -102,29 +163,42 @@ def read_dicom_slice(path: Path) -> DicomSlice:
             phases=header.whole_number("CardiacNumberOfImages"),
             series=header.text("SeriesInstanceUID"),
             patient=header.text("PatientID"),
+            study=header.text("StudyInstanceUID"),
+            instance_uid=header.text("SOPInstanceUID"),
+            image_type=image_type(header),
+            series_number=_whole(header.number_aside("SeriesNumber")),
+            description=header.aside("SeriesDescription"),
+            between_mm=between_mm,
+            slab_mm=slab_mm,
+            inversion_ms=header.number_aside("InversionTime"),
+            echo_ms=header.number_aside("EchoTime"),
+            disagreements=(*_other_pixel_mm(header), *_other_directions(header)),
         )
 
 
-def _check_kind(header: DicomHeader) -> None:
-    path, modality = header.path, header.text("Modality")
-    if modality != "MR":
-        raise InputError(
-            f"{path}: modality is {one_line(modality or 'missing')}, not MR; give the files of a cardiac MR series"
-        )
-    frames = header.whole_number("NumberOfFrames")
-    if (frames or 1) != 1 or header.text("SOPClassUID") in _MULTI_FRAME:
-        raise InputError(
-            f"{path}: is a multi-frame (enhanced) MR object; export it as one file a slice, "
-            "such as with dcm4che's emf2sf"
-        )
-    if not header.number("Rows"):
-        raise InputError(f"{path}: holds no image; give the files of a cardiac MR series")
-    colours, kind = header.whole_number("SamplesPerPixel"), header.text("PhotometricInterpretation")
-    if (colours or 1) != 1 or kind != "MONOCHROME2":
-        raise InputError(
-            f"{path}: {colours or 1} values a pixel in {one_line(kind or 'an unknown order')} are not greyscale "
-            "(MONOCHROME2); give the original images"
-        )
+def _whole(number: float | None) -> int | None:
+    return None if number is None else round(number)
+
+
+def _other_pixel_mm(header: DicomHeader) -> Iterator[str]:
+    """Yield what ImagerPixelSpacing says where PixelSpacing, which is taken, says something else."""
+    taken_mm = header.numbers("PixelSpacing", 2)
+    try:
+        other_mm = header.numbers("ImagerPixelSpacing", 2)
+    except InputError:  # absent, as in all MR but for odd exports
+        return
+    if not np.allclose(taken_mm, other_mm, rtol=_SAME_SPACING):
+        taken, other = (f"{row_mm:g} x {column_mm:g} mm" for row_mm, column_mm in (taken_mm, other_mm))
+        yield f"PixelSpacing {taken} is taken, where ImagerPixelSpacing says {other}"
+
+
+def _other_directions(header: DicomHeader) -> Iterator[str]:
+    """Yield what PatientOrientation says where it points against ImageOrientationPatient, which is taken."""
+    letters = header.texts("PatientOrientation")
+    directions = header.numbers("ImageOrientationPatient", 6).reshape(2, 3)
+    towards = [_TOWARDS.get(text[:1].upper()) for text in letters]
+    if any(axis is not None and way @ axis < 0 for way, axis in zip(directions, towards, strict=False)):
+        yield f"ImageOrientationPatient is taken, where PatientOrientation says {type_text(letters)}, the other way"
 
 
 def _shape(header: DicomHeader) -> tuple[int, int]:
@@ -171,5 +245,28 @@ def _decode(path: Path, dataset: FileDataset) -> NDArray[Any]:
     except (RuntimeError, NotImplementedError) as error:  # what pydicom raises without a decoder that succeeds
         raise InputError(
             f"{path}: its pixels are compressed ({one_line(syntax.name)}) and cannot be decoded here; "
-            "decompress it first, such as with gdcmconv --raw"
+            f"{_plugins(syntax)}decompress it first, such as with gdcmconv --raw"
         ) from error
+
+
+def _plugins(syntax: UID) -> str:
+    """Return which packages pydicom would decode a transfer syntax with; empty where it has one, or knows none."""
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        return ""
+    needed = [text.partition(" requires ")[2].removeprefix("numpy and ") for text in decoder.missing_dependencies]
+    packages = [text for text in needed if not text.startswith("gdcm")]  # whose name differs between channels
+    return "" if decoder.is_available or not packages else f"pip install {', or '.join(packages)}, or "
+
+
+def _without_padding(stored: NDArray[Any], header: DicomHeader) -> NDArray[Any]:
+    """Return pixels (rows, columns) whose padding (PixelPaddingValue) is the smallest value of the others."""
+    first, last = header.number("PixelPaddingValue"), header.number("PixelPaddingRangeLimit")
+    if first is None:
+        return stored
+    ends = np.asarray([first, first if last is None else last]).astype(np.int64).astype(stored.dtype)  # of either sign
+    padding = (stored >= ends.min()) & (stored <= ends.max())
+    if padding.all():
+        return np.zeros_like(stored)
+    return np.where(padding, stored[~padding].min(), stored)

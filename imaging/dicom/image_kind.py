@@ -1,0 +1,124 @@
+"""Tells what a DICOM file shows: an MR slice, or a localiser, a screenshot, a presentation and so on.
+
+All lists name what is taken; what stands in none of them is left out by name.
+"""
+
+import re
+
+from pydicom.uid import (
+    UID,
+    EnhancedMRColorImageStorage,
+    EnhancedMRImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    MRImageStorage,
+)
+
+from imaging.dicom.header import DicomHeader, one_line
+from imaging.errors import InputError
+
+_MULTI_FRAME = (EnhancedMRImageStorage, EnhancedMRColorImageStorage, LegacyConvertedEnhancedMRImageStorage)
+_SINGLE_FRAME = ("", MRImageStorage)  # some exports leave the class out
+_GREYSCALE = "MONOCHROME2"
+IMAGES_IN_MOSAIC = 0x0019100A  # Siemens' private NumberOfImagesInMosaic, which only mosaics carry
+
+# Third value of ImageType (DICOM PS3.3 C.8.3.1.1.1) of plain, magnitude, phase, real and imaginary images, as vendors
+# write it: M (Siemens), M_IR and CR_IR (Philips), OTHER and CARDIAC (GE).
+_PLAIN = re.compile(
+    r"(M|P|R|I|CR|CI)(_\w+)?|MAG|MAGNITUDE|PHASE|PHASE MAP|REAL|IMAGINARY|PSIR|MAG[ _]?IR|MOCO|MEAN|IMAGE ADDITION|"
+    r"CARDIAC|OTHER|NONE|ND|NORM|DIS2D|DIS3D"
+)
+# Further values that make something else of a plain image.
+_REWORKED = re.compile(
+    r"LOCALI[SZ]ER|SCOUT|MOSAIC|MPR|CSA MPR|CPR|MIP|MINIP|(MAX|MIN)[ _]?IP|PROJECTION IMAGE|"
+    r"(T1|T2|T2[ _]?STAR|ECV)[ _]MAP|SCREEN ?(SHOT|SAVE|CAPTURE)"
+)
+
+
+class NotASliceError(InputError):
+    """A DICOM file that is no slice of an MR volume; `what` says in a few words what it is."""
+
+    def __init__(self, message: str, what: str) -> None:
+        super().__init__(message)
+        self.what = what
+
+
+def check_kind(header: DicomHeader) -> None:
+    """Raise `NotASliceError` unless a header is that of a single greyscale MR image.
+
+    Raises:
+        InputError: The header does not say the modality.
+    """
+    _check_class(header)
+    _check_single(header)
+    _check_greyscale(header)
+
+
+def image_type(header: DicomHeader) -> tuple[str, ...]:
+    """Return the values of ImageType in capitals, `ORIGINAL`, `PRIMARY`, `M` and so on."""
+    return tuple(one_line(value).upper() if value.strip() else "" for value in header.texts("ImageType"))
+
+
+def check_scanned(header: DicomHeader) -> None:
+    """Raise `NotASliceError` where ImageType is none of a slice as scanned; images that carry none are taken."""
+    values = image_type(header)
+    origin, role, shows = (*values, "", "", "")[:3]
+    known = origin in ("", "ORIGINAL", "DERIVED") and role in ("", "PRIMARY", "SECONDARY")
+    plain = bool(_PLAIN.fullmatch(shows)) if shows else role != "SECONDARY"
+    if not known or not plain or any(_REWORKED.fullmatch(value) for value in values[2:]):
+        what = f"ImageType {type_text(values)}"
+        raise NotASliceError(
+            f"{header.path}: its {what} is not that of a scanned slice; give the original images", what
+        )
+
+
+def type_text(values: tuple[str, ...]) -> str:
+    """Return an ImageType as it is written in DICOM, for messages."""
+    return one_line("\\".join(values) or "none")
+
+
+def _check_class(header: DicomHeader) -> None:
+    path, modality, storage = header.path, header.text("Modality"), header.storage_class()
+    name = one_line(UID(storage).name).removesuffix(" Storage")
+    if modality not in ("MR", ""):
+        what = name if storage not in _SINGLE_FRAME else f"modality {one_line(modality)}"
+        raise NotASliceError(
+            f"{path}: modality is {one_line(modality)}, not MR; give the files of a cardiac MR series", what
+        )
+    if storage not in (*_SINGLE_FRAME, *_MULTI_FRAME):
+        raise NotASliceError(f"{path}: is a {name}, not an MR image; give the files of a cardiac MR series", name)
+    if not modality:
+        raise InputError(f"{path}: modality is missing, not MR; give the files of a cardiac MR series")
+
+
+def _check_single(header: DicomHeader) -> None:
+    path = header.path
+    if (header.whole_number("NumberOfFrames") or 1) != 1 or header.storage_class() in _MULTI_FRAME:
+        raise NotASliceError(
+            f"{path}: is a multi-frame (enhanced) MR object; export it as one file a slice, "
+            "such as with dcm4che's emf2sf",
+            "multi-frame MR",
+        )
+    if not header.number("Rows"):
+        raise NotASliceError(f"{path}: holds no image; give the files of a cardiac MR series", "no image")
+    if "MOSAIC" in image_type(header) or header.dataset.get(IMAGES_IN_MOSAIC) is not None:
+        raise NotASliceError(
+            f"{path}: is a mosaic (ImageType {type_text(image_type(header))}), a whole stack as tiles of one image; "
+            "export it as one file a slice",
+            "mosaic",
+        )
+
+
+def _check_greyscale(header: DicomHeader) -> None:
+    path, kind = header.path, header.text("PhotometricInterpretation")
+    colours = header.whole_number("SamplesPerPixel") or 1
+    if colours == 1 and kind == "MONOCHROME1":
+        raise NotASliceError(
+            f"{path}: is MONOCHROME1, in which large values are dark; convert it to {_GREYSCALE}, or export it again",
+            kind,
+        )
+    if colours != 1 or kind != _GREYSCALE:
+        raise NotASliceError(
+            f"{path}: {colours} values a pixel in {one_line(kind or 'an unknown order')} are not greyscale "
+            f"({_GREYSCALE}); give the original images",
+            one_line(kind or "unknown colours"),
+        )
