@@ -5,7 +5,7 @@ folder or in its `training` and `testing`. The whole cine, `patient001_4d.nii.gz
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -17,7 +17,7 @@ from imaging.clinical import read_clinical_text
 from imaging.errors import InputError
 from imaging.labels import CINE_LABELS, CineTissue
 from imaging.nifti_study import NamedFile, NiftiPair, nifti_files, nifti_study, pair_by_name
-from imaging.source_files import inside, source_folder
+from imaging.source_files import composed, files_below, inside, nifti_stem, source_folder, unread_files
 from imaging.study import RejectedStudy, Study, read_or_reject
 
 _LABELS = {
@@ -47,7 +47,14 @@ def read_acdc(root: Path) -> Iterator[Study | RejectedStudy]:
             "give the folder that holds patient001 ..."
         )
     folders.sort(key=lambda folder: (folder.name, folder))
-    return (study for folder in folders for study in _read_patient(root, folder))
+    return _studies(root, folders)
+
+
+def _studies(root: Path, folders: Sequence[Path]) -> Iterator[Study | RejectedStudy]:
+    for folder in folders:
+        yield from _read_patient(root, folder)
+    read = {path for folder in folders for path in files_below(folder, refuse=False) if _is_named(folder, path)}
+    yield from unread_files(root, (), read, "call it as in patient001/patient001_frame01.nii.gz")
 
 
 def _read_patient(root: Path, folder: Path) -> Iterator[Study | RejectedStudy]:
@@ -77,15 +84,23 @@ def _read_frame(root: Path, case_id: str, frame: NiftiPair, info: Mapping[str, s
 
 def _frames(folder: Path) -> list[NiftiPair]:
     """Return the files of each frame, named by its number as ACDC writes it: `01`."""
-    name = re.compile(rf"{re.escape(folder.name)}_frame(?P<number>[0-9]+)(?P<truth>_gt)?")
     images: list[NamedFile] = []
     masks: list[NamedFile] = []
     for stem, path in nifti_files(folder):
-        if match := name.fullmatch(stem):
+        if (match := _file_name(folder).fullmatch(stem)) and match["number"]:
             (masks if match["truth"] else images).append((_number(match["number"]), path))
     if not images and not masks:
         raise InputError(f"{folder} holds no {folder.name}_frame01.nii.gz or other frame; add them, or remove it")
     return pair_by_name(images, masks)
+
+
+def _file_name(folder: Path) -> re.Pattern[str]:
+    """Return what a patient's files are called: frames with their ground truth, and the whole cine, which has none."""
+    return re.compile(rf"{re.escape(composed(folder.name))}_(frame(?P<number>[0-9]+)(?P<truth>_gt)?|4d)")
+
+
+def _is_named(folder: Path, path: Path) -> bool:
+    return path.parent == folder and bool(_file_name(folder).fullmatch(nifti_stem(path) or ""))
 
 
 def _number(digits: str) -> str:

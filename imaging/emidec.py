@@ -5,17 +5,18 @@ beside or inside the patient's folder, and perhaps a `clinical.csv` with a colum
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from imaging.clinical import read_clinical_table, read_clinical_text
 from imaging.errors import InputError
 from imaging.labels import EMIDEC_LABELS
-from imaging.nifti_study import nifti_study
-from imaging.source_files import find_file, inside, source_folder
+from imaging.nifti_study import nifti_files, nifti_study
+from imaging.source_files import composed, files_below, find_file, inside, nifti_stem, source_folder, unread_files
 from imaging.study import RejectedStudy, Study, read_or_reject
 
+_PARTS = ("Images", "Contours")
 _log = logging.getLogger(__name__)
 
 
@@ -31,21 +32,34 @@ def read_emidec(root: Path) -> Iterator[Study | RejectedStudy]:
     folders = sorted(folder for folder in root.glob("Case_*") if folder.is_dir())
     if not folders:
         raise InputError(f"EMIDEC folder {root} holds no Case_* folder; give the folder that holds Case_P001 ...")
-    table = _clinical_table(root)
-    return (
-        read_or_reject(folder.name, folder, partial(_read_study, root, folder, table.get(folder.name, {})))
-        for folder in folders
-    )
+    return _studies(root, folders, _clinical_table(root))
+
+
+def _studies(
+    root: Path, folders: Sequence[Path], table: Mapping[str, Mapping[str, str]]
+) -> Iterator[Study | RejectedStudy]:
+    for folder in folders:
+        read = partial(_read_study, root, folder, table.get(composed(folder.name), {}))
+        yield read_or_reject(composed(folder.name), folder, read)
+    named = ((path, folder) for folder in folders for path in files_below(folder, refuse=False))
+    known = {path for path, folder in named if path.parent.name in _PARTS and _is_named(path, folder)}
+    yield from unread_files(root, (), known, "call it as in Case_P001/Images/Case_P001.nii.gz")
 
 
 def _read_study(root: Path, folder: Path, table: Mapping[str, str]) -> Study:
-    image_path, mask_path = _file_of(root, folder, "Images"), _file_of(root, folder, "Contours")
+    image_path, mask_path = (find_file(root, _file_of(folder, part)) for part in _PARTS)
     clinical = {**table, **_clinical_text(root, folder)}
-    return nifti_study(folder.name, image_path, mask_path, EMIDEC_LABELS, as_stored=True, clinical=clinical)
+    return nifti_study(composed(folder.name), image_path, mask_path, EMIDEC_LABELS, as_stored=True, clinical=clinical)
 
 
-def _file_of(root: Path, folder: Path, part: str) -> Path:
-    return find_file(root, *(folder / part / f"{folder.name}{suffix}" for suffix in (".nii.gz", ".nii")))
+def _file_of(folder: Path, part: str) -> Path:
+    """Return the file called as the patient, `.nii.gz` first; where there is none, the one that should be there."""
+    found = [path for _, path in nifti_files(folder / part) if _is_named(path, folder)]
+    return found[-1] if found else folder / part / f"{folder.name}.nii.gz"
+
+
+def _is_named(path: Path, folder: Path) -> bool:
+    return nifti_stem(path) == composed(folder.name)
 
 
 def _clinical_table(root: Path) -> Mapping[str, Mapping[str, str]]:

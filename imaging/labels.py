@@ -3,7 +3,7 @@
 Every module takes names, channels and colours from a `LabelSet`; no number of a tissue is written elsewhere.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
@@ -11,9 +11,10 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 
 _COUNTED = 1 << 16  # label values below this are counted
+_MANY = 12  # unknown values in one mask: nobody draws so many tissues
 
 
 class Tissue(IntEnum):
@@ -63,9 +64,14 @@ class LabelSet:
         unknown = sorted(set(distinct_values(mask)) - set(range(self.num_classes)))
         if unknown:
             raise InputError(
-                f"{source}: label values {unknown} are not in label set {self.name!r} "
-                f"(0 to {self.num_classes - 1}); correct the mask or choose the matching source format"
+                f"{source}: label values [{some_of(unknown)}] are not in label set {self.name!r} "
+                f"(0 to {self.num_classes - 1}){smeared(unknown)}; correct the mask or choose the matching source format"
             )
+
+
+def smeared(unknown: Sequence[int]) -> str:
+    """Return what many unknown values in one mask hint at, for messages; empty for few."""
+    return ", as in an image, or in a mask saved as JPEG or resampled" if len(unknown) > _MANY else ""
 
 
 def distinct_values(mask: NDArray[np.integer]) -> list[int]:

@@ -6,7 +6,6 @@ taken.
 """
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +19,9 @@ from imaging.dicom.volume import DicomVolume, dicom_volume
 from imaging.errors import InputError
 from imaging.nifti import NiftiVolume, read_nifti
 from imaging.orientation import AS_STORED
-from imaging.source_files import inside
+from imaging.source_files import inside, nifti_stem
 from imaging.study import check_geometry
 
-_NIFTI = re.compile(r"(?P<stem>[^.].*)\.nii(\.gz)?")
 _DICOM_SUFFIXES = (".dcm", ".ima")
 _DICOM_MAGIC, _DICOM_MAGIC_AT = b"DICM", 128
 _STRAIGHT = 1e-4  # of direction cosines
@@ -131,7 +129,7 @@ def _studies_at(path: Path) -> list[FoundStudy]:
                 f"{path}: holds neither NIfTI files nor DICOM slices; give a study, or a folder of studies"
             )
         return found
-    stem = _stem(path)
+    stem = nifti_stem(path)
     if not path.exists():
         raise InputError(f"{path}: does not exist; give a NIfTI file, or a folder of DICOM slices")
     if stem is None:
@@ -144,7 +142,7 @@ def _studies_below(root: Path) -> Iterator[FoundStudy]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         folder = Path(place)
         visible = [folder / name for name in sorted(names) if not name.startswith(".")]
-        volumes = {path: stem for path in visible if (stem := _stem(path)) is not None}
+        volumes = {path: stem for path in visible if (stem := nifti_stem(path)) is not None}
         yield from (FoundStudy(_checked_name(stem, path), path, root) for path, stem in volumes.items())
         slices = tuple(path for path in visible if path not in volumes and _is_dicom(path))
         if slices:

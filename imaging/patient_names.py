@@ -17,6 +17,7 @@ from typing import NoReturn, Protocol, TypeVar
 
 from imaging.errors import InputError, some_of
 from imaging.source_config import SourceConfig
+from imaging.study import RejectedStudy
 
 _SEPARATOR = "[-_. ]"
 _AFTER = rf"(?:{_SEPARATOR}+|(?<=[0-9]))"  # what stands before a word
@@ -42,10 +43,17 @@ _PARTS_OF_A_SET = frozenset({"train", "training", "test", "testing", "val", "val
 
 @dataclass(frozen=True)
 class FileName:
-    """A name, and whether its file holds a volume (several slices) or one slice."""
+    """The name of one image and mask.
+
+    Attributes:
+        name: See this module.
+        is_volume: Whether the file holds several slices.
+        has_image: Whether there is an image: a mask alone, perhaps called after what was drawn, makes no patient.
+    """
 
     name: str
     is_volume: bool
+    has_image: bool = True
 
 
 @dataclass(frozen=True)
@@ -79,16 +87,11 @@ def tell_patients(files: Sequence[FileName], config: SourceConfig, where: str) -
         return _by_pattern(files, config.patient_pattern, where)
     told = {file.name: _told(file, config.one_slice_per_patient) for file in files}
     if not config.one_slice_per_patient:
-        _check_folders(told, where)
-        _check_slices(told, where)
-        _check_stems(told, where)
+        with_image = {file.name: told[file.name] for file in files if file.has_image}
+        _check_folders(with_image, where)
+        _check_slices(with_image, where)
+        _check_stems(with_image, where)
     return {name: one.place for name, one in told.items()}
-
-
-def unmatched(names: Iterable[str], places: Mapping[str, Place]) -> str:
-    """Return the line that names what `source.patient_pattern` does not match; empty where there is nothing."""
-    left = [name for name in names if name not in places]
-    return f"source.patient_pattern does not match {some_of(left)}; widen it, or move these files away" if left else ""
 
 
 def last_number(name: str) -> int | None:
@@ -119,22 +122,23 @@ def _told(file: FileName, alone: bool) -> _Told:
     while folders and folders[0].lower() in _PARTS_OF_A_SET:
         del folders[0]
     if folders:
-        return _in_folder(folders, stem, file.is_volume)
+        return _in_folder(folders, stem)
     place = _words(Place(stem))
     said = place.number is not None
     if place.patient == stem and not file.is_volume and not alone:
         place = _words(_ending(_NUMBER, place))
-    return _Told(place, None, not file.is_volume, said)
+    return _Told(place, None, has_one_slice=not file.is_volume, said=said)
 
 
-def _in_folder(folders: list[str], stem: str, is_volume: bool) -> _Told:
+def _in_folder(folders: list[str], stem: str) -> _Told:
     patient = _words(Place(folders[0]))
     full = "_".join((*folders, stem))
     own = _words(Place(full))
-    if own.patient == full and not is_volume:
+    if own.patient == full:
         own = _words(_ending(_NUMBER, own))
-    number = own.number if own.number is not None or is_volume else last_number(stem)
-    return _Told(Place(patient.patient, own.frame or patient.frame, number), tuple(folders[1:]), False, True)
+    number = last_number(stem) if own.number is None else own.number
+    place = Place(patient.patient, own.frame or patient.frame, number)
+    return _Told(place, tuple(folders[1:]), has_one_slice=False, said=True)
 
 
 def _words(place: Place) -> Place:
@@ -308,6 +312,16 @@ def by_study(pairs: Iterable[Pair], places: Mapping[str, Place]) -> dict[Place, 
         if pair.name in places:
             studies.setdefault(replace(places[pair.name], number=None), []).append(pair)
     return dict(sorted(studies.items(), key=lambda item: (item[0].patient, item[0].frame)))
+
+
+def unmatched(pairs: Sequence[Pair], places: Mapping[str, Place]) -> RejectedStudy | None:
+    """Return one line for all files whose names `source.patient_pattern` does not match; None where it matches all."""
+    left = [pair for pair in pairs if pair.name not in places]
+    if not left:
+        return None
+    names = some_of(pair.name for pair in left)
+    reason = f"{left[0].path}: source.patient_pattern does not match {names}; widen it, or move these files away"
+    return RejectedStudy(left[0].name, str(left[0].path), reason)
 
 
 def in_order(pairs: Sequence[Pair], places: Mapping[str, Place]) -> Sequence[Pair]:

@@ -29,6 +29,7 @@ class SourceFormat:
         label_set: Of its masks; None where the configuration says it.
         needs_root: Whether a folder must be given.
         takes_config: Whether the function takes the source configuration.
+        names_tell: Whether file names tell the patients, so that the configuration's rules for names count.
         about: One line for people.
     """
 
@@ -38,6 +39,7 @@ class SourceFormat:
     about: str
     needs_root: bool = True
     takes_config: bool = False
+    names_tell: bool = False
 
     @property
     def read(self) -> Callable[..., Studies]:
@@ -56,14 +58,21 @@ def read_source(name: str, root: Path | None, phantom: "PhantomConfig", config: 
         config: What the files leave open.
 
     Raises:
-        InputError: The source is unknown, or needs a folder and has none, or holds nothing of its format.
+        InputError: The source is unknown, or needs a folder and has none, or holds nothing of its format, or has a
+            layout that tells the patients and is given a rule for names.
     """
     source = source_format(name)
+    config = config or SourceConfig()
+    for setting in ("patient_pattern", "one_slice_per_patient"):
+        if getattr(config, setting) and not source.names_tell:
+            raise InputError(
+                f"source.{setting} would change nothing: the layout of source {name!r} tells the patients; leave it out"
+            )
     if not source.needs_root:
         return source.read(phantom)
     if root is None:
         raise InputError(f"source {name!r} needs the folder that holds the studies; give --root DIR")
-    return source.read(root, config or SourceConfig()) if source.takes_config else source.read(root)
+    return source.read(root, config) if source.takes_config else source.read(root)
 
 
 def source_format(name: str) -> SourceFormat:
@@ -96,10 +105,20 @@ SOURCES: Mapping[str, SourceFormat] = MappingProxyType(
             "imaging.sunnybrook", "read_sunnybrook", CINE_LABELS, "DICOM slices with contour text files"
         ),
         "nifti": SourceFormat(
-            "imaging.nifti_pairs", "read_nifti_pairs", None, "images/X.nii.gz, labels/X.nii.gz", takes_config=True
+            "imaging.nifti_pairs",
+            "read_nifti_pairs",
+            None,
+            "images/X.nii.gz, labels/X.nii.gz",
+            takes_config=True,
+            names_tell=True,
         ),
         "image_pairs": SourceFormat(
-            "imaging.image_pairs", "read_image_pairs", None, "PNG or TIFF: images, masks", takes_config=True
+            "imaging.image_pairs",
+            "read_image_pairs",
+            None,
+            "PNG or TIFF: images, masks",
+            takes_config=True,
+            names_tell=True,
         ),
     }
 )
