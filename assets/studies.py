@@ -17,7 +17,7 @@ from pipeline.outcome import Check, Fact, Outcome, number
     group_name="data",
     kinds={"python", "hdf5"},
     owners=OWNERS,
-    code_version="2",
+    code_version="3",
     check_specs=[check_spec("few_rejected", asset="studies")],
     description="Reads and validates the source's studies and resamples them to 1 x 1 mm in plane.",
 )
@@ -71,6 +71,7 @@ def _ingest(folder: Path, forge: Forge, root: Path | None) -> Outcome:
         "tissues": Fact.table(card.tissues),
         "volumes_ml": Fact.table(card.volumes_ml, digits=1),
         "spacing_mm": Fact.table(card.spacing),
+        "patient_list": Fact.table(card.patients.head(100)),
         "studies": Fact.table(table.head(100)),
         "rejected": Fact("table", rejected) if rejected else Fact("text", "none"),
     }

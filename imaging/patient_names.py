@@ -131,13 +131,12 @@ def _told(file: FileName, alone: bool) -> _Told:
 
 
 def _in_folder(folders: list[str], stem: str) -> _Told:
-    patient = _words(Place(folders[0]))
-    full = "_".join((*folders, stem))
+    outer, full = _words(Place(folders[0])), "_".join((*folders, stem))
     own = _words(Place(full))
     if own.patient == full:
         own = _words(_ending(_NUMBER, own))
-    number = last_number(stem) if own.number is None else own.number
-    place = Place(patient.patient, own.frame or patient.frame, number)
+    frame = own.frame or _words(Place("_".join(folders))).frame
+    place = Place(outer.patient, frame or outer.frame, last_number(stem) if own.number is None else own.number)
     return _Told(place, tuple(folders[1:]), has_one_slice=False, said=True)
 
 
@@ -195,7 +194,7 @@ def _check_folders(told: Mapping[str, _Told], where: str) -> None:
     inner: dict[str, set[str]] = {}
     for one in told.values():
         if one.folders:
-            inner.setdefault(one.place.patient, set()).add(_words(Place("_".join(("", *one.folders)))).patient)
+            inner.setdefault(one.place.patient, set()).add(_words(Place("_".join(("x", *one.folders)))).patient)
     several = [patient for patient, folders in inner.items() if len(folders) > 1]
     if several:
         names = [name for name, one in told.items() if one.place.patient in several]

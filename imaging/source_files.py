@@ -158,8 +158,12 @@ def unread_files(root: Path, folders: Sequence[Path], read: Collection[Path], ho
         what, remedy = (_HALF, "save the pair as one .nii.gz") if ending in _HALVES else ("not read", how)
         if len(paths) <= _MOST_ALONE:
             reasons = ((path, f"{path}: is {what}; {remedy}, or move it away") for path in paths)
-            yield from (RejectedStudy(nifti_stem(path) or path.stem, str(path), reason) for path, reason in reasons)
+            yield from (RejectedStudy(_stem(path), str(path), reason) for path, reason in reasons)
             continue
         names = some_of(path.name for path in paths)
         reason = f"{place}: {len(paths)} files {ending} ({names}) are {what}; {remedy}, or move them away"
-        yield RejectedStudy(names, str(place), reason)
+        yield RejectedStudy(some_of(map(_stem, paths)), str(place), reason)
+
+
+def _stem(path: Path) -> str:
+    return nifti_stem(path) or path.stem
