@@ -52,31 +52,39 @@ def told(studies):
     return [(study.case_id, study.frame) for study in studies]
 
 
-def test_two_frames_of_a_patient_never_stand_on_both_sides_of_a_split(case, tmp_path):
-    studies = list(read_nifti_pairs(case("24") / "d", SourceConfig(label_set="cine")))
+@pytest.fixture(scope="module")
+def cine(case):
+    """Ten patients of two frames each, in the plain layout with ACDC's names."""
+    return list(read_nifti_pairs(case("24") / "d", SourceConfig(label_set="cine")))
+
+
+@pytest.fixture(scope="module")
+def archive(cine, tmp_path_factory):
+    path = tmp_path_factory.mktemp("cine") / "studies.h5"
+    write_studies(path, cine, CINE_LABELS, "nifti")
+    return StudyArchive.open(path)
+
+
+def test_two_frames_of_a_patient_never_stand_on_both_sides_of_a_split(cine, archive):
     patients = [f"patient{number:03d}" for number in range(1, 11)]
-    assert told(studies) == [(patient, frame) for patient in patients for frame in ("01", "12")]
-    write_studies(tmp_path / "studies.h5", studies, CINE_LABELS, "nifti")
-    splits = split_patients(StudyArchive.open(tmp_path / "studies.h5").groups(), FOLDS, 0.15, 0)
+    assert told(cine) == archive.keys() == [(patient, frame) for patient in patients for frame in ("01", "12")]
+    splits = split_patients(archive.groups(), FOLDS, 0.15, 0)
     assert len(splits) == FOLDS
     for split in splits:
         parts = [set(split.train), set(split.validation), set(split.test)]
-        for study in studies:
+        for study in cine:
             stem = re.match("patient[0-9]+", study.path.rpartition("/")[2])[0]
             assert sum(stem in part for part in parts) == 1  # so both frames are in the same part
-    tested = [patient for split in splits for patient in split.test]
-    assert sorted(tested) == patients
+    assert sorted(patient for split in splits for patient in split.test) == patients
 
 
-def test_the_dataset_card_lists_each_patients_frames_and_slices(case, tmp_path):
-    items = read_nifti_pairs(case("24") / "d", SourceConfig(label_set="cine"))
-    write_studies(tmp_path / "studies.h5", items, CINE_LABELS, "nifti")
-    card = write_dataset_card(StudyArchive.open(tmp_path / "studies.h5"), tmp_path / "card.html", RegionConfig())
+def test_the_dataset_card_lists_each_patients_frames_and_slices(archive, tmp_path):
+    card = write_dataset_card(archive, tmp_path / "card.html", RegionConfig())
     first = card.patients.iloc[0].to_dict()
     assert first == {"case_id": "patient001", "group": "normal", "studies": 2, "frames": "01, 12", "slices": "9, 9"}
     page = (tmp_path / "card.html").read_text(encoding="utf-8")
     assert '<th scope="row">patient001</th>' in page
-    assert "01, 12" in page
+    assert "<td>01, 12</td>" in page
 
 
 @pytest.mark.parametrize(
