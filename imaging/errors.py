@@ -12,21 +12,22 @@ class InputError(Exception):
 
     def __str__(self) -> str:
         """Return the message, as one line whatever the names in it hold."""
-        return one_line(super().__str__())
+        return escaped(super().__str__())
 
 
-def one_line(text: str) -> str:
+def escaped(text: str) -> str:
     """Return a text with what would break a line, or cannot be written as UTF-8, as an escape."""
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def some_of(values: Iterable[object], most: int = 5) -> str:
+def some_of(values: Iterable[object], most: int = 5, between: str = ", ") -> str:
     """Return the first values and how many more there are, as in `1, 2, 3, 4, 5 and 7 more`; `none` of none.
 
     Args:
         values: What is listed, in its order.
         most: How many are written out; at least 1.
+        between: What parts them.
     """
     listed = [str(value) for value in values]
     more = len(listed) - most
-    return ", ".join(listed[:most]) + (f" and {more} more" if more > 0 else "") if listed else "none"
+    return between.join(listed[:most]) + (f" and {more} more" if more > 0 else "") if listed else "none"

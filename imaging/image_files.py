@@ -75,7 +75,7 @@ def read_pixels(path: Path) -> NDArray[Any]:
         path: `.png`, or `.tif` with one page or several.
 
     Returns:
-        (pages, H, W), in the type of the file; bilevel files give False and True. (pages, H, W, 3) where it is coloured.
+        (pages, H, W), in the type of the file; bilevel files give False and True. Coloured files: (pages, H, W, 3).
 
     Raises:
         InputError: It is unreadable, or too large, or its pages differ in size.

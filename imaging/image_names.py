@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from imaging.image_files import page_count
 from imaging.patient_names import FileName, Place, by_study, tell_patients, unmatched
 from imaging.source_config import SourceConfig
@@ -48,7 +48,7 @@ class ImagePair:
             if not found:
                 raise InputError(f"{self.path}: its {what} is missing; add it, or remove this file")
             if len(found) > 1:
-                names = " and ".join(str(path) for path in found)
+                names = some_of(found, between=" and ")
                 raise InputError(f"{names}: are {len(found)} files for the {what} of one slice; keep one of them")
         return inside(root, self.images[0]), inside(root, self.masks[0])
 
@@ -81,7 +81,9 @@ def find_pictures(root: Path, config: SourceConfig) -> FoundPictures:
         pairs.setdefault(name, ImagePair(name)).masks.append(path)
     images, masks = (sum(len(found) for found in each) for each in _both(pairs))
     if not images or not masks:
-        raise InputError(f"image folder {root} holds {images} images and {masks} masks; give the folder that holds {HOLDS}")
+        raise InputError(
+            f"image folder {root} holds {images} images and {masks} masks; give the folder that holds {HOLDS}"
+        )
     ordered = [pairs[name] for name in sorted(pairs)]
     names = [FileName(pair.name, _has_pages(root, pair), bool(pair.images)) for pair in ordered]
     places = tell_patients(names, config, f"image folder {root}")

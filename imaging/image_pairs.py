@@ -105,7 +105,7 @@ def _read_slices(
 
 
 def _read_mask(path: Path, config: SourceConfig, values: Mapping[int, int] | None) -> NDArray[np.uint8]:
-    """Return label values (pages, H, W): by the colours of the label set where the file is coloured, else by its greys."""
+    """Return label values (pages, H, W): by the label set's colours where the file is coloured, else by its greys."""
     pixels = read_pixels(path)
     if pixels.ndim == COLOURED:
         return labels_by_colour(pixels, config.labels, str(path))

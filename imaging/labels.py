@@ -65,7 +65,8 @@ class LabelSet:
         if unknown:
             raise InputError(
                 f"{source}: label values [{some_of(unknown)}] are not in label set {self.name!r} "
-                f"(0 to {self.num_classes - 1}){smeared(unknown)}; correct the mask or choose the matching source format"
+                f"(0 to {self.num_classes - 1}){smeared(unknown)}; correct the mask or choose the matching source "
+                "format"
             )
 
 

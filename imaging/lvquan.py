@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from imaging.labels import CINE_LABELS
 from imaging.matlab import MatFile, open_mat
 from imaging.source_config import SourceConfig
@@ -188,7 +188,7 @@ def _only_file(root: Path) -> Path:
     root = source_folder(root, "LVQuan18", "the .mat file")
     paths = _mat_files(root)
     if len(paths) != 1:
-        names = ", ".join(path.name for path in paths) or "none"
+        names = some_of(path.name for path in paths)
         raise InputError(
             f"LVQuan18 folder {root} should hold one .mat file and holds {names}; give it alone in a folder"
         )

@@ -149,11 +149,6 @@ def _studies_below(root: Path) -> Iterator[FoundStudy]:
             yield FoundStudy(_checked_name(folder.resolve().name, folder), folder, root, slices)
 
 
-def _stem(path: Path) -> str | None:
-    match = _NIFTI.fullmatch(path.name)
-    return match["stem"] if match else None
-
-
 def _raise_unlisted(error: OSError) -> None:
     raise InputError(f"{error.filename}: cannot be listed ({error.strerror}); correct its permissions") from error
 

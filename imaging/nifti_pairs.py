@@ -82,8 +82,8 @@ class _Pairs:
         if any(pair.name in self.volumes for pair in own):
             frame = f", frame {place.frame!r}" if place.frame else ""
             raise InputError(
-                f"{own[0].path}: {some_of(pair.path.name for pair in own)} are all of patient {place.patient!r}{frame}; "
-                "keep one of them, or name their frames, such as P01_frame01"
+                f"{own[0].path}: {some_of(pair.path.name for pair in own)} are all of patient {place.patient!r}{frame};"
+                " keep one of them, or name their frames, such as P01_frame01"
             )
         return _stacked([self._read(place, pair) for pair in in_order(own, self.places)])
 
@@ -114,7 +114,9 @@ def _files(folder: Path) -> list[NamedFile]:
     """Return the path below a folder, without `.nii.gz`, and the path of each NIfTI file."""
     named = ((nifti_stem(path), path) for path in files_below(folder))
     return [
-        (composed((path.parent / stem).relative_to(folder).as_posix()), path) for stem, path in named if stem is not None
+        (composed((path.parent / stem).relative_to(folder).as_posix()), path)
+        for stem, path in named
+        if stem is not None
     ]
 
 

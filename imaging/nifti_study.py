@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from imaging.label_values import to_labels
 from imaging.labels import LabelSet, patient_group
 from imaging.nifti import read_nifti_pair
@@ -40,7 +40,7 @@ class NiftiPair:
             if not found:
                 raise InputError(f"{other[0]}: its {what} is missing; add it, or remove this file")
             if len(found) > 1:
-                names = ", ".join(str(path) for path in found)
+                names = some_of(found)
                 raise InputError(f"{names}: {len(found)} files are the {what} of one study; keep one of them")
         return find_file(root, self.images[0]), find_file(root, self.masks[0])
 

@@ -38,7 +38,9 @@ _NAMELESS = re.compile(rf"(?:frame|phase|time|slice|slc|sl|z){_SEPARATOR}?[0-9]+
 _BREAK = re.compile(
     rf"{_SEPARATOR}+|(?<=[0-9])(?=[a-z]{{1,2}}$)|(?<=[0-9])(?=[a-z]{{3}})(?=[a-z]*[g-z])", re.IGNORECASE
 )
-_PARTS_OF_A_SET = frozenset({"train", "training", "test", "testing", "val", "validation"})  # folders that are no patient
+_PARTS_OF_A_SET = frozenset(
+    {"train", "training", "test", "testing", "val", "validation"}
+)  # folders that are no patient
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,9 @@ def _matched(groups: Mapping[str, str | None], name: str) -> Place:
     """Return what the groups of a pattern say; a pattern that says nothing of slices leaves them to the last number."""
     patient, frame, number = (groups.get(group) or "" for group in ("patient", "frame", "slice"))
     if number and not (number.isascii() and number.isdecimal()):
-        raise InputError(f"source.patient_pattern takes {number!r} in {name!r} for a slice; let it match a number there")
+        raise InputError(
+            f"source.patient_pattern takes {number!r} in {name!r} for a slice; let it match a number there"
+        )
     told = int(number) if number else None if "slice" in groups else last_number(name)
     frame = frame.upper() if frame.upper() in ("ED", "ES") else frame.replace("/", "_")
     return Place(patient.replace("/", "_"), _frame_number(frame), told)
@@ -259,8 +263,8 @@ def _stem(patient: str, shared: int) -> str:
 def _slice_pattern(names: Iterable[str]) -> str:
     """Return a pattern that takes the last number of such names for the slice."""
     before = {match[0] for name in names if (match := re.search("[^0-9](?=[0-9]+$)", name))}
-    if len(before) == 1 and re.fullmatch("[-_]", *before):
-        return rf"(?P<patient>.+){''.join(before)}(?P<slice>\d+)"
+    if before in ({"-"}, {"_"}):
+        return rf"(?P<patient>.+){before.pop()}(?P<slice>\d+)"
     return r"(?P<patient>.*\D)(?P<slice>\d+)"
 
 

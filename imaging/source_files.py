@@ -1,4 +1,4 @@
-"""Finding a source's files safely: none is read that lies outside the folder that was given, none passed over unsaid."""
+"""Finding a source's files safely: none is read that lies outside the given folder, none is passed over unsaid."""
 
 import codecs
 import re
@@ -45,7 +45,9 @@ def find_file(root: Path, *candidates: Path) -> Path:
         if path.is_file():
             return inside(root, path)
         if path.is_dir():
-            raise InputError(f"{path} is missing: a folder is called so; put the file in its place, or rename the folder")
+            raise InputError(
+                f"{path} is missing: a folder is called so; put the file in its place, or rename the folder"
+            )
     raise InputError(
         f"{candidates[0]} is missing; add the file, or remove the folder of a patient whose studies are not to be used"
     )

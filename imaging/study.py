@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.errors import InputError, one_line
+from imaging.errors import InputError, escaped
 from imaging.labels import LABEL_SETS, PATIENT_GROUPS, LabelSet
 
 # Beyond these a header is in other units or damaged: cardiac pixels are 0.5 to 3 mm, slices 3 to 20 mm apart.
@@ -69,11 +69,11 @@ def read_or_reject(case_id: str, path: Path, read: Callable[[], Study]) -> Study
         study = read()
         check_study(study)
     except InputError as error:
-        return RejectedStudy(one_line(case_id), one_line(str(path)), str(error))
+        return RejectedStudy(escaped(case_id), escaped(str(path)), str(error))
     except OSError as error:
         place, reason = error.filename or path, error.strerror or type(error).__name__
         reason = f"{place}: cannot be read ({reason}); correct it and run again"
-        return RejectedStudy(one_line(case_id), one_line(str(path)), one_line(reason))
+        return RejectedStudy(escaped(case_id), escaped(str(path)), escaped(reason))
     return study
 
 
@@ -118,7 +118,7 @@ def _check_name(study: Study) -> None:
         f"{study.case_id} {study.frame}".encode()
     except UnicodeEncodeError as error:
         raise InputError(f"{study.path!a}: its name is not UTF-8; rename it") from error
-    found = next((each for each in study.case_id if each == _DONOR_SEPARATOR or one_line(each) != each), "")
+    found = next((each for each in study.case_id if each == _DONOR_SEPARATOR or escaped(each) != each), "")
     if found:
         raise InputError(f"{study.path}: patient {study.case_id!r} has {found!r} in the name; rename the files")
 

@@ -16,7 +16,7 @@ from imaging.contours import contour_mask
 from imaging.dicom.series import group_by_phase, slice_places
 from imaging.dicom.slice_file import DicomSlice
 from imaging.dicom.volume import dicom_volume
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from imaging.labels import CINE_LABELS, CineTissue, patient_group
 from imaging.source_files import source_folder
 from imaging.study import RejectedStudy, Study, read_or_reject
@@ -86,7 +86,7 @@ def _both_contours(folder: Path, frame: str, phase: _Phase) -> dict[DicomSlice, 
     inner = sorted(of.number for of in phase.values() if not of.outer)
     outer = sorted(of.number for of in phase.values() if not of.inner)
     counts = [
-        f"{len(numbers)} slices carry only {wall} contours: {', '.join(map(str, numbers))}"
+        f"{len(numbers)} slices carry only {wall} contours: {some_of(numbers)}"
         for wall, numbers in (("inner", inner), ("outer", outer))
         if numbers
     ]

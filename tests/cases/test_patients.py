@@ -3,6 +3,7 @@
 import re
 import shlex
 import unicodedata
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -153,7 +154,7 @@ def test_names_that_can_be_read_in_two_ways_are_refused_with_remedies_that_work(
     assert line.startswith("folder X: names do not tell which files are of one patient")
     assert "\n" not in line
     words = shlex.split(line)
-    settings = [word.rstrip(",") for before, word in zip(words, words[1:], strict=False) if before == "--set"]
+    settings = [word.rstrip(",") for before, word in pairwise(words) if before == "--set"]
     alone, by_pattern = (load_settings("quick", [setting]).source for setting in settings)
     assert len({place.patient for place in places(names, is_volume, **alone.model_dump()).values()}) >= len(names) - 1
     patients = {place.patient for place in places(names, is_volume, **by_pattern.model_dump()).values()}
@@ -228,7 +229,9 @@ def test_a_bad_pattern_is_one_line_at_once(pattern, expected):
 
 
 def test_a_pattern_that_matches_nothing_is_one_line():
-    with pytest.raises(InputError, match=r"'\(\?P<patient>X.+\)' matches no name as a whole, such as P1_0, P2_0; correct"):
+    with pytest.raises(
+        InputError, match=r"'\(\?P<patient>X.+\)' matches no name as a whole, such as P1_0, P2_0; correct"
+    ):
         places(["P1_0", "P2_0"], patient_pattern="(?P<patient>X.+)")
     with pytest.raises(InputError, match="takes 'a' in 'P1_a' for a slice; let it match a number"):
         places(["P1_a"], patient_pattern="(?P<patient>.+)_(?P<slice>.+)")

@@ -42,7 +42,9 @@ def reason_of(root, config=CONFIG):
 
 
 def test_a_mask_whose_palette_was_renumbered_is_the_mask_it_looks_like(case):
-    plain, optimised = sorted(read_image_pairs(case("06") / "d", CONFIG), key=lambda study: study.case_id != "plain_000")
+    plain, optimised = sorted(
+        read_image_pairs(case("06") / "d", CONFIG), key=lambda study: study.case_id != "plain_000"
+    )
     stored = np.array(Image.open(case("06") / "d" / "masks" / "optimised_000.png"))
     assert sorted(np.unique(stored)) == [0, 1, 2, 3]  # the entries' numbers
     assert sorted(np.unique(plain.mask)) == [0, 2, 3, 4]
@@ -109,7 +111,9 @@ def test_smeared_masks_and_images_given_as_masks_are_lines_of_bounded_length(cas
     assert all(len(study.reason) < LONGEST_LINE and "\n" not in study.reason for study in found)
     reasons = {study.case_id: study.reason for study in found}
     for name in ("a_000", "b_000", "c_000"):
-        assert " more] are not in label set 'emidec' (0 to 4), as in an image, or in a mask saved as JPEG" in reasons[name]
+        assert (
+            " more] are not in label set 'emidec' (0 to 4), as in an image, or in a mask saved as JPEG" in reasons[name]
+        )
 
 
 def test_pictures_of_other_kinds_have_their_line(case):
