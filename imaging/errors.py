@@ -26,8 +26,12 @@ def some_of(values: Iterable[object], most: int = 5, between: str = ", ") -> str
     Args:
         values: What is listed, in its order.
         most: How many are written out; at least 1.
-        between: What parts them.
+        between: What parts them, `, ` or `; `.
     """
     listed = [str(value) for value in values]
     more = len(listed) - most
-    return between.join(listed[:most]) + (f" and {more} more" if more > 0 else "") if listed else "none"
+    return (
+        between.join(listed[:most]) + (f"{between.rstrip(', ')} and {more} more" if more > 0 else "")
+        if listed
+        else "none"
+    )

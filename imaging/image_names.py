@@ -48,7 +48,7 @@ class ImagePair:
             if not found:
                 raise InputError(f"{self.path}: its {what} is missing; add it, or remove this file")
             if len(found) > 1:
-                names = some_of(found, between=" and ")
+                names = some_of(found)
                 raise InputError(f"{names}: are {len(found)} files for the {what} of one slice; keep one of them")
         return inside(root, self.images[0]), inside(root, self.masks[0])
 
