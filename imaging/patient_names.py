@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn, Protocol, TypeVar
+from typing import NamedTuple, NoReturn, Protocol, TypeVar
 
 from imaging.errors import InputError, some_of
 from imaging.source_config import SourceConfig
@@ -71,6 +71,10 @@ class Place:
     patient: str
     frame: str = ""
     number: int | None = None
+
+    def frame_of(self, phase: str) -> str:
+        """Return the frame of a study whose folder holds several phases."""
+        return "_".join(filter(None, (self.frame, phase)))
 
 
 def tell_patients(files: Sequence[FileName], config: SourceConfig, where: str) -> dict[str, Place]:
@@ -315,6 +319,25 @@ def by_study(pairs: Iterable[Pair], places: Mapping[str, Place]) -> dict[Place, 
         if pair.name in places:
             studies.setdefault(replace(places[pair.name], number=None), []).append(pair)
     return dict(sorted(studies.items(), key=lambda item: (item[0].patient, item[0].frame)))
+
+
+class NamedPlace(NamedTuple):
+    """A patient's folder, or file, in the layout of a published set."""
+
+    name: str
+    path: Path
+
+
+def tell_places(
+    found: Sequence[NamedPlace], config: SourceConfig, where: str
+) -> tuple[dict[Path, Place], RejectedStudy | None]:
+    """Return the patient of each folder, by its path, and one line for those that the pattern does not match.
+
+    Raises:
+        InputError: As `tell_patients`.
+    """
+    places = tell_patients([FileName(one.name, is_volume=True) for one in found], config, where)
+    return {one.path: places[one.name] for one in found if one.name in places}, unmatched(found, places)
 
 
 def unmatched(pairs: Sequence[Pair], places: Mapping[str, Place]) -> RejectedStudy | None:

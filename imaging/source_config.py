@@ -83,3 +83,6 @@ class SourceConfig(FrozenConfig):
         if not self.label_values:
             return None
         return {0: 0} | {number: tissues.index(name) for number, name in self.label_values.items()}
+
+
+DEFAULT = SourceConfig()

@@ -240,10 +240,27 @@ def test_a_pattern_that_matches_nothing_is_one_line():
 
 
 @pytest.mark.parametrize("setting", [{"patient_pattern": "(?P<patient>.+)"}, {"one_slice_per_patient": True}])
-def test_a_rule_for_names_is_refused_where_the_layout_tells_the_patients(tmp_path, setting):
-    write_case(tmp_path, "Case_P001")
-    with pytest.raises(InputError, match=r"would change nothing: the layout of source 'emidec' tells the patients"):
-        read_source("emidec", tmp_path, None, SourceConfig(**setting))
+@pytest.mark.parametrize("source", ["phantom", "lvquan18"])
+def test_a_rule_for_names_is_refused_where_no_name_tells_a_patient(tmp_path, source, setting):
+    with pytest.raises(InputError, match=f"would change nothing: no name tells the patients of source {source!r}"):
+        read_source(source, tmp_path, None, SourceConfig(**setting))
+
+
+def test_the_folders_of_published_sets_are_told_apart_alike(tmp_path):
+    for name in ("Case_P001_rescan", "Case_P001", "Case_P002"):
+        write_case(tmp_path, name[:9]).rename(tmp_path / name)
+    for path in [*(tmp_path / "Case_P001_rescan").rglob("*.nii.gz")]:
+        path.rename(path.with_name("Case_P001_rescan.nii.gz"))
+    with pytest.raises(
+        InputError, match=r"EMIDEC folder .*: Case_P001, Case_P001_rescan would be taken for 2 patients"
+    ):
+        read_source("emidec", tmp_path, None)
+    pattern = SourceConfig(patient_pattern=r"(?P<patient>Case_P\d+)(?:_(?P<frame>.+))?")
+    assert told(read_source("emidec", tmp_path, None, pattern)) == [
+        ("Case_P001", ""),
+        ("Case_P001", "rescan"),
+        ("Case_P002", ""),
+    ]
 
 
 def test_two_volumes_of_one_patient_and_frame_are_named(tmp_path):
