@@ -266,10 +266,13 @@ def _stem(patient: str, shared: int) -> str:
 
 def _slice_pattern(names: Iterable[str]) -> str:
     """Return a pattern that takes the last number of such names for the slice."""
-    before = {match[0] for name in names if (match := re.search("[^0-9](?=[0-9]+$)", name))}
-    if before in ({"-"}, {"_"}):
-        return rf"(?P<patient>.+){before.pop()}(?P<slice>\d+)"
-    return r"(?P<patient>.*\D)(?P<slice>\d+)"
+    ends = [re.search("([^0-9]?)[0-9]+([^0-9]*)$", name) for name in names]
+    if None in ends:
+        return r"(?P<patient>[^-_. ]+).*"
+    around = {(match[1], bool(match[2])) for match in ends if match}
+    if around in ({("-", False)}, {("_", False)}):
+        return rf"(?P<patient>.+){around.pop()[0]}(?P<slice>\d+)"
+    return r"(?P<patient>.+?)[-_. ]*(?P<slice>\d+)" + (r"\D*" if any(rest for _, rest in around) else "")
 
 
 def _stem_pattern(twins: Sequence[str], shared: int) -> str:
@@ -292,8 +295,8 @@ def _patients(patients: Iterable[str]) -> str:
 def _refuse(where: str, names: Iterable[str], taken: str, pattern: str) -> NoReturn:
     raise InputError(
         f"{where}: names do not tell which files are of one patient: {some_of(names)} would be taken for {taken}; if "
-        "each file is a patient, give --set source.one_slice_per_patient=true, else say what in a name is the patient, "
-        f"as in --set 'source.patient_pattern={pattern}'"
+        "each file is a patient, give --set source.one_slice_per_patient=true, else give each patient a folder, or say "
+        f"what in a name is the patient, as in --set 'source.patient_pattern={pattern}'"
     )
 
 

@@ -22,6 +22,7 @@ from imaging.study import RejectedStudy, Study
 from imaging.study_archive import StudyArchive
 from imaging.study_writer import write_studies
 from pipeline.settings import FOLDS, load_settings
+from segmentation.label_folders import EMIDEC, find_label_maps
 from tests.imaging.fake_emidec import SPACING_MM, write_case, write_nifti
 from tests.imaging.fake_emidec import image_of as volume_of
 from tests.imaging.fake_emidec import label_map as volume_labels
@@ -133,6 +134,10 @@ REFUSED = [
     (["P01", "P02", "P03"], False, r"3 patients \(P01, P02, P03\) of one slice, as no name has a second one"),
     (["P01-00", "P02-00", "P03-00"], False, r"3 patients \(P01, P02, P03\) of one slice"),
     (["img001", "img002"], False, r"2 patients \(img001, img002\) of one slice"),
+    (["001", "002", "103"], False, r"3 patients \(001, 002, 103\) of one slice"),
+    (["P01_00_img", "P01_01_img", "P02_00_img"], False, "3 patients .* of one slice"),
+    (["scan-a", "scan-b"], False, r"2 patients \(scan-a, scan-b\) of one slice"),
+    (["P01", "P02", "smith"], False, r"3 patients \(P01, P02, smith\) of one slice"),
     (["P1_0", "P1_1", "P2_0", "Q3", "Q4"], False, r"2 patients \(Q3, Q4\) of one slice"),
     (["P01_1_00", "P01_1_01", "P01_2_00", "P02_1_00"], False, r"2 patients \(P01_1, P01_2\), whose names begin alike"),
     (["P01_a", "P01_b", "P02_a"], True, r"2 patients \(P01_a, P01_b\), whose names begin alike"),
@@ -346,6 +351,13 @@ def test_clinical_text_is_read_in_each_encoding(tmp_path, encoding):
     (tmp_path / "clinical.csv").write_bytes("case_id,note\r\nCase_P001,µ\r\n".encode(encoding))
     (study,) = read_source("emidec", tmp_path, None)
     assert dict(study.clinical) == {"note": "µ", "sex": "M", "ntprobnp": "12 µg"}
+
+
+def test_label_maps_to_be_scored_are_found_in_either_form(tmp_path):
+    names = [unicodedata.normalize(form, f"Case_é{number}") for number, form in enumerate(("NFC", "NFD"))]
+    for name in names:
+        write_nifti(tmp_path / name / "Contours" / f"{name}.nii.gz", volume_labels("Case_P001"))
+    assert sorted(find_label_maps(tmp_path, EMIDEC, "reference").files) == ["Case_é0", "Case_é1"]
 
 
 def test_the_patients_of_published_sets_are_in_composed_letters(tmp_path):
