@@ -38,9 +38,8 @@ _NAMELESS = re.compile(rf"(?:frame|phase|time|slice|slc|sl|z){_SEPARATOR}?[0-9]+
 _BREAK = re.compile(
     rf"{_SEPARATOR}+|(?<=[0-9])(?=[a-z]{{1,2}}$)|(?<=[0-9])(?=[a-z]{{3}})(?=[a-z]*[g-z])", re.IGNORECASE
 )
-_PARTS_OF_A_SET = frozenset(
-    {"train", "training", "test", "testing", "val", "validation"}
-)  # folders that are no patient
+# Folders that are no patient.
+_PARTS_OF_A_SET = frozenset({"train", "training", "test", "testing", "val", "validation"})
 
 
 @dataclass(frozen=True)
@@ -237,7 +236,8 @@ def _check_stems(told: Mapping[str, _Told], where: str) -> None:
     shared = _shared_words(patients)
     stems: dict[str, list[str]] = {}
     for patient in patients:
-        stems.setdefault(_stem(patient, shared).casefold(), []).append(patient)
+        stem = re.sub("(?<![0-9])0+(?=[0-9])", "", _stem(patient, shared).casefold())  # P01 and p1 may be one, too
+        stems.setdefault(stem, []).append(patient)
     twins = [patient for same in stems.values() if len(same) > 1 for patient in same]
     if twins:
         names = [name for name, one in told.items() if one.place.patient in twins]

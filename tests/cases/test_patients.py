@@ -144,6 +144,7 @@ REFUSED = [
     (["P01", "P01_rescan", "P02"], True, "whose names begin alike"),
     (["P01a", "P01b", "P02a"], True, "whose names begin alike"),
     (["P1scan1", "P1scan2", "P2scan1"], True, "whose names begin alike"),
+    (["P1_x", "p01", "P2"], True, r"2 patients \(P1_x, p01\), whose names begin alike"),
     (["smith_a", "smith_b", "jones_a"], True, "whose names begin alike"),
     (["MRI_smith_a", "MRI_smith_b", "MRI_jones"], True, "whose names begin alike"),
     (["sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1"], True, "whose names begin alike"),
