@@ -73,6 +73,7 @@ def _ingest(folder: Path, forge: Forge, root: Path | None) -> Outcome:
         "tissues": Fact.table(card.tissues),
         "volumes_ml": Fact.table(card.volumes_ml, digits=1),
         "spacing_mm": Fact.table(card.spacing),
+        "patient_list": Fact.table(card.patients.head(100)),
         "studies": Fact.table(table.head(100)),
         "rejected": Fact("table", rejected) if rejected else Fact("text", "none"),
     }

@@ -5,7 +5,7 @@ folder or in its `training` and `testing`. The whole cine, `patient001_4d.nii.gz
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -17,7 +17,9 @@ from imaging.clinical import read_clinical_text
 from imaging.errors import InputError
 from imaging.labels import CINE_LABELS, CineTissue
 from imaging.nifti_study import NamedFile, NiftiPair, nifti_files, nifti_study, pair_by_name
-from imaging.source_files import inside, source_folder
+from imaging.patient_names import NamedPlace, Place, tell_places
+from imaging.source_config import DEFAULT, SourceConfig
+from imaging.source_files import composed, files_below, inside, nifti_stem, source_folder, unread_files
 from imaging.study import RejectedStudy, Study, read_or_reject
 
 _LABELS = {
@@ -28,45 +30,63 @@ _LABELS = {
 }
 
 
-def read_acdc(root: Path) -> Iterator[Study | RejectedStudy]:
+def read_acdc(root: Path, config: SourceConfig = DEFAULT) -> Iterator[Study | RejectedStudy]:
     """Yield the studies of an ACDC folder, patient by patient in the order of names, frames in that of numbers.
 
     `Info.cfg` tells which frames are `ED` and `ES`; where it does not, those with the largest and the smallest cavity
     are. Other frames with ground truth carry their number, as does a frame that nothing can be compared with.
 
+    Args:
+        root: The folder that holds the patients' folders.
+        config: What names mean, see `imaging.patient_names`.
+
     Raises:
-        InputError: `root` is no folder, or holds no `patient*` folder.
+        InputError: `root` is no folder, or holds no `patient*` folder, or names leave open what is a patient.
     """
     root = source_folder(root, "ACDC", "patient001 and so on")
-    places = (root, root / "training", root / "testing")
-    folders = [path for place in places for path in place.glob("patient*") if path.is_dir()]
+    parts = (root, root / "training", root / "testing")
+    folders = [path for part in parts for path in part.glob("patient*") if path.is_dir()]
     if not folders:
         raise InputError(
             f"ACDC folder {root} holds no patient* folder, nor do its training and testing; "
             "give the folder that holds patient001 ..."
         )
     folders.sort(key=lambda folder: (folder.name, folder))
-    return (study for folder in folders for study in _read_patient(root, folder))
+    named = [NamedPlace(composed(folder.name), folder) for folder in folders]
+    places, left = tell_places(named, config, f"ACDC folder {root}")
+    return _studies(root, folders, places, left)
 
 
-def _read_patient(root: Path, folder: Path) -> Iterator[Study | RejectedStudy]:
+def _studies(
+    root: Path, folders: Sequence[Path], places: Mapping[Path, Place], left: RejectedStudy | None
+) -> Iterator[Study | RejectedStudy]:
+    for folder, place in places.items():
+        yield from _read_patient(root, folder, place)
+    if left:
+        yield left
+    read = {path for folder in folders for path in files_below(folder, refuse=False) if _is_named(folder, path)}
+    yield from unread_files(root, (), read, "call it as in patient001/patient001_frame01.nii.gz")
+
+
+def _read_patient(root: Path, folder: Path, place: Place) -> Iterator[Study | RejectedStudy]:
     try:
         info = _info(inside(root, folder))
         named = _named_phases(folder, info)
         frames = _frames(folder)
     except InputError as error:
-        yield RejectedStudy(folder.name, str(folder), str(error))
+        yield RejectedStudy(place.patient, str(folder), str(error))
         return
     read = {
-        frame.name: read_or_reject(folder.name, frame.path, partial(_read_frame, root, folder.name, frame, info))
+        frame.name: read_or_reject(place.patient, frame.path, partial(_read_frame, root, place.patient, frame, info))
         for frame in frames
     }
     phases = _phases({number: study for number, study in read.items() if isinstance(study, Study)}, named)
     for number, study in read.items():
-        yield replace(study, frame=phases.get(number, number)) if isinstance(study, Study) else study
+        frame = place.frame_of(phases.get(number, number))
+        yield replace(study, frame=frame) if isinstance(study, Study) else study
     for phase, number in named.items():
         if number not in read:
-            yield _absent(folder, phase, number)
+            yield _absent(folder, place.patient, phase, number)
 
 
 def _read_frame(root: Path, case_id: str, frame: NiftiPair, info: Mapping[str, str]) -> Study:
@@ -76,15 +96,23 @@ def _read_frame(root: Path, case_id: str, frame: NiftiPair, info: Mapping[str, s
 
 def _frames(folder: Path) -> list[NiftiPair]:
     """Return the files of each frame, named by its number as ACDC writes it: `01`."""
-    name = re.compile(rf"{re.escape(folder.name)}_frame(?P<number>[0-9]+)(?P<truth>_gt)?")
     images: list[NamedFile] = []
     masks: list[NamedFile] = []
     for stem, path in nifti_files(folder):
-        if match := name.fullmatch(stem):
+        if (match := _file_name(folder).fullmatch(stem)) and match["number"]:
             (masks if match["truth"] else images).append((_number(match["number"]), path))
     if not images and not masks:
         raise InputError(f"{folder} holds no {folder.name}_frame01.nii.gz or other frame; add them, or remove it")
     return pair_by_name(images, masks)
+
+
+def _file_name(folder: Path) -> re.Pattern[str]:
+    """Return what a patient's files are called: frames with their ground truth, and the whole cine, which has none."""
+    return re.compile(rf"{re.escape(composed(folder.name))}_(frame(?P<number>[0-9]+)(?P<truth>_gt)?|4d)")
+
+
+def _is_named(folder: Path, path: Path) -> bool:
+    return path.parent == folder and bool(_file_name(folder).fullmatch(nifti_stem(path) or ""))
 
 
 def _number(digits: str) -> str:
@@ -128,8 +156,8 @@ def _cavity_ml(study: Study) -> float:
     return np.count_nonzero(study.mask == CineTissue.CAVITY) * prod(study.spacing_mm) / 1000
 
 
-def _absent(folder: Path, phase: str, number: str) -> RejectedStudy:
+def _absent(folder: Path, patient: str, phase: str, number: str) -> RejectedStudy:
     file = folder / f"{folder.name}_frame{number}.nii.gz"
     return RejectedStudy(
-        folder.name, str(folder), f"{file} is missing, which Info.cfg names as {phase}; add it, or correct Info.cfg"
+        patient, str(folder), f"{file} is missing, which Info.cfg names as {phase}; add it, or correct Info.cfg"
     )

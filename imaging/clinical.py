@@ -1,11 +1,13 @@
 """What EMIDEC and ACDC tell about a patient beside the images, as names and values in the source's own words."""
 
 import csv
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
+from imaging.source_files import read_text
 
 
 def clinical_name(words: str) -> str:
@@ -16,13 +18,12 @@ def clinical_name(words: str) -> str:
 def read_clinical_text(path: Path) -> dict[str, str]:
     """Read lines of `name : value`, as EMIDEC's `Case P001.txt` and ACDC's `Info.cfg` hold them.
 
-    The encoding is UTF-8 or, as EMIDEC's, Latin-1. Lines without a colon are passed over.
+    Lines without a colon are passed over.
+
+    Raises:
+        InputError: It is no text.
     """
-    raw = path.read_bytes()
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = raw.decode("latin-1")
+    text = read_text(path)
     pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
     values = {clinical_name(name): value.strip() for name, value in pairs}
     return {name: value for name, value in values.items() if name and value}
@@ -35,14 +36,13 @@ def read_clinical_table(path: Path) -> Mapping[str, dict[str, str]]:
         InputError: The file is unreadable or has no column `case_id`.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+    except (OSError, csv.Error) as error:
         raise InputError(f"{path}: not a readable CSV ({error}); save it as UTF-8, or remove it") from error
     if not rows:
         return {}
     if "case_id" not in rows[0]:
-        raise InputError(f"{path}: has no column 'case_id' but {list(rows[0])}; name the column of patients so")
+        raise InputError(f"{path}: has no column 'case_id' but {some_of(rows[0])}; name the column of patients so")
     return {row["case_id"].replace(" ", "_"): _named(row) for row in rows if row["case_id"]}
 
 

@@ -8,6 +8,7 @@ import skimage.draw
 from numpy.typing import NDArray
 
 from imaging.errors import InputError
+from imaging.source_files import read_text
 
 _polygon2mask: Any = skimage.draw.polygon2mask  # untyped
 # How far up and left a contour is moved, in pixels: of the centres that it runs through, those on one side count. Drawn
@@ -50,11 +51,11 @@ def read_contour(path: Path) -> NDArray[np.float64]:
         InputError: The file is unreadable, or holds fewer than three points or something else.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        points = np.array([line.split() for line in text.splitlines() if line.strip()], dtype=np.float64)
+        lines = read_text(path).splitlines()
+        points = np.array([line.split() for line in lines if line.strip()], dtype=np.float64)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a readable text file") from error
-    except ValueError as error:
+    except (InputError, ValueError) as error:
         raise InputError(f"{path}: not a contour with two numbers x y a line; export it again") from error
     if len(points) < 3:
         raise InputError(f"{path}: holds {len(points)} points, which enclose nothing; draw the contour again")

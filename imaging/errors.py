@@ -1,5 +1,37 @@
-"""The one error that users are meant to read."""
+"""The one error that users are meant to read, and how it lists values."""
+
+import re
+from collections.abc import Iterable
+
+# Control characters, line separators, and what stands for bytes that are no UTF-8: all of them can be in file names.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class InputError(Exception):
     """Input that cannot be used: the message is one line that names the thing, the values and the next step."""
+
+    def __str__(self) -> str:
+        """Return the message, as one line whatever the names in it hold."""
+        return escaped(super().__str__())
+
+
+def escaped(text: str) -> str:
+    """Return a text with what would break a line, or cannot be written as UTF-8, as an escape."""
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def some_of(values: Iterable[object], most: int = 5, between: str = ", ") -> str:
+    """Return the first values and how many more there are, as in `1, 2, 3, 4, 5 and 7 more`; `none` of none.
+
+    Args:
+        values: What is listed, in its order.
+        most: How many are written out; at least 1.
+        between: What parts them, `, ` or `; `.
+    """
+    listed = [str(value) for value in values]
+    more = len(listed) - most
+    return (
+        between.join(listed[:most]) + (f"{between.rstrip(', ')} and {more} more" if more > 0 else "")
+        if listed
+        else "none"
+    )

@@ -1,8 +1,9 @@
-"""Reads PNG and TIFF as grey values, of 8, 16 or 32 bits, without changing a number."""
+"""Reads PNG and TIFF as grey values of 8, 16 or 32 bits, or as colours, without changing a number."""
 
 import struct
 import warnings
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from imaging.nifti import MOST_VOXELS
 _FORMATS = ("PNG", "TIFF")  # Pillow would try sixty others
 _GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 _COLOUR = ("RGB", "RGBA", "RGBX")
+COLOURED = 4  # axes of (pages, H, W, 3)
 _PHOTOMETRIC = 262  # TIFF's tag; 0 is white as zero
 # What Pillow raises for files that are cut off, corrupt, enormous, or something else altogether.
 _UNREADABLE = (
@@ -49,28 +51,41 @@ def page_count(path: Path) -> int:
         return 1
 
 
-def read_grey(path: Path, as_index: bool = False) -> NDArray[Any]:
-    """Read every page of a file as grey values.
+def read_grey(path: Path) -> NDArray[Any]:
+    """Read every page of a file as grey values (pages, H, W).
 
-    Colours count as grey where red, green and blue are equal; transparency is ignored where it is the same
-    everywhere. The resolution that a file announces is not read: it seldom is the scanner's.
+    Raises:
+        InputError: As `read_pixels`, or it is truly coloured.
+    """
+    pixels = read_pixels(path)
+    if pixels.ndim == COLOURED:
+        coloured = int(np.count_nonzero((pixels != pixels[..., :1]).any(axis=-1)))
+        raise InputError(f"{path}: {coloured} pixels are coloured; save an image as grey values")
+    return pixels
+
+
+def read_pixels(path: Path) -> NDArray[Any]:
+    """Read every page of a file as grey values, or as colours where a pixel is coloured.
+
+    Colours count as grey where red, green and blue are equal, those of a palette too: the number of its entry says
+    nothing, programs renumber them. Transparency is ignored where it is the same everywhere. The resolution that a
+    file announces is not read: it seldom is the scanner's.
 
     Args:
         path: `.png`, or `.tif` with one page or several.
-        as_index: Give the entry's number instead of its colour where the file has a palette; for label maps.
 
     Returns:
-        (pages, H, W), in the type of the file; bilevel files give False and True.
+        (pages, H, W), in the type of the file; bilevel files give False and True. Coloured files: (pages, H, W, 3).
 
     Raises:
-        InputError: It is unreadable, or too large, or truly coloured, or its pages differ in size.
+        InputError: It is unreadable, or too large, or its pages differ in size.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of tags that are not read here
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as image:
-                return _pages(path, image, as_index)
+                return _pages(path, image)
     except _UNREADABLE as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the file system's, not the format's
@@ -78,7 +93,7 @@ def read_grey(path: Path, as_index: bool = False) -> NDArray[Any]:
         raise InputError(f"{path}: not a readable PNG or TIFF ({detail}); export it again") from error
 
 
-def _pages(path: Path, image: Image.Image, as_index: bool) -> NDArray[Any]:
+def _pages(path: Path, image: Image.Image) -> NDArray[Any]:
     count = int(getattr(image, "n_frames", 1))
     if image.format == "PNG" and count > 1:
         raise InputError(f"{path}: is an animation of {count} frames; save the slices as a TIFF or as single files")
@@ -93,25 +108,31 @@ def _pages(path: Path, image: Image.Image, as_index: bool) -> NDArray[Any]:
                 f"{path}: page {page} has {image.height} x {image.width} pixels and page 0 {size[1]} x {size[0]}; "
                 "save slices of one size"
             )
-        pages.append(_page(path, image, as_index))
-    return np.stack(pages)
+        pages.append(_page(path, image))
+    return _stack(pages)
 
 
-def _page(path: Path, image: Image.Image, as_index: bool) -> NDArray[Any]:
-    """Return one page (H, W)."""
+def _stack(pages: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return (pages, H, W, 3) from (H, W, 3), or (pages, H, W) where every page is grey."""
+    if all((page == page[..., :1]).all() for page in pages if page.ndim == COLOURED - 1):
+        return np.stack([page if page.ndim < COLOURED - 1 else page[..., 0] for page in pages])
+    return np.stack([page if page.ndim == COLOURED - 1 else np.dstack([page] * 3) for page in pages])
+
+
+def _page(path: Path, image: Image.Image) -> NDArray[Any]:
+    """Return one page, (H, W) or (H, W, 3)."""
     _check_stored(path, image)
     if image.mode in _GREY:
         return np.array(image)
-    if image.mode in ("P", "PA") and as_index:
-        values = np.array(image)
-        return values if image.mode == "P" else _opaque(path, values)[..., 0]
+    if image.mode == "PA":
+        _opaque(path, np.array(image))
     if image.mode in ("P", "PA"):
-        return _equal_channels(path, np.array(image.convert("RGB")))
+        return np.array(image.convert("RGB"))
     if image.mode == "LA":
         return _opaque(path, np.array(image))[..., 0]
     if image.mode in _COLOUR:
         values = np.array(image)
-        return _equal_channels(path, (_opaque(path, values) if image.mode == "RGBA" else values)[..., :3])
+        return (_opaque(path, values) if image.mode == "RGBA" else values)[..., :3]
     raise InputError(f"{path}: is stored as {image.mode}; save it as grey values")
 
 
@@ -131,14 +152,3 @@ def _opaque(path: Path, values: NDArray[Any]) -> NDArray[Any]:
     if alpha.min() != alpha.max():
         raise InputError(f"{path}: its transparency varies ({alpha.min()} to {alpha.max()}); save it without")
     return values
-
-
-def _equal_channels(path: Path, values: NDArray[Any]) -> NDArray[Any]:
-    """Return (H, W) from (H, W, 3) of which all channels are the same."""
-    coloured = int(np.count_nonzero((values != values[..., :1]).any(axis=-1)))
-    if coloured:
-        raise InputError(
-            f"{path}: {coloured} pixels are coloured; save an image as grey values, and a mask as grey values "
-            "or with a palette whose entries are its numbers"
-        )
-    return values[..., 0]

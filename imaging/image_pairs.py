@@ -5,8 +5,7 @@ or `CASE-slice1.png` side by side, or `CASE/000.png` in a folder a patient. Imag
 perhaps different endings.
 """
 
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,30 +13,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging.errors import InputError
-from imaging.image_files import read_grey
-from imaging.image_names import HOLDS, ImagePair, find_patients, in_order
-from imaging.label_values import to_labels
+from imaging.image_files import COLOURED, read_grey, read_pixels
+from imaging.image_names import HOLDS, FoundPictures, ImagePair, find_pictures
+from imaging.label_values import labels_by_colour, to_labels
 from imaging.labels import patient_group
 from imaging.nifti import MOST_VOXELS
+from imaging.patient_names import Place, in_order
 from imaging.source_config import SourceConfig
 from imaging.source_files import source_folder
 from imaging.study import RejectedStudy, Study, check_geometry, read_or_reject
 
-_log = logging.getLogger(__name__)
-
 
 def read_image_pairs(root: Path, config: SourceConfig) -> Iterator[Study | RejectedStudy]:
-    """Yield the studies in the order of their names.
-
-    A name that ends in `_NUMBER` is a slice: patients of one slice each who are called `patient_01.png` and so on
-    would be read as slices of one patient. Put each into a folder of its own, or call them `patient01.png`.
+    """Yield the studies in the order of their names, then what could not be read.
 
     Args:
         root: The folder that holds `images` and `masks` (or `labels`).
-        config: Label set, meaning of the masks' numbers, and the spacing, which must be given.
+        config: Label set, meaning of the masks' numbers and of the names, and the spacing, which must be given.
 
     Raises:
-        InputError: `root` is no folder, or holds no pairs, or the spacing or a tissue of `label_values` is wrong.
+        InputError: `root` is no folder, or holds no pairs, or the spacing or a tissue of `label_values` is wrong, or
+            names leave open what is a patient.
     """
     root = source_folder(root, "image", HOLDS)
     if config.spacing_mm is None:
@@ -46,32 +42,40 @@ def read_image_pairs(root: Path, config: SourceConfig) -> Iterator[Study | Rejec
         )
     check_geometry(config.spacing_mm, np.eye(4), "source.spacing_mm")
     values = config.label_numbers()
-    patients = find_patients(root)
-    if len(patients) == 1 and len(*patients.values()) > 1:
-        _log.warning("%s: by their names, all files are slices of one patient %r", root, *patients)
-    return (
-        read_or_reject(case_id, _place(pairs), partial(_read_study, root, case_id, pairs, config, values))
-        for case_id, pairs in patients.items()
-    )
+    return _studies(root, find_pictures(root, config), config, values)
 
 
-def _place(pairs: list[ImagePair]) -> Path:
+def _studies(
+    root: Path, found: FoundPictures, config: SourceConfig, values: Mapping[int, int] | None
+) -> Iterator[Study | RejectedStudy]:
+    for place, pairs in found.studies.items():
+        read = partial(_read_study, root, place, pairs, found.places, config, values)
+        yield read_or_reject(place.patient, _place(pairs), read)
+    yield from found.unread
+
+
+def _place(pairs: Sequence[ImagePair]) -> Path:
     """Return where a study lies, for messages."""
     first, last = pairs[0].path, pairs[-1].path
     if len(pairs) == 1:
         return first
-    return first.parent if pairs[0].folder else Path(f"{first} to {last.name}")
+    return first.parent if "/" in pairs[0].name else Path(f"{first} to {last.name}")
 
 
 def _read_study(
-    root: Path, case_id: str, pairs: list[ImagePair], config: SourceConfig, values: Mapping[int, int] | None
+    root: Path,
+    place: Place,
+    pairs: Sequence[ImagePair],
+    places: Mapping[str, Place],
+    config: SourceConfig,
+    values: Mapping[int, int] | None,
 ) -> Study:
-    image, mask = _read_slices(root, in_order(case_id, pairs), config, values)
+    image, mask = _read_slices(root, in_order(pairs, places), config, values)
     assert config.spacing_mm is not None
     slice_mm, row_mm, column_mm = config.spacing_mm
     return Study(
-        case_id=case_id,
-        frame="",
+        case_id=place.patient,
+        frame=place.frame,
         group=patient_group(mask, config.labels),
         image=image,
         mask=mask,
@@ -83,7 +87,7 @@ def _read_study(
 
 
 def _read_slices(
-    root: Path, pairs: list[ImagePair], config: SourceConfig, values: Mapping[int, int] | None
+    root: Path, pairs: Sequence[ImagePair], config: SourceConfig, values: Mapping[int, int] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Return image and label map (S, H, W)."""
     images: list[NDArray[np.float32]] = []
@@ -91,13 +95,21 @@ def _read_slices(
     for pair in pairs:
         image_path, mask_path = pair.files(root)
         image = read_grey(image_path).astype(np.float32)
-        mask = to_labels(read_grey(mask_path, as_index=True), config.labels, str(mask_path), values)
+        mask = _read_mask(mask_path, config, values)
         images.append(image)
         masks.append(mask)
         _check_slice(pair, images, mask)
         if len(image) > 1 and len(pairs) > 1:
             raise InputError(f"{pair.path}: has {len(image)} pages beside other files of the patient; keep one TIFF")
     return np.concatenate(images), np.concatenate(masks)
+
+
+def _read_mask(path: Path, config: SourceConfig, values: Mapping[int, int] | None) -> NDArray[np.uint8]:
+    """Return label values (pages, H, W): by the label set's colours where the file is coloured, else by its greys."""
+    pixels = read_pixels(path)
+    if pixels.ndim == COLOURED:
+        return labels_by_colour(pixels, config.labels, str(path))
+    return to_labels(pixels, config.labels, str(path), values)
 
 
 def _check_slice(pair: ImagePair, images: list[NDArray[np.float32]], mask: NDArray[np.uint8]) -> None:

@@ -11,10 +11,10 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 
 _COUNTED = 1 << 16  # label values below this are counted
-_SHOWN = 5  # label values that a message names
+_MANY = 12  # unknown values in one mask: nobody draws so many tissues
 
 
 class Tissue(IntEnum):
@@ -64,15 +64,15 @@ class LabelSet:
         unknown = sorted(set(distinct_values(mask)) - set(range(self.num_classes)))
         if unknown:
             raise InputError(
-                f"{source}: label values {shown_values(unknown)} are not in label set {self.name!r} "
-                f"(0 to {self.num_classes - 1}); correct the mask or choose the matching source format"
+                f"{source}: label values [{some_of(unknown)}] are not in label set {self.name!r} "
+                f"(0 to {self.num_classes - 1}){smeared(unknown)}; correct the mask or choose the matching source "
+                "format"
             )
 
 
-def shown_values(values: Sequence[int]) -> str:
-    """Return values for a message: the first five, and how many more there are."""
-    rest = len(values) - _SHOWN
-    return f"{list(values[:_SHOWN])}" + (f" and {rest} more" if rest > 0 else "")
+def smeared(unknown: Sequence[int]) -> str:
+    """Return what many unknown values in one mask hint at, for messages; empty for few."""
+    return ", as in an image, or in a mask saved as JPEG or resampled" if len(unknown) > _MANY else ""
 
 
 def distinct_values(mask: NDArray[np.integer]) -> list[int]:

@@ -5,10 +5,8 @@ The rule: everything trained, and everything a derived slice borrows, comes from
 
 import pandas as pd
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from imaging.split import PARTS, FoldSplit
-
-_NAMED = 5  # patients that an error names before it counts the others
 
 
 def find_leaks(rows: pd.DataFrame, split: FoldSplit, allowed: tuple[str, ...] = ("train",)) -> pd.DataFrame:
@@ -51,12 +49,9 @@ def assert_no_leak(rows: pd.DataFrame, split: FoldSplit, what: str, allowed: tup
     if leaks.empty:
         return
     counts = leaks["leaked"].str.split(";").explode().value_counts(sort=False).sort_index()
-    named = [
-        f"{patient} ({_part_name(split, str(patient))}, {count} rows)" for patient, count in counts.head(_NAMED).items()
-    ]
-    more = f" and {len(counts) - _NAMED} more" if len(counts) > _NAMED else ""
+    named = (f"{patient} ({_part_name(split, str(patient))}, {count} rows)" for patient, count in counts.items())
     raise InputError(
-        f"{what}: leakage in fold {split.fold}: {', '.join(named)}{more} may not be here, only patients of "
+        f"{what}: leakage in fold {split.fold}: {some_of(named)} may not be here, only patients of "
         f"{' and '.join(allowed)}; rematerialise it and what it was made from with this split"
     )
 

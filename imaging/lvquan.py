@@ -6,7 +6,7 @@ LVQuan18 (STACOM 2018): one `.mat` with `images_LV`, `endo_LV` and `epi_LV` (80,
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from imaging.labels import CINE_LABELS
 from imaging.matlab import MatFile, open_mat
-from imaging.source_config import SourceConfig
-from imaging.source_files import inside, source_folder
+from imaging.patient_names import NamedPlace, Place, tell_places
+from imaging.source_config import DEFAULT, SourceConfig
+from imaging.source_files import composed, inside, source_folder
 from imaging.study import RejectedStudy, Study, check_geometry, read_or_reject
 from imaging.ventricle_masks import ventricle_mask
 
@@ -41,20 +42,35 @@ class _Cine(NamedTuple):
     spacing_mm: _Spacing
 
 
-def read_lvquan19(root: Path) -> Iterator[Study | RejectedStudy]:
+def read_lvquan19(root: Path, config: SourceConfig = DEFAULT) -> Iterator[Study | RejectedStudy]:
     """Yield every frame of every patient as a study of one slice, unusable frames and files as `RejectedStudy`.
 
     The files do not tell the slice spacing. It is set to 1 mm, so that a volume in mm3 is the area in mm2.
 
+    Args:
+        root: The folder that holds the patients' files.
+        config: What names mean, see `imaging.patient_names`.
+
     Raises:
-        InputError: `root` is no folder, or holds no `.mat` file.
+        InputError: `root` is no folder, or holds no `.mat` file, or names leave open what is a patient.
     """
     root = source_folder(root, "LVQuan19", "one .mat file a patient")
     paths = _mat_files(root)
     if not paths:
         raise InputError(f"LVQuan19 folder {root} holds no .mat file; give the folder that holds one a patient")
     first = {path.stem: path for path in reversed(paths)}
-    return (study for path in paths for study in _patient19(root, path, first[path.stem]))
+    named = [NamedPlace(composed(path.stem), path) for path in paths]
+    places, left = tell_places(named, config, f"LVQuan19 folder {root}")
+    return _studies19(root, places, first, left)
+
+
+def _studies19(
+    root: Path, places: Mapping[Path, Place], first: Mapping[str, Path], left: RejectedStudy | None
+) -> Iterator[Study | RejectedStudy]:
+    for path, place in places.items():
+        yield from _patient19(root, path, place, first[path.stem])
+    if left:
+        yield left
 
 
 def read_lvquan18(root: Path, config: SourceConfig) -> Iterator[Study | RejectedStudy]:
@@ -96,14 +112,14 @@ class _Whole:
         return self._arrays[name][..., last]
 
 
-def _patient19(root: Path, path: Path, first: Path) -> Iterator[Study | RejectedStudy]:
+def _patient19(root: Path, path: Path, place: Place, first: Path) -> Iterator[Study | RejectedStudy]:
     try:
         _check_first(path, first)
         cine = _read_cine19(inside(root, path))
     except InputError as error:
-        yield RejectedStudy(path.stem, str(path), str(error))
+        yield RejectedStudy(place.patient, str(path), str(error))
         return
-    yield from _frames(path.stem, str(path), cine)
+    yield from _frames(place, str(path), cine)
 
 
 def _check_first(path: Path, first: Path) -> None:
@@ -119,7 +135,7 @@ def _patient18(path: Path, read: _Read, number: int, spacing_mm: _Spacing) -> It
     except InputError as error:
         yield RejectedStudy(case_id, str(path), str(error))
         return
-    yield from _frames(case_id, f"{path} {case_id}", _Cine(image, endo, epi, spacing_mm))
+    yield from _frames(Place(case_id), f"{path} {case_id}", _Cine(image, endo, epi, spacing_mm))
 
 
 def _read_cine19(path: Path) -> _Cine:
@@ -149,19 +165,17 @@ def _pixel_spacing(file: MatFile) -> _Spacing:
     return spacing_mm
 
 
-def _frames(case_id: str, where: str, cine: _Cine) -> Iterator[Study | RejectedStudy]:
+def _frames(place: Place, where: str, cine: _Cine) -> Iterator[Study | RejectedStudy]:
     for index in range(_FRAMES):
-        frame = f"{index + 1:02d}"
-        source = f"{where} frame {frame}"
-        yield read_or_reject(case_id, Path(source), partial(_frame, case_id, frame, source, cine))
+        source = f"{where} frame {index + 1:02d}"
+        yield read_or_reject(place.patient, Path(source), partial(_frame, place, index, source, cine))
 
 
-def _frame(case_id: str, frame: str, source: str, cine: _Cine) -> Study:
-    index = int(frame) - 1
+def _frame(place: Place, index: int, source: str, cine: _Cine) -> Study:
     slice_mm, row_mm, column_mm = cine.spacing_mm
     return Study(
-        case_id=case_id,
-        frame=frame,
+        case_id=place.patient,
+        frame=place.frame_of(f"{index + 1:02d}"),
         group="normal",
         image=_float32(cine.image[None, ..., index]),
         mask=ventricle_mask(cine.endo[None, ..., index], cine.epi[None, ..., index], source),
@@ -188,7 +202,7 @@ def _only_file(root: Path) -> Path:
     root = source_folder(root, "LVQuan18", "the .mat file")
     paths = _mat_files(root)
     if len(paths) != 1:
-        names = ", ".join(path.name for path in paths) or "none"
+        names = some_of(path.name for path in paths)
         raise InputError(
             f"LVQuan18 folder {root} should hold one .mat file and holds {names}; give it alone in a folder"
         )

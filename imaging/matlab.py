@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from imaging.matlab5 import Version5Array, list_version5, read_version5
 from imaging.nifti import MOST_VOXELS
 
@@ -68,7 +68,8 @@ class MatFile:
             InputError: There is none of this name, or it is no array of numbers, or absurdly large.
         """
         if name not in self.arrays:
-            raise InputError(f"{self.path}: has no {name!r} but {sorted(self.arrays)}; save it with this variable")
+            held = some_of(map(repr, sorted(self.arrays)))
+            raise InputError(f"{self.path}: has no {name!r} but [{held}]; save it with this variable")
         shape, kind = self.arrays[name].shape, self.arrays[name].kind
         if kind not in _NUMERIC:
             raise InputError(f"{self.path}: {name!r} is of class {kind}; save it as an array of numbers")

@@ -1,9 +1,8 @@
 """Finds and reads studies that have no labels yet: NIfTI volumes, and folders of DICOM slices."""
 
 import os
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,8 @@ from imaging.dicom.slice_file import DicomSlice
 from imaging.dicom.volume import DicomVolume, dicom_volume
 from imaging.errors import InputError
 from imaging.nifti import NiftiVolume, read_nifti
-from imaging.source_files import inside
+from imaging.source_files import inside, nifti_stem
 
-_NIFTI = re.compile(r"(?P<stem>[^.].*)\.nii(\.gz)?")
 _DICOM_SUFFIXES = (".dcm", ".ima")
 _DICOM_MAGIC, _DICOM_MAGIC_AT = b"DICM", 128
 
@@ -201,7 +199,7 @@ def _studies_at(path: Path) -> list[FoundStudy]:
                 f"{path}: holds neither NIfTI files nor DICOM slices; give a study, or a folder of studies"
             )
         return found
-    stem = _stem(path)
+    stem = nifti_stem(path)
     if not path.exists():
         raise InputError(f"{path}: does not exist; give a NIfTI file, or a folder of DICOM slices")
     if stem is None:
@@ -214,16 +212,11 @@ def _studies_below(root: Path) -> Iterator[FoundStudy]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         folder = Path(place)
         visible = [folder / name for name in sorted(names) if not name.startswith(".")]
-        volumes = {path: stem for path in visible if (stem := _stem(path)) is not None}
+        volumes = {path: stem for path in visible if (stem := nifti_stem(path)) is not None}
         yield from (FoundStudy(_checked_name(stem, path), path, root) for path, stem in volumes.items())
         slices = tuple(path for path in visible if path not in volumes and _is_dicom(path))
         if slices:
             yield FoundStudy(_checked_name(folder.resolve().name, folder), folder, root, slices)
-
-
-def _stem(path: Path) -> str | None:
-    match = _NIFTI.fullmatch(path.name)
-    return match["stem"] if match else None
 
 
 def _raise_unlisted(error: OSError) -> None:

@@ -3,20 +3,18 @@
 How a volume is read is in `imaging.nifti`; what the files of a data set are called is in that format's module.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from imaging.label_values import to_labels
 from imaging.labels import LabelSet, patient_group
 from imaging.nifti import read_nifti_pair
-from imaging.source_files import find_file
+from imaging.source_files import find_file, listed, nifti_stem
 from imaging.study import Study
 
 NamedFile = tuple[str, Path]  # what its study is called, and where it lies
-_NIFTI = re.compile(r"(?P<stem>[^.].*)\.nii(\.gz)?")  # no hidden files: macOS leaves one beside each file
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class NiftiPair:
             if not found:
                 raise InputError(f"{other[0]}: its {what} is missing; add it, or remove this file")
             if len(found) > 1:
-                names = ", ".join(str(path) for path in found)
+                names = some_of(found)
                 raise InputError(f"{names}: {len(found)} files are the {what} of one study; keep one of them")
         return find_file(root, self.images[0]), find_file(root, self.masks[0])
 
@@ -96,12 +94,7 @@ def nifti_files(folder: Path) -> list[NamedFile]:
     Raises:
         InputError: The folder cannot be listed.
     """
-    try:
-        paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be listed ({error.strerror}); correct its permissions") from error
-    found = ((_NIFTI.fullmatch(path.name), path) for path in paths)
-    return [(match["stem"], path) for match, path in found if match]
+    return [(stem, path) for path in listed(folder) if (stem := nifti_stem(path)) is not None]
 
 
 def pair_by_name(images: Iterable[NamedFile], masks: Iterable[NamedFile]) -> list[NiftiPair]:

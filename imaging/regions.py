@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from imaging.box import Box
 from imaging.config import FrozenConfig
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from imaging.prepare import apply_window, crop_region, intensity_window, reference_box
 from imaging.prepared_study import PreparedStudy
 from imaging.progress import track
@@ -134,9 +134,8 @@ def read_regions(path: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable table of regions; rematerialise `real_slices`") from error
     if tuple(table.columns) != REGION_COLUMNS:
-        raise InputError(
-            f"{path}: has columns {list(table.columns)}, not {list(REGION_COLUMNS)}; rematerialise `real_slices`"
-        )
+        held = some_of(map(repr, table.columns))
+        raise InputError(f"{path}: has columns [{held}], not {list(REGION_COLUMNS)}; rematerialise `real_slices`")
     # Python's own conversion gives back every written bit.
     return table.assign(**{name: table[name].map(float) for name in REGION_COLUMNS[3:]})
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from imaging.labels import LABEL_SETS, PATIENT_GROUPS, LabelSet
 
 FORMAT = "scarforge slice store"
@@ -105,7 +105,9 @@ def check_rows(rows: pd.DataFrame, count: int, where: str) -> pd.DataFrame:
     """Return the `ROW_COLUMNS` of `rows` in plain types after checking columns, count, origins and groups."""
     missing = [name for name in ROW_COLUMNS if name not in rows.columns]
     if missing:
-        raise InputError(f"{where}: rows lack the columns {missing}; expected {list(ROW_COLUMNS)}")
+        raise InputError(
+            f"{where}: rows lack the columns [{some_of(map(repr, missing))}]; expected {list(ROW_COLUMNS)}"
+        )
     if len(rows) != count:
         raise InputError(f"{where}: {len(rows)} rows for {count} images; each image needs its row")
     checked = pd.DataFrame({name: _text(rows[name], where) for name in TEXT_COLUMNS})
@@ -129,14 +131,16 @@ def _text(column: "pd.Series[Any]", where: str) -> list[str]:
 def _numbers(column: "pd.Series[Any]", where: str) -> NDArray[np.int32]:
     values = np.asarray(column)
     if not np.issubdtype(values.dtype, np.integer) or (values.size and not 0 <= values.min() <= values.max() < 2**31):
-        raise InputError(f"{where}: {column.name} must hold whole numbers from 0, not {values[:3].tolist()} ...")
+        raise InputError(f"{where}: {column.name} must hold whole numbers from 0, not {some_of(values.tolist())}")
     return values.astype(np.int32)
 
 
 def _check_known(column: "pd.Series[Any]", known: tuple[str, ...], where: str) -> None:
     unknown = sorted(set(column) - set(known))
     if unknown:
-        raise InputError(f"{where}: {column.name} {unknown} is unknown; choose from {list(known)}")
+        raise InputError(
+            f"{where}: {column.name} [{some_of(map(repr, unknown))}] is unknown; choose from {list(known)}"
+        )
 
 
 class ContentDigest:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from imaging.labels import LabelSet
 from imaging.slice_contract import (
     EXTRA_PREFIX,
@@ -127,7 +127,7 @@ class SliceStore:
     def extra(self, name: str, index: Index = None) -> NDArray[np.uint8]:
         """Return the further images `name` (N, H, W) at `index`; `InputError` where the store has none."""
         if name not in self.extras:
-            raise InputError(f"{self.path}: has no {name!r}, only {list(self.extras)}")
+            raise InputError(f"{self.path}: has no {name!r}, only [{some_of(map(repr, self.extras))}]")
         return self._read(EXTRA_PREFIX + name, index)
 
     def _read(self, name: str, index: Index) -> NDArray[Any]:

@@ -24,11 +24,10 @@ class SourceFormat:
 
     Attributes:
         module: The module that reads it, imported only when it does: readers bring DICOM, HDF5 and others along.
-        function: Its function. Takes the folder; the phantom's takes its configuration, and a format whose label
-            set is open takes the source configuration as its second argument.
+        function: Its function. Takes the folder and the source configuration; the phantom's takes its own.
         label_set: Of its masks; None where the configuration says it.
         needs_root: Whether a folder must be given.
-        takes_config: Whether the function takes the source configuration.
+        names_tell: Whether names of files or folders tell the patients, so that the configuration's rules count.
         about: One line for people.
     """
 
@@ -37,7 +36,7 @@ class SourceFormat:
     label_set: LabelSet | None
     about: str
     needs_root: bool = True
-    takes_config: bool = False
+    names_tell: bool = True
 
     @property
     def read(self) -> Callable[..., Studies]:
@@ -56,14 +55,21 @@ def read_source(name: str, root: Path | None, phantom: "PhantomConfig", config: 
         config: What the files leave open.
 
     Raises:
-        InputError: The source is unknown, or needs a folder and has none, or holds nothing of its format.
+        InputError: The source is unknown, or needs a folder and has none, or holds nothing of its format, or has
+            no names that tell patients and is given a rule for them.
     """
     source = source_format(name)
+    config = config or SourceConfig()
+    for setting in ("patient_pattern", "one_slice_per_patient"):
+        if getattr(config, setting) and not source.names_tell:
+            raise InputError(
+                f"source.{setting} would change nothing: no name tells the patients of source {name!r}; leave it out"
+            )
     if not source.needs_root:
         return source.read(phantom)
     if root is None:
         raise InputError(f"source {name!r} needs the folder that holds the studies; give --root DIR")
-    return source.read(root, config or SourceConfig()) if source.takes_config else source.read(root)
+    return source.read(root, config)
 
 
 def source_format(name: str) -> SourceFormat:
@@ -81,7 +87,12 @@ def source_labels(name: str, config: SourceConfig | None = None) -> LabelSet:
 SOURCES: Mapping[str, SourceFormat] = MappingProxyType(
     {
         "phantom": SourceFormat(
-            "imaging.phantom", "read_phantom", EMIDEC_LABELS, "drawn, nothing to download", needs_root=False
+            "imaging.phantom",
+            "read_phantom",
+            EMIDEC_LABELS,
+            "drawn, nothing to download",
+            needs_root=False,
+            names_tell=False,
         ),
         "emidec": SourceFormat("imaging.emidec", "read_emidec", EMIDEC_LABELS, "EMIDEC: Case_P001/Images, Contours"),
         "acdc": SourceFormat("imaging.acdc", "read_acdc", CINE_LABELS, "ACDC: patient001/patient001_frame01.nii.gz"),
@@ -90,16 +101,22 @@ SOURCES: Mapping[str, SourceFormat] = MappingProxyType(
         ),
         "lvquan19": SourceFormat("imaging.lvquan", "read_lvquan19", CINE_LABELS, "LVQuan19: one .mat a patient"),
         "lvquan18": SourceFormat(
-            "imaging.lvquan", "read_lvquan18", CINE_LABELS, "LVQuan18: one .mat for all", takes_config=True
+            "imaging.lvquan", "read_lvquan18", CINE_LABELS, "LVQuan18: one .mat for all", names_tell=False
         ),
         "sunnybrook": SourceFormat(
             "imaging.sunnybrook", "read_sunnybrook", CINE_LABELS, "DICOM slices with contour text files"
         ),
         "nifti": SourceFormat(
-            "imaging.nifti_pairs", "read_nifti_pairs", None, "images/X.nii.gz, labels/X.nii.gz", takes_config=True
+            "imaging.nifti_pairs",
+            "read_nifti_pairs",
+            None,
+            "images/X.nii.gz, labels/X.nii.gz",
         ),
         "image_pairs": SourceFormat(
-            "imaging.image_pairs", "read_image_pairs", None, "PNG or TIFF: images, masks", takes_config=True
+            "imaging.image_pairs",
+            "read_image_pairs",
+            None,
+            "PNG or TIFF: images, masks",
         ),
     }
 )

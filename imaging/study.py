@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.errors import InputError
+from imaging.errors import InputError, escaped
 from imaging.labels import LABEL_SETS, PATIENT_GROUPS, LabelSet
 
 # Beyond these a header is in other units or damaged: cardiac pixels are 0.5 to 3 mm, slices 3 to 20 mm apart.
 _PLAUSIBLE_PIXEL_MM = (0.1, 10.0)
 _PLAUSIBLE_SLICE_MM = (0.1, 50.0)
+_DONOR_SEPARATOR = ";"  # between the patients in a store's `donor_ids`
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,11 @@ def read_or_reject(case_id: str, path: Path, read: Callable[[], Study]) -> Study
         study = read()
         check_study(study)
     except InputError as error:
-        return RejectedStudy(case_id, str(path), str(error))
+        return RejectedStudy(escaped(case_id), escaped(str(path)), str(error))
     except OSError as error:
         place, reason = error.filename or path, error.strerror or type(error).__name__
-        return RejectedStudy(case_id, str(path), f"{place}: cannot be read ({reason}); correct it and run again")
+        reason = f"{place}: cannot be read ({reason}); correct it and run again"
+        return RejectedStudy(escaped(case_id), escaped(str(path)), escaped(reason))
     return study
 
 
@@ -118,6 +120,9 @@ def _check_name(study: Study) -> None:
         f"{study.case_id} {study.frame}".encode()
     except UnicodeEncodeError as error:
         raise InputError(f"{study.path!a}: its name is not UTF-8; rename it") from error
+    found = next((each for each in study.case_id if each == _DONOR_SEPARATOR or escaped(each) != each), "")
+    if found:
+        raise InputError(f"{study.path}: patient {study.case_id!r} has {found!r} in the name; rename the files")
 
 
 def _check_arrays(study: Study) -> None:

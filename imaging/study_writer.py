@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from imaging.labels import PATIENT_GROUPS, LabelSet
 from imaging.prepared_study import PreparedStudy, patient_groups, prepare_study
 from imaging.progress import track
@@ -110,9 +110,7 @@ class _ArchiveWriter:
         if len(patients) >= minimum:
             return
         reasons = [item.reason for item in self._rejected]
-        shown = "; ".join(reasons[:_REASONS_SHOWN])
-        more = f"; and {len(reasons) - _REASONS_SHOWN} more" if len(reasons) > _REASONS_SHOWN else ""
-        because = f" ({len(reasons)} rejected: {shown}{more})" if reasons else ""
+        because = f" ({len(reasons)} rejected: {some_of(reasons, _REASONS_SHOWN, '; ')})" if reasons else ""
         raise InputError(
             f"source {self._source!r} has {len(patients)} usable patients, at least {minimum} are needed"
             f"{because}; correct these studies or add patients"

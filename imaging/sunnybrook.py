@@ -16,9 +16,11 @@ from imaging.contours import contour_mask
 from imaging.dicom.series import group_by_phase, slice_places
 from imaging.dicom.slice_file import DicomSlice
 from imaging.dicom.volume import dicom_volume
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from imaging.labels import CINE_LABELS, CineTissue, patient_group
-from imaging.source_files import source_folder
+from imaging.patient_names import NamedPlace, Place, tell_places
+from imaging.source_config import DEFAULT, SourceConfig
+from imaging.source_files import composed, source_folder
 from imaging.study import RejectedStudy, Study, read_or_reject
 from imaging.sunnybrook_files import Contours, contoured_slices
 
@@ -29,14 +31,19 @@ _MOST_STRAY = 20  # pixels of a cavity outside its epicardium: where the wall is
 _Phase = Mapping[DicomSlice, Contours]
 
 
-def read_sunnybrook(root: Path) -> Iterator[Study | RejectedStudy]:
+def read_sunnybrook(root: Path, config: SourceConfig = DEFAULT) -> Iterator[Study | RejectedStudy]:
     """Yield the studies of a Sunnybrook folder, case by case in the order of names, phases in that of numbers.
 
     Of a phase, the slices with both contours form the study: an inner contour alone does not tell the myocardium. Of
     two phases, the one with the larger cavity is `ED`, the other `ES`; otherwise phases carry their number.
 
+    Args:
+        root: The folder that holds the cases' folders.
+        config: What names mean, see `imaging.patient_names`.
+
     Raises:
-        InputError: `root` is no folder, or none of its folders holds DICOM files and contours.
+        InputError: `root` is no folder, or none of its folders holds DICOM files and contours, or names leave open
+            what is a patient.
     """
     root = source_folder(root, "Sunnybrook", "SCD0000101 and so on")
     folders = sorted(path for path in root.glob("*") if path.is_dir() and not path.name.startswith((".", "__")))
@@ -45,32 +52,41 @@ def read_sunnybrook(root: Path) -> Iterator[Study | RejectedStudy]:
             f"Sunnybrook folder {root} holds no folder with .dcm files and IM-0001-0048-icontour-manual.txt and so on; "
             "give the folder that holds SCD0000101 ..."
         )
-    return (study for folder in folders for study in _read_case(root, folder))
+    named = [NamedPlace(composed(folder.name), folder) for folder in folders]
+    places, left = tell_places(named, config, f"Sunnybrook folder {root}")
+    return _studies(root, places, left)
+
+
+def _studies(root: Path, places: Mapping[Path, Place], left: RejectedStudy | None) -> Iterator[Study | RejectedStudy]:
+    for folder, place in places.items():
+        yield from _read_case(root, folder, place)
+    if left:
+        yield left
 
 
 def _is_case(folder: Path) -> bool:
     return all(any(folder.rglob(pattern)) for pattern in ("*contour-manual.txt", "*.[dD][cC][mM]"))
 
 
-def _read_case(root: Path, folder: Path) -> Iterator[Study | RejectedStudy]:
+def _read_case(root: Path, folder: Path, place: Place) -> Iterator[Study | RejectedStudy]:
     try:
         phases = _phases(root, folder)
     except InputError as error:
-        yield RejectedStudy(folder.name, str(folder), str(error))
+        yield RejectedStudy(place.patient, str(folder), str(error))
         return
     frames = _frames(phases)
     for number, phase in phases.items():
         path = next(iter(phase)).path
-        yield read_or_reject(folder.name, path, partial(_read_phase, folder, frames[number], phase))
+        yield read_or_reject(place.patient, path, partial(_read_phase, folder, place, frames[number], phase))
 
 
-def _read_phase(folder: Path, frame: str, phase: _Phase) -> Study:
+def _read_phase(folder: Path, place: Place, frame: str, phase: _Phase) -> Study:
     drawn = _both_contours(folder, frame, phase)
     volume = dicom_volume(list(drawn))
     mask = volume.arrange([_mask(one.shape, *drawn[one]) for one in volume.slices])
     return Study(
-        case_id=folder.name,
-        frame=frame,
+        case_id=place.patient,
+        frame=place.frame_of(frame),
         group=patient_group(mask, CINE_LABELS),
         image=volume.image,
         mask=np.ascontiguousarray(mask),
@@ -87,7 +103,7 @@ def _both_contours(folder: Path, frame: str, phase: _Phase) -> dict[DicomSlice, 
     inner = sorted(of.number for of in phase.values() if not of.outer)
     outer = sorted(of.number for of in phase.values() if not of.inner)
     counts = [
-        f"{len(numbers)} slices carry only {wall} contours: {', '.join(map(str, numbers))}"
+        f"{len(numbers)} slices carry only {wall} contours: {some_of(numbers)}"
         for wall, numbers in (("inner", inner), ("outer", outer))
         if numbers
     ]

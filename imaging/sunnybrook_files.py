@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imaging.dicom.slice_file import DicomSlice, read_dicom_slice
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from imaging.source_files import inside
 
 _CONTOUR = re.compile(r"(?:.*\D)?(?P<number>\d+)-(?P<wall>[io])contour-manual\.txt", re.IGNORECASE)
@@ -49,7 +49,7 @@ def contoured_slices(root: Path, folder: Path) -> dict[DicomSlice, Contours]:
         slices = max(_by_instance(dicoms, contours), slices, key=len)
     missing = [of for number, of in contours.items() if number not in slices]
     if missing:
-        numbers = ", ".join(str(of.number) for of in missing)
+        numbers = some_of(of.number for of in missing)
         raise InputError(
             f"{missing[0].path}: no DICOM file carries number {numbers} in its name or as InstanceNumber; "
             f"add the file to {folder}, or remove the contour"

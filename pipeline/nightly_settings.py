@@ -8,7 +8,7 @@ from dagster._utils.schedules import is_valid_cron_string  # not exported, yet w
 from pydantic import Field, ValidationError, field_validator
 
 from imaging.config import FrozenConfig
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from pipeline.night import YES
 
 PREFIX = "SCARFORGE_NIGHTLY_"
@@ -31,7 +31,7 @@ class NightlySettings(FrozenConfig):
     @classmethod
     def _known_folds(cls, folds: tuple[str, ...]) -> tuple[str, ...]:
         if unknown := sorted(set(folds) - set(_FOLDS)):
-            raise ValueError(f"{', '.join(unknown) or 'nothing'} is no fold; choose from 0 to 4, such as 0,1")
+            raise ValueError(f"{some_of(unknown)} is no fold; choose from 0 to 4, such as 0,1")
         return tuple(dict.fromkeys(folds))
 
     @field_validator("cron")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from pipeline.compare_link import run_id_of
 from pipeline.predict_models import NETWORKS, TRAINING_SETS
 from pipeline.record import is_finished
@@ -59,7 +59,9 @@ def pool_scores(home: Path, source: str, profile: str, output: Path | None) -> s
         )
     places, outdated = _of_today(workspace, places)
     if not places:
-        raise InputError(f"no scores of {source}/{profile} are of what lies there now: {'; '.join(outdated)}; rerun")
+        raise InputError(
+            f"no scores of {source}/{profile} are of what lies there now: {some_of(outdated, between='; ')}; rerun"
+        )
     labels, parts = _labels(workspace), [_heading(source, profile, places, outdated)]
     for file, title in _TITLES.items():
         lacking = [place for place in places if not (place.folder / file).is_file()]

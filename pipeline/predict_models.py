@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from imaging.labels import LABEL_SETS
 from imaging.regions import RegionConfig
 from pipeline.record import is_finished, read_record
@@ -228,7 +228,7 @@ def models_in(home: Path) -> list[str]:
 def _missing(home: Path, name: ModelName, fold: int | None) -> str:
     there = models_in(home)
     known = name.network in NETWORKS and name.training_set in TRAINING_SETS
-    holds = f"it holds {'; '.join(there)}" if there else "it holds no trained model"
+    holds = f"it holds {some_of(there, between='; ')}" if there else "it holds no trained model"
     remedy = (
         f"train it with `{_command(name.source, name.profile, str(fold or 0))}`"
         if known

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from filelock import FileLock
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from pipeline.object_store import VARIABLE, ObjectStore, UnreachableError
 from pipeline.record import RECORD, file_digests, replace_folder, swap_lock
 from pipeline.remote_seal import DamagedError, Seal
@@ -160,7 +160,7 @@ class Remote:
         try:
             self._store.download(f"{self._path(place)}/{seal.name}", seal.files, aside)
             if damaged := seal.damaged(aside):
-                raise DamagedError(f"{', '.join(damaged)} missing there or unlike the record's digest")
+                raise DamagedError(f"{some_of(damaged)} missing there or unlike the record's digest")
             if not state:
                 (aside / RECORD).write_bytes(seal.content)
             replace_folder(place, aside)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from imaging.sources import SOURCES
 from imaging.split import read_split
 from imaging.study_archive import StudyArchive
@@ -128,7 +128,7 @@ def _require_known(trained: Trained, split_path: Path, archive_path: Path, ident
     here = read_record(split_path.parent, SPLIT).data_version if trained.split_versions else ""
     if other := sorted(trained.split_versions - {here}):
         raise InputError(
-            f"{split_path}: is split {here}, {trained.what} was trained with {', '.join(other)}; train it again, or "
+            f"{split_path}: is split {here}, {trained.what} was trained with {some_of(other)}; train it again, or "
             "test on another source"
         )
 

@@ -172,6 +172,6 @@ def _validated(content: dict[str, Any]) -> Settings:
         field = ".".join(map(str, first["loc"])) or "as a whole"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise InputError(
-            f"setting {field!r}: {first['msg'].lower()}, got {first['input']!r}{more}; "
+            f"setting {field!r}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {first['input']!r}{more}; "
             f"profile {content['profile']!r} and its defaults are in pipeline/settings.py and pipeline/profiles"
         ) from error

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 
 ALL = "all"
 SMALLEST_TOTAL = 10
@@ -113,10 +113,9 @@ def _too_few(pools: Pools, wanted: int, largest: int) -> str:
         for name, count in point.counts(wanted).items()
         if count > pools[point][name]
     ]
-    more = f" (and {len(lacking) - 3} more)" if len(lacking) > 3 else ""
     advice = f"give --slices {largest}, " if largest >= SMALLEST_TOTAL else ""
     return (
-        f"{wanted} slices a point: {'; '.join(lacking[:3])}{more}; slices are not repeated: {advice}leave out such "
+        f"{wanted} slices a point: {some_of(lacking, 3, '; ')}; slices are not repeated: {advice}leave out such "
         "points, or make more with `scarforge run` and larger --set training_slices and --set synthetic_share"
     )
 
@@ -134,5 +133,5 @@ def _number(text: str, option: str, example: str) -> float:
 def _sorted_once(numbers: tuple[float, ...], option: str) -> tuple[float, ...]:
     twice = sorted({number for number in numbers if numbers.count(number) > 1})
     if twice:
-        raise InputError(f"{option} names {', '.join(f'{number:g}' for number in twice)} twice; give each once")
+        raise InputError(f"{option} names {some_of(f'{number:g}' for number in twice)} twice; give each once")
     return tuple(sorted(numbers))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from segmentation.contributions import collect_contributions, select_arm
 from segmentation.scores import RULES
 from segmentation.statistics import (
@@ -147,7 +147,7 @@ def refuse_differing(tables: Sequence[ScoredTable]) -> None:
                 differing.append(f"{key}: " + ", ".join(f"{v!r} in {n}" for v, n in values.items()))
     if differing:
         raise InputError(
-            f"tables of scores cannot be compared, they differ in {'; '.join(differing)}; "
+            f"tables of scores cannot be compared, they differ in {some_of(differing, between='; ')}; "
             "rematerialise the older ones with the same source, profile and code"
         )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from segmentation.scores import ALL_PATIENTS, COUNT_METRICS
 from segmentation.statistics import Contributions
 
@@ -115,6 +115,6 @@ def _refuse_two_folds(of_patients: pd.DataFrame) -> None:
     repeated = sorted(folds[folds > 1].index)
     if repeated:
         raise InputError(
-            f"patients {', '.join(repeated[:5])} were tested in more than one fold; "
+            f"patients {some_of(repeated)} were tested in more than one fold; "
             "the tables come from different splits: rematerialise them with one split"
         )

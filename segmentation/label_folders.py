@@ -16,7 +16,7 @@ from imaging.clinical import read_clinical_text
 from imaging.errors import InputError
 from imaging.labels import CINE_LABELS, EMIDEC_LABELS, CineTissue, LabelSet
 from imaging.nifti_study import nifti_files
-from imaging.source_files import inside, source_folder
+from imaging.source_files import composed, inside, source_folder
 
 PHASES = ("ED", "ES")
 
@@ -105,7 +105,7 @@ def find_label_maps(root: Path, form: LabelFormat, what: str) -> LabelFolder:
 def _emidec_files(root: Path) -> Iterator[tuple[str, str, Path]]:
     for folder in _folders(root):
         for stem, path in nifti_files(folder / "Contours"):
-            if stem == folder.name:
+            if stem == composed(folder.name):
                 yield stem, "", path
     for stem, path in nifti_files(root):
         yield stem, "", path
@@ -114,10 +114,10 @@ def _emidec_files(root: Path) -> Iterator[tuple[str, str, Path]]:
 def _acdc_files(root: Path, found: LabelFolder) -> Iterator[tuple[str, str, Path]]:
     for folder in (folder for place in (root, root / "training", root / "testing") for folder in _folders(place)):
         try:
-            found.phases[folder.name] = _phases(root, folder)
+            found.phases[composed(folder.name)] = _phases(root, folder)
         except InputError as error:
             found.problems.append(str(error))
-        yield from (named for named in _frames(folder) if named[0] == folder.name)
+        yield from (named for named in _frames(folder) if named[0] == composed(folder.name))
     for stem, path in nifti_files(root):
         if not _FRAME.fullmatch(stem):
             found.problems.append(f"{path}: the name tells no frame; name it as {ACDC.example}")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from imaging.box import Box
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from imaging.prepare import reference_box
 from imaging.prepared_study import PreparedStudy
 from imaging.study_archive import StudyArchive
@@ -98,5 +98,7 @@ def _load(archive: StudyArchive, case_ids: Sequence[str]) -> Iterator[PreparedSt
     chosen = set(case_ids)
     keys = [key for key in archive.keys() if key[0] in chosen]  # noqa: SIM118
     if not keys:
-        raise InputError(f"{archive.path}: holds none of the patients {sorted(chosen)[:5]}; check the split")
+        raise InputError(
+            f"{archive.path}: holds none of the patients [{some_of(map(repr, sorted(chosen)))}]; check the split"
+        )
     return (archive.load(*key) for key in keys)

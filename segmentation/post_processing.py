@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from imaging.labels import LabelSet, Tissue
 from segmentation.validation import ValidationData, mean_dice, positive_dice
 
@@ -58,7 +58,7 @@ def post_process(masks: Masks, labels: LabelSet, steps: Sequence[str]) -> Masks:
     """
     unknown = [name for name in steps if name not in STEPS]
     if unknown:
-        raise InputError(f"post-processing {', '.join(unknown)} does not exist; choose from {', '.join(STEPS)}")
+        raise InputError(f"post-processing {some_of(unknown)} does not exist; choose from {', '.join(STEPS)}")
     for name in steps if len(masks) else ():
         masks = STEPS[name](masks, labels)
     return masks

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from imaging.labels import LabelSet
 from segmentation.joint_scores import ALL_PATIENTS, joint_rows
 from segmentation.score_rules import COUNT_METRICS, RULES
@@ -119,7 +119,9 @@ def read_scores(path: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); {remedy}") from error
     if tuple(table.columns) != SCORE_COLUMNS:
-        raise InputError(f"{path}: has columns {list(table.columns)}, not {list(SCORE_COLUMNS)}; {remedy}")
+        raise InputError(
+            f"{path}: has columns [{some_of(map(repr, table.columns))}], not {list(SCORE_COLUMNS)}; {remedy}"
+        )
     return _typed(table)
 
 

@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from imaging.prepare import resample_image
 from imaging.study import Study
-
-_NAMED = 5  # patients that an error names before it counts the others
 
 
 @dataclass(frozen=True)
@@ -79,16 +77,10 @@ def refuse_seen(candidates: Sequence[Candidate], source: str, seen: Iterable[See
         known = sorted({study.case_id for study in candidates if _was_seen(study, source, one)})
         if known:
             raise InputError(
-                f"{one.what} was trained on {name_some(known)} ({len(known)} of "
+                f"{one.what} was trained on {some_of(known)} ({len(known)} of "
                 f"{len({study.case_id for study in candidates})} patients): its scores would flatter it; "
                 + _remedy(candidates, source, one)
             )
-
-
-def name_some(patients: Sequence[str]) -> str:
-    """Return the first few of some patients and how many more there are, for messages."""
-    more = f" and {len(patients) - _NAMED} more" if len(patients) > _NAMED else ""
-    return ", ".join(patients[:_NAMED]) + more
 
 
 def _was_seen(study: Candidate, source: str, one: SeenPatients) -> bool:

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from segmentation.blocks import SegmentationNetwork
 from segmentation.config import NetworkConfig, TrainConfig
-from segmentation.seen_patients import name_some
 from training.model_folder import read_config, read_model_json, read_weights, weights_digest
 
 _SHAPE = ("name", "widths", "bottleneck", "module_width")
@@ -66,6 +65,6 @@ def refuse_tested(folder: Path, source: str | None, tested: Iterable[str]) -> No
             )
         if known := sorted(set(tested) & set(one["patients"])):
             raise InputError(
-                f"{folder}: was trained on {name_some(known)}, whom this fold tests: its scores would "
+                f"{folder}: was trained on {some_of(known)}, whom this fold tests: its scores would "
                 "flatter it; start from a model of the same fold, or of another source"
             )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from imaging.dataset_card.facts import StudyFacts
+from imaging.errors import some_of
 from imaging.labels import PATIENT_GROUPS, LabelSet
 from imaging.regions import RegionConfig
 
@@ -203,5 +204,4 @@ def _count(number: int, one: str, several: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    rest = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+    return some_of(names, _NAMED)

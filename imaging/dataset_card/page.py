@@ -123,10 +123,15 @@ def _tables(card: DatasetCard) -> dict[str, PageTable]:
     spacing |= {"commonest": _text("commonest (studies)", _plain)}
     extent = {"extent": _text("extent")} | _numbers(significant, **_RANGE)
     clinical = {"field": _text("field")} | _counts("patients") | {"summary": _text("values", _plain)}
+    patients = {"case_id": _text("patient", _plain), "group": _text("group")} | _counts("studies")
+    patients |= {"frames": _text("frames", _plain), "slices": _text("slices of each study", _plain)}
+    if card.frames.empty:
+        del patients["frames"]
     rejected = {"case_id": _text("patient", _plain), "reason": _text("reason", _plain)}
     return {
         "groups": page_table("Patients, studies and slices", card.groups, {"group": _text("group")} | _SIZES),
         "frames": page_table("By frame", card.frames, {"frame": _text("frame")} | _SIZES),
+        "patients": page_table("Patients, each with what was taken for theirs", card.patients, patients),
         "tissues": page_table("Where each tissue is found", card.tissues, tissues),
         "volumes": page_table("Volumes in mL", card.volumes_ml, volumes, spanning=True),
         "spacing": page_table("Spacing in mm", card.spacing, spacing),

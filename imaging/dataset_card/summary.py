@@ -13,6 +13,7 @@ from imaging.dataset_card.tables import (
     frame_table,
     group_table,
     matrix_table,
+    patient_table,
     spacing_table,
     tissue_table,
     unlabelled_slices,
@@ -35,6 +36,7 @@ class DatasetCard:
         unlabelled_slices: Slices that carry no label.
         groups: Patients, studies and slices by patient group; the last row is all of them.
         frames: The same by frame; no rows for LGE.
+        patients: Each patient's frames and slices.
         tissues: Where each tissue is found, and its share of the regions' pixels.
         volumes_ml: Spread of each tissue's volume by group and frame.
         spacing: Of the studies' own grids, mm.
@@ -52,6 +54,7 @@ class DatasetCard:
     unlabelled_slices: int
     groups: pd.DataFrame
     frames: pd.DataFrame
+    patients: pd.DataFrame
     tissues: pd.DataFrame
     volumes_ml: pd.DataFrame
     spacing: pd.DataFrame
@@ -80,6 +83,7 @@ def summarise(archive: StudyArchive, facts: Sequence[StudyFacts], region: Region
         unlabelled_slices=unlabelled_slices(facts),
         groups=group_table(facts, groups, labels),
         frames=frame_table(facts),
+        patients=patient_table(facts, groups),
         tissues=tissue_table(facts, labels),
         volumes_ml=volume_table(facts, groups, labels),
         spacing=spacing_table(facts),

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from imaging.dataset_card.facts import StudyFacts
+from imaging.errors import some_of
 from imaging.labels import PATIENT_GROUPS, LabelSet
 
 ALL = "all"
@@ -27,6 +28,30 @@ def group_table(facts: Sequence[StudyFacts], groups: Mapping[str, str], labels: 
     shown = [g for g in PATIENT_GROUPS if labels.has_lesions or g in groups.values()]
     rows = [{"group": g, **_sizes([f for f in facts if groups[f.case_id] == g])} for g in shown]
     return pd.DataFrame([*rows, {"group": ALL, **_sizes(facts)}])
+
+
+def patient_table(facts: Sequence[StudyFacts], groups: Mapping[str, str]) -> pd.DataFrame:
+    """Return each patient's studies, so that files of two patients taken for one, or of one for two, are seen.
+
+    Columns: case_id, group, studies, frames (their names), slices (of each study, in the order of frames).
+
+    Args:
+        facts: Of all studies.
+        groups: Group by patient.
+    """
+    own = {case_id: [f for f in facts if f.case_id == case_id] for case_id in groups}
+    return pd.DataFrame(
+        [
+            {
+                "case_id": case_id,
+                "group": groups[case_id],
+                "studies": len(studies),
+                "frames": some_of(f.frame for f in studies) if any(f.frame for f in studies) else "",
+                "slices": some_of(f.shape[0] for f in studies),
+            }
+            for case_id, studies in own.items()
+        ]
+    )
 
 
 def frame_table(facts: Sequence[StudyFacts]) -> pd.DataFrame:
@@ -138,9 +163,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 def _distinct(values: Sequence[float]) -> dict[str, float | str]:
     counts = Counter(round(value, _DIGITS) for value in values)
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    shown = ", ".join(f"{value:g} ({count})" for value, count in ordered[:_COMMONEST])
-    rest = len(ordered) - _COMMONEST
-    commonest = f"{shown} and {rest} more" if rest > 0 else shown
+    commonest = some_of((f"{value:g} ({count})" for value, count in ordered), _COMMONEST)
     return {"distinct": len(counts), **_range(values), "commonest": commonest}
 
 

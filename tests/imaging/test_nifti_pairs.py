@@ -53,7 +53,7 @@ def test_an_image_whose_name_ends_like_a_masks_keeps_its_own_mask(tmp_path):
     for name in ("Case_P001", "Case_P001_seg"):
         fake_nifti_pairs.write_volume(image_path(tmp_path, name), label_map("Case_P001").astype(np.float32))
         fake_nifti_pairs.write_volume(mask_path(tmp_path, name), label_map("Case_P001"))
-    assert [(study.case_id, type(study)) for study in read(tmp_path)] == [
+    assert [(study.case_id, type(study)) for study in read(tmp_path, SourceConfig(one_slice_per_patient=True))] == [
         ("Case_P001", Study),
         ("Case_P001_seg", Study),
     ]

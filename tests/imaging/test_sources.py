@@ -17,7 +17,7 @@ WITH_ROOT = [name for name, source in SOURCES.items() if source.needs_root]
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_format_has_a_reader_with_the_arguments_it_is_given(name):
     source = SOURCES[name]
-    arguments = 2 if source.takes_config else 1
+    arguments = 2 if source.needs_root else 1
     assert len(inspect.signature(source.read).parameters) == arguments
 
 
