@@ -17,6 +17,7 @@ from imaging.errors import InputError
 from pipeline.emit import check_results_of, metadata_of
 from pipeline.end_with_spawner import end_with_spawner
 from pipeline.executor import executor_name
+from pipeline.finished import Finished
 from pipeline.night import YES, forced_attempt, night_tags
 from pipeline.outcome import Outcome
 from pipeline.record import Record, cache_key, produce, read_record
@@ -73,6 +74,14 @@ class Forge(dg.ConfigurableResource):
         if self.remote is not None:
             self.remote.refresh(place)
         return place
+
+    def finished(self, asset: str, fold: int | None = None, seed: int | None = None) -> Finished:
+        """Open the finished folder of an asset, whose files are compared with its record as they are read.
+
+        Raises:
+            InputError: It has not been materialised; the message says so.
+        """
+        return Finished.open(self.folder(asset, fold, seed), asset)
 
     def version(self, asset: str, fold: int | None, seed: int | None = None) -> str:
         """Return the data version of a finished asset.

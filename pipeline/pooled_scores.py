@@ -10,6 +10,7 @@ import pandas as pd
 
 from imaging.errors import InputError
 from pipeline.compare_link import run_id_of
+from pipeline.finished import Finished
 from pipeline.predict_models import NETWORKS, TRAINING_SETS
 from pipeline.record import is_finished
 from pipeline.remote import Remote
@@ -32,6 +33,10 @@ class _Place(NamedTuple):
     asset: str
     fold: int
     seed: int
+
+    def opened(self) -> Finished:
+        """Open it: its files are compared with its record as they are read."""
+        return Finished.open(self.folder, self.asset)
 
 
 def pool_scores(home: Path, source: str, profile: str, output: Path | None) -> str:
@@ -62,7 +67,7 @@ def pool_scores(home: Path, source: str, profile: str, output: Path | None) -> s
         raise InputError(f"no scores of {source}/{profile} are of what lies there now: {'; '.join(outdated)}; rerun")
     labels, parts = _labels(workspace), [_heading(source, profile, places, outdated)]
     for file, title in _TITLES.items():
-        lacking = [place for place in places if not (place.folder / file).is_file()]
+        lacking = [place for place in places if not place.opened().holds(file)]
         if lacking and not labels.has_lesions:
             continue
         parts.append(f"## {title}")
@@ -126,16 +131,18 @@ def _read(places: Sequence[_Place], file: str) -> list["ScoredTable"]:
     from segmentation.comparison import ScoredTable
     from segmentation.scores import read_scores
 
-    return [
-        ScoredTable(read_scores(place.folder / file), read_model_json(place.folder, "manifest.json"))
-        for place in places
-    ]
+    tables = []
+    for place in places:
+        scored = place.opened()
+        manifest = read_model_json(scored.file("manifest.json").parent, "manifest.json")
+        tables.append(ScoredTable(read_scores(scored.file(file)), manifest))
+    return tables
 
 
 def _labels(workspace: Workspace) -> "LabelSet":
     from imaging.study_archive import StudyArchive
 
-    return StudyArchive.open(workspace.place("studies") / "studies.h5").label_set
+    return StudyArchive.open(Finished.open(workspace.place("studies"), "studies").file("studies.h5")).label_set
 
 
 def _heading(source: str, profile: str, places: Sequence[_Place], outdated: Sequence[str]) -> str:

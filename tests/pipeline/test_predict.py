@@ -17,8 +17,7 @@ from pipeline.predict_models import ModelName, find_members, models_in
 from segmentation.post_processing import STEPS
 from tests.imaging import fake_sunnybrook
 from tests.imaging.fake_emidec import SPACING_MM, image_of, label_map, write_nifti
-from tests.pipeline.toy_models import CentralBox, nothing_odd, write_member
-from training.files import write_json
+from tests.pipeline.toy_models import CentralBox, nothing_odd, write_localiser, write_member
 
 MODEL = "emidec/tiny/attention_res_unet/real_only"
 # What a DICOM segmentation takes over; a miniature slice has none of it.
@@ -284,9 +283,7 @@ def test_an_unfinished_training_is_no_member(home):
 
 def test_the_localisers_of_another_source_are_named(tmp_path, home, plausible):
     for fold in (0, 2):
-        place = home / "acdc" / "quick" / "lv_localiser" / f"fold_{fold}"
-        place.mkdir(parents=True)
-        write_json(place / "record.json", {})
+        write_localiser(home, fold, "acdc", "quick")
     run(home, tmp_path / "out", write_study(tmp_path / "a.nii.gz"), localiser="acdc/quick")
     assert pd.read_csv(tmp_path / "out" / "predictions.csv").loc[0, "localiser"] == "acdc/quick, fold 0, 2"
     with pytest.raises(InputError, match=r"mscmr/quick/lv_localiser: has no finished localiser; train it with"):
