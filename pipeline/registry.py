@@ -103,9 +103,9 @@ class ChampionBook:
         from segmentation.scores import read_scores
 
         path = self.folder / champion.scores
+        if champion.scores_sha256 and path.is_file() and known_digest(path) != champion.scores_sha256:
+            raise self._unreadable(path, InputError("it is not the table that the champion was judged by"))
         try:
-            if champion.scores_sha256 and path.is_file() and known_digest(path) != champion.scores_sha256:
-                raise InputError("it is not the table that the champion was judged by")
             return ScoredTable(read_scores(path), champion.manifest)
         except InputError as error:
             raise self._unreadable(path, error) from error
