@@ -23,7 +23,7 @@ from pipeline.outcome import Outcome
 from pipeline.record import Record, cache_key, produce, read_record
 from pipeline.remote import Remote
 from pipeline.transient import retried
-from pipeline.workspace import Workspace
+from pipeline.workspace import Workspace, home_of
 
 if TYPE_CHECKING:  # reading the settings imports every part's configuration; only a step needs that
     from pipeline.settings import Settings
@@ -48,7 +48,7 @@ class Forge(dg.ConfigurableResource):
     source: str = "phantom"
     root: str = ""
     profile: str = "demo"
-    home: str = "workspace"
+    home: str = ""  # SCARFORGE_HOME where it is empty
     overrides: list[str] = []  # noqa: RUF012 # a field of the resource, not a shared default
     seeds: list[int] = []  # noqa: RUF012
 
@@ -61,7 +61,7 @@ class Forge(dg.ConfigurableResource):
     @property
     def workspace(self) -> Workspace:
         """Return the folders of this source and profile."""
-        return Workspace(Path(self.home).absolute(), self.source, self.profile)
+        return Workspace(Path(self.home).absolute() if self.home else home_of(os.environ), self.source, self.profile)
 
     @cached_property
     def remote(self) -> Remote | None:

@@ -25,7 +25,7 @@ def print_result(forge: Forge, fold: int) -> None:
     else:
         console.print(_table(dice_table(_score_files(forge, fold)), f"Mean Dice on the test patients of fold {fold}"))
     console.print(f"All stages, models and scores: {forge.workspace.root}", highlight=False, soft_wrap=True)
-    console.print(f"Dagster and MLflow: SCARFORGE_HOME={forge.home} make ui", highlight=False, soft_wrap=True)
+    console.print(f"Dagster and MLflow: SCARFORGE_HOME={forge.workspace.home} make ui", highlight=False, soft_wrap=True)
 
 
 def dice_table(files: list[Path]) -> pd.DataFrame:
