@@ -17,6 +17,7 @@ from imaging.clinical import read_clinical_text
 from imaging.errors import InputError
 from imaging.labels import CINE_LABELS, CineTissue
 from imaging.nifti_study import NamedFile, NiftiPair, nifti_files, nifti_study, pair_by_name
+from imaging.own_files import without_own
 from imaging.source_files import inside, source_folder
 from imaging.study import RejectedStudy, Study, read_or_reject
 
@@ -40,7 +41,7 @@ def read_acdc(root: Path) -> Iterator[Study | RejectedStudy]:
     """
     root = source_folder(root, "ACDC", "patient001 and so on")
     places = (root, root / "training", root / "testing")
-    folders = [path for place in places for path in place.glob("patient*") if path.is_dir()]
+    folders = [path for place in places for path in without_own(place.glob("patient*")) if path.is_dir()]
     if not folders:
         raise InputError(
             f"ACDC folder {root} holds no patient* folder, nor do its training and testing; "

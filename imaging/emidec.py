@@ -13,6 +13,7 @@ from imaging.clinical import read_clinical_table, read_clinical_text
 from imaging.errors import InputError
 from imaging.labels import EMIDEC_LABELS
 from imaging.nifti_study import nifti_study
+from imaging.own_files import without_own
 from imaging.source_files import find_file, inside, source_folder
 from imaging.study import RejectedStudy, Study, read_or_reject
 
@@ -28,7 +29,7 @@ def read_emidec(root: Path) -> Iterator[Study | RejectedStudy]:
         InputError: `root` is no folder, or holds no `Case_*` folder.
     """
     root = source_folder(root, "EMIDEC", "Case_P001 and so on")
-    folders = sorted(folder for folder in root.glob("Case_*") if folder.is_dir())
+    folders = sorted(folder for folder in without_own(root.glob("Case_*")) if folder.is_dir())
     if not folders:
         raise InputError(f"EMIDEC folder {root} holds no Case_* folder; give the folder that holds Case_P001 ...")
     table = _clinical_table(root)

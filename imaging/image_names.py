@@ -7,6 +7,7 @@ from pathlib import Path
 
 from imaging.errors import InputError
 from imaging.image_files import page_count
+from imaging.own_files import without_own
 from imaging.source_files import inside
 
 HOLDS = "images/NAME.png and masks/NAME.png"
@@ -115,7 +116,7 @@ def _image_files(folder: Path) -> Iterator[tuple[str, Path]]:
 def _listed(folder: Path) -> list[Path]:
     """Return what a folder holds without hidden files: macOS leaves one beside each file."""
     try:
-        return sorted(path for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
+        return sorted(path for path in without_own(folder.iterdir()) if path.name[0] != ".") if folder.is_dir() else []
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed ({error.strerror}); correct its permissions") from error
 

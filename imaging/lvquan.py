@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from imaging.errors import InputError
 from imaging.labels import CINE_LABELS
 from imaging.matlab import MatFile, open_mat
+from imaging.own_files import without_own
 from imaging.source_config import SourceConfig
 from imaging.source_files import inside, source_folder
 from imaging.study import RejectedStudy, Study, check_geometry, read_or_reject
@@ -179,7 +180,8 @@ def _float32(values: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _mat_files(root: Path) -> list[Path]:
-    return sorted(path for path in root.glob("*") if path.suffix.lower() == ".mat" and not path.name.startswith("."))
+    visible = (path for path in without_own(root.glob("*")) if not path.name.startswith("."))
+    return sorted(path for path in visible if path.suffix.lower() == ".mat")
 
 
 def _only_file(root: Path) -> Path:

@@ -12,6 +12,7 @@ from imaging.errors import InputError
 from imaging.label_values import to_labels
 from imaging.labels import LabelSet, patient_group
 from imaging.nifti import read_nifti_pair
+from imaging.own_files import without_own
 from imaging.source_files import find_file
 from imaging.study import Study
 
@@ -91,14 +92,18 @@ def nifti_study(
     )
 
 
-def nifti_files(folder: Path) -> list[NamedFile]:
+def nifti_files(folder: Path, own: bool = False) -> list[NamedFile]:
     """Return name without `.nii` or `.nii.gz`, and path, of what a folder holds; nothing where there is no folder.
+
+    Args:
+        folder: The folder.
+        own: Also what this program wrote there, such as the label maps of `scarforge predict`.
 
     Raises:
         InputError: The folder cannot be listed.
     """
     try:
-        paths = sorted(folder.iterdir()) if folder.is_dir() else []
+        paths = sorted(folder.iterdir() if own else without_own(folder.iterdir())) if folder.is_dir() else []
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed ({error.strerror}); correct its permissions") from error
     found = ((_NIFTI.fullmatch(path.name), path) for path in paths)

@@ -18,6 +18,7 @@ from imaging.dicom.slice_file import DicomSlice
 from imaging.dicom.volume import dicom_volume
 from imaging.errors import InputError
 from imaging.labels import CINE_LABELS, CineTissue, patient_group
+from imaging.own_files import without_own
 from imaging.source_files import source_folder
 from imaging.study import RejectedStudy, Study, read_or_reject
 from imaging.sunnybrook_files import Contours, contoured_slices
@@ -39,7 +40,8 @@ def read_sunnybrook(root: Path) -> Iterator[Study | RejectedStudy]:
         InputError: `root` is no folder, or none of its folders holds DICOM files and contours.
     """
     root = source_folder(root, "Sunnybrook", "SCD0000101 and so on")
-    folders = sorted(path for path in root.glob("*") if path.is_dir() and not path.name.startswith((".", "__")))
+    visible = (path for path in without_own(root.glob("*")) if not path.name.startswith((".", "__")))
+    folders = sorted(path for path in visible if path.is_dir())
     if not any(_is_case(folder) for folder in folders):
         raise InputError(
             f"Sunnybrook folder {root} holds no folder with .dcm files and IM-0001-0048-icontour-manual.txt and so on; "

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from imaging.errors import InputError
-from pipeline.workspace import addressable
+from pipeline.workspace import addressable, mark_home
 from training.files import write_atomically
 
 POSTGRES_VARIABLE = "SCARFORGE_DAGSTER_POSTGRES"
@@ -77,6 +77,7 @@ def prepare_dagster_home(home: Path, environment: Mapping[str, str] = os.environ
         InputError: The variable names no PostgreSQL database, its driver is not installed, or the `dagster.yaml` that
             is there keeps runs elsewhere.
     """
+    mark_home(home.absolute())
     folder = addressable(home.absolute()) / "dagster"
     _write_settings(folder, _asks_for_postgres(environment))
     _write_once(folder / "workspace.yaml", _WORKSPACE)

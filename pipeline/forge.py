@@ -147,6 +147,7 @@ class Forge(dg.ConfigurableResource):
         plain = config.model_dump(mode="json") if isinstance(config, FrozenConfig) else dict(config or {})
         code_version = context.assets_def.code_versions_by_key[context.asset_key] or ""
         place = self.workspace.place(asset, fold, seed)
+        self.workspace.mark()
         start = time.monotonic()
         key = cache_key(code_version, parents, plain)
         attempt = _forced(context, key) if asset in TRAINED else ""

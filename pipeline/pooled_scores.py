@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 
 from imaging.errors import InputError
+from imaging.own_files import mark_own
 from pipeline.compare_link import run_id_of
 from pipeline.finished import Finished
 from pipeline.predict_models import NETWORKS, TRAINING_SETS
@@ -89,7 +90,7 @@ def _lacking(places: Sequence[_Place]) -> str:
 
 def _write(output: Path, suffix: str, pooled: "PooledScores | None") -> None:
     """Write both tables, or remove those of an earlier call."""
-    output.mkdir(parents=True, exist_ok=True)
+    mark_own(output, ("scores.md", "runs.csv"), ("summary*.csv", "detection*.csv"))
     for name in ("summary", "detection"):
         path = output / f"{name}{suffix}.csv"
         if pooled:

@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from imaging.errors import InputError
 from pipeline.tracking_postgres import prepare_postgres
-from pipeline.workspace import ARTIFACTS, sqlite_uri
+from pipeline.workspace import ARTIFACTS, SPOOL, sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -73,7 +73,7 @@ def tracking_places(home: Path, environment: Mapping[str, str]) -> TrackingPlace
     home = home.absolute()
     uri = environment.get("MLFLOW_TRACKING_URI") or sqlite_uri(home)
     root = None if uri.startswith("http") else home / ARTIFACTS
-    return TrackingPlaces(uri=uri, artifact_root=root, spool=home / "tracking_spool")
+    return TrackingPlaces(uri=uri, artifact_root=root, spool=home / SPOOL)
 
 
 def connect(uri: str) -> MlflowClient:

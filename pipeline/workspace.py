@@ -9,8 +9,10 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from imaging.errors import InputError
+from imaging.own_files import EVERYTHING, mark_own
 
-DATABASE, ARTIFACTS = "mlflow.db", "mlflow_artifacts"
+DATABASE, ARTIFACTS, SPOOL = "mlflow.db", "mlflow_artifacts", "tracking_spool"
+MESSAGES = "notifications.log"
 
 
 def home_of(environment: Mapping[str, str]) -> Path:
@@ -62,6 +64,11 @@ def _no_link(folder: Path, reason: str) -> str:
     )
 
 
+def mark_home(home: Path) -> None:
+    """Mark what lies in a workspace beside the folders of its sources."""
+    mark_own(home, ("dagster", "logs", "locks", SPOOL, ARTIFACTS, MESSAGES), (f"{DATABASE}*",))
+
+
 def sqlite_uri(home: Path) -> str:
     """Return the address of MLflow's default store in a workspace: an SQLite file beside the artifacts."""
     return f"sqlite:///{addressable(home) / DATABASE}"
@@ -89,10 +96,15 @@ class Workspace:
             folder = folder / f"seed_{seed}"
         return folder
 
+    def mark(self) -> None:
+        """Mark what lies here as the program's own: a folder of studies may hold the workspace."""
+        mark_home(self.home)
+        mark_own(self.root, (), (EVERYTHING,))
+
     @property
     def spool(self) -> Path:
         """Where tracking keeps what could not be sent."""
-        return self.home / "tracking_spool"
+        return self.home / SPOOL
 
     @property
     def locks(self) -> Path:
