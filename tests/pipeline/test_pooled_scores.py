@@ -159,7 +159,10 @@ def test_a_table_that_one_fold_lacks_is_not_shown_and_the_fold_is_named(home, tm
     (tmp_path / "summary_without_unsure_lesions.csv").write_text("of an earlier call")
     text = pool_scores(home, "phantom", "tiny", tmp_path)
     assert f"Not there yet for {MODEL}_scores fold 0 seed 0" in text
-    assert {path.name for path in tmp_path.iterdir()} == {"scores.md", "runs.csv", "summary.csv", "detection.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("scores.md", "runs.csv", "summary.csv", "detection.csv"),
+        ".scarforge",
+    }
 
 
 def test_scores_of_a_model_that_was_trained_anew_since_are_left_out_and_named(home, tmp_path):

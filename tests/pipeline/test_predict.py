@@ -87,6 +87,26 @@ def test_a_study_gives_map_numbers_pictures_and_a_page(tmp_path, home, plausible
     assert "<script" not in page
 
 
+@pytest.mark.parametrize("place", ["results", "."])
+def test_results_below_the_studies_are_no_studies_at_the_next_call(tmp_path, home, plausible, place):
+    studies = tmp_path / "in"
+    write_study(studies / "p1" / "a.nii.gz")
+    for _ in range(2):
+        assert run(home, studies / place, studies) == 0
+        assert list(pd.read_csv(studies / place / "predictions.csv")["case_id"]) == ["a"]
+    write_study(studies / place / "p2" / "b.nii.gz")
+    run(home, studies / place, studies)
+    assert sorted(pd.read_csv(studies / place / "predictions.csv")["case_id"]) == ["a", "b"]
+
+
+def test_flagged_results_are_no_studies_either(tmp_path, home):
+    studies = tmp_path / "in"
+    write_study(studies / "p1" / "a.nii.gz")
+    for _ in range(2):
+        assert run(home, studies / "out", studies) == 3
+    assert (studies / "out" / "flagged" / "a.nii.gz").is_file()
+
+
 def test_seeds_and_folds_are_averaged_unless_a_fold_is_named(tmp_path, home, plausible, capsys):
     write_member(home, 0, 1)
     write_member(home, 3, 0)
