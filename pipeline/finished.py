@@ -61,6 +61,8 @@ class Finished:
 
     def _refusal(self, path: Path, fault: str) -> InputError:
         asset = self.record.asset
+        if (self.folder / RECORD).is_file() and read_record(self.folder, asset) != self.record:
+            return InputError(f"{path}: was replaced while in use; start again, so that one content is used throughout")
         return InputError(f"{path}: {fault}, says the record of {asset!r}; rematerialise the asset {asset!r}")
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -123,7 +124,8 @@ def load_model(
     localiser_name = REFERENCE_BOX
     if localise:
         folders, localiser_name = find_localisers(home, name, [member.fold for member in members], localiser)
-    places = [Finished.open(member.folder, name.asset).model() for member in members]
+    with ThreadPoolExecutor() as pool:  # digests of 100 MB each, which free the interpreter's lock
+        places = list(pool.map(lambda member: Finished.open(member.folder, name.asset).model(), members))
     reasons = _reasons(home, name, members) if post_processing else ()
     sure_lesions_only = any(reason.step == "unsure_lesions" and reason.applied for reason in reasons)
     segmenter = load_ensemble(places, compute, flips, post_processing, sure_lesions_only)
