@@ -10,11 +10,12 @@ import pandas as pd
 from assets.check_specs import check_spec
 from assets.current_scores import SCORES, scoring_version, staleness
 from assets.folds import FOLDS, OWNERS
+from assets.inputs import model_card
 from imaging.errors import InputError
 from pipeline.forge import Forge, require_fold
 from pipeline.night_run import night_figures, track_night
 from pipeline.outcome import Check, Fact, Outcome, text
-from pipeline.record import partial_name, read_record
+from pipeline.record import partial_name
 from pipeline.registry import Candidate, ChampionBook, Decision, decide, tell_registry
 
 # A night may be late; a week of missed nights is a fault.
@@ -93,22 +94,20 @@ def read_candidate(forge: Forge, kind: str, fold: int) -> Candidate:
     """Read the present model of a kind: what it is, how it scored, and which trainings made it."""
     from segmentation.comparison import ScoredTable
     from segmentation.scores import RULES_VERSION, read_scores
-    from training.model_folder import read_model_json
 
     seeds = forge.settings().seeds
-    places = {seed: forge.folder(kind, fold, seed) for seed in seeds}
-    records = {seed: read_record(place, kind) for seed, place in places.items()}
-    cards = {seed: read_model_json(place, "model_card.json") for seed, place in places.items()}
-    tables = [read_scores(forge.folder(f"{kind}_scores", fold, seed) / "scores.csv") for seed in seeds]
+    trained = {seed: forge.finished(kind, fold, seed) for seed in seeds}
+    cards = {seed: model_card(forge, kind, fold, seed) for seed in seeds}
+    tables = [read_scores(forge.finished(f"{kind}_scores", fold, seed).file("scores.csv")) for seed in seeds]
     table = pd.concat(tables, ignore_index=True)
     manifest = {name: forge.version(name, None) for name in ("studies", "patient_split")}
     manifest |= {"fold": str(fold), "scoring": RULES_VERSION}
     return Candidate(
         network=cards[seeds[0]]["network"],
         training_set=cards[seeds[0]]["training_set"],
-        version="+".join(record.data_version for record in records.values()),
+        version="+".join(model.record.data_version for model in trained.values()),
         table=ScoredTable(table[table["training_set"] != ""].reset_index(drop=True), manifest),
-        trainings={seed: f"{kind}/{partial_name(places[seed], record)}" for seed, record in records.items()},
+        trainings={seed: f"{kind}/{partial_name(model.folder, model.record)}" for seed, model in trained.items()},
         cards=cards,
     )
 

@@ -12,7 +12,7 @@ from assets.check_specs import check_spec
 from assets.comparison_report import report_material
 from assets.current_scores import SCORES, staleness
 from assets.folds import FOLDS, OWNERS
-from assets.inputs import open_studies
+from assets.inputs import model_card, open_studies
 from pipeline.compare_link import compare_facts
 from pipeline.forge import Forge, say
 from pipeline.outcome import Check, Fact, Outcome, image
@@ -76,9 +76,9 @@ def _compare(
 
     tables = []
     for place in found:
-        source = forge.folder(*place)
-        manifest = json.loads((source / "manifest.json").read_text(encoding="utf-8"))
-        tables.append(ScoredTable(read_scores(source / "scores.csv"), manifest))
+        source = forge.finished(*place)
+        manifest = json.loads(source.file("manifest.json").read_text(encoding="utf-8"))
+        tables.append(ScoredTable(read_scores(source.file("scores.csv")), manifest))
     result = compare_arms(tables)
     result.summary.to_csv(folder / "summary.csv", index=False)
     result.differences.to_csv(folder / "differences.csv", index=False)
@@ -134,11 +134,9 @@ def _headline(result: "Comparison") -> dict[str, float]:
 
 def _equal_arms(forge: Forge, found: list[tuple[str, int, int]]) -> Check:
     """Check that both arms of each network had the same number of slices and optimiser steps."""
-    from training.model_folder import read_model_json
-
     rows = []
     for name, fold, seed in found:
-        card = read_model_json(forge.folder(name.removesuffix("_scores"), fold, seed), "model_card.json")
+        card = model_card(forge, name.removesuffix("_scores"), fold, seed)
         rows.append(
             {"network": card["network"], "fold": fold, "seed": seed} | {k: card[k] for k in ("slices", "steps")}
         )

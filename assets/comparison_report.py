@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from assets.inputs import open_slices, open_studies
+from assets.inputs import model_card, open_slices, open_studies
+from pipeline.finished import Finished
 from pipeline.forge import Forge, __version__
 from pipeline.machine import usable_cores
-from pipeline.record import read_record
 
 if TYPE_CHECKING:
     from segmentation.comparison import Comparison
@@ -111,11 +111,11 @@ def _predictions(forge: Forge, found: Sequence[Place]) -> tuple[list["Prediction
 
     predictions, lacking = [], set()
     for name, fold, seed in found:
-        path = forge.folder(name, fold, seed) / "predictions.h5"
-        if path.exists():
+        scored = forge.finished(name, fold, seed)
+        if scored.holds("predictions.h5"):
             card = _card(forge, name, fold, seed)
             arm = Arm(str(card["network"]), str(card["training_set"]), seed)
-            predictions.append(Prediction(fold, arm, read_predictions(path)))
+            predictions.append(Prediction(fold, arm, read_predictions(scored.file("predictions.h5"))))
         else:
             lacking.add(fold)
     return predictions, sorted(lacking)
@@ -125,25 +125,22 @@ def _training(forge: Forge, name: str, fold: int, seed: int) -> "Training":
     from segmentation.report.material import Training
 
     model = name.removesuffix("_scores")
-    folder = forge.folder(model, fold, seed)
-    history = folder / "history.csv"
+    trained = forge.finished(model, fold, seed)
     return Training(
         fold=fold,
         card=_card(forge, name, fold, seed),
-        history=pd.read_csv(history) if history.exists() else pd.DataFrame(),
-        run_url=_run_url(folder, model),
-        scores_url=_run_url(forge.folder(name, fold, seed), name),
+        history=pd.read_csv(trained.file("history.csv")) if trained.holds("history.csv") else pd.DataFrame(),
+        run_url=_run_url(trained),
+        scores_url=_run_url(forge.finished(name, fold, seed)),
     )
 
 
 def _card(forge: Forge, name: str, fold: int, seed: int) -> dict[str, object]:
-    from training.model_folder import read_model_json
-
-    return read_model_json(forge.folder(name.removesuffix("_scores"), fold, seed), "model_card.json")
+    return model_card(forge, name.removesuffix("_scores"), fold, seed)
 
 
-def _run_url(folder: Path, asset: str) -> str:
-    fact = read_record(folder, asset).outcome.facts.get("mlflow_run")
+def _run_url(finished: Finished) -> str:
+    fact = finished.record.outcome.facts.get("mlflow_run")
     return str(fact.value) if fact else ""
 
 

@@ -4,7 +4,7 @@ import dagster as dg
 
 from assets import scores
 from pipeline.forge import Forge
-from pipeline.record import cache_key, is_finished, read_record
+from pipeline.record import cache_key, is_finished
 
 SCORES = (
     "attention_res_unet_real_only_scores",
@@ -23,7 +23,8 @@ def staleness(forge: Forge, name: str, fold: int, seed: int) -> str:
 
     if lost := _lost(forge, name, fold, seed):
         return lost
-    if read_model_json(forge.folder(name, fold, seed), "manifest.json") != forge.manifest():
+    scored = forge.finished(name, fold, seed).file("manifest.json")
+    if read_model_json(scored.parent, scored.name) != forge.manifest():
         return "made with other data, code or settings"
     return _of_another_model(forge, name, fold, seed)
 
@@ -45,7 +46,7 @@ def _lost(forge: Forge, name: str, fold: int, seed: int) -> str:
 
 
 def _of_another_model(forge: Forge, name: str, fold: int, seed: int) -> str:
-    if read_record(forge.folder(name, fold, seed), name).cache_key == scores_key(forge, name, fold, seed):
+    if forge.finished(name, fold, seed).record.cache_key == scores_key(forge, name, fold, seed):
         return ""
     return f"made of another {name.removesuffix('_scores')} than the present one, of other slices or by other rules"
 

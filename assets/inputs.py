@@ -1,7 +1,7 @@
-"""Opening what other assets have finished, by the asset's name."""
+"""Opening what other assets have finished, by the asset's name; every file is compared with its asset's record."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imaging.slice_store import SliceStore
 from pipeline.forge import Forge
@@ -15,22 +15,22 @@ VARIED_SLICES = "varied_slices.h5"
 
 def studies_file(forge: Forge) -> Path:
     """Return the archive that `studies` wrote."""
-    return forge.folder("studies") / "studies.h5"
+    return forge.finished("studies").file("studies.h5")
 
 
 def split_file(forge: Forge) -> Path:
     """Return the folds that `patient_split` wrote."""
-    return forge.folder("patient_split") / "patient_split.json"
+    return forge.finished("patient_split").file("patient_split.json")
 
 
 def slices_file(forge: Forge, asset: str, fold: int) -> Path:
     """Return the slice store of an asset."""
-    return forge.folder(asset, fold) / "slices.h5"
+    return forge.finished(asset, fold).file("slices.h5")
 
 
 def varied_slices_file(forge: Forge, fold: int) -> Path:
     """Return the store of synthetic slices that is trained on."""
-    return forge.folder("synthetic_slices", fold) / VARIED_SLICES
+    return forge.finished("synthetic_slices", fold).file(VARIED_SLICES)
 
 
 def open_studies(forge: Forge) -> "StudyArchive":
@@ -49,9 +49,16 @@ def open_split(forge: Forge, fold: int) -> "FoldSplit":
 
 def open_slices(forge: Forge, asset: str, fold: int) -> SliceStore:
     """Open the slice store of an asset."""
-    return SliceStore.open(slices_file(forge, asset, fold))
+    return SliceStore.open(slices_file(forge, asset, fold), verify=False)  # its bytes are the recorded ones
 
 
 def open_varied_slices(forge: Forge, fold: int) -> SliceStore:
     """Open the synthetic slices as they are trained on: under the recipe that varies the real ones."""
-    return SliceStore.open(varied_slices_file(forge, fold))
+    return SliceStore.open(varied_slices_file(forge, fold), verify=False)
+
+
+def model_card(forge: Forge, asset: str, fold: int, seed: int) -> dict[str, Any]:
+    """Read the card of a model."""
+    from training.model_folder import read_model_json
+
+    return read_model_json(forge.finished(asset, fold, seed).file("model_card.json").parent, "model_card.json")

@@ -80,7 +80,7 @@ def _material(forge: Forge, fold: int, compute: "Compute") -> "Material":
         open_slices(forge, "synthetic_slices", fold),
         training,
         validation,
-        redraw(forge.folder("pix2pix", fold), images, masks, compute, settings.split_seed),
+        redraw(forge.finished("pix2pix", fold).model(), images, masks, compute, settings.split_seed),
         painter.in_context(images, masks, margin_px) if context else painter(masks),
     )
 

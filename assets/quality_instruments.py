@@ -33,11 +33,11 @@ def instruments_of(
     from segmentation.predict import load_segmenter
 
     fold, settings = require_fold(context), forge.settings()
-    judge = load_segmenter(forge.folder(JUDGE, fold, settings.seeds[0]), compute)
+    judge = load_segmenter(forge.finished(JUDGE, fold, settings.seeds[0]).model(), compute)
     return Instruments(
         extractors(settings.quality, judge, compute),
         judge.labels,
-        _draw(forge.folder("pix2pix", fold), validation, compute),
+        _draw(forge.finished("pix2pix", fold).model(), validation, compute),
         perceptual_distances(settings.quality, compute),
         _taught_by_synthetic(context, forge, folder, compute),
     )

@@ -73,7 +73,7 @@ def _score(
 
     fold, settings = require_fold(context), forge.settings()
     compute = choose_compute(settings.device, settings.precision)
-    segmenter = load_segmenter(forge.folder(f"{network}_{training_set}", fold, seed), compute)
+    segmenter = load_segmenter(forge.finished(f"{network}_{training_set}", fold, seed).model(), compute)
     patients = _held_out(forge, fold)
     probabilities = segmenter.probabilities(patients.images())
     predicted = probabilities.argmax(axis=1).astype(np.uint8)
@@ -123,11 +123,10 @@ def _held_out(forge: Forge, fold: int) -> "HeldOutPatients":
     from imaging.regions import read_regions
     from segmentation.held_out import HeldOutPatients
 
-    real = forge.folder("real_slices", fold)
     return HeldOutPatients(
         open_studies(forge),
         open_slices(forge, "real_slices", fold),
-        read_regions(real / "regions.csv"),
+        read_regions(forge.finished("real_slices", fold).file("regions.csv")),
         open_split(forge, fold),
     )
 

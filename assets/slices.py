@@ -44,7 +44,7 @@ def _cut(folder: Path, forge: Forge, fold: int, code_version: str) -> Outcome:
 
     archive = open_studies(forge)
     split = open_split(forge, fold)
-    boxes = read_boxes(forge.folder("lv_localiser", fold) / "boxes.csv")
+    boxes = read_boxes(forge.finished("lv_localiser", fold).file("boxes.csv"))
     settings = forge.settings()
     path = folder / "slices.h5"
     regions = write_real_slices(path, archive, split, boxes, settings.region, settings.split_seed, code_version)

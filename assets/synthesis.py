@@ -151,7 +151,7 @@ def _draw(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outc
     fold, settings = require_fold(context), forge.settings()
     path = folder / "slices.h5"
     generate_slices(
-        forge.folder("pix2pix", fold),
+        forge.finished("pix2pix", fold).model(),
         open_slices(forge, "lesion_masks", fold),
         path,
         settings.synthetic_slices,

@@ -17,6 +17,7 @@ from imaging.clinical import read_clinical_text
 from imaging.errors import InputError
 from imaging.labels import CINE_LABELS, CineTissue
 from imaging.nifti_study import NamedFile, NiftiPair, nifti_files, nifti_study, pair_by_name
+from imaging.own_files import without_own
 from imaging.patient_names import NamedPlace, Place, tell_places
 from imaging.source_config import DEFAULT, SourceConfig
 from imaging.source_files import composed, files_below, inside, nifti_stem, source_folder, unread_files
@@ -45,7 +46,7 @@ def read_acdc(root: Path, config: SourceConfig = DEFAULT) -> Iterator[Study | Re
     """
     root = source_folder(root, "ACDC", "patient001 and so on")
     parts = (root, root / "training", root / "testing")
-    folders = [path for part in parts for path in part.glob("patient*") if path.is_dir()]
+    folders = [path for part in parts for path in without_own(part.glob("patient*")) if path.is_dir()]
     if not folders:
         raise InputError(
             f"ACDC folder {root} holds no patient* folder, nor do its training and testing; "

@@ -13,6 +13,7 @@ from imaging.clinical import read_clinical_table, read_clinical_text
 from imaging.errors import InputError
 from imaging.labels import EMIDEC_LABELS
 from imaging.nifti_study import nifti_files, nifti_study
+from imaging.own_files import without_own
 from imaging.patient_names import NamedPlace, Place, tell_places
 from imaging.source_config import DEFAULT, SourceConfig
 from imaging.source_files import composed, files_below, find_file, inside, nifti_stem, source_folder, unread_files
@@ -35,7 +36,7 @@ def read_emidec(root: Path, config: SourceConfig = DEFAULT) -> Iterator[Study | 
         InputError: `root` is no folder, or holds no `Case_*` folder, or names leave open what is a patient.
     """
     root = source_folder(root, "EMIDEC", "Case_P001 and so on")
-    folders = sorted(folder for folder in root.glob("Case_*") if folder.is_dir())
+    folders = sorted(folder for folder in without_own(root.glob("Case_*")) if folder.is_dir())
     if not folders:
         raise InputError(f"EMIDEC folder {root} holds no Case_* folder; give the folder that holds Case_P001 ...")
     named = [NamedPlace(composed(folder.name), folder) for folder in folders]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from imaging.errors import InputError, some_of
 from imaging.labels import CINE_LABELS
 from imaging.matlab import MatFile, open_mat
+from imaging.own_files import without_own
 from imaging.patient_names import NamedPlace, Place, tell_places
 from imaging.source_config import DEFAULT, SourceConfig
 from imaging.source_files import composed, inside, source_folder
@@ -193,7 +194,8 @@ def _float32(values: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _mat_files(root: Path) -> list[Path]:
-    return sorted(path for path in root.glob("*") if path.suffix.lower() == ".mat" and not path.name.startswith("."))
+    visible = (path for path in without_own(root.glob("*")) if not path.name.startswith("."))
+    return sorted(path for path in visible if path.suffix.lower() == ".mat")
 
 
 def _only_file(root: Path) -> Path:

@@ -14,6 +14,7 @@ from imaging.dicom.slice_file import DicomSlice
 from imaging.dicom.volume import DicomVolume, dicom_volume
 from imaging.errors import InputError
 from imaging.nifti import NiftiVolume, read_nifti
+from imaging.own_files import Mark
 from imaging.source_files import inside, nifti_stem
 
 _DICOM_SUFFIXES = (".dcm", ".ima")
@@ -102,6 +103,8 @@ def _besides(error: InputError, notes: Sequence[str]) -> str:
 
 def find_studies(given: Sequence[Path]) -> list[FoundStudy]:
     """Return the studies among files and folders, folders searched to any depth, in the order of names.
+
+    In folders, what this program wrote is passed over; a file that is named is taken, whoever wrote it.
 
     Raises:
         InputError: A path does not exist or holds no study, or two studies have the same name.
@@ -196,7 +199,8 @@ def _studies_at(path: Path) -> list[FoundStudy]:
         found = list(_studies_below(path))
         if not found:
             raise InputError(
-                f"{path}: holds neither NIfTI files nor DICOM slices; give a study, or a folder of studies"
+                f"{path}: holds neither NIfTI files nor DICOM slices (ScarForge's own results do not count); "
+                "give a study, or a folder of studies"
             )
         return found
     stem = nifti_stem(path)
@@ -209,9 +213,10 @@ def _studies_at(path: Path) -> list[FoundStudy]:
 
 def _studies_below(root: Path) -> Iterator[FoundStudy]:
     for place, folders, names in os.walk(root, onerror=_raise_unlisted):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
         folder = Path(place)
-        visible = [folder / name for name in sorted(names) if not name.startswith(".")]
+        mark = Mark.of(folder)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not mark.covers(name))
+        visible = [folder / name for name in sorted(names) if not name.startswith(".") and not mark.covers(name)]
         volumes = {path: stem for path in visible if (stem := nifti_stem(path)) is not None}
         yield from (FoundStudy(_checked_name(stem, path), path, root) for path, stem in volumes.items())
         slices = tuple(path for path in visible if path not in volumes and _is_dicom(path))

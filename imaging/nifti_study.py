@@ -88,13 +88,17 @@ def nifti_study(
     )
 
 
-def nifti_files(folder: Path) -> list[NamedFile]:
+def nifti_files(folder: Path, own: bool = False) -> list[NamedFile]:
     """Return name without `.nii` or `.nii.gz`, and path, of what a folder holds; nothing where there is no folder.
+
+    Args:
+        folder: The folder.
+        own: Also what this program wrote there, such as the label maps of `scarforge predict`.
 
     Raises:
         InputError: The folder cannot be listed.
     """
-    return [(stem, path) for path in listed(folder) if (stem := nifti_stem(path)) is not None]
+    return [(stem, path) for path in listed(folder, own) if (stem := nifti_stem(path)) is not None]
 
 
 def pair_by_name(images: Iterable[NamedFile], masks: Iterable[NamedFile]) -> list[NiftiPair]:

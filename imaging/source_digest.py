@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imaging.errors import InputError
+from imaging.own_files import files_below
 
 if TYPE_CHECKING:
     from imaging.phantom import PhantomConfig
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 def source_digest(root: Path | None, phantom: "PhantomConfig") -> str:
     """Return a hash over names and contents of all files under `root`, or over the phantom's configuration.
 
-    A file that cannot be read counts by its name: the reader will reject its study with a reason.
+    Files that this program wrote, as where the workspace lies there, do not count: no reader takes them. A file
+    that cannot be read counts by its name: the reader will reject its study with a reason.
 
     Raises:
         InputError: `root` is not a folder.
@@ -28,10 +30,9 @@ def source_digest(root: Path | None, phantom: "PhantomConfig") -> str:
         return digest.hexdigest()
     if not root.is_dir():
         raise InputError(f"{root}: is not a folder; give the folder that holds the studies with --root DIR")
-    for path in sorted(root.rglob("*")):
-        if path.is_file():
-            digest.update(os.fsencode(path.relative_to(root)) + b"\0")
-            digest.update(_content_digest(path))
+    for path in sorted(files_below(root)):
+        digest.update(os.fsencode(path.relative_to(root)) + b"\0")
+        digest.update(_content_digest(path))
     return digest.hexdigest()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from imaging.errors import InputError, some_of
+from imaging.own_files import without_own
 from imaging.study import RejectedStudy
 
 _MOST_ALONE = 5  # unread files of one kind that are named one by one
@@ -102,16 +103,21 @@ def nifti_stem(path: Path) -> str | None:
     return match["stem"] if match and not path.name.startswith(".") else None
 
 
-def listed(folder: Path) -> list[Path]:
+def listed(folder: Path, own: bool = False) -> list[Path]:
     """Return what a folder holds without hidden files, in the order of names; nothing where there is no folder.
+
+    Args:
+        folder: The folder.
+        own: Also what this program wrote there, such as the label maps of `scarforge predict`.
 
     Raises:
         InputError: It cannot be listed.
     """
     try:
-        return sorted(path for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
+        paths = list(folder.iterdir()) if folder.is_dir() else []
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed ({error.strerror}); correct its permissions") from error
+    return sorted(path for path in (paths if own else without_own(paths)) if path.name[0] != ".")
 
 
 def files_below(folder: Path, refuse: bool = True, within: tuple[Path, ...] = ()) -> Iterator[Path]:

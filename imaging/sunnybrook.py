@@ -18,6 +18,7 @@ from imaging.dicom.slice_file import DicomSlice
 from imaging.dicom.volume import dicom_volume
 from imaging.errors import InputError, some_of
 from imaging.labels import CINE_LABELS, CineTissue, patient_group
+from imaging.own_files import without_own
 from imaging.patient_names import NamedPlace, Place, tell_places
 from imaging.source_config import DEFAULT, SourceConfig
 from imaging.source_files import composed, source_folder
@@ -46,7 +47,8 @@ def read_sunnybrook(root: Path, config: SourceConfig = DEFAULT) -> Iterator[Stud
             what is a patient.
     """
     root = source_folder(root, "Sunnybrook", "SCD0000101 and so on")
-    folders = sorted(path for path in root.glob("*") if path.is_dir() and not path.name.startswith((".", "__")))
+    visible = (path for path in without_own(root.glob("*")) if not path.name.startswith((".", "__")))
+    folders = sorted(path for path in visible if path.is_dir())
     if not any(_is_case(folder) for folder in folders):
         raise InputError(
             f"Sunnybrook folder {root} holds no folder with .dcm files and IM-0001-0048-icontour-manual.txt and so on; "

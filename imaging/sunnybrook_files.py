@@ -8,6 +8,7 @@ from pathlib import Path
 
 from imaging.dicom.slice_file import DicomSlice, read_dicom_slice
 from imaging.errors import InputError, some_of
+from imaging.own_files import Mark
 from imaging.source_files import inside
 
 _CONTOUR = re.compile(r"(?:.*\D)?(?P<number>\d+)-(?P<wall>[io])contour-manual\.txt", re.IGNORECASE)
@@ -62,9 +63,10 @@ def _files(root: Path, folder: Path) -> Iterator[Path]:
         raise InputError(f"{error.filename}: cannot be listed ({error.strerror}); correct its permissions")
 
     for place, folders, names in os.walk(inside(root, folder), onerror=refuse):
-        folders.sort()
+        mark = Mark.of(Path(place))
+        folders[:] = sorted(name for name in folders if not mark.covers(name))
         for name in sorted(folders + names):
-            if not name.startswith("."):  # macOS leaves a hidden file beside each file
+            if not name.startswith(".") and not mark.covers(name):  # macOS leaves a hidden file beside each file
                 yield inside(root, Path(place, name))
 
 

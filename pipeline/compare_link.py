@@ -49,7 +49,7 @@ def compare_facts(forge: Forge, found: Sequence[tuple[str, int, int]]) -> dict[s
 def saved_links(forge: Forge) -> dict[str, str]:
     """Return the links of the finished comparison, by network."""
     prefix, suffix = _LABEL.split("{}")
-    facts = read_record(forge.folder("comparison"), "comparison").outcome.facts
+    facts = forge.finished("comparison").record.outcome.facts
     return {
         name.removeprefix(prefix).removesuffix(suffix): str(fact.value)
         for name, fact in facts.items()

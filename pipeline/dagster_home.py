@@ -1,6 +1,7 @@
 """Dagster's home: one folder in the workspace with its settings, its logs and, unless PostgreSQL has them, its runs."""
 
 import os
+import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,11 +9,13 @@ from pathlib import Path
 import yaml
 
 from imaging.errors import InputError
+from pipeline.workspace import addressable, mark_home
 from training.files import write_atomically
 
 POSTGRES_VARIABLE = "SCARFORGE_DAGSTER_POSTGRES"
 _SCHEME = "postgresql+psycopg2://"
 
+# Where no storage is named, Dagster keeps SQLite files beside `dagster.yaml`, wherever that is moved or copied.
 _SETTINGS = """\
 # Written once by scarforge; yours to change.
 telemetry:
@@ -20,10 +23,7 @@ telemetry:
 
 nux:
   enabled: false # no invitation to a newsletter before the first page
-
-storage:
 {storage}
-
 concurrency:
   runs:
     max_concurrent_runs: 2
@@ -43,14 +43,15 @@ run_retries:
   retry_on_asset_or_op_failure: false
 """
 
-_SQLITE = """\
-  sqlite:
-    base_dir: {folder}"""
-
-_POSTGRES = f"""\
+_POSTGRES = f"""
+storage:
   postgres:
     postgres_url:
-      env: {POSTGRES_VARIABLE} # read where it is needed, so that no password lies in this file"""
+      env: {POSTGRES_VARIABLE} # read where it is needed, so that no password lies in this file
+"""
+
+# Earlier versions named the folder itself, so that a moved workspace wrote into its old place.
+_FIXED_PLACE = re.compile(r"^storage:\n  sqlite:\n    base_dir: '(?:[^'\n]|'')*/dagster'\n\n?", re.MULTILINE)
 
 _WORKSPACE = """\
 load_from:
@@ -70,13 +71,14 @@ def prepare_dagster_home(home: Path, environment: Mapping[str, str] = os.environ
         environment: Usually `os.environ`.
 
     Returns:
-        The absolute folder that `DAGSTER_HOME` has to name.
+        The absolute folder that `DAGSTER_HOME` has to name, by a link where its own name can be in no address.
 
     Raises:
         InputError: The variable names no PostgreSQL database, its driver is not installed, or the `dagster.yaml` that
             is there keeps runs elsewhere.
     """
-    folder = home.absolute() / "dagster"
+    mark_home(home.absolute())
+    folder = addressable(home.absolute()) / "dagster"
     _write_settings(folder, _asks_for_postgres(environment))
     _write_once(folder / "workspace.yaml", _WORKSPACE)
     return folder
@@ -94,14 +96,18 @@ def _asks_for_postgres(environment: Mapping[str, str]) -> bool:
 
 def _write_settings(folder: Path, postgres: bool) -> None:
     path = folder / "dagster.yaml"
-    if not path.exists() or (postgres and path.read_text(encoding="utf-8") == _settings(folder, postgres=False)):
-        write_atomically(path, lambda part: _write(part, _settings(folder, postgres)))
+    written = path.read_text(encoding="utf-8") if path.exists() else ""
+    kept = _FIXED_PLACE.sub("", written)
+    wanted = _settings(postgres) if not written or (postgres and kept == _settings(postgres=False)) else kept
+    if wanted != written:
+        write_atomically(path, lambda part: _write(part, wanted))
+    if not written or wanted != kept:
         return
     there = _keeps_runs_in_postgres(path)
     if postgres and not there:
         raise InputError(
-            f"{path} was changed by hand and keeps runs elsewhere, while {POSTGRES_VARIABLE} is set; write into it\n"
-            f"storage:\n{_POSTGRES}\nor move it away to have a new one written"
+            f"{path} was changed by hand and keeps runs elsewhere, while {POSTGRES_VARIABLE} is set; write into it"
+            f"{_POSTGRES}or move it away to have a new one written"
         )
     if there and not postgres:
         raise InputError(
@@ -110,10 +116,8 @@ def _write_settings(folder: Path, postgres: bool) -> None:
         )
 
 
-def _settings(folder: Path, postgres: bool) -> str:
-    # A quoted YAML string, so that a folder's name may hold anything.
-    quoted = "'" + str(folder).replace("'", "''") + "'"
-    return _SETTINGS.format(storage=_POSTGRES if postgres else _SQLITE.format(folder=quoted))
+def _settings(postgres: bool) -> str:
+    return _SETTINGS.format(storage=_POSTGRES if postgres else "")
 
 
 def _keeps_runs_in_postgres(path: Path) -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from imaging.errors import InputError
+from imaging.own_files import mark_own
 from pipeline.forge import say
 from pipeline.score_tables import print_summary, wide_console
 from segmentation.evaluation import Evaluation, evaluate_folders
@@ -26,6 +27,7 @@ def evaluate(reference: Path, prediction: Path, form: str, output: Path) -> int:
         raise InputError(f"format {form!r} is unknown; choose one of {', '.join(LABEL_FORMATS)}")
     evaluation = evaluate_folders(reference, prediction, LABEL_FORMATS[form])
     summary = summarise_evaluation(evaluation)
+    mark_own(output, ("scores.csv", "patients.csv", "summary.csv"))
     write_scores(output / "scores.csv", evaluation.scores)
     write_scores(output / "patients.csv", patient_table(evaluation))
     write_scores(output / "summary.csv", summary)

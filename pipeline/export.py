@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from imaging.errors import InputError
 from imaging.labels import LABEL_SETS
+from imaging.own_files import mark_own
 from imaging.regions import RegionConfig
+from pipeline.finished import Finished
 from pipeline.forge import say
 from pipeline.predict_models import Member, ModelName, find_members
 from training.files import write_json
@@ -40,7 +42,9 @@ def export(home: Path, model: str, format_: str, output: Path, fold: int | None 
     members, done = find_members(home, name, fold), []
     for member in members:
         path = output / f"fold_{member.fold}_seed_{member.seed}{SUFFIXES[format_]}"
-        done.append(export_model(member.folder, path, format_))  # type: ignore[arg-type] # checked above
+        mark_own(output, (path.name, "export.json"))
+        folder = Finished.open(member.folder, name.asset).model()
+        done.append(export_model(folder, path, format_))  # type: ignore[arg-type] # checked above
         say(f"{path}: {path.stat().st_size / 1e6:.1f} MB, at most {done[-1].difference:.1g} from PyTorch")
     write_json(output / "export.json", describe(name, members, done, format_))
     return [exported.path for exported in done]

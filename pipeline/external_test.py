@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from imaging.errors import InputError
+from imaging.own_files import mark_own
 from imaging.progress import track
 from imaging.source_digest import source_digest
 from imaging.sources import Studies, read_source, source_labels
@@ -97,6 +98,7 @@ class ExternalTestRun:
         models = [tested for _, tested in self.pairs]
         evaluations = [evaluate_tested(self.references, tested) for tested in models]
         tables = tabulate(models, evaluations)
+        mark_own(options.output, ("external_test.json", *(f"{name}.csv" for name in tables.by_name())))
         for name, table in tables.by_name().items():
             _write_or_remove(options.output / f"{name}.csv", table)
         own = [self._facts_of(*pair, each) for pair, each in zip(self.pairs, evaluations, strict=True)]

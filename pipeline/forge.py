@@ -17,12 +17,13 @@ from imaging.errors import InputError
 from pipeline.emit import check_results_of, metadata_of
 from pipeline.end_with_spawner import end_with_spawner
 from pipeline.executor import executor_name
+from pipeline.finished import Finished
 from pipeline.night import YES, forced_attempt, night_tags
 from pipeline.outcome import Outcome
 from pipeline.record import Record, cache_key, produce, read_record
 from pipeline.remote import Remote
 from pipeline.transient import retried
-from pipeline.workspace import Workspace
+from pipeline.workspace import Workspace, home_of
 
 if TYPE_CHECKING:  # reading the settings imports every part's configuration; only a step needs that
     from pipeline.settings import Settings
@@ -47,7 +48,7 @@ class Forge(dg.ConfigurableResource):
     source: str = "phantom"
     root: str = ""
     profile: str = "demo"
-    home: str = "workspace"
+    home: str = ""  # SCARFORGE_HOME where it is empty
     overrides: list[str] = []  # noqa: RUF012 # a field of the resource, not a shared default
     seeds: list[int] = []  # noqa: RUF012
 
@@ -60,7 +61,7 @@ class Forge(dg.ConfigurableResource):
     @property
     def workspace(self) -> Workspace:
         """Return the folders of this source and profile."""
-        return Workspace(Path(self.home).absolute(), self.source, self.profile)
+        return Workspace(Path(self.home).absolute() if self.home else home_of(os.environ), self.source, self.profile)
 
     @cached_property
     def remote(self) -> Remote | None:
@@ -73,6 +74,14 @@ class Forge(dg.ConfigurableResource):
         if self.remote is not None:
             self.remote.refresh(place)
         return place
+
+    def finished(self, asset: str, fold: int | None = None, seed: int | None = None) -> Finished:
+        """Open the finished folder of an asset, whose files are compared with its record as they are read.
+
+        Raises:
+            InputError: It has not been materialised; the message says so.
+        """
+        return Finished.open(self.folder(asset, fold, seed), asset)
 
     def version(self, asset: str, fold: int | None, seed: int | None = None) -> str:
         """Return the data version of a finished asset.
@@ -138,6 +147,7 @@ class Forge(dg.ConfigurableResource):
         plain = config.model_dump(mode="json") if isinstance(config, FrozenConfig) else dict(config or {})
         code_version = context.assets_def.code_versions_by_key[context.asset_key] or ""
         place = self.workspace.place(asset, fold, seed)
+        self.workspace.mark()
         start = time.monotonic()
         key = cache_key(code_version, parents, plain)
         attempt = _forced(context, key) if asset in TRAINED else ""

@@ -19,5 +19,5 @@ def forge_fields(environment: Mapping[str, str]) -> dict[str, Any]:
         "source": environment.get("SCARFORGE_SOURCE", "phantom"),
         "root": str(Path(root).absolute()) if root else "",
         "profile": environment.get("SCARFORGE_PROFILE", "demo"),
-        "home": str(Path(environment.get("SCARFORGE_HOME", "workspace")).absolute()),
+        "home": "",  # the environment's where the run is carried out, since a stored run outlives a moved workspace
     }

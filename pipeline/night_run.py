@@ -9,7 +9,6 @@ from filelock import FileLock
 
 from pipeline.forge import Forge
 from pipeline.night import PARENT_KEY_TAG, night_name, night_tags
-from pipeline.record import read_record
 
 
 def track_night(context: dg.AssetExecutionContext, forge: Forge, figures: Mapping[str, float]) -> None:
@@ -45,7 +44,7 @@ def night_figures(forge: Forge, kinds: Sequence[str], fold: int) -> dict[str, fl
     figures: dict[str, float] = {}
     for kind in kinds:
         name = f"{kind}_scores"
-        rows = [read_record(forge.folder(name, fold, seed), name).outcome.facts for seed in forge.settings().seeds]
+        rows = [forge.finished(name, fold, seed).record.outcome.facts for seed in forge.settings().seeds]
         dice = [{key: fact.value for key, fact in facts.items() if key.startswith("dice/")} for facts in rows]
         means = pd.DataFrame(dice, dtype=float).mean()
         figures |= {f"fold_{fold}/{kind}/{key}": float(value) for key, value in means.items()}

@@ -19,9 +19,10 @@ from urllib.parse import parse_qs, urlsplit
 import requests
 
 from imaging.errors import InputError
+from pipeline.workspace import MESSAGES
 
 TIMEOUT_S = 10.0
-LOG_FILE = "notifications.log"
+LOG_FILE = MESSAGES
 _WAYS = "log, webhook:https://..., smtp://HOST[:PORT]?from=A&to=B (smtps:// for TLS from the start)"
 _logger = logging.getLogger("scarforge.notify")
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 
 from imaging.errors import InputError, some_of
+from imaging.own_files import mark_own
 from pipeline.compare_link import run_id_of
+from pipeline.finished import Finished
 from pipeline.predict_models import NETWORKS, TRAINING_SETS
 from pipeline.record import is_finished
 from pipeline.remote import Remote
@@ -32,6 +34,10 @@ class _Place(NamedTuple):
     asset: str
     fold: int
     seed: int
+
+    def opened(self) -> Finished:
+        """Open it: its files are compared with its record as they are read."""
+        return Finished.open(self.folder, self.asset)
 
 
 def pool_scores(home: Path, source: str, profile: str, output: Path | None) -> str:
@@ -64,7 +70,7 @@ def pool_scores(home: Path, source: str, profile: str, output: Path | None) -> s
         )
     labels, parts = _labels(workspace), [_heading(source, profile, places, outdated)]
     for file, title in _TITLES.items():
-        lacking = [place for place in places if not (place.folder / file).is_file()]
+        lacking = [place for place in places if not place.opened().holds(file)]
         if lacking and not labels.has_lesions:
             continue
         parts.append(f"## {title}")
@@ -86,7 +92,7 @@ def _lacking(places: Sequence[_Place]) -> str:
 
 def _write(output: Path, suffix: str, pooled: "PooledScores | None") -> None:
     """Write both tables, or remove those of an earlier call."""
-    output.mkdir(parents=True, exist_ok=True)
+    mark_own(output, ("scores.md", "runs.csv"), ("summary*.csv", "detection*.csv"))
     for name in ("summary", "detection"):
         path = output / f"{name}{suffix}.csv"
         if pooled:
@@ -128,16 +134,18 @@ def _read(places: Sequence[_Place], file: str) -> list["ScoredTable"]:
     from segmentation.comparison import ScoredTable
     from segmentation.scores import read_scores
 
-    return [
-        ScoredTable(read_scores(place.folder / file), read_model_json(place.folder, "manifest.json"))
-        for place in places
-    ]
+    tables = []
+    for place in places:
+        scored = place.opened()
+        manifest = read_model_json(scored.file("manifest.json").parent, "manifest.json")
+        tables.append(ScoredTable(read_scores(scored.file(file)), manifest))
+    return tables
 
 
 def _labels(workspace: Workspace) -> "LabelSet":
     from imaging.study_archive import StudyArchive
 
-    return StudyArchive.open(workspace.place("studies") / "studies.h5").label_set
+    return StudyArchive.open(Finished.open(workspace.place("studies"), "studies").file("studies.h5")).label_set
 
 
 def _heading(source: str, profile: str, places: Sequence[_Place], outdated: Sequence[str]) -> str:

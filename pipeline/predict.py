@@ -14,6 +14,7 @@ from imaging.dicom.volume import DicomVolume
 from imaging.errors import InputError
 from imaging.new_studies import FoundStudy, UnreadStudy, find_studies, volumes_of
 from imaging.nifti import write_label_map
+from imaging.own_files import mark_own
 from pipeline.forge import say
 from pipeline.predict_models import LoadedModel, ModelName, load_model
 from pipeline.prediction_page import PagePart, render_page
@@ -24,6 +25,7 @@ from training.files import write_atomically, write_json
 FINE, WITH_PROBLEMS, WITH_FLAGS = 0, 2, 3
 _FLAGGED = "flagged"
 _PICTURES = ("overlays", "entropy")
+_SUFFIXES = (".nii.gz", ".json", ".dcm")
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class PredictionRun:
         """Write the table and the page, and return the exit status."""
         output = self.options.output
         table = pd.DataFrame(self.rows)
+        mark_own(output, ("predictions.csv", "index.html"))
         if self.rows:
             write_atomically(output / "predictions.csv", lambda part: table.to_csv(part, index=False))
         page = render_page(self.parts, self.problems, self.facts, self.model.segmenter.label_set)
@@ -143,6 +146,7 @@ class PredictionRun:
         output, labels = self.options.output, self.model.segmenter.label_set
         _remove_earlier(output, predicted.case_id)
         place, case_id = output / predicted.folder, predicted.case_id
+        _mark(place, case_id)
         write_label_map(place / f"{case_id}.nii.gz", predicted.prediction.mask, predicted.study.volume)
         if self.options.dicom_seg:
             self._write_dicom(place / f"{case_id}.dcm", predicted)
@@ -197,8 +201,15 @@ def _remove_earlier(output: Path, case_id: str) -> None:
 
 def _files_of(output: Path, case_id: str) -> Iterator[Path]:
     for place in (output, output / _FLAGGED):
-        yield from (place / f"{case_id}{suffix}" for suffix in (".nii.gz", ".json", ".dcm"))
+        yield from (place / f"{case_id}{suffix}" for suffix in _SUFFIXES)
         yield from (place / name / f"{case_id}.png" for name in _PICTURES)
+
+
+def _mark(place: Path, case_id: str) -> None:
+    """Mark the results of a study, so that a later search of a folder above does not take them for studies."""
+    mark_own(place, (f"{case_id}{suffix}" for suffix in _SUFFIXES))
+    for name in _PICTURES:
+        mark_own(place / name, (f"{case_id}.png",))
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from imaging.errors import InputError, some_of
 from imaging.labels import LABEL_SETS
 from imaging.regions import RegionConfig
+from pipeline.finished import Finished
 from pipeline.record import is_finished, read_record
 from pipeline.remote import Remote
 from pipeline.workspace import Workspace
@@ -122,7 +124,8 @@ def load_model(
     localiser_name = REFERENCE_BOX
     if localise:
         folders, localiser_name = find_localisers(home, name, [member.fold for member in members], localiser)
-    places = [member.folder for member in members]
+    with ThreadPoolExecutor() as pool:  # digests of 100 MB each, which free the interpreter's lock
+        places = list(pool.map(lambda member: Finished.open(member.folder, name.asset).model(), members))
     reasons = _reasons(home, name, members) if post_processing else ()
     sure_lesions_only = any(reason.step == "unsure_lesions" and reason.applied for reason in reasons)
     segmenter = load_ensemble(places, compute, flips, post_processing, sure_lesions_only)
@@ -130,7 +133,7 @@ def load_model(
         name=name,
         members=tuple(members),
         segmenter=segmenter,
-        localisers=tuple(load_localiser(folder, compute) for folder in folders),
+        localisers=tuple(load_localiser(Finished.open(place, "lv_localiser").model(), compute) for place in folders),
         localiser_name=localiser_name,
         region=_common_region(home, name, members),
         familiarity=tuple(read_familiarity(place) for place in places),
@@ -156,9 +159,9 @@ def _judgement_of(home: Path, name: ModelName, member: Member) -> Mapping[str, A
     asset = Workspace(home, name.source, name.profile).place(f"{name.asset}_scores")
     _fetch_published(home, asset)
     place = asset / member.folder.parent.name / member.folder.name
-    if not (is_finished(place) and (place / UNSURE_FILE).is_file()):
+    if not is_finished(place) or not (scored := Finished.open(place, f"{name.asset}_scores")).holds(UNSURE_FILE):
         return None
-    judgement = read_model_json(place, UNSURE_FILE)
+    judgement = read_model_json(scored.file(UNSURE_FILE).parent, UNSURE_FILE)
     return judgement if judgement.get("model") == read_record(member.folder, name.asset).data_version else None
 
 
@@ -286,5 +289,5 @@ def _region(home: Path, name: ModelName, member: Member) -> RegionConfig:
 def _region_of_store(folder: Path) -> Mapping[str, Any]:
     from imaging.slice_store import SliceStore
 
-    with SliceStore.open(folder / "slices.h5", verify=False) as store:
+    with SliceStore.open(Finished.open(folder, "real_slices").file("slices.h5"), verify=False) as store:
         return store.attributes.parameters

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from imaging.errors import InputError
 from pipeline.model_card_text import describe_version
-from training.files import write_json
+from training.files import known_digest, write_json
 
 if TYPE_CHECKING:
     from segmentation.comparison import ScoredTable
@@ -51,6 +51,7 @@ class Champion:
     reason: str
     manifest: Mapping[str, str]
     scores: str
+    scores_sha256: str = ""  # of the table's file
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ class ChampionBook:
         from segmentation.scores import read_scores
 
         path = self.folder / champion.scores
+        if champion.scores_sha256 and path.is_file() and known_digest(path) != champion.scores_sha256:
+            raise self._unreadable(path, InputError("it is not the table that the champion was judged by"))
         try:
             return ScoredTable(read_scores(path), champion.manifest)
         except InputError as error:
@@ -113,7 +116,8 @@ class ChampionBook:
 
         file = f"{candidate.kind}.{_digest(candidate)}.csv"
         write_scores(self.folder / file, candidate.table.scores)
-        champion = Champion(candidate.version, since, reason, dict(candidate.table.manifest), file)
+        digest = known_digest(self.folder / file)
+        champion = Champion(candidate.version, since, reason, dict(candidate.table.manifest), file, digest)
         write_json(self.folder / f"{candidate.kind}.json", asdict(champion))
         for old in self.folder.glob(f"{candidate.kind}.*.csv"):
             if old.name != file:

@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,11 +81,11 @@ def _execute(forge: Forge, fold: int, has_lesions: bool) -> "ExecutionResult":
 
     name = job_for(forge.profile, has_lesions).name
     config = {
-        "resources": {"forge": {"config": forge.model_dump()}},
+        "resources": {"forge": {"config": {**forge.model_dump(), "home": ""}}},
         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
     }
     here = executor_name(os.environ) == "multiprocess"
-    with _instance(without_pools=here) as instance:
+    with _in_workspace(forge.workspace.home), _instance(without_pools=here) as instance:
         for run in end_lost_runs(instance):
             say(f"  run {run[:8]} had been killed and is ended; the same command again continues it")
         if here:
@@ -92,6 +93,20 @@ def _execute(forge: Forge, fold: int, has_lesions: bool) -> "ExecutionResult":
             return found.execute_in_process(config, instance, str(fold), raise_on_error=False, tags=process_tags())
         job = dg.build_reconstructable_job("pipeline.run_fold", "resolve_job", (name,))
         return dg.execute_job(job, instance, config, tags={"dagster/partition": str(fold)} | process_tags())
+
+
+@contextmanager
+def _in_workspace(home: Path) -> Iterator[None]:
+    """Let the steps find the workspace in the environment: a stored run names none, so that it may be moved."""
+    before = os.environ.get("SCARFORGE_HOME")
+    os.environ["SCARFORGE_HOME"] = str(home)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["SCARFORGE_HOME"]
+        else:
+            os.environ["SCARFORGE_HOME"] = before
 
 
 def _instance(without_pools: bool) -> dg.DagsterInstance:

@@ -9,8 +9,8 @@ from imaging.errors import InputError, some_of
 from imaging.sources import SOURCES
 from imaging.split import read_split
 from imaging.study_archive import StudyArchive
+from pipeline.finished import Finished
 from pipeline.predict_models import LoadedModel, find_localisers, find_members
-from pipeline.record import read_record
 from pipeline.remote import Remote
 from pipeline.workspace import Workspace
 from segmentation.seen_patients import SeenPatients, image_digest
@@ -84,6 +84,7 @@ def seen_patients(trained: Trained, tested: str) -> SeenPatients:
         _require_known(trained, split_path, archive_path, identified)
     if not split_path.is_file():
         return SeenPatients(trained.what, source, frozenset(), None)
+    split_path = Finished.open(split_path.parent, SPLIT).file(split_path.name)
     splits = {fold: read_split(split_path, fold) for fold in trained.folds | trained.choices}
     names = frozenset(name for fold in trained.folds for name in (*splits[fold].train, *splits[fold].validation))
     return SeenPatients(
@@ -125,7 +126,7 @@ def _require_known(trained: Trained, split_path: Path, archive_path: Path, ident
                 f"{path}: is missing, so that {trained.what} cannot be told from its own training patients; copy it "
                 "from where the model was trained, or test on another source"
             )
-    here = read_record(split_path.parent, SPLIT).data_version if trained.split_versions else ""
+    here = Finished.open(split_path.parent, SPLIT).record.data_version if trained.split_versions else ""
     if other := sorted(trained.split_versions - {here}):
         raise InputError(
             f"{split_path}: is split {here}, {trained.what} was trained with {some_of(other)}; train it again, or "
@@ -142,6 +143,6 @@ def _fetched(workspace: Workspace, asset: str) -> Path:
 
 
 def _images(archive_path: Path, names: frozenset[str]) -> frozenset[str]:
-    archive = StudyArchive.open(archive_path)
+    archive = StudyArchive.open(Finished.open(archive_path.parent, "studies").file(archive_path.name))
     keys = archive.keys()
     return frozenset(image_digest(archive.load(*key).image) for key in keys if key[0] in names)

@@ -23,6 +23,7 @@ from imaging.errors import InputError
 from pipeline.dagster_home import POSTGRES_VARIABLE, prepare_dagster_home
 from pipeline.quiet import quieten
 from pipeline.tracking_store import EXPERIMENT, TrackingPlaces, find_experiment, prepare_store, tracking_places
+from pipeline.workspace import ARTIFACTS
 
 _HOST = "127.0.0.1"
 _START_TIMEOUT_S = 180.0
@@ -74,7 +75,7 @@ def serve(
     own = not places.uri.startswith("http")
     if own:  # else a server that is named in the environment runs already
         _require_free(mlflow_port, "MLflow")
-        services.append(_mlflow(places, home / "mlflow_artifacts", mlflow_port))
+        services.append(_mlflow(places, home / ARTIFACTS, mlflow_port))
         mlflow_address = f"http://{_HOST}:{mlflow_port}"
     environment = _environment(home, dagster_home, mlflow_address)
     _end_lost_runs(dagster_home)
@@ -125,7 +126,7 @@ def _runs_page(address: str, uri: str) -> str:
 
 def _mlflow(places: TrackingPlaces, artifacts: Path, port: int) -> Service:
     command = [sys.executable, "-m", "mlflow", "server", "--host", _HOST, "--port", str(port)]
-    command += ["--workers", "1", "--artifacts-destination", str(artifacts)]
+    command += ["--workers", "1", "--artifacts-destination", artifacts.as_uri()]
     secrets = {"MLFLOW_BACKEND_STORE_URI": places.uri}
     prepare = partial(prepare_store, places.uri, places.artifact_root)
     return Service("mlflow", command, f"http://{_HOST}:{port}/health", secrets, prepare)

@@ -9,13 +9,14 @@ from rich.table import Table
 from imaging.balance import slice_categories
 from imaging.overlay import contact_sheet
 from imaging.slice_store import SliceStore
+from pipeline.finished import checked_file
 
 _SLICES = 24
 
 
 def show(file: Path, sheet: Path) -> None:
     """Print a store's size, attributes and categories, and save a contact sheet of slices spread over it."""
-    with SliceStore.open(file) as store:
+    with SliceStore.open(checked_file(file)) as store:
         console = Console()
         console.print(_table(store))
         index = np.unique(np.linspace(0, len(store) - 1, min(_SLICES, len(store))).astype(int))

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from imaging.own_files import Mark
+
 QUIET_S = 60.0
 LISTING_LIMIT_S = 20.0  # Dagster gives up on a sensor after 60 s
 SHARE_OF_TIME = 0.05  # that is spent on listing, at most
@@ -99,6 +101,8 @@ def look(watch: Watch, root: Path, now: float) -> Look:
 def listing_digest(root: Path) -> tuple[int, str]:
     """Return how many files lie below `root`, and a hash of their names, sizes and times of change.
 
+    Files that this program wrote do not count, as where the workspace or the results of predictions lie there.
+
     Raises:
         OSError: The folder cannot be listed.
         TimeoutError: It holds too much to be watched.
@@ -116,8 +120,9 @@ def listing_digest(root: Path) -> tuple[int, str]:
 
 
 def _listing(folder: Path, prefix: str) -> Iterator[str]:
+    mark = Mark.of(folder)
     with os.scandir(folder) as entries:
-        for entry in entries:
+        for entry in (entry for entry in entries if not mark.covers(entry.name)):
             name = f"{prefix}{entry.name}"
             if entry.is_dir(follow_symlinks=False):
                 yield from _listing(Path(entry.path), f"{name}/")

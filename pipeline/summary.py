@@ -17,15 +17,15 @@ def print_result(forge: Forge, fold: int) -> None:
     """Print the result of a fold as a table, and the addresses of what lies beside it."""
     console = Console(width=None if Console().is_terminal else 150)
     if source_labels(forge.source, forge.settings().source).has_lesions:
-        folder = forge.folder("comparison")
-        console.print(Markdown((folder / "comparison.md").read_text(encoding="utf-8")))
-        console.print(f"\nReport: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+        compared = forge.finished("comparison")
+        console.print(Markdown(compared.file("comparison.md").read_text(encoding="utf-8")))
+        console.print(f"\nReport: {compared.folder / 'report.html'}", highlight=False, soft_wrap=True)
         for network, url in saved_links(forge).items():
             console.print(f"Compare the arms of {network} in MLflow: {url}", highlight=False, soft_wrap=True)
     else:
         console.print(_table(dice_table(_score_files(forge, fold)), f"Mean Dice on the test patients of fold {fold}"))
     console.print(f"All stages, models and scores: {forge.workspace.root}", highlight=False, soft_wrap=True)
-    console.print(f"Dagster and MLflow: SCARFORGE_HOME={forge.home} make ui", highlight=False, soft_wrap=True)
+    console.print(f"Dagster and MLflow: SCARFORGE_HOME={forge.workspace.home} make ui", highlight=False, soft_wrap=True)
 
 
 def dice_table(files: list[Path]) -> pd.DataFrame:
@@ -37,7 +37,7 @@ def dice_table(files: list[Path]) -> pd.DataFrame:
 
 def _score_files(forge: Forge, fold: int) -> list[Path]:
     names = [name for name in REAL_ONLY_HALF if name.endswith("_scores")]
-    return [forge.folder(name, fold, seed) / "scores.csv" for name in names for seed in forge.settings().seeds]
+    return [forge.finished(name, fold, seed).file("scores.csv") for name in names for seed in forge.settings().seeds]
 
 
 def _table(frame: pd.DataFrame, title: str) -> Table:

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from imaging.errors import InputError
+from pipeline.finished import Finished
 from pipeline.forge import Forge, say
 from pipeline.outcome import Outcome, number
 from pipeline.record import cache_key, produce
@@ -177,9 +178,9 @@ class SweepBench:
             stage="segmenter",
             folder=str(folder),
             inputs={
-                "training_set": str(self._training_set(point) / "slices.h5"),
-                "real_slices": str(self.slices.places["real_slices"] / "slices.h5"),
-                "patient_split": str(self.slices.places["patient_split"] / "patient_split.json"),
+                "training_set": str(Finished.open(self._training_set(point), f"sweep {point.name}").file("slices.h5")),
+                "real_slices": str(self.slices.files["real_slices"]),
+                "patient_split": str(self.slices.files["patient_split"]),
             },
             config=self.settings.network(self.network).model_dump(mode="json"),
             fold=self.fold,
@@ -195,7 +196,7 @@ class SweepBench:
         return Outcome({name: number(value) for name, value in chosen.items() if math.isfinite(value)})
 
     def _score(self, point: SweepPoint, seed: int, folder: Path) -> Outcome:
-        model = self.place(point, seed) / "model"
+        model = self._finished(point, seed, "model").model()
         return score_model(self.forge, self.fold, self.network, point.name, seed, model, folder)
 
     def tracking(
@@ -231,8 +232,11 @@ class SweepBench:
         """Return the score tables of these points, one beneath the other."""
         from segmentation.scores import read_scores
 
-        places = [self.place(point, seed) / "scores" for point in points for seed in self.settings.seeds]
-        return pd.concat([read_scores(place / "scores.csv") for place in places], ignore_index=True)
+        scored = [self._finished(point, seed, "scores") for point in points for seed in self.settings.seeds]
+        return pd.concat([read_scores(one.file("scores.csv")) for one in scored], ignore_index=True)
+
+    def _finished(self, point: SweepPoint, seed: int, what: str) -> Finished:
+        return Finished.open(self.place(point, seed) / what, f"sweep {point.name}")
 
     def facts(self, points: Sequence[SweepPoint]) -> SweepFacts:
         """Return what the table and the page say besides the scores."""
@@ -255,5 +259,6 @@ class SweepBench:
         """Return a point's mean Dice on validation patients, the mean over tissues and seeds."""
         from training.model_folder import read_model_json
 
-        cards = [read_model_json(self.place(point, seed) / "model", "model_card.json") for seed in self.settings.seeds]
+        models = [self._finished(point, seed, "model").file("model_card.json") for seed in self.settings.seeds]
+        cards = [read_model_json(model.parent, model.name) for model in models]
         return float(sum(card["validation"]["mean"] for card in cards) / len(cards))

@@ -24,7 +24,7 @@ def score_model(
     patients = HeldOutPatients(
         open_studies(forge),
         open_slices(forge, "real_slices", fold),
-        read_regions(forge.folder("real_slices", fold) / "regions.csv"),
+        read_regions(forge.finished("real_slices", fold).file("regions.csv")),
         open_split(forge, fold),
     )
     segmenter = load_segmenter(model, choose_compute(settings.device, settings.precision))

@@ -15,6 +15,7 @@ from pipeline.forge import Forge
 from pipeline.outcome import Outcome, number
 from pipeline.sweep_plan import SweepPoint
 
+_MIXED = ("augmented_slices", "synthetic_slices")
 _READ = ("studies", "patient_split", "real_slices", "augmented_slices")
 
 
@@ -23,7 +24,7 @@ class SweepSlices:
     """What a fold has finished.
 
     Attributes:
-        places: Folders of the assets that are read, by name.
+        files: The split and the stores, by the asset that wrote them.
         versions: Their data versions.
         split: The fold's parts.
         groups: Group of each patient.
@@ -32,7 +33,7 @@ class SweepSlices:
         seed: Decides which patients and slices are taken, as in the assets.
     """
 
-    places: Mapping[str, Path]
+    files: Mapping[str, Path]
     versions: Mapping[str, str]
     split: FoldSplit
     groups: Mapping[str, str]
@@ -47,15 +48,20 @@ class SweepSlices:
 
         names = (*_READ, "synthetic_slices") if any(point.share > 0 for point in points) else _READ
         versions = {name: forge.version(name, fold) for name in names}
-        places = {name: forge.folder(name, fold) for name in names}
-        split = read_split(places["patient_split"] / "patient_split.json", fold)
-        real = SliceStore.open(places["real_slices"] / "slices.h5", verify=False)
+        written = {
+            "patient_split": "patient_split.json",
+            "real_slices": "slices.h5",
+            "augmented_slices": "slices.h5",
+            "synthetic_slices": VARIED_SLICES,
+        }
+        files = {name: forge.finished(name, fold).file(file) for name, file in written.items() if name in names}
+        split = read_split(files["patient_split"], fold)
+        real = SliceStore.open(files["real_slices"], verify=False)
         groups = dict(zip(real.rows["case_id"], real.rows["group"], strict=True))
-        files = {"augmented_slices": "slices.h5", "synthetic_slices": VARIED_SLICES}
-        stores = {name: SliceStore.open(places[name] / file) for name, file in files.items() if name in places}
+        stores = {name: SliceStore.open(files[name], verify=False) for name in files if name in _MIXED}
         for name, store in stores.items():
             assert_no_leak(store.rows, split, name)
-        return cls(places, versions, split, groups, stores, real.label_set, forge.settings().split_seed)
+        return cls(files, versions, split, groups, stores, real.label_set, forge.settings().split_seed)
 
     def split_of(self, point: SweepPoint) -> FoldSplit:
         """Return the fold with the training patients of a point."""

@@ -92,7 +92,7 @@ class Tracker:
             "tags": {key: str(value) for key, value in {KEY_TAG: uuid.uuid4().hex, **tags}.items()},
             "params": _flat(params),
             "start_time": int(time.time() * 1000),
-            "artifact_root": str(artifact_root.absolute()) if artifact_root else None,
+            "artifact_root": _from_workspace(artifact_root, spool) if artifact_root else None,
         }
         spool = spool.absolute()
         key = header["tags"][KEY_TAG].replace("'", "")  # MLflow's filters cannot hold a quote
@@ -239,6 +239,12 @@ def _load_mlflow() -> None:
     """Import MLflow here, so that the sending thread and the training do not import at the same time."""
     quieten()
     import mlflow  # noqa: F401
+
+
+def _from_workspace(artifact_root: Path, spool: Path) -> str:
+    """Return where files lie, seen from the workspace where they lie beside the spool, so that both may be moved."""
+    root = artifact_root.absolute()
+    return root.name if root.parent == spool.absolute().parent else str(root)
 
 
 def _numbers(values: Mapping[str, float]) -> dict[str, float]:

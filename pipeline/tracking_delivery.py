@@ -92,7 +92,8 @@ class Delivery:
     def find_or_create_run(self) -> None:
         """Find the run by its key, or create it with the header's name, tags and start time."""
         header = self._header = self.run.header() or self._header
-        root = Path(header["artifact_root"]) if header["artifact_root"] else None
+        workspace = self.run.folder.parents[1]  # of the spool, beside which artifacts lie; it may have been moved
+        root = workspace / header["artifact_root"] if header["artifact_root"] else None
         self.experiment_id = experiment_id(self.client, header["experiment"], root)
         found = self._find(header["tags"][KEY_TAG])
         self._created = found is None

@@ -5,18 +5,22 @@ What does not live here: runs and what they hold (`pipeline.tracking`), the spoo
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from filelock import FileLock
 
 from imaging.errors import InputError
 from pipeline.tracking_postgres import prepare_postgres
+from pipeline.workspace import ARTIFACTS, SPOOL, sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,6 +35,14 @@ _EXPERIMENT_TAGS = {
 _SQLITE = "sqlite:///"
 _SCHEMES = ("sqlite:///", "http://", "https://", "postgresql", "mysql", "mssql")
 _LOCK_TIMEOUT_S = 120.0
+# Where MLflow's tables hold addresses of files.
+_ARTIFACT_PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
 # The client's own defaults wait 247 s a call when the server is down.
 _CLIENT_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -59,10 +71,9 @@ def tracking_places(home: Path, environment: Mapping[str, str]) -> TrackingPlace
         environment: Usually `os.environ`.
     """
     home = home.absolute()
-    own = f"{_SQLITE}{home / 'mlflow.db'}"
-    uri = environment.get("MLFLOW_TRACKING_URI") or own
-    root = None if uri.startswith("http") else home / "mlflow_artifacts"
-    return TrackingPlaces(uri=uri, artifact_root=root, spool=home / "tracking_spool")
+    uri = environment.get("MLFLOW_TRACKING_URI") or sqlite_uri(home)
+    root = None if uri.startswith("http") else home / ARTIFACTS
+    return TrackingPlaces(uri=uri, artifact_root=root, spool=home / SPOOL)
 
 
 def connect(uri: str) -> MlflowClient:
@@ -79,6 +90,7 @@ def connect(uri: str) -> MlflowClient:
     with FileLock(_sqlite_lock(uri), timeout=_LOCK_TIMEOUT_S):
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)  # opens the file and creates its tables
+        _follow_workspace(_sqlite_path(uri))
     return client
 
 
@@ -135,6 +147,8 @@ def experiment_id(client: MlflowClient, name: str, artifact_root: Path | None) -
     if found is None:
         served = client.tracking_uri.startswith("http")  # a server knows its own place for files
         location = artifact_root.absolute().as_uri() if artifact_root and not served else None
+        if artifact_root and not served:
+            artifact_root.mkdir(parents=True, exist_ok=True)  # so that a copied workspace has it, too
         try:
             return client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS)
         except MlflowException as error:
@@ -182,8 +196,43 @@ def _migrate(uri: str, path: Path) -> None:
         engine.dispose()
 
 
+def _follow_workspace(path: Path) -> None:
+    """Point the runs of a workspace that was moved or copied to the files beside its database.
+
+    MLflow keeps the places of files as absolute addresses, and would go on writing where the workspace was.
+    """
+    here = path.parent.readlink() if path.parent.is_symlink() else path.parent
+    beside = here / ARTIFACTS
+    with contextlib.closing(sqlite3.connect(path, timeout=_LOCK_TIMEOUT_S)) as database, database:
+        for (known,) in database.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall():
+            if _was_beside(str(known), beside):
+                _replace_prefix(database, str(known), beside.as_uri())
+
+
+def _was_beside(address: str, beside: Path) -> bool:
+    """Tell whether an address names the folder of artifacts of another place than the database's own."""
+    scheme, _, place = address.partition("://")
+    known = Path(unquote(place))
+    if scheme != "file" or known.name != ARTIFACTS or known == beside:
+        return False
+    if not known.exists():
+        return True
+    return beside.exists() and not known.samefile(beside)
+
+
+def _replace_prefix(database: sqlite3.Connection, old: str, new: str) -> None:
+    for table, column in _ARTIFACT_PLACES:
+        database.execute(
+            f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608 # our own names
+            f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+            (new, len(old) + 1, old, len(old) + 1, f"{old}/"),
+        )
+
+
 def _sqlite_path(uri: str) -> Path:
-    return Path(uri.removeprefix(_SQLITE))
+    from sqlalchemy import make_url
+
+    return Path(make_url(uri).database or "")
 
 
 def _sqlite_lock(uri: str) -> Path:

@@ -12,6 +12,7 @@ from torch import nn
 from imaging.leakage import assert_no_leak
 from imaging.slice_store import SliceStore
 from imaging.split import FoldSplit, read_split
+from pipeline.finished import checked_model
 from pipeline.training_task import TrainingTask
 from training.compute import Compute, choose_compute
 from training.report import Report
@@ -90,7 +91,7 @@ def train_segmenter(task: TrainingTask, compute: Compute, report: Report) -> Tra
     config = TrainConfig.model_validate(task.config)
     folder, split = Path(task.folder), _split(task)
     if config.start_from is not None:
-        refuse_tested(config.start_from, task.card["source"], split.test)
+        refuse_tested(checked_model(config.start_from), task.card["source"], split.test)
     training = _training_store(task, split)
     real = SliceStore.open(Path(task.inputs["real_slices"]))
     validation = ValidationData.of(real, split)

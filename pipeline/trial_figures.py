@@ -13,7 +13,6 @@ from gan.quality_realism import Extractor
 from gan.quality_slices import PairedSlices
 from gan.trials import TrialInstruments, measure_trial
 from imaging.slice_store import SliceStore
-from imaging.split import read_split
 from pipeline.forge import Forge
 from pipeline.settings import Settings
 from pipeline.trials_page import save_pairs
@@ -46,7 +45,9 @@ class TrialMaterial:
 
     def figures_of(self, model: Path, folder: Path) -> dict[str, float]:
         """Measure a model folder, and save `pairs.png` into `folder`."""
-        store = SliceStore.open(self.forge.folder("real_slices", self.fold) / "slices.h5")
+        from assets.inputs import open_slices
+
+        store = open_slices(self.forge, "real_slices", self.fold)
         real = self._validation(store)
         redrawn = redraw(model, real.images, real.masks, self.compute, self.settings.split_seed)
         drawn = real.painted_as(redrawn) if self.masks is None else self._drawn(model, folder, self.masks)
@@ -55,7 +56,9 @@ class TrialMaterial:
         return {**figures, **course_of(model)}
 
     def _validation(self, store: SliceStore) -> PairedSlices:
-        split = read_split(self.forge.folder("patient_split") / "patient_split.json", self.fold)
+        from assets.inputs import open_split
+
+        split = open_split(self.forge, self.fold)
         seen = store.masks().any(axis=(1, 2))
         return PairedSlices.of(store, np.flatnonzero(store.rows["case_id"].isin(split.validation).to_numpy() & seen))
 

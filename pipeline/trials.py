@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gan.trials import Trial, plan_trials, trials_table
-from imaging.errors import InputError
+from pipeline.finished import Finished
 from pipeline.forge import Forge, say
 from pipeline.outcome import Outcome, number
-from pipeline.record import cache_key, produce
+from pipeline.record import cache_key, is_finished, produce
 from pipeline.settings import Settings
 from pipeline.tracking import Tracker
 from pipeline.training_task import TrainingTask
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from training.compute import Compute
 
 JUDGE = "attention_res_unet_real_only"
-_NEEDED = ("augmented_slices", "real_slices", "patient_split")
+_NEEDED = {"augmented_slices": "slices.h5", "real_slices": "slices.h5", "patient_split": "patient_split.json"}
 # Of the quality settings, those that change a figure here.
 _MEASURED_WITH = {"vgg16_weights", "alexnet_weights", "inception_weights", "slices"}
 # Raised when training or measuring changes what comes out, so that older results are not found again.
@@ -110,7 +110,8 @@ class TrialBench:
         masks = _finished(forge, "lesion_masks", fold, None, versions)
         prepare_store(forge.tracking_uri(), artifact_root=forge.workspace.artifact_root)
         compute = choose_compute(settings.device, settings.precision)
-        return cls(forge, fold, settings, compute, versions, judge, masks and masks / "slices.h5")
+        found = judge.model() if judge else None, masks.file("slices.h5") if masks else None
+        return cls(forge, fold, settings, compute, versions, *found)
 
     @property
     def folder(self) -> Path:
@@ -150,11 +151,11 @@ class TrialBench:
         return Outcome({name: number(value) for name, value in trained.scores.items()})
 
     def _inputs(self, trial: Trial) -> dict[str, str]:
-        places = {name: self.forge.folder(name, self.fold) for name in _NEEDED}
+        files = {name: self.forge.finished(name, self.fold).file(file) for name, file in _NEEDED.items()}
         inputs = {
-            "training_set": str(places["augmented_slices"] / "slices.h5"),
-            "real_slices": str(places["real_slices"] / "slices.h5"),
-            "patient_split": str(places["patient_split"] / "patient_split.json"),
+            "training_set": str(files["augmented_slices"]),
+            "real_slices": str(files["real_slices"]),
+            "patient_split": str(files["patient_split"]),
         }
         weights = self.settings.quality.vgg16_weights
         return {**inputs, "vgg16_weights": weights} if trial.config.perceptual_weight else inputs
@@ -183,7 +184,7 @@ class TrialBench:
     def _measure(self, trial: Trial, folder: Path, key: str) -> Outcome:
         from pipeline.trial_figures import TrialMaterial
 
-        model = self.folder / trial.name / "model"
+        model = Finished.open(self.folder / trial.name / "model", trial.name).model()
         material = TrialMaterial(self.forge, self.fold, self.settings, self.compute, self.judge, self.masks)
         figures = material.figures_of(model, folder)
         with Tracker.of(self._tracking(trial, key)) as tracker:
@@ -192,10 +193,10 @@ class TrialBench:
         return Outcome({name: number(value) for name, value in figures.items()})
 
 
-def _finished(forge: Forge, asset: str, fold: int, seed: int | None, versions: dict[str, str]) -> Path | None:
-    """Return the folder of an asset that may be there, and note its version; None where it is not finished."""
-    try:
-        versions[asset] = forge.version(asset, fold, seed)
-    except InputError:
+def _finished(forge: Forge, asset: str, fold: int, seed: int | None, versions: dict[str, str]) -> Finished | None:
+    """Open an asset that may be there, and note its version; None where it is not finished."""
+    if not is_finished(forge.folder(asset, fold, seed)):
         return None
-    return forge.folder(asset, fold, seed)
+    found = forge.finished(asset, fold, seed)
+    versions[asset] = found.record.data_version
+    return found

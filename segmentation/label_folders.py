@@ -104,10 +104,10 @@ def find_label_maps(root: Path, form: LabelFormat, what: str) -> LabelFolder:
 
 def _emidec_files(root: Path) -> Iterator[tuple[str, str, Path]]:
     for folder in _folders(root):
-        for stem, path in nifti_files(folder / "Contours"):
+        for stem, path in nifti_files(folder / "Contours", own=True):
             if stem == composed(folder.name):
                 yield stem, "", path
-    for stem, path in nifti_files(root):
+    for stem, path in nifti_files(root, own=True):
         yield stem, "", path
 
 
@@ -118,7 +118,7 @@ def _acdc_files(root: Path, found: LabelFolder) -> Iterator[tuple[str, str, Path
         except InputError as error:
             found.problems.append(str(error))
         yield from (named for named in _frames(folder) if named[0] == composed(folder.name))
-    for stem, path in nifti_files(root):
+    for stem, path in nifti_files(root, own=True):
         if not _FRAME.fullmatch(stem):
             found.problems.append(f"{path}: the name tells no frame; name it as {ACDC.example}")
     yield from _frames(root)
@@ -126,7 +126,7 @@ def _acdc_files(root: Path, found: LabelFolder) -> Iterator[tuple[str, str, Path
 
 def _frames(folder: Path) -> list[tuple[str, str, Path]]:
     """Return patient, frame and path; where some files are ground truth, only those."""
-    matches = [(match, path) for stem, path in nifti_files(folder) if (match := _FRAME.fullmatch(stem))]
+    matches = [(match, path) for stem, path in nifti_files(folder, own=True) if (match := _FRAME.fullmatch(stem))]
     any_truth = any(match["truth"] for match, _ in matches)
     return [
         (match["case"], match["phase"] or frame_number(match["number"]), path)

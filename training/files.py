@@ -1,7 +1,9 @@
 """Files that are either whole or absent: written beside, flushed, then renamed."""
 
+import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,10 @@ from typing import Any
 from safetensors import SafetensorError
 
 from imaging.errors import InputError
+
+# A file system's clock ticks every few ms: a file may change twice within a tick and keep its time.
+_AT_REST_NS = 2_000_000_000
+_known_digests: dict[tuple[int, ...], str] = {}
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -52,3 +58,16 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
+
+
+def known_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, which this process reads once unless the file changes."""
+    status = path.stat()
+    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    if identity in _known_digests:
+        return _known_digests[identity]
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _AT_REST_NS:
+        _known_digests[identity] = digest
+    return digest

@@ -1,6 +1,5 @@
 """Model folders: weights as safetensors, the frozen configuration, and a model card. Nothing is unpickled."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,19 +12,21 @@ from safetensors.torch import load_file, save_file
 
 from imaging.config import FrozenConfig
 from imaging.errors import InputError
-from training.files import write_atomically, write_json
+from training.files import known_digest, write_atomically, write_json
 
 Config = TypeVar("Config", bound=FrozenConfig)
+_WEIGHTS, _CARD = "weights.safetensors", "model_card.json"
+_DIGEST = "weights_sha256"  # in the card, so that a folder tells wherever it is copied
 
 
 def write_model_folder(
     folder: Path, weights: Mapping[str, torch.Tensor], config: FrozenConfig, card: Mapping[str, Any]
 ) -> None:
-    """Write `weights.safetensors`, `config.json` and `model_card.json` into `folder`."""
+    """Write `weights.safetensors`, `config.json` and `model_card.json`, which holds the weights' digest."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    write_atomically(folder / "weights.safetensors", lambda part: save_file(tensors, part))
+    write_atomically(folder / _WEIGHTS, lambda part: save_file(tensors, part))
     write_json(folder / "config.json", config.model_dump(mode="json"))
-    write_json(folder / "model_card.json", card)
+    write_json(folder / _CARD, {**card, _DIGEST: known_digest(folder / _WEIGHTS)})
 
 
 def read_config(folder: Path, config_class: type[Config]) -> Config:
@@ -46,14 +47,27 @@ def read_config(folder: Path, config_class: type[Config]) -> Config:
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Read `weights.safetensors` of a model folder onto the CPU.
 
+    Where the card holds their digest, they have to fit it; beside a card that holds none they are taken as they are.
+
     Raises:
-        InputError: The file is absent, truncated or not safetensors.
+        InputError: The file is absent, truncated, not safetensors, or not the one that the card was written for.
     """
-    path = folder / "weights.safetensors"
+    path = folder / _WEIGHTS
     try:
+        _require_of_card(path)
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read ({error}); rematerialise the model asset") from error
+
+
+def _require_of_card(path: Path) -> None:
+    card = path.with_name(_CARD)
+    written = read_model_json(path.parent, _CARD).get(_DIGEST) if card.exists() else None
+    if written is not None and known_digest(path) != written:
+        raise InputError(
+            f"{path}: is not the file that its {_CARD} was written for; copy the whole model folder again, or "
+            "rematerialise the model asset"
+        )
 
 
 def weights_digest(folder: Path) -> str:
@@ -63,8 +77,7 @@ def weights_digest(folder: Path) -> str:
         InputError: The folder has no weights.
     """
     try:
-        with (folder / "weights.safetensors").open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return known_digest(folder / _WEIGHTS)
     except OSError as error:
         raise InputError(
             f"{folder}: is no model folder to start from ({error}); name one with weights.safetensors, such as "

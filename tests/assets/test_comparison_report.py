@@ -1,12 +1,12 @@
 import pytest
 
 from assets.comparison_report import repeat_command, report_setup
-from assets.inputs import studies_file
 from imaging.labels import EMIDEC_LABELS
 from imaging.phantom import PhantomConfig
 from imaging.sources import read_source
 from imaging.study_writer import write_studies
 from pipeline.forge import Forge
+from tests.pipeline.sealed import seal
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,8 @@ def test_the_setup_is_that_of_the_settings_and_the_studies(tmp_path):
     ]
     forge = Forge(home=str(tmp_path), profile="tiny", overrides=overrides, seeds=[4, 5])
     items = read_source("phantom", None, PhantomConfig(patients=6))
-    write_studies(studies_file(forge), items, EMIDEC_LABELS, "phantom")
+    write_studies(forge.folder("studies") / "studies.h5", items, EMIDEC_LABELS, "phantom")
+    seal(forge.folder("studies"), "studies")
     setup = report_setup(forge)
     assert setup.total_patients == 6
     assert setup.simulated

@@ -22,6 +22,7 @@ from pipeline.record import produce
 from pipeline.tracking import Tracker
 from pipeline.tracking_store import connect, tracking_places
 from segmentation.scores import write_scores
+from tests.pipeline.sealed import reseal
 from tests.segmentation.test_promotion import scored
 from training.files import write_json
 
@@ -104,6 +105,7 @@ def test_only_models_with_scores_of_todays_settings_are_judged(forge: Forge) -> 
     train(forge, "one", 0.5, kind="halsr_net_real_plus_gan")
     manifest = forge.folder("halsr_net_real_plus_gan_scores", 0, 0) / "manifest.json"
     manifest.write_text(manifest.read_text().replace("tiny", "demo"))
+    reseal(manifest.parent)
     metadata, _ = judge(forge)
     assert set(reasons(metadata)) == {KIND}
 
@@ -140,6 +142,7 @@ def test_scores_are_stale_for_one_reason_each(forge: Forge) -> None:
     assert staleness(forge, *place).startswith("made of another")
     manifest = forge.folder(*place) / "manifest.json"
     manifest.write_text(manifest.read_text().replace("tiny", "demo"))
+    reseal(manifest.parent)
     assert staleness(forge, *place) == "made with other data, code or settings"
     shutil.rmtree(forge.folder(KIND, 0, 0))
     assert staleness(forge, *place) == f"{KIND} they were made of is gone"

@@ -58,7 +58,7 @@ def test_postgresql_is_named_by_its_variable_so_that_no_password_is_on_disk(tmp_
 
 def test_settings_nobody_changed_move_to_postgresql_when_it_is_asked_for(tmp_path: Path, postgres_driver) -> None:
     folder = prepare_dagster_home(tmp_path, {})
-    assert "sqlite" in storage_of(folder)
+    assert "storage:" not in (folder / "dagster.yaml").read_text()
     prepare_dagster_home(tmp_path, POSTGRES)
     assert "postgres" in storage_of(folder)
 

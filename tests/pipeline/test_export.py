@@ -11,7 +11,7 @@ from pipeline.export import FORMATS, export
 from segmentation.config import TrainConfig
 from segmentation.export import OPENERS, SUFFIXES
 from segmentation.networks import build_network
-from training.files import write_json
+from tests.pipeline.sealed import seal
 from training.model_folder import write_model_folder
 
 MODEL = "emidec/tiny/attention_res_unet/real_only"
@@ -23,7 +23,7 @@ def write_member(home, fold, seed, **card):
     weights = build_network(CONFIG.network, 5).state_dict()
     card = {"label_set": "emidec", "input_size": [16, 16], "spacing_mm": 1.0, "intended_use": "Research."} | card
     write_model_folder(folder, weights, CONFIG, card)
-    write_json(folder / "record.json", {})
+    return seal(folder, "attention_res_unet_real_only")
 
 
 def test_every_network_of_a_model_becomes_a_file_beside_its_description(tmp_path):

@@ -21,8 +21,8 @@ from pipeline.external_test_options import ExternalTestOptions
 from pipeline.predict import PredictOptions, predict
 from segmentation.scores import read_scores
 from tests.imaging import fake_emidec, fake_mscmr
-from tests.pipeline.toy_models import CentralBox, nothing_odd, write_member
-from training.files import write_json
+from tests.pipeline.sealed import seal
+from tests.pipeline.toy_models import CentralBox, nothing_odd, write_localiser, write_member
 
 MODEL = "hospital/tiny/attention_res_unet/real_only"
 WITH_GAN = "hospital/tiny/attention_res_unet/real_plus_gan"
@@ -192,6 +192,7 @@ def split_of(home, source, train, validation, test):
     folder = home / source / "tiny" / "patient_split"
     splits = [FoldSplit(0, train, validation, test), FoldSplit(1, test, validation, train)]
     write_splits(folder / "patient_split.json", splits)
+    seal(folder, "patient_split")
     return folder
 
 
@@ -228,22 +229,13 @@ def test_a_model_of_the_same_source_that_does_not_tell_its_patients_is_refused(h
     with pytest.raises(InputError, match=r"patient_split.json: is missing, so that model emidec/tiny.*cannot be told"):
         run(home, root, own)
     folder = split_of(home, "emidec", ("Case_N001",), ("Case_N002",), ("Case_N003",))
-    record = {
-        "asset": "",
-        "cache_key": "",
-        "data_version": "newer",
-        "files": {},
-        "outcome": {"facts": {}, "checks": []},
-    }
-    write_json(folder / "record.json", record)
+    seal(folder, "patient_split", "newer")
     with pytest.raises(InputError, match=r"is split newer, model emidec/.* was trained with older; train it again"):
         run(home, root, own)
 
 
 def test_the_patients_of_a_borrowed_localiser_count_too(home, root):
-    place = home / "emidec" / "tiny" / "lv_localiser" / "fold_0"
-    place.mkdir(parents=True)
-    write_json(place / "record.json", {})
+    write_localiser(home, 0)
     split_of(home, "emidec", CASES[:1], ("Case_N001",), ("Case_N002",))
     with pytest.raises(InputError, match=rf"localiser emidec/tiny, fold 0 was trained on {CASES[0]} \(1 of 5"):
         run(home, root, localiser="emidec/tiny")
@@ -253,6 +245,7 @@ def test_a_renamed_training_patient_is_known_by_the_image(home, root, tmp_path):
     split_of(home, "hospital", CASES, ("Case_N001",), ("Case_N002",))
     archive = home / "hospital" / "tiny" / "studies" / "studies.h5"
     write_studies(archive, list(read_emidec(root)), EMIDEC_LABELS, "hospital")
+    seal(archive.parent, "studies")
     renamed = tmp_path / "renamed"
     fake_emidec.write_case(renamed, "Case_P777", fake_emidec.image_of(fake_emidec.label_map(CASES[0])))
     with pytest.raises(InputError, match=r"model hospital/.* was trained on Case_P777 \(1 of 1 patients\)"):
@@ -270,6 +263,7 @@ def test_phantoms_of_one_name_are_the_same_only_if_they_are_drawn_alike(home, tm
     with pytest.raises(InputError, match=r"studies.h5: is missing"):
         run(home, tmp_path / "none", own, **options)
     write_studies(home / "phantom" / "tiny" / "studies" / "studies.h5", studies, EMIDEC_LABELS, "phantom")
+    seal(home / "phantom" / "tiny" / "studies", "studies")
     with pytest.raises(InputError, match=r"was trained on .* \(4 of 5 patients\)"):
         run(home, tmp_path / "none", own, **options)
     options["overrides"] += ("phantom.seed=7",)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pipeline.forge import Forge
 from pipeline.forge_fields import forge_fields
 from pipeline.nightly import BY_SCHEDULE, night_requests
 from pipeline.nightly_settings import NightlySettings
@@ -26,7 +27,7 @@ def test_a_job_that_sets_its_profile_keeps_source_folder_and_workspace_of_the_en
     environment = {**os.environ, **given, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     environment.pop("SCARFORGE_PROFILE", None)
     found = json.loads(subprocess.check_output([sys.executable, "-c", CODE], env=environment, cwd=tmp_path))
-    home, root = str(tmp_path / "elsewhere"), str(tmp_path / "data")
+    root, home = str(tmp_path / "data"), ""  # a stored run names no workspace, since that may be moved
     assert found == {
         "forge": {"source": "emidec", "root": root, "profile": "demo", "home": home},
         "quick_fold": {"source": "emidec", "root": root, "profile": "quick", "home": home},
@@ -45,5 +46,9 @@ def test_a_night_reads_the_folder_of_its_settings(tmp_path):
 
 def test_without_an_environment_the_phantom_runs_in_a_workspace_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    home = str(tmp_path / "workspace")
-    assert forge_fields({}) == {"source": "phantom", "root": "", "profile": "demo", "home": home}
+    monkeypatch.delenv("SCARFORGE_HOME", raising=False)
+    fields = forge_fields({})
+    assert fields == {"source": "phantom", "root": "", "profile": "demo", "home": ""}
+    assert Forge(**fields).workspace.home == tmp_path / "workspace"
+    monkeypatch.setenv("SCARFORGE_HOME", "elsewhere")
+    assert Forge(**fields).workspace.home == tmp_path / "elsewhere"

@@ -10,7 +10,7 @@ from assets.current_scores import scores_key
 from assets.studies import patient_split, studies
 from imaging.errors import InputError
 from imaging.labels import EMIDEC_LABELS
-from pipeline.cli import app
+from pipeline.cli import app, main
 from pipeline.forge import Forge
 from pipeline.outcome import Fact, Outcome
 from pipeline.pooled_scores import pool_scores
@@ -19,6 +19,7 @@ from pipeline.tracking_store import prepare_store
 from segmentation.comparison import ScoredTable
 from segmentation.pooled_folds import pool_folds
 from segmentation.scores import ScoredVolume, ScoreIdentity, score_table, write_scores
+from tests.pipeline.sealed import reseal
 from training.files import write_json
 
 HEALTHY = np.array([[[1, 2, 2, 2, 2, 2]]], np.uint8)
@@ -133,13 +134,35 @@ def test_the_command_tells_of_the_finished_folds_and_writes_what_it_tells(home, 
         assert len(pd.read_csv(tmp_path / f"{name}.csv"))
 
 
+def test_a_table_that_was_edited_or_cut_short_is_not_tabulated(home, monkeypatch, capsys):
+    monkeypatch.setenv("SCARFORGE_HOME", str(home))
+    monkeypatch.setattr("sys.argv", ["scarforge", "scores", "--profile", "tiny"])
+    table = home / "phantom" / "tiny" / f"{MODEL}_scores" / "fold_1" / "seed_0" / "scores.csv"
+    written = table.read_text()
+    for changed in (written.replace(",1.0,", ",0.999,"), written[: len(written) // 2]):
+        assert changed != written
+        table.write_text(changed)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        (line,) = capsys.readouterr().err.splitlines()
+        assert ended.value.code == 2
+        assert line.startswith(f"scarforge: {table}: is not the file it wrote: edited, cut short or exchanged")
+        assert line.endswith(f"; rematerialise the asset '{MODEL}_scores'")
+    table.write_text(written)
+    assert pool_scores(home, "phantom", "tiny", None)
+
+
 def test_a_table_that_one_fold_lacks_is_not_shown_and_the_fold_is_named(home, tmp_path):
     lacking = home / "phantom" / "tiny" / f"{MODEL}_scores" / "fold_0" / "seed_0" / "scores_without_unsure_lesions.csv"
     lacking.unlink()
+    reseal(lacking.parent)
     (tmp_path / "summary_without_unsure_lesions.csv").write_text("of an earlier call")
     text = pool_scores(home, "phantom", "tiny", tmp_path)
     assert f"Not there yet for {MODEL}_scores fold 0 seed 0" in text
-    assert {path.name for path in tmp_path.iterdir()} == {"scores.md", "runs.csv", "summary.csv", "detection.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("scores.md", "runs.csv", "summary.csv", "detection.csv"),
+        ".scarforge",
+    }
 
 
 def test_scores_of_a_model_that_was_trained_anew_since_are_left_out_and_named(home, tmp_path):

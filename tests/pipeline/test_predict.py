@@ -17,8 +17,7 @@ from pipeline.predict_models import ModelName, find_members, models_in
 from segmentation.post_processing import STEPS
 from tests.imaging import fake_sunnybrook
 from tests.imaging.fake_emidec import SPACING_MM, image_of, label_map, write_nifti
-from tests.pipeline.toy_models import CentralBox, nothing_odd, write_member
-from training.files import write_json
+from tests.pipeline.toy_models import CentralBox, nothing_odd, write_localiser, write_member
 
 MODEL = "emidec/tiny/attention_res_unet/real_only"
 # What a DICOM segmentation takes over; a miniature slice has none of it.
@@ -86,6 +85,26 @@ def test_a_study_gives_map_numbers_pictures_and_a_page(tmp_path, home, plausible
     assert "Patient 7" in page
     assert "http" not in page.replace("http-equiv", "")
     assert "<script" not in page
+
+
+@pytest.mark.parametrize("place", ["results", "."])
+def test_results_below_the_studies_are_no_studies_at_the_next_call(tmp_path, home, plausible, place):
+    studies = tmp_path / "in"
+    write_study(studies / "p1" / "a.nii.gz")
+    for _ in range(2):
+        assert run(home, studies / place, studies) == 0
+        assert list(pd.read_csv(studies / place / "predictions.csv")["case_id"]) == ["a"]
+    write_study(studies / place / "p2" / "b.nii.gz")
+    run(home, studies / place, studies)
+    assert sorted(pd.read_csv(studies / place / "predictions.csv")["case_id"]) == ["a", "b"]
+
+
+def test_flagged_results_are_no_studies_either(tmp_path, home):
+    studies = tmp_path / "in"
+    write_study(studies / "p1" / "a.nii.gz")
+    for _ in range(2):
+        assert run(home, studies / "out", studies) == 3
+    assert (studies / "out" / "flagged" / "a.nii.gz").is_file()
 
 
 def test_seeds_and_folds_are_averaged_unless_a_fold_is_named(tmp_path, home, plausible, capsys):
@@ -284,9 +303,7 @@ def test_an_unfinished_training_is_no_member(home):
 
 def test_the_localisers_of_another_source_are_named(tmp_path, home, plausible):
     for fold in (0, 2):
-        place = home / "acdc" / "quick" / "lv_localiser" / f"fold_{fold}"
-        place.mkdir(parents=True)
-        write_json(place / "record.json", {})
+        write_localiser(home, fold, "acdc", "quick")
     run(home, tmp_path / "out", write_study(tmp_path / "a.nii.gz"), localiser="acdc/quick")
     assert pd.read_csv(tmp_path / "out" / "predictions.csv").loc[0, "localiser"] == "acdc/quick, fold 0, 2"
     with pytest.raises(InputError, match=r"mscmr/quick/lv_localiser: has no finished localiser; train it with"):

@@ -6,10 +6,13 @@ import dagster as dg
 import pytest
 
 from pipeline import source_watch
+from pipeline.dagster_home import prepare_dagster_home
 from pipeline.nightly import BY_SCHEDULE, BY_SENSOR, night_requests
 from pipeline.nightly_settings import NightlySettings
+from pipeline.notify import LOG_FILE
 from pipeline.sensors import new_studies, watch_folder
 from pipeline.source_watch import QUIET_S, SHARE_OF_TIME, Watch, listing_digest, look
+from pipeline.workspace import Workspace
 
 
 @pytest.fixture
@@ -161,3 +164,30 @@ def test_a_missing_folder_or_a_source_without_one_is_a_reason_not_a_crash(studie
 
 def test_the_sensor_is_off_until_switched_on():
     assert new_studies.default_status == dg.DefaultSensorStatus.STOPPED
+
+
+def test_a_workspace_and_results_among_the_studies_start_nothing(studies):
+    """What runs, both interfaces and predictions write between two looks."""
+    home = studies / "workspace"
+    prepare_dagster_home(home)
+    Workspace(home, "emidec", "tiny").mark()
+    before = listing_digest(studies)
+    for name in ("emidec/tiny/studies/studies.h5", "mlflow.db", "mlflow.db-wal", "mlflow_artifacts/1/a.png"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text("written by a run")
+    for name in ("logs/mlflow.log", "locks/accelerator_0.lock", "tracking_spool/x/run.json", "dagster/history/runs.db"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text("written by a run")
+    (home / LOG_FILE).write_text("a message")
+    assert listing_digest(studies) == before
+    (studies / "Case_003").mkdir()
+    (studies / "Case_003" / "image.nii.gz").write_bytes(b"image")
+    assert listing_digest(studies) != before
+
+
+def test_a_workspace_that_is_the_folder_of_studies_hides_none_of_them(studies):
+    before = listing_digest(studies)
+    prepare_dagster_home(studies)
+    Workspace(studies, "Case_001", "tiny").mark()  # a source may be called as a patient is
+    (studies / "Case_001" / "tiny" / "scores.csv").write_text("ours")
+    assert listing_digest(studies) == before

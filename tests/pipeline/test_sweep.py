@@ -29,6 +29,7 @@ from pipeline.outcome import Outcome
 from pipeline.record import produce
 from pipeline.sweep import run_sweep
 from pipeline.sweep_plan import SweepPoint, equal_total, plan_points, read_patients, read_seeds, read_shares
+from tests.pipeline.sealed import reseal
 
 SMALL = [
     "device=cpu",
@@ -201,6 +202,7 @@ def test_a_test_patient_among_the_donors_is_refused(forge):
     with SliceStoreWriter(path.with_name("leaking.h5"), store.attributes) as writer:
         writer.append(store.images(), store.masks(), store.rows.assign(donor_ids=split.test[0]))
     path.with_name("leaking.h5").replace(path)
+    reseal(path.parent)
     with pytest.raises(InputError, match=rf"synthetic_slices: leakage in fold 0: {split.test[0]} \(test"):
         run_sweep(forge, 0, [SweepPoint(0.5)])
 

@@ -5,8 +5,9 @@ import torch
 from imaging.box import Box
 from imaging.regions import RegionConfig
 from segmentation.config import TrainConfig
+from segmentation.localiser_config import LocaliserConfig
 from segmentation.networks import build_network
-from training.files import write_json
+from tests.pipeline.sealed import seal
 from training.model_folder import write_model_folder
 
 CONFIG = TrainConfig.model_validate(
@@ -39,7 +40,11 @@ def write_member(
     folder = root / f"attention_res_unet_{training_set}" / f"fold_{fold}" / f"seed_{seed}"
     card = {"label_set": label_set, "region": region.model_dump(mode="json") | {"fold": fold}, **described}
     write_model_folder(folder, network.state_dict(), CONFIG, card)
-    for place in (folder, root / "lv_localiser" / f"fold_{fold}"):
-        place.mkdir(parents=True, exist_ok=True)
-        write_json(place / "record.json", {})
-    return folder
+    write_localiser(home, fold, source)
+    return seal(folder, f"attention_res_unet_{training_set}")
+
+
+def write_localiser(home, fold, source="emidec", profile="tiny"):
+    folder = home / source / profile / "lv_localiser" / f"fold_{fold}"
+    write_model_folder(folder, {"bias": torch.zeros(1)}, LocaliserConfig(), {})
+    return seal(folder, "lv_localiser")
