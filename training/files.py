@@ -10,6 +10,8 @@ from safetensors import SafetensorError
 
 from imaging.errors import InputError
 
+CHECKPOINT = "checkpoint"  # the folder, in that of a model, of what its training needs to be continued
+
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary neighbour of `path`, flush it to disk and rename it to `path`.
