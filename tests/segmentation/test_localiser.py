@@ -106,7 +106,13 @@ def test_model_folder_says_what_the_model_is(trained):
     assert card["fov_mm"] == 96
     assert card["validation_iou"] == result.validation_iou
     assert len(pd.read_csv(folder / "history.csv")) == 3
-    assert not (folder / "checkpoint").exists()
+
+
+def test_a_training_that_is_over_is_not_repeated(archive, split, compute, trained, monkeypatch):
+    folder, result, _ = trained
+    monkeypatch.setattr(FootprintNet, "loss", lambda *_: pytest.fail("trains again"))
+    assert (folder / "checkpoint" / "last.pt").exists()  # the boxes, which are made of the model, may fail yet
+    assert train_localiser(archive, split, SMALL, compute, folder, 0, silent, {"fold": 0}) == result
 
 
 def test_predicted_box_follows_the_heart(archive, compute, split, trained):
