@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 def source_digest(root: Path | None, phantom: "PhantomConfig") -> str:
     """Return a hash over names and contents of all files under `root`, or over the phantom's configuration.
 
+    Links to folders are followed, as the readers follow them.
     A file that cannot be read counts by its name: the reader will reject its study with a reason.
 
     Raises:
@@ -28,11 +30,19 @@ def source_digest(root: Path | None, phantom: "PhantomConfig") -> str:
         return digest.hexdigest()
     if not root.is_dir():
         raise InputError(f"{root}: is not a folder; give the folder that holds the studies with --root DIR")
-    for path in sorted(root.rglob("*")):
+    for path in sorted(_below(root)):
         if path.is_file():
             digest.update(os.fsencode(path.relative_to(root)) + b"\0")
             digest.update(_content_digest(path))
     return digest.hexdigest()
+
+
+def _below(root: Path) -> Iterator[Path]:
+    """Give the files below a folder, through links to folders, but not through those that lead back up."""
+    for folder, names, files in os.walk(root, followlinks=True):
+        here = Path(folder).resolve()
+        names[:] = [name for name in names if not here.is_relative_to((Path(folder) / name).resolve())]
+        yield from (Path(folder) / name for name in files)
 
 
 def _content_digest(path: Path) -> bytes:
