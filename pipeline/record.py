@@ -142,7 +142,7 @@ def _made(
         record = _built(partial, asset, key, build, attempt, made_of)
     _drop_unfinished(partial)
     with FileLock(swap_lock(place)):
-        replace_folder(place, partial, recorded_files(place))
+        replace_folder(place, partial)
     return record
 
 
@@ -233,8 +233,9 @@ def _drop_unfinished(folder: Path) -> None:
     for path in sorted(folder.rglob(CHECKPOINT)):
         if path.is_dir():
             shutil.rmtree(path)
-    for path in folder.rglob(".*.partial*"):
-        path.unlink()
+    for path in sorted(folder.rglob(".*.partial*")):
+        if path.is_file():
+            path.unlink()
 
 
 def _seal(partial: Path, asset: str, key: str, outcome: Outcome, attempt: str, made_of: Mapping[str, Any]) -> Record:
@@ -260,36 +261,36 @@ def swap_lock(place: Path) -> Path:
     return place.with_name(f".{place.name}.swap.lock")
 
 
-def replace_folder(place: Path, partial: Path, own: Container[str] | None) -> None:
-    """Put `partial` in the place of whatever is there; a kill in between leaves the old or the new, or neither.
-
-    Args:
-        place: The final folder.
-        partial: The folder that takes its place.
-        own: Relative paths of the files that make up what is there; others are taken along. None where nothing tells:
-            the folder is then kept beside, under a name with a dot.
-    """
-    old = place.with_name(f".{place.name}.old")
-    if old.exists() and not place.exists():  # a kill came between the two renamings
-        old.rename(place)
-    shutil.rmtree(old, ignore_errors=True)
-    if place.exists():
-        if own is None:
-            old = _free_name(place)
-        else:
-            _take_along(place, partial, own)
-        place.rename(old)
-    partial.rename(place)
-    if own is not None:
-        shutil.rmtree(old, ignore_errors=True)
-
-
 def recorded_files(place: Path) -> Container[str] | None:
     """Return the files that the record in `place` names, None where it tells nothing."""
     try:
         return read_record(place, place.name).files
     except InputError:
         return None
+
+
+def replace_folder(
+    place: Path, partial: Path, own_files: Callable[[Path], Container[str] | None] = recorded_files
+) -> None:
+    """Put `partial` in the place of whatever is there; a kill in between leaves the old or the new, or neither.
+
+    Args:
+        place: The final folder.
+        partial: The folder that takes its place.
+        own_files: Gives the relative paths of the files that make up what is there; others are taken along. None where
+            nothing tells: the folder is then kept beside, under a name with a dot.
+    """
+    old = place.with_name(f".{place.name}.old")
+    if old.exists() and not place.exists():  # a kill came between the two renamings
+        old.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        own = own_files(place)
+        if own is not None:
+            _take_along(place, partial, own)
+        place.rename(_free_name(place) if own is None else old)
+    partial.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _take_along(place: Path, partial: Path, own: Container[str]) -> None:

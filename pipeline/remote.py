@@ -163,7 +163,7 @@ class Remote:
                 raise DamagedError(f"{', '.join(damaged)} missing there or unlike the record's digest")
             if not state:
                 (aside / RECORD).write_bytes(seal.content)
-            replace_folder(place, aside, _own_files(place, state))
+            replace_folder(place, aside, _files_of_state if state else recorded_files)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         self._set_mark(place, seal)
@@ -215,11 +215,9 @@ class Remote:
         self._away_until = time.monotonic() + _PAUSE_S
 
 
-def _own_files(place: Path, state: bool) -> Container[str] | None:
-    """Return which files of a folder that is to be replaced are this program's."""
-    if state:  # no record tells: what it writes there are tables and JSON
-        return [name for name in file_digests(place) if PurePosixPath(name).suffix in (".csv", ".json")]
-    return recorded_files(place)
+def _files_of_state(folder: Path) -> Container[str]:
+    """Return this program's files in a folder without a record: it writes tables and JSON there."""
+    return [name for name in file_digests(folder) if PurePosixPath(name).suffix in (".csv", ".json")]
 
 
 def _mark_file(place: Path) -> Path:
