@@ -1,5 +1,7 @@
 """Which score tables are of today: of the very model that lies there now, and of today's data, code and settings."""
 
+from collections.abc import Mapping
+
 import dagster as dg
 
 from assets import scores
@@ -46,16 +48,20 @@ def _lost(forge: Forge, name: str, fold: int, seed: int) -> str:
 
 
 def _of_another_model(forge: Forge, name: str, fold: int, seed: int) -> str:
-    if forge.finished(name, fold, seed).record.cache_key == scores_key(forge, name, fold, seed):
+    from training.model_folder import read_model_json
+
+    opened = forge.finished(name, fold, seed)
+    manifest = read_model_json(opened.file("manifest.json").parent, "manifest.json")
+    if opened.record.cache_key == scores_key(forge, name, fold, seed, manifest):
         return ""
     return f"made of another {name.removesuffix('_scores')} than the present one, of other slices or by other rules"
 
 
-def scores_key(forge: Forge, name: str, fold: int, seed: int) -> str:
-    """Return the cache key that the scores of one seed have if they were made now."""
+def scores_key(forge: Forge, name: str, fold: int, seed: int, manifest: Mapping[str, str]) -> str:
+    """Return the cache key of the scores of one seed made of what lies there now, with the settings of `manifest`."""
     model = name.removesuffix("_scores")
     parents = {asset: forge.version(asset, fold, seed if asset == model else None) for asset in _read_by(name)}
-    return cache_key(scoring_version(name), parents, {"seed": seed})
+    return cache_key(scoring_version(name), parents, {"seed": seed, "manifest": dict(manifest)})
 
 
 def scoring_version(name: str) -> str:

@@ -1,6 +1,7 @@
 """Where the ventricle is: the first stage of HALSR-Net, whose published regression is one of the heads."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pandas as pd
@@ -12,6 +13,9 @@ from assets.inputs import open_split, open_studies, split_file, studies_file
 from assets.training_run import as_outcome, train_in_own_process
 from pipeline.forge import Forge, require_fold
 from pipeline.outcome import Fact, Outcome, number
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
 
 
 @dg.asset(
@@ -34,7 +38,14 @@ def lv_localiser(context: dg.AssetExecutionContext, forge: Forge) -> dg.Material
     def build(folder: Path) -> Outcome:
         return _train(context, forge, folder)
 
-    return forge.materialise(context, build, forge.settings().localiser)
+    return forge.materialise(context, build, _made_with(forge.settings()))
+
+
+def _made_with(settings: "Settings") -> dict[str, Any]:
+    """Return what decides the result; the region, in which slices are counted, where it has not the default's size."""
+    region = settings.region.size_px
+    usual = region == type(settings.region)().size_px
+    return settings.localiser.model_dump(mode="json") | ({} if usual else {"region_px": region})
 
 
 def _train(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outcome:
@@ -76,6 +87,6 @@ def _box_every_study(forge: Forge, folder: Path, fold: int) -> pd.DataFrame:
     archive = open_studies(forge)
     split = open_split(forge, fold)
     localiser = load_localiser(folder, choose_compute(settings.device, settings.precision))
-    boxes = box_scores(localiser, archive, split)
+    boxes = box_scores(localiser, archive, split, settings.region.size_px)
     boxes.to_csv(folder / "boxes.csv", index=False)
     return boxes

@@ -39,7 +39,7 @@ _BLOCKING = ("adherence", "no_copies", "variety")
 def synthesis_quality(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
     """Measure synthetic slices beside painted tissue means and real slices, and write one page about them."""
     settings = forge.settings()
-    config: dict[str, Any] = {"quality": settings.quality.model_dump(mode="json")}
+    config: dict[str, Any] = {"quality": settings.quality.key}
     if (training := utility_config(settings)) is not None:
         config["utility"] = training.model_dump(mode="json")
     return forge.materialise(context, lambda folder: _assess(context, forge, folder), config)

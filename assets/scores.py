@@ -55,7 +55,8 @@ def scores(name: str, network: str, training_set: str) -> dg.AssetsDefinition:
             def build(folder: Path, seed: int = seed) -> Outcome:
                 return _score(context, forge, folder, network, training_set, seed)
 
-            records[seed] = forge.produce(context, name, fold, seed, own, {"seed": seed}, build)
+            made_with = {"seed": seed, "manifest": forge.manifest()}
+            records[seed] = forge.produce(context, name, fold, seed, own, made_with, build)
         return seeds_together(records)
 
     return score

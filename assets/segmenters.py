@@ -69,12 +69,12 @@ def _training(
 def seeds_together(records: dict[int, tuple[Record, Path]]) -> dg.MaterializeResult:
     """Return one result for all seeds: facts named by seed where there are several, checks that hold for all."""
     metadata: dict[str, Any] = {}
-    checks: dict[str, list[Check]] = {}
+    checks: dict[str, dict[int, Check]] = {}
     for seed, (record, folder) in records.items():
         prefix = f"seed_{seed}/" if len(records) > 1 else ""
         metadata |= {prefix + name: value for name, value in metadata_of(record.outcome, folder).items()}
         for check in record.outcome.checks:
-            checks.setdefault(check.name, []).append(check)
+            checks.setdefault(check.name, {})[seed] = check
     if len(records) > 1:
         metadata |= _means(records)
     together = [_all_seeds(name, found) for name, found in checks.items()]
@@ -86,13 +86,13 @@ def seeds_together(records: dict[int, tuple[Record, Path]]) -> dg.MaterializeRes
     )
 
 
-def _all_seeds(name: str, found: list[Check]) -> Check:
+def _all_seeds(name: str, found: dict[int, Check]) -> Check:
+    """Return one check of all seeds: its figures are named by the seed's number."""
+    first = next(iter(found.values()))
     if len(found) == 1:
-        return found[0]
-    figures = {
-        f"seed_{place}/{key}": value for place, check in enumerate(found) for key, value in check.figures.items()
-    }
-    return Check(name, all(check.passed for check in found), figures, found[0].description, found[0].warning)
+        return first
+    figures = {f"seed_{seed}/{key}": value for seed, check in found.items() for key, value in check.figures.items()}
+    return Check(name, all(check.passed for check in found.values()), figures, first.description, first.warning)
 
 
 def _means(records: dict[int, tuple[Record, Path]]) -> dict[str, Any]:

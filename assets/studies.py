@@ -105,7 +105,7 @@ def _split(folder: Path, forge: Forge) -> Outcome:
     settings = forge.settings()
     groups = open_studies(forge).groups()
     splits = split_patients(groups, FOLDS, settings.validation_share, settings.split_seed)
-    write_splits(folder / "patient_split.json", splits)
+    write_splits(folder / "patient_split.json", splits, settings.split_seed)
     rows = [
         {"fold": split.fold, "part": part, "group": groups[case], "case_id": case}
         for split in splits

@@ -20,6 +20,7 @@ from pipeline.outcome import Fact, Outcome, image
 
 if TYPE_CHECKING:
     from gan.simulator import SimulatorConfig
+    from pipeline.settings import Settings
 
 
 @dg.asset(
@@ -51,7 +52,13 @@ def pix2pix(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeRe
         )
         return as_outcome(folder, result, forge)
 
-    return forge.materialise(context, build, settings.pix2pix)
+    return forge.materialise(context, build, settings.pix2pix, _weights_read(settings))
+
+
+def _weights_read(settings: "Settings") -> dict[str, str]:
+    """Return the content of VGG16's weights where the loss reads them."""
+    weights = settings.quality.weights if settings.pix2pix.perceptual_weight else {}
+    return {"vgg16_weights": weights["vgg16_weights"]} if "vgg16_weights" in weights else {}
 
 
 @dg.asset(

@@ -19,6 +19,7 @@ from pipeline.outcome import Check, Fact, Outcome, number
 from pipeline.training_fork import start_training
 from pipeline.training_task import ERROR_FILE, PASSING_FAULT, RESULT_FILE, WRONG_INPUT, Stage, TrainingTask
 from pipeline.transient import PassingFaultError
+from training.files import CHECKPOINT
 
 _STOPS_WITHIN_S = 7.0  # with the way of a cancellation to the step, less than ten
 
@@ -109,7 +110,7 @@ def _failure(code: int, task: TrainingTask) -> Exception:
     words = problem.read_text(encoding="utf-8") if problem.exists() else ""
     if words and code in (WRONG_INPUT, PASSING_FAULT):
         return InputError(words) if code == WRONG_INPUT else PassingFaultError(words)
-    kept = (folder / "checkpoint" / "last.pt").exists()
+    kept = (folder / CHECKPOINT / "last.pt").exists()
     after = "continues from the last checkpoint" if kept else "starts anew: there was no checkpoint yet"
     how = words or _how_it_ended(code)
     return TrainingProcessError(f"training {task.tracking['name']}: {how}; rematerialising {after}")

@@ -21,6 +21,7 @@ from imaging.study_writer import write_studies
 from pipeline.settings import Settings, load_settings
 from segmentation.localiser import box_scores, load_localiser
 from segmentation.localiser_training import train_localiser
+from training.checkpoint import delete_checkpoint
 from training.compute import Compute, choose_compute
 from training.report import silent
 
@@ -49,6 +50,7 @@ def _fold(archive: StudyArchive, split: FoldSplit, settings: Settings, compute: 
     model = folder / f"fold_{split.fold}"
     start = time.perf_counter()
     train_localiser(archive, split, settings.localiser, compute, model, settings.split_seed, silent, {})
+    delete_checkpoint(model)
     seconds = time.perf_counter() - start
     scores = box_scores(load_localiser(model, compute), archive, split, settings.region.size_px)
     scores = scores[scores["part"] == "test"].assign(fold=str(split.fold), seconds=seconds)

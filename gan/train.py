@@ -6,7 +6,6 @@ The generator that is kept is the averaged one of the round with the best *valid
 
 import logging
 import math
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,13 +27,14 @@ from imaging.progress import track
 from imaging.slice_store import SliceStore
 from training.checkpoint import digest_of, load_checkpoint, save_checkpoint
 from training.compute import Compute
-from training.files import write_atomically
-from training.model_folder import write_model_folder
+from training.files import CHECKPOINT, write_atomically
+from training.model_folder import finished_card, write_model_folder
 from training.report import Report
 
 _LOG = logging.getLogger(__name__)
 # Losses are read from the device this often: each reading waits for it.
 _STEPS_BETWEEN_CHECKS = 25
+_SPEED = "images_per_s"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def train_pix2pix(
     card: Mapping[str, Any],
     vgg16_weights: Path | None = None,
 ) -> Pix2PixResult:
-    """Train Pix2Pix, or continue the training whose checkpoint lies in `folder`.
+    """Train Pix2Pix, or continue the training whose checkpoint lies in `folder`; one that is over is not repeated.
 
     Args:
         training: Slices of training patients.
@@ -74,7 +74,8 @@ def train_pix2pix(
         validation_masks: (N, H, W).
         config: The network and its training.
         compute: What to run on.
-        folder: The model folder to write.
+        folder: The model folder to write. The checkpoint stays there: who has nothing more to do with the model
+            deletes it.
         seed: Seed of every random choice.
         report: Called at every validation round.
         card: Written into `model_card.json` together with the result.
@@ -88,6 +89,8 @@ def train_pix2pix(
     slices = ResidentSlices.load(training, config, compute)
     validation = ValidationSlices.choose(validation_images, validation_masks, config)
     run = _Training(Players(slices, compute, seed, vgg16_weights), validation, folder)
+    if (result := run.found(card)) is not None:
+        return result
     run.restore()
     for step in track(range(run.step + 1, config.steps + 1), "training pix2pix (steps)"):
         run.take_step(step)
@@ -142,16 +145,23 @@ class _Training:
         return figures
 
     def save(self) -> None:
-        """Write the checkpoint and the history so far."""
-        state = {name: part.state_dict() for name, part in self.players.parts().items()}
-        rest = {"step": self.step, "history": self.history, "troubles": self.troubles, "best": self.best}
-        save_checkpoint(self.folder / "checkpoint", self.config, self.origin, state | rest)
+        """Write the history so far, then the checkpoint that it belongs to."""
         table = pd.DataFrame(self.history)
         write_atomically(self.folder / "history.csv", lambda part: table.to_csv(part, index=False))
+        state = {name: part.state_dict() for name, part in self.players.parts().items()}
+        rest = {"step": self.step, "history": self.history, "troubles": self.troubles, "best": self.best}
+        save_checkpoint(self.folder / CHECKPOINT, self.config, self.origin, state | rest)
+
+    def found(self, card: Mapping[str, Any]) -> Pix2PixResult | None:
+        """Return the result of this very training where it is over, None where it has still to be done."""
+        model = finished_card(self.folder, self.players.averaged.state_dict(), self.config, card, self.seed)
+        if model is None or not (self.folder / "history.csv").is_file():
+            return None
+        return Pix2PixResult(self.folder, model["selected_step"], model["validation"], tuple(model["troubles"]))
 
     def restore(self) -> None:
         """Continue from the checkpoint, if there is one."""
-        state = load_checkpoint(self.folder / "checkpoint", self.config, self.origin)
+        state = load_checkpoint(self.folder / CHECKPOINT, self.config, self.origin)
         if state is None:
             return
         for name, part in self.players.parts().items():
@@ -160,22 +170,22 @@ class _Training:
         self.troubles, self.best = state["troubles"], state["best"]
 
     def finish(self, card: Mapping[str, Any]) -> Pix2PixResult:
-        """Write the model folder and delete the checkpoint."""
+        """Write the model folder, without the speed: equal trainings have equal model cards."""
         best = self.best
+        figures = {name: value for name, value in best["figures"].items() if name != _SPEED}
         own = {
             "network": "pix2pix",
             "label_set": self.players.slices.labels.name,
             "region_px": int(self.players.slices.masks.shape[-1]),
             "selected_step": best["step"],
             "parameters": sum(parameter.numel() for parameter in self.players.averaged.parameters()),
-            "validation": best["figures"],
+            "validation": figures,
             "troubles": self.troubles,
         }
         if self.players.slices.shades is not None:
             write_shades(self.folder, self.players.slices.shades)
         write_model_folder(self.folder, best["weights"], self.config, {**card, **own})
-        shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
-        return Pix2PixResult(self.folder, best["step"], best["figures"], tuple(self.troubles))
+        return Pix2PixResult(self.folder, best["step"], figures, tuple(self.troubles))
 
     def _begin_round(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -194,7 +204,7 @@ class _Training:
         figures = {name: float(value) / self._round_steps for name, value in self._sums.items()}
         seconds = time.monotonic() - self._round_start
         figures["learning_rate"] = self.players.learning_rate
-        figures["images_per_s"] = self._round_steps * self.config.batch / max(seconds, 1e-9)
+        figures[_SPEED] = self._round_steps * self.config.batch / max(seconds, 1e-9)
         return figures
 
 

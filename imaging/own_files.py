@@ -65,9 +65,11 @@ def without_own(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def files_below(root: Path) -> Iterator[Path]:
-    """Return every file below a folder but the program's own; folders are not followed through links."""
-    for place, folders, names in os.walk(root):
-        mark = Mark.of(Path(place))
-        folders[:] = [name for name in folders if not mark.covers(name)]
+    """Return every file below a folder but the program's own, through links to folders unless they lead back up."""
+    for place, folders, names in os.walk(root, followlinks=True):
+        mark, here = Mark.of(Path(place)), Path(place).resolve()
+        folders[:] = [
+            name for name in folders if not mark.covers(name) and not here.is_relative_to((here / name).resolve())
+        ]
         files = (Path(place, name) for name in names if not mark.covers(name))
         yield from (path for path in files if path.is_file())

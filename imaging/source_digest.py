@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 def source_digest(root: Path | None, phantom: "PhantomConfig") -> str:
     """Return a hash over names and contents of all files under `root`, or over the phantom's configuration.
 
-    Files that this program wrote, as where the workspace lies there, do not count: no reader takes them. A file
-    that cannot be read counts by its name: the reader will reject its study with a reason.
+    Links to folders are followed, as the readers follow them. Files that this program wrote, as where the workspace
+    lies there, do not count: no reader takes them. A file that cannot be read counts by its name: the reader will
+    reject its study with a reason.
 
     Raises:
         InputError: `root` is not a folder.

@@ -90,9 +90,14 @@ def split_patients(
     return splits
 
 
-def write_splits(path: Path, splits: Sequence[FoldSplit]) -> None:
-    """Write all folds as one JSON file, written aside and renamed."""
-    text = json.dumps({"folds": [asdict(split) for split in splits]}, indent=2) + "\n"
+def write_splits(path: Path, splits: Sequence[FoldSplit], seed: int | None = None) -> None:
+    """Write all folds as one JSON file, written aside and renamed.
+
+    The seed, where it is given, tells the file from that of another seed which happens to deal out patients alike:
+    what is made from it draws by that seed too.
+    """
+    given = {} if seed is None else {"seed": seed}
+    text = json.dumps({**given, "folds": [asdict(split) for split in splits]}, indent=2) + "\n"
     with written_aside(path) as partial:
         partial.write_text(text, encoding="utf-8")
 

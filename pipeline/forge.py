@@ -149,12 +149,15 @@ class Forge(dg.ConfigurableResource):
         place = self.workspace.place(asset, fold, seed)
         self.workspace.mark()
         start = time.monotonic()
-        key = cache_key(code_version, parents, plain)
+        made_of: dict[str, Any] = {"code_version": code_version, "parents": dict(parents), "config": plain}
+        key = cache_key(**made_of)
         attempt = _forced(context, key) if asset in TRAINED else ""
         if context.job_def.executor_def.name == dg.multiprocess_executor.name:
             end_with_spawner()
         with retried(context.retry_number):
-            record, found = produce(place, asset, key, build, attempt, self.remote)
+            record, found = produce(
+                place, asset, key, build, attempt, self.remote, made_of, lambda line: say(f"    {line}")
+            )
         seconds = time.monotonic() - start
         where = asset + (f", seed {seed}" if seed is not None else "")
         say(f"  {'=' if found else '+'} {where:<46} {'unchanged' if found else f'{seconds:6.1f} s'}")

@@ -3,28 +3,34 @@
 Dagster never skips work by itself, so each asset keeps a key (code version, versions of what it read, its
 configuration). A result with the same key is returned at once; a build that was killed is continued in the
 same partial folder by the next attempt with the same key; nothing half-written carries the final name.
+
+The files that a record names make the result. What else lies in its folder (a note, a `.DS_Store`) is other people's:
+it decides nothing, and it stays where it is when the result is made again.
 """
 
 import errno
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from filelock import FileLock
 
 from imaging.errors import InputError
+from pipeline.made_again import differences
 from pipeline.outcome import Outcome
 from pipeline.waiting_lock import held
-from training.files import write_json
+from training.files import CHECKPOINT, write_json
 
 RECORD = "record.json"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # These hold timings, run ids or the machine, so that they differ between two equal results.
 _VOLATILE = frozenset({"history.csv", "timing.json", "training_result.json", "report.html"})
+_OF_THE_DESKTOP = frozenset({"Thumbs.db", "desktop.ini"})  # Windows writes these; macOS's begin with a dot
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,11 @@ class Record:
     files: Mapping[str, str]
     outcome: Outcome
     attempt: str = ""  # of a build that was forced, see `produce`
+    made_of: Mapping[str, Any] = field(default_factory=dict)  # what `cache_key` was formed of
+
+
+def _not_told(line: str) -> None:
+    """Keep a line to itself."""
 
 
 class Elsewhere(Protocol):
@@ -62,6 +73,8 @@ def produce(
     build: Callable[[Path], Outcome],
     attempt: str = "",
     elsewhere: Elsewhere | None = None,
+    made_of: Mapping[str, Any] | None = None,
+    tell: Callable[[str], None] = _not_told,
 ) -> tuple[Record, bool]:
     """Return the record of `place`, built now unless a valid result for `key` is there.
 
@@ -72,6 +85,8 @@ def produce(
         build: Fills the folder it is given, which may hold what an earlier, killed attempt left.
         attempt: Names a forced build: only a result of this attempt is found, any other is built again.
         elsewhere: Where a result is looked for before it is built, and published.
+        made_of: What `key` was formed of, for the record.
+        tell: Hears in one line why a result that is there is made again.
 
     Returns:
         The record, and whether it was found rather than built.
@@ -81,33 +96,61 @@ def produce(
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     with held(place.with_name(f".{place.name}.lock"), f"another run that makes {asset}"):
-        found = _found(place, key, attempt)
+        found, why = _found(place, key, attempt, made_of or {})
         if elsewhere is not None and elsewhere.fetch(place, key, attempt, have=found is not None):
-            found = _found(place, key, attempt)
-        record = _made(place, asset, key, build, attempt) if found is None else found
+            found, why = _found(place, key, attempt, made_of or {})
+        if why:
+            tell(f"{asset} is made again: {why}")
+        record = _made(place, asset, key, build, attempt, made_of or {}) if found is None else found
         if elsewhere is not None:
             elsewhere.publish(place, built=found is None)
         return record, found is not None
 
 
-def _found(place: Path, key: str, attempt: str) -> Record | None:
-    record = _valid_record(place, key)
-    return record if record is not None and attempt in ("", record.attempt) else None
+def _found(place: Path, key: str, attempt: str, made_of: Mapping[str, Any]) -> tuple[Record | None, str]:
+    """Return the record of the wanted result, or None and why what lies in `place` is not it."""
+    if not is_finished(place):
+        return None, "its folder holds no record.json, and is kept beside it" if place.exists() else ""
+    try:
+        record = read_record(place, place.name)
+    except InputError:  # a damaged record is rebuilt, as a missing one is
+        return None, "record.json cannot be read; its folder is kept beside it"
+    if record.cache_key != key:
+        return None, differences(record.made_of, made_of)
+    if attempt not in ("", record.attempt):
+        return None, "this run forces it"
+    why = "; ".join(faults(place, record.files))
+    return (None, why) if why else (record, "")
 
 
-def _made(place: Path, asset: str, key: str, build: Callable[[Path], Outcome], attempt: str) -> Record:
+def faults(folder: Path, files: Mapping[str, str]) -> list[str]:
+    """Return which of the recorded files (digests by relative path) are missing in `folder` or differ."""
+    kept = {name: digest for name, digest in files.items() if _is_result(name)}
+    return [
+        f"{name} {'differs from its record' if (folder / name).is_file() else 'is missing'}"
+        for name, digest in kept.items()
+        if not (folder / name).is_file() or file_digest(folder / name) != digest
+    ]
+
+
+def _made(
+    place: Path, asset: str, key: str, build: Callable[[Path], Outcome], attempt: str, made_of: Mapping[str, Any]
+) -> Record:
     partial = _partial_folder(place, attempt or key)
-    record = _valid_record(partial, key)  # whole, where only its renaming is missing
-    if record is None or record.attempt != attempt:
-        record = _built(partial, asset, key, build, attempt)
+    record, _ = _found(partial, key, attempt, made_of)  # whole, where only its renaming is missing
+    if record is None:
+        record = _built(partial, asset, key, build, attempt, made_of)
+    _drop_unfinished(partial)
     with FileLock(swap_lock(place)):
         replace_folder(place, partial)
     return record
 
 
-def _built(partial: Path, asset: str, key: str, build: Callable[[Path], Outcome], attempt: str) -> Record:
+def _built(
+    partial: Path, asset: str, key: str, build: Callable[[Path], Outcome], attempt: str, made_of: Mapping[str, Any]
+) -> Record:
     try:
-        return _seal(partial, asset, key, build(partial), attempt)
+        return _seal(partial, asset, key, build(partial), attempt, made_of)
     except OSError as error:
         if error.errno not in _FULL:
             raise
@@ -133,6 +176,7 @@ def read_record(place: Path, asset: str) -> Record:
             files=content["files"],
             outcome=Outcome.from_json(content["outcome"]),
             attempt=content.get("attempt", ""),
+            made_of=dict(content.get("made_of", {})),
         )
     except FileNotFoundError as error:
         raise InputError(f"{place}: no finished result; materialise the asset {asset!r} first") from error
@@ -150,25 +194,19 @@ def is_finished(place: Path) -> bool:
     return (place / RECORD).exists()
 
 
-def _valid_record(place: Path, key: str) -> Record | None:
-    if not is_finished(place):
-        return None
-    try:
-        record = read_record(place, place.name)
-    except InputError:
-        return None  # a damaged record is rebuilt, as a missing one is
-    if record.cache_key != key or file_digests(place) != dict(record.files):
-        return None
-    return record
-
-
 def file_digests(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file below `folder` but its record, by relative path."""
-    digests = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != RECORD:
-            digests[path.relative_to(folder).as_posix()] = file_digest(path)
-    return digests
+    """Return the SHA-256 of every file below `folder` that can be a result's, by relative path.
+
+    Its record is none, nor is a checkpoint, nor what begins with a dot: half a file, or a desktop's.
+    """
+    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
+    return {name: file_digest(folder / name) for name in names if _is_result(name)}
+
+
+def _is_result(name: str) -> bool:
+    parts = Path(name).parts
+    hidden = any(part.startswith(".") for part in parts) or parts[-1] in _OF_THE_DESKTOP
+    return not hidden and parts[-1] != RECORD and CHECKPOINT not in parts[:-1]
 
 
 def file_digest(path: Path) -> str:
@@ -190,11 +228,21 @@ def _partial_folder(place: Path, key: str) -> Path:
     return partial
 
 
-def _seal(partial: Path, asset: str, key: str, outcome: Outcome, attempt: str) -> Record:
+def _drop_unfinished(folder: Path) -> None:
+    """Delete the checkpoints of a sealed result, and what a kill left half written."""
+    for path in sorted(folder.rglob(CHECKPOINT)):
+        if path.is_dir():
+            shutil.rmtree(path)
+    for path in sorted(folder.rglob(".*.partial*")):
+        if path.is_file():
+            path.unlink()
+
+
+def _seal(partial: Path, asset: str, key: str, outcome: Outcome, attempt: str, made_of: Mapping[str, Any]) -> Record:
     files = file_digests(partial)
     lasting = {name: digest for name, digest in files.items() if Path(name).name not in _VOLATILE}
     version = hashlib.sha256(json.dumps([asset, lasting], sort_keys=True).encode()).hexdigest()[:20]
-    record = Record(asset, key, version, files, outcome, attempt)
+    record = Record(asset, key, version, files, outcome, attempt, made_of)
     content = {
         "asset": asset,
         "cache_key": key,
@@ -202,6 +250,7 @@ def _seal(partial: Path, asset: str, key: str, outcome: Outcome, attempt: str) -
         "files": files,
         "outcome": outcome.to_json(),
         "attempt": attempt,
+        "made_of": dict(made_of),
     }
     write_json(partial / RECORD, content)
     return record
@@ -212,11 +261,57 @@ def swap_lock(place: Path) -> Path:
     return place.with_name(f".{place.name}.swap.lock")
 
 
-def replace_folder(place: Path, partial: Path) -> None:
-    """Put `partial` in the place of whatever is there; a kill in between leaves the old or the new, or neither."""
+def recorded_files(place: Path) -> Container[str] | None:
+    """Return the files that the record in `place` names, None where it tells nothing."""
+    try:
+        return read_record(place, place.name).files
+    except InputError:
+        return None
+
+
+def replace_folder(
+    place: Path, partial: Path, own_files: Callable[[Path], Container[str] | None] = recorded_files
+) -> None:
+    """Put `partial` in the place of whatever is there; a kill in between leaves the old or the new, or neither.
+
+    Args:
+        place: The final folder.
+        partial: The folder that takes its place.
+        own_files: Gives the relative paths of the files that make up what is there; others are taken along. None where
+            nothing tells: the folder is then kept beside, under a name with a dot.
+    """
     old = place.with_name(f".{place.name}.old")
+    if old.exists() and not place.exists():  # a kill came between the two renamings
+        old.rename(place)
     shutil.rmtree(old, ignore_errors=True)
     if place.exists():
-        place.rename(old)
+        own = own_files(place)
+        if own is not None:
+            _take_along(place, partial, own)
+        place.rename(_free_name(place) if own is None else old)
     partial.rename(place)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _take_along(place: Path, partial: Path, own: Container[str]) -> None:
+    """Copy the files of `place` that are not its own into `partial`, unless it has one of that name."""
+    for name in _entries(place):
+        if name != RECORD and name not in own and not os.path.lexists(partial / name):
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(place / name, partial / name, follow_symlinks=False)
+
+
+def _entries(folder: Path) -> Iterable[str]:
+    """Give the files and links below `folder` by relative path, without checkpoints."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if (path.is_file() or path.is_symlink()) and CHECKPOINT not in name.parts[:-1]:
+            yield name.as_posix()
+
+
+def _free_name(place: Path) -> Path:
+    """Return the first free name to keep a folder under whose record tells nothing."""
+    number = 1
+    while (kept := place.with_name(f".{place.name}.unrecorded_{number}")).exists():
+        number += 1
+    return kept

@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from imaging.errors import InputError, some_of
 from pipeline.object_store import VARIABLE, ObjectStore, UnreachableError
-from pipeline.record import RECORD, file_digests, replace_folder, swap_lock
+from pipeline.record import RECORD, file_digests, recorded_files, replace_folder, swap_lock
 from pipeline.remote_seal import DamagedError, Seal
 
 _logger = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ class Remote:
                 raise DamagedError(f"{some_of(damaged)} missing there or unlike the record's digest")
             if not state:
                 (aside / RECORD).write_bytes(seal.content)
-            replace_folder(place, aside)
+            replace_folder(place, aside, _files_of_state if state else recorded_files)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         self._set_mark(place, seal)
@@ -213,6 +213,11 @@ class Remote:
 
     def _note_away(self) -> None:
         self._away_until = time.monotonic() + _PAUSE_S
+
+
+def _files_of_state(folder: Path) -> Container[str]:
+    """Return this program's files in a folder without a record: it writes tables and JSON there."""
+    return [name for name in file_digests(folder) if PurePosixPath(name).suffix in (".csv", ".json")]
 
 
 def _mark_file(place: Path) -> Path:

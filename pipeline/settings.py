@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Self
 
 import yaml
@@ -23,6 +24,7 @@ from segmentation.localiser_config import LocaliserConfig
 from training.options import Device, Precision
 
 FOLDS = 5
+_WEIGHTS = ("vgg16_weights", "alexnet_weights", "inception_weights")
 _HOLES = ("hole_margin_px", "hole_spread_px")
 
 
@@ -57,6 +59,30 @@ class QualitySettings(FrozenConfig):
     minimum_variety: float = Field(
         default=0.25, ge=0, description="how different synthetic ventricles are, relative to real patients"
     )
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """A digest of the content of every weights file that is named, by the setting's name: for cache keys.
+
+        Raises:
+            InputError: A file cannot be read.
+        """
+        return {name: _content_digest(name, getattr(self, name)) for name in _WEIGHTS if getattr(self, name)}
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What cache keys hold of these settings: of a weights file its content, wherever it lies."""
+        return {**self.model_dump(mode="json"), **self.weights}
+
+
+def _content_digest(name: str, path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(
+            f"quality.{name}: {path} cannot be read ({error.strerror}); name a weights file, or leave it empty"
+        ) from error
 
 
 class Settings(FrozenConfig):

@@ -6,9 +6,8 @@ and each training of a point a child of that.
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from imaging.errors import InputError
 from pipeline.finished import Finished
 from pipeline.forge import Forge, say
 from pipeline.outcome import Outcome, number
-from pipeline.record import cache_key, produce
+from pipeline.record import Record, cache_key, produce
 from pipeline.settings import Settings
 from pipeline.sweep_page import SweepFacts, write_sweep
 from pipeline.sweep_plan import Pools, SweepPoint, equal_total
@@ -131,18 +130,29 @@ class SweepBench:
     def _mixed(self, point: SweepPoint) -> str:
         """Write a point's training set, or find it again; return its data version."""
         used = [name for name, count in point.counts(self.total).items() if count]
-        record, _ = produce(
+        read = self.slices.versions_of("patient_split", "real_slices", *used)
+        made_of = _made_of(read, self.slices.recipe(point, self.total))
+        record, _ = self._produced(
             self._training_set(point),
             f"sweep {point.name}",
-            cache_key(
-                _CODE_VERSION,
-                self.slices.versions_of("patient_split", "real_slices", *used),
-                self.slices.recipe(point, self.total),
-            ),
+            made_of,
             lambda folder: self.slices.mix(folder, point, self.total, _CODE_VERSION),
-            elsewhere=self.forge.remote,
         )
         return record.data_version
+
+    def _produced(
+        self, place: Path, name: str, made_of: Mapping[str, Any], build: Callable[[Path], Outcome]
+    ) -> tuple[Record, bool]:
+        key = cache_key(**made_of)
+        return produce(
+            place,
+            name,
+            key,
+            build,
+            elsewhere=self.forge.remote,
+            made_of=made_of,
+            tell=lambda line: say(f"      {line}"),
+        )
 
     def _training_set(self, point: SweepPoint) -> Path:
         return self._of_size / "training_sets" / point.name
@@ -155,14 +165,14 @@ class SweepBench:
         config = self.settings.network(self.network)
         parents = {**self.slices.versions_of("real_slices", "patient_split"), "training_set": mixed}
         parents |= start_versions(config)
-        key = cache_key(_CODE_VERSION, parents, {"config": config.model_dump(mode="json"), "seed": seed})
-        shared = partial(produce, elsewhere=self.forge.remote)
-        model, trained = shared(
-            place / "model", name, key, lambda folder: self._train(point, seed, folder, key, parent)
+        made_of = _made_of(parents, {"config": config.model_dump(mode="json"), "seed": seed})
+        key = cache_key(**made_of)
+        model, trained = self._produced(
+            place / "model", name, made_of, lambda folder: self._train(point, seed, folder, key, parent)
         )
         read = self.slices.versions_of("studies", "real_slices", "patient_split")
-        own = cache_key(_CODE_VERSION, {**read, "model": model.data_version}, {})
-        scored, measured = shared(place / "scores", name, own, lambda folder: self._score(point, seed, folder))
+        own = _made_of({**read, "model": model.data_version}, {})
+        scored, measured = self._produced(place / "scores", name, own, lambda folder: self._score(point, seed, folder))
         facts = {**model.outcome.facts, **scored.outcome.facts}
         return {name: float(fact.value) for name, fact in facts.items()}, trained and measured
 
@@ -262,3 +272,7 @@ class SweepBench:
         models = [self._finished(point, seed, "model").file("model_card.json") for seed in self.settings.seeds]
         cards = [read_model_json(model.parent, model.name) for model in models]
         return float(sum(card["validation"]["mean"] for card in cards) / len(cards))
+
+
+def _made_of(parents: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, Any]:
+    return {"code_version": _CODE_VERSION, "parents": dict(parents), "config": dict(config)}

@@ -26,12 +26,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from training.files import write_json
+from training.files import CHECKPOINT, write_json
 
 Event = dict[str, Any]
 
 _LINK_FROM_BYTES = 16 * 2**20  # larger files are linked: our writers rename, and never change a file in place
-_NOT_COPIED = shutil.ignore_patterns("checkpoint", "*.partial")
+_NOT_COPIED = shutil.ignore_patterns(CHECKPOINT, "*.partial")
 _SHORT_LOCK_TIMEOUT_S = 10.0  # held for one write or rename
 
 

@@ -25,7 +25,7 @@ from pipeline.transient import is_transient
 from pipeline.waiting_lock import held
 from training.checkpoint import checkpoint_step
 from training.compute import choose_compute
-from training.files import write_json
+from training.files import CHECKPOINT, write_json
 from training.memory import keep_freed_memory
 from training.report import Report, TrainingDivergedError
 
@@ -62,7 +62,7 @@ def run_task(task: TrainingTask, pipes: PipesContext | None = None) -> Trained:
     with accelerator(task), start_tracker(task) as tracker:
         compute = choose_compute(task.device, task.precision)  # type: ignore[arg-type] # checked in Settings
         print(f"{task.stage}: {compute.description}", file=sys.stderr, flush=True)
-        resumed = checkpoint_step(Path(task.folder) / "checkpoint")
+        resumed = checkpoint_step(Path(task.folder) / CHECKPOINT)
         if resumed:
             _log(pipes)(f"{task.tracking['name']}: continues after step {resumed}, the last checkpoint")
         trained = STAGES[task.stage](task, compute, report_to(tracker, pipes, task))

@@ -5,9 +5,8 @@ A finished trial is found again, a killed one is continued; each is an MLflow ru
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from gan.trials import Trial, plan_trials, trials_table
 from pipeline.finished import Finished
 from pipeline.forge import Forge, say
 from pipeline.outcome import Outcome, number
-from pipeline.record import cache_key, is_finished, produce
+from pipeline.record import Record, cache_key, is_finished, produce
 from pipeline.settings import Settings
 from pipeline.tracking import Tracker
 from pipeline.training_task import TrainingTask
@@ -122,14 +121,31 @@ class TrialBench:
         """Train and measure one trial, or find either again."""
         start, place = time.monotonic(), self.folder / trial.name
         content = {"config": trial.config.model_dump(mode="json"), "seed": self.settings.split_seed}
-        key = cache_key(_CODE_VERSION, {name: self.versions[name] for name in _NEEDED}, content)
-        shared = partial(produce, elsewhere=self.forge.remote)
-        _, found = shared(place / "model", trial.name, key, lambda folder: self._train(trial, folder, key))
-        quality = self.settings.quality.model_dump(mode="json", include=_MEASURED_WITH)
-        own = cache_key(_CODE_VERSION, {**self.versions, "model": key}, quality)
-        measured, _ = shared(place / "figures", trial.name, own, lambda folder: self._measure(trial, folder, key))
+        weights = self.settings.quality.weights
+        read = {name: self.versions[name] for name in _NEEDED}
+        if trial.config.perceptual_weight and "vgg16_weights" in weights:
+            read["vgg16_weights"] = weights["vgg16_weights"]
+        made_of: dict[str, Any] = {"code_version": _CODE_VERSION, "parents": read, "config": content}
+        key = cache_key(**made_of)
+        _, found = self._produced(place / "model", trial, made_of, lambda folder: self._train(trial, folder, key))
+        quality = {**self.settings.quality.model_dump(mode="json", include=_MEASURED_WITH), **weights}
+        own = {"code_version": _CODE_VERSION, "parents": {**self.versions, "model": key}, "config": quality}
+        measured, _ = self._produced(place / "figures", trial, own, lambda folder: self._measure(trial, folder, key))
         say(f"      {'trained before' if found else f'{(time.monotonic() - start) / 60:.1f} min'}")
         return {name: float(fact.value) for name, fact in measured.outcome.facts.items()}
+
+    def _produced(
+        self, place: Path, trial: Trial, made_of: dict[str, Any], build: Callable[[Path], Outcome]
+    ) -> tuple[Record, bool]:
+        return produce(
+            place,
+            trial.name,
+            cache_key(**made_of),
+            build,
+            elsewhere=self.forge.remote,
+            made_of=made_of,
+            tell=lambda line: say(f"      {line}"),
+        )
 
     def _train(self, trial: Trial, folder: Path, key: str) -> Outcome:
         from pipeline.train_process import run_task

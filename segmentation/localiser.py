@@ -106,7 +106,7 @@ def slices_outside(mask: NDArray[np.uint8], centre: tuple[float, float], region_
     return int(np.count_nonzero(inside.sum(axis=(1, 2)) < labelled.sum(axis=(1, 2))))
 
 
-def box_scores(localiser: Localiser, archive: StudyArchive, split: FoldSplit, region_px: int = 128) -> pd.DataFrame:
+def box_scores(localiser: Localiser, archive: StudyArchive, split: FoldSplit, region_px: int) -> pd.DataFrame:
     """Score the predicted box of every study beside the fixed central box.
 
     Args:

@@ -1,6 +1,5 @@
 """Training of the localiser: slices of training patients in, a model folder out; resumes exactly."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,8 @@ from segmentation.localiser_finder import BoxFinder
 from segmentation.localiser_heads import build_finder
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.compute import Compute
-from training.files import write_atomically
-from training.model_folder import write_model_folder
+from training.files import CHECKPOINT, write_atomically
+from training.model_folder import finished_card, write_model_folder
 from training.report import Report, TrainingDivergedError
 
 
@@ -79,7 +78,8 @@ def train_localiser(
         split: Their parts; test patients are never read.
         config: Network and training; a field of view of None is fitted to the training studies.
         compute: Device and precision.
-        folder: The model folder to write; may hold the checkpoint of a killed run.
+        folder: The model folder to write. A checkpoint found in it is continued; a training that is over is not
+            repeated. The checkpoint stays: who has nothing more to do with the model deletes it.
         seed: Seed of weights, batches and views.
         report: Called at each validation with step and metrics.
         card: What else the model card shall say.
@@ -92,8 +92,10 @@ def train_localiser(
     training, validation = (
         gather(archive, part, config).to(compute.device) for part in (split.train, split.validation)
     )
-    checkpoint = folder / "checkpoint"
+    checkpoint = folder / CHECKPOINT
     state = _start(config, training, compute, seed)
+    if (known := finished_card(folder, state.network.state_dict(), config, card, seed)) is not None:
+        return LocaliserResult(known["validation_iou"], known["best_step"], config.steps)
     origin: dict[str, str | int] = {"seed": seed, "studies": archive.digest, "patient_split": split_digest(split)}
     saved = load_checkpoint(checkpoint, config, origin)
     if saved is not None:
@@ -185,7 +187,6 @@ def _finish(state: _State, config: LocaliserConfig, folder: Path, card: Mapping[
         "best_step": state.best_step,
         "intended_use": "box of the left ventricle in short-axis studies like those of its training; research only",
     }
-    write_model_folder(folder, state.best_weights, config, {**card, **found})
     history = pd.DataFrame(state.history)
     write_atomically(folder / "history.csv", lambda part: history.to_csv(part, index=False))
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    write_model_folder(folder, state.best_weights, config, {**card, **found})

@@ -7,7 +7,6 @@ several processes they train together (`training.ranks`); the first one validate
 """
 
 import resource
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,12 +36,12 @@ from segmentation.predict import Segmenter
 from segmentation.sampling import RowSampler, count_pixels
 from segmentation.schedule import build_optimiser, learning_rate_at, set_learning_rate
 from segmentation.start_weights import lineage, start_from
-from segmentation.train_result import TrainResult, describe_model
+from segmentation.train_result import TrainResult, describe_model, read_result
 from segmentation.validation import ValidationData, mean_dice, positive_dice
 from training.checkpoint import digest_of, load_checkpoint, save_checkpoint
 from training.compute import Compute
-from training.files import write_atomically
-from training.model_folder import write_model_folder
+from training.files import CHECKPOINT, write_atomically
+from training.model_folder import finished_card, write_model_folder
 from training.ranks import Ranks
 from training.report import Report, TrainingDivergedError
 
@@ -66,7 +65,8 @@ def train_segmenter(
         validation: Slices of validation patients; they select the checkpoint and do nothing else.
         config: Network and training.
         compute: Device and precision.
-        folder: Where the model folder goes; a checkpoint found in it is continued.
+        folder: Where the model folder goes. A checkpoint found in it is continued; a training that is over is not
+            repeated. The checkpoint stays: who has nothing more to do with the model deletes it.
         seed: Decides weights, batches, augmentation and dropout.
         report: Called after each round with the step and the metrics.
         card: What the caller knows (digests, fold, seed); goes into model_card.json.
@@ -78,6 +78,8 @@ def train_segmenter(
     devices = [compute.device] if compute.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         run = _Training(training, validation, config, compute, folder, seed)
+        if (result := run.found(card)) is not None:
+            return result
         run.resume()
         rounds = range(run.rounds_left)
         for _ in track(rounds, f"training {config.network.name}") if run.ranks.is_first else rounds:
@@ -200,10 +202,12 @@ class _Training:
         return {f"dice/{tissue}": value for tissue, value in dice.items()} | {"dice/mean": score}
 
     def save(self, metrics: Mapping[str, float]) -> None:
-        """Write the checkpoint and history.csv."""
+        """Write history.csv, then the checkpoint that it belongs to."""
         self.history.append({"step": float(self.step), **metrics})
         if not self.ranks.is_first:
             return
+        table = pd.DataFrame(self.history).astype({"step": int})
+        write_atomically(self.folder / "history.csv", lambda part: table.to_csv(part, index=False))
         state = {
             "step": self.step,
             "network": self.network.state_dict(),
@@ -214,13 +218,16 @@ class _Training:
             "best_weights": self.best_weights,
             "history": self.history,
         }
-        save_checkpoint(self.folder / "checkpoint", self.config, self.origin, state)
-        table = pd.DataFrame(self.history).astype({"step": int})
-        write_atomically(self.folder / "history.csv", lambda part: table.to_csv(part, index=False))
+        save_checkpoint(self.folder / CHECKPOINT, self.config, self.origin, state)
+
+    def found(self, card: Mapping[str, Any]) -> TrainResult | None:
+        """Return the result of this very training where it is over, None where it has still to be done."""
+        model = finished_card(self.folder, self.network.state_dict(), self.config, card, self.seed)
+        return None if model is None else read_result(self.folder, model)
 
     def resume(self) -> None:
         """Continue from the folder's checkpoint, if there is one."""
-        state = load_checkpoint(self.folder / "checkpoint", self.config, self.origin)
+        state = load_checkpoint(self.folder / CHECKPOINT, self.config, self.origin)
         if state is None:
             return
         self.network.load_state_dict(state["network"])
@@ -231,7 +238,7 @@ class _Training:
         self.history = state["history"]
 
     def finish(self, card: Mapping[str, Any]) -> TrainResult:
-        """Write the model folder, delete the checkpoint and return the figures."""
+        """Write the model folder and return the figures."""
         best = next(row for row in self.history if row["step"] == self.best_step)
         result = TrainResult(
             steps=self.step,
@@ -250,7 +257,6 @@ class _Training:
                 self.validation, self._validation_labels(self.config.flips_at_test_time), self.labels
             )
             write_model_folder(self.folder, self.best_weights, self.config, {**card, **described})
-            shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
         self.ranks.wait()
         return result
 

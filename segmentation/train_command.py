@@ -5,7 +5,7 @@
     torchrun --standalone --nproc-per-node 2 -m segmentation.train_command …  # the same on two GPUs
 
 `batch` is that of all processes together; each normalises its own part of it. The same command again continues a
-training that was killed.
+training that was killed, and finds one that is over.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from segmentation.start_weights import refuse_tested
 from segmentation.train import train_segmenter
 from segmentation.train_result import TrainResult
 from segmentation.validation import ValidationData
+from training.checkpoint import delete_checkpoint
 from training.compute import choose_compute
 from training.die_with_parent import die_with_parent
 from training.memory import keep_freed_memory
@@ -40,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> TrainResult:
     if launched_ranks() > 1:
         die_with_parent()  # a rank would go on when torchrun is killed
     compute = choose_compute(options.device, options.precision, launched_ranks())
-    if Ranks(compute.fabric).is_first:
+    is_first = Ranks(compute.fabric).is_first
+    if is_first:
         print(compute.description, file=sys.stderr, flush=True)
     split = read_split(options.split, options.fold)
     training = SliceStore.open(options.training_set)
@@ -57,7 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> TrainResult:
         "split_digest": split_digest(split),
         "digest": training.digest,
     }
-    return train_segmenter(training, validation, config, compute, options.output, options.seed, _print_round, card)
+    result = train_segmenter(training, validation, config, compute, options.output, options.seed, _print_round, card)
+    if is_first:
+        delete_checkpoint(options.output)
+    return result
 
 
 def read_train_config(path: Path | None) -> TrainConfig:

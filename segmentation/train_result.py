@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from imaging.slice_store import StoreAttributes
 from segmentation.config import TrainConfig
@@ -49,3 +52,19 @@ def describe_model(
         "precision": precision,
         "intended_use": _INTENDED_USE,
     }
+
+
+def read_result(folder: Path, card: Mapping[str, Any]) -> TrainResult | None:
+    """Return what the training of a model folder ended with, None where its history.csv cannot be read."""
+    try:
+        history = pd.read_csv(folder / "history.csv")
+    except (OSError, ValueError):
+        return None
+    return TrainResult(
+        steps=card["steps"],
+        best_step=card["best_step"],
+        score=card["validation"]["mean"],
+        dice=card["validation"]["dice"],
+        parameters=card["parameters"],
+        images_per_second=float(history["images_per_second"].mean()),
+    )

@@ -1,9 +1,11 @@
-"""Checkpoints of an unfinished training: written aside and renamed, read back with `weights_only=True`.
+"""Checkpoints of a training: written aside and renamed, read back with `weights_only=True`.
 
-Each knows the configuration and the data that it belongs to; a training of others does not continue it.
+Each knows the configuration and the data that it belongs to; a training of others does not continue it. The last one
+stays when the training is over: it goes when everything that is made of the model is sealed with it.
 """
 
 import hashlib
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,7 +18,7 @@ from pydantic import ValidationError
 
 from imaging.config import FrozenConfig
 from imaging.errors import InputError
-from training.files import write_atomically
+from training.files import CHECKPOINT, write_atomically
 
 _FILE = "last.pt"
 
@@ -37,6 +39,11 @@ def checkpoint_step(folder: Path) -> int | None:
     if not path.exists():
         return None
     return int(_read(path, mmap=True)["state"]["step"])
+
+
+def delete_checkpoint(model: Path) -> None:
+    """Delete the checkpoint of a model folder in which nothing remains to be done."""
+    shutil.rmtree(model / CHECKPOINT, ignore_errors=True)
 
 
 def _save(path: Path, content: dict[str, Any]) -> None:

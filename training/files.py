@@ -15,6 +15,7 @@ from imaging.errors import InputError
 # A file system's clock ticks every few ms: a file may change twice within a tick and keep its time.
 _AT_REST_NS = 2_000_000_000
 _known_digests: dict[tuple[int, ...], str] = {}
+CHECKPOINT = "checkpoint"  # the folder, in that of a model, of what its training needs to be continued
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:

@@ -29,6 +29,33 @@ def write_model_folder(
     write_json(folder / _CARD, {**card, _DIGEST: known_digest(folder / _WEIGHTS)})
 
 
+def finished_card(
+    folder: Path, network: Mapping[str, torch.Tensor], config: FrozenConfig, card: Mapping[str, Any], seed: int
+) -> dict[str, Any] | None:
+    """Return the model card of a training that is over, None where it has still to be done or continued.
+
+    It is over when the weights in `folder` are whole and fit their configuration, this one, and when the model card,
+    which is written last, says of its origin what the caller says. A caller that does not tell the seed tells too
+    little.
+
+    Args:
+        folder: Of the model.
+        network: State of a network of this configuration.
+        config: Of the network and its training.
+        card: What the caller knows of the training: seed, fold, versions of the data.
+        seed: Of the training.
+    """
+    try:
+        found, weights = read_model_json(folder, "model_card.json"), read_weights(folder)
+        written = read_model_json(folder, "config.json")
+    except InputError:
+        return None
+    shapes, wanted = ({name: tensor.shape for name, tensor in state.items()} for state in (weights, network))
+    origin = json.loads(json.dumps({**card, "seed": card.get("seed")}))
+    same = written == config.model_dump(mode="json") and {**found, **origin} == found and found.get("seed") == seed
+    return found if same and shapes == wanted else None
+
+
 def read_config(folder: Path, config_class: type[Config]) -> Config:
     """Read `config.json` of a model folder.
 

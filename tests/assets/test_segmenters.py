@@ -3,8 +3,10 @@
 import dagster as dg
 import pytest
 
-from assets.segmenters import attention_res_unet_real_only
+from assets.segmenters import attention_res_unet_real_only, seeds_together
 from pipeline.forge import Forge
+from pipeline.outcome import Check, Outcome
+from pipeline.record import Record
 
 
 class Stopped(Exception):
@@ -41,3 +43,16 @@ def test_other_weights_to_start_from_are_another_input(read, tmp_path):
     (tmp_path / "weights.safetensors").write_bytes(b"others")
     assert first == again
     assert first["start_from"] != read(setting)["start_from"]
+
+
+@pytest.mark.parametrize("seeds", [(3, 7), (7, 3)])
+def test_the_figures_of_a_check_are_named_by_the_seed_itself(tmp_path, seeds):
+    records = {
+        seed: (Record("a", "", str(seed), {}, Outcome({}, (Check("finite_losses", True, {"rounds": seed}),))), tmp_path)
+        for seed in seeds
+    }
+    (check,) = seeds_together(records).check_results
+    assert {name: value.value for name, value in check.metadata.items()} == {
+        "seed_3/rounds": 3,
+        "seed_7/rounds": 7,
+    }

@@ -107,6 +107,14 @@ def test_a_written_split_is_read_back(tmp_path):
         read_split(path, 5)
 
 
+def test_two_seeds_that_deal_out_patients_alike_write_two_files(tmp_path):
+    splits = split_patients(EMIDEC)
+    for seed in (1, 2):
+        write_splits(tmp_path / f"{seed}.json", splits, seed)
+    assert (tmp_path / "1.json").read_bytes() != (tmp_path / "2.json").read_bytes()
+    assert [read_split(tmp_path / "1.json", fold) for fold in range(5)] == splits
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", '{"folds": 3}', '{"folds": [{"fold": 0}]}', json.dumps({"folds": [[]]})]
 )

@@ -64,7 +64,7 @@ def train(forge: Forge, version: str, dice: float, kind: str = KIND, run_id: str
     facts = {"dice/positive/infarct": number(dice)}
     if run_id:
         facts["mlflow_run"] = Fact("url", f"http://127.0.0.1:5000/#/runs/{run_id}")
-    key = scores_key(forge, f"{kind}_scores", 0, 0)
+    key = scores_key(forge, f"{kind}_scores", 0, 0, forge.manifest())
     finish(forge.folder(f"{kind}_scores", 0, 0), f"{kind}_scores", version, facts, write, key)
 
 

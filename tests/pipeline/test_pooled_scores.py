@@ -108,7 +108,7 @@ def put(forge, asset, number, seed, write=lambda _: None, key="key", content="")
 
 def put_scores(forge, number):
     name = f"{MODEL}_scores"
-    key = scores_key(forge, name, number, 0)
+    key = scores_key(forge, name, number, 0, MANIFEST)
     put(forge, name, number, 0, lambda folder: write_tables(folder, fold(number)), key)
 
 

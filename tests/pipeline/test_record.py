@@ -58,19 +58,163 @@ def test_the_run_id_and_the_speed_of_a_training_are_no_part_of_its_version(tmp_p
     assert first.files != second.files
 
 
-@pytest.mark.parametrize("damage", ["edit", "delete", "add"])
-def test_a_hand_edited_result_is_built_again(tmp_path, damage):
+@pytest.mark.parametrize(("damage", "why"), [("edit", "differs from its record"), ("delete", "is missing")])
+def test_a_hand_edited_result_is_built_again_and_it_is_said_why(tmp_path, damage, why):
     produce(tmp_path / "asset", "asset", "key", writes("one", []))
-    target = tmp_path / "asset" / "result.txt"
+    target, said = tmp_path / "asset" / "result.txt", []
     if damage == "edit":
         target.write_text("two")
-    elif damage == "delete":
-        target.unlink()
     else:
-        (tmp_path / "asset" / "stray.txt").write_text("?")
-    _, found = produce(tmp_path / "asset", "asset", "key", writes("one", []))
+        target.unlink()
+    _, found = produce(tmp_path / "asset", "asset", "key", writes("one", []), tell=said.append)
     assert not found
     assert target.read_text() == "one"
+    assert said == [f"asset is made again: result.txt {why}"]
+
+
+FOREIGN = (".DS_Store", "note.txt", "mine/Thumbs.db", "mine/figure.svg")
+
+
+def put_foreign_files(folder):
+    for name in FOREIGN:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(name)
+
+
+def test_what_others_put_in_the_folder_of_a_result_does_not_make_it_again(tmp_path):
+    calls, said = [], []
+    produce(tmp_path / "asset", "asset", "key", writes("one", calls))
+    put_foreign_files(tmp_path / "asset")
+    _, found = produce(tmp_path / "asset", "asset", "key", writes("one", calls), tell=said.append)
+    assert found
+    assert (len(calls), said) == (1, [])
+
+
+def test_what_others_put_in_the_folder_stays_there_when_the_result_is_made_again(tmp_path):
+    produce(tmp_path / "asset", "asset", "old", writes("one", []))
+    put_foreign_files(tmp_path / "asset")
+    record, _ = produce(tmp_path / "asset", "asset", "new", writes("two", []))
+    assert [(tmp_path / "asset" / name).read_text() for name in FOREIGN] == list(FOREIGN)
+    assert (tmp_path / "asset" / "result.txt").read_text() == "two"
+    assert set(record.files) == {"result.txt"}
+
+
+def test_a_file_that_is_part_of_the_old_result_alone_does_not_stay(tmp_path):
+    def build(folder):
+        (folder / "familiarity.safetensors").write_text("of the old weights")
+        return Outcome({})
+
+    produce(tmp_path / "asset", "asset", "old", build)
+    produce(tmp_path / "asset", "asset", "new", writes("two", []))
+    assert sorted(path.name for path in (tmp_path / "asset").iterdir()) == ["record.json", "result.txt"]
+
+
+@pytest.mark.parametrize("renaming", [1, 2])
+def test_a_kill_between_the_renamings_loses_no_file_of_others(tmp_path, monkeypatch, renaming):
+    produce(tmp_path / "asset", "asset", "old", writes("one", []))
+    put_foreign_files(tmp_path / "asset")
+    done, rename = [], type(tmp_path).rename
+
+    def killed(path, target):
+        done.append(path)
+        if len(done) == renaming:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tmp_path), "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            produce(tmp_path / "asset", "asset", "new", writes("two", []))
+    calls = []
+    produce(tmp_path / "asset", "asset", "new", writes("three", calls))
+    assert calls == []
+    assert (tmp_path / "asset" / "result.txt").read_text() == "two"
+    assert [(tmp_path / "asset" / name).read_text() for name in FOREIGN] == list(FOREIGN)
+    assert not [path for path in tmp_path.glob(".asset*") if path.is_dir()]
+
+
+@pytest.mark.parametrize("record", [None, "{"])
+def test_a_folder_whose_record_tells_nothing_is_kept_beside(tmp_path, record):
+    produce(tmp_path / "asset", "asset", "key", writes("one", []))
+    put_foreign_files(tmp_path / "asset")
+    (tmp_path / "asset" / "record.json").unlink()
+    if record:
+        (tmp_path / "asset" / "record.json").write_text(record)
+    said = []
+    produce(tmp_path / "asset", "asset", "key", writes("one", []), tell=said.append)
+    assert "kept beside it" in said[0]
+    assert (tmp_path / ".asset.unrecorded_1" / "note.txt").read_text() == "note.txt"
+    assert read_record(tmp_path / "asset", "asset").cache_key == "key"
+
+
+def test_half_a_file_and_a_desktops_file_are_no_part_of_a_result(tmp_path):
+    def build(folder):
+        for name in (".weights.safetensors.77.partial", ".DS_Store", "desktop.ini"):
+            (folder / name).write_text("?")
+        return writes("one", [])(folder)
+
+    odd, _ = produce(tmp_path / "odd", "asset", "key", build)
+    plain, _ = produce(tmp_path / "plain", "asset", "key", writes("one", []))
+    assert (odd.files, odd.data_version) == (plain.files, plain.data_version)
+    assert not list((tmp_path / "odd").glob("*.partial"))
+
+
+BEFORE = {
+    "code_version": "3",
+    "parents": {"real_slices": "a", "studies": "s"},
+    "config": {"steps": 5, "part": {"x": 1}},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"code_version": "4"}, "code version 3 -> 4"),
+        ({"parents": {"real_slices": "b", "studies": "s"}}, "input real_slices changed"),
+        ({"parents": {"real_slices": "a", "studies": "s", "vgg16": "v"}}, "input vgg16 is new"),
+        ({"config": {"steps": 7, "part": {"x": 1}}}, "the setting steps changed from 5 to 7"),
+        ({"config": {"steps": 5, "part": {"x": (1, 2)}}}, "the setting part.x changed from 1 to [1, 2]"),
+        ({"config": {"steps": 5}}, "the setting part changed from {'x': 1} to not given"),
+    ],
+)
+def test_it_is_said_which_part_of_the_key_differs(tmp_path, change, why):
+    said = []
+    for made_of in (BEFORE, {**BEFORE, **change}):
+        produce(
+            tmp_path / "asset",
+            "asset",
+            cache_key(**made_of),
+            writes("one", []),
+            made_of=made_of,
+            tell=said.append,
+        )
+    assert said == [f"asset is made again: {why}"]
+
+
+def test_of_a_record_that_does_not_tell_what_it_was_made_of_this_is_said(tmp_path):
+    said = []
+    produce(tmp_path / "asset", "asset", "older", writes("one", []))
+    produce(tmp_path / "asset", "asset", "key", writes("one", []), made_of=BEFORE, tell=said.append)
+    assert "its record does not tell which" in said[0]
+
+
+def test_checkpoints_leave_with_the_sealing_and_are_no_part_of_a_result(tmp_path, monkeypatch):
+    def trains(folder):
+        (folder / "utility" / "checkpoint").mkdir(parents=True, exist_ok=True)
+        (folder / "utility" / "checkpoint" / "last.pt").write_text("state")
+        return writes("one", [])(folder)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record_module, "_seal", killed)
+        with pytest.raises(KeyboardInterrupt):
+            produce(tmp_path / "asset", "asset", "key", trains)
+    assert list(tmp_path.glob(".asset.*.partial/utility/checkpoint/last.pt"))
+    record, _ = produce(tmp_path / "asset", "asset", "key", trains)
+    assert set(record.files) == {"result.txt"}
+    assert not list(tmp_path.rglob("last.pt"))
 
 
 def test_a_failed_build_leaves_nothing_under_the_final_name_and_is_continued(tmp_path):

@@ -95,6 +95,18 @@ def test_a_reader_gets_the_later_result_of_another_machine(a, b):
     assert b.read() == "new"
 
 
+def test_a_note_beside_a_result_stays_when_a_later_one_is_fetched_and_is_not_published(a, b):
+    a.make("one", "one")
+    b.make("one", "one")
+    (a.place / "note.txt").write_text("mine")
+    b.make("two", "two")
+    assert a.read() == "two"
+    assert (a.place / "note.txt").read_text() == "mine"
+    a.make("three", "three")
+    assert b.read() == "three"
+    assert not (b.place / "note.txt").exists()
+
+
 def test_what_is_read_within_one_step_stays_the_same(a, b):
     a.make("old", "old")
     remote = b.remote
@@ -272,6 +284,16 @@ class TestState:
             (book / line).write_text(line)
             machine.remote.push_state(book)
         assert sorted(path.name for path in books[0].iterdir()) == ["one", "three", "two"]
+
+    def test_a_note_beside_it_stays_when_a_later_one_is_pulled(self, a, b, books):
+        for machine, book, line in ((a, books[0], "one"), (b, books[1], "two")):
+            machine.remote.pull_state(book)
+            book.mkdir(parents=True, exist_ok=True)
+            (book / f"{line}.json").write_text(line)
+            machine.remote.push_state(book)
+        (books[0] / "note.txt").write_text("mine")
+        a.remote.pull_state(books[0])
+        assert sorted(path.name for path in books[0].iterdir()) == ["note.txt", "one.json", "two.json"]
 
     def test_a_store_that_is_away_is_an_error_since_going_on_would_begin_anew(self, a, books, monkeypatch):
         is_down(monkeypatch, a)

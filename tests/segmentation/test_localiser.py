@@ -88,7 +88,7 @@ def test_slices_outside_the_region_are_counted():
 
 def test_trained_localiser_beats_the_fixed_box(archive, split, compute, trained):
     folder, result, reports = trained
-    scores = box_scores(load_localiser(folder, compute), archive, split)
+    scores = box_scores(load_localiser(folder, compute), archive, split, region_px=128)
     test = scores[scores["part"] == "test"]
     assert test["iou"].mean() > test["fixed_box_iou"].mean() + 0.1
     assert set(scores["part"]) == {"train", "validation", "test"}
@@ -99,6 +99,13 @@ def test_trained_localiser_beats_the_fixed_box(archive, split, compute, trained)
     assert (test["slices_outside"] == 0).all()
 
 
+def test_slices_outside_are_counted_in_the_region_that_is_cut(archive, split, compute, trained):
+    localiser = load_localiser(trained[0], compute)
+    outside = {size: box_scores(localiser, archive, split, size)["slices_outside"].sum() for size in (24, 128)}
+    assert outside[128] == 0
+    assert outside[24] > 0  # the ventricles are up to 36 px wide
+
+
 def test_model_folder_says_what_the_model_is(trained):
     folder, result, _ = trained
     card = json.loads((folder / "model_card.json").read_text())
@@ -106,7 +113,13 @@ def test_model_folder_says_what_the_model_is(trained):
     assert card["fov_mm"] == 96
     assert card["validation_iou"] == result.validation_iou
     assert len(pd.read_csv(folder / "history.csv")) == 3
-    assert not (folder / "checkpoint").exists()
+
+
+def test_a_training_that_is_over_is_not_repeated(archive, split, compute, trained, monkeypatch):
+    folder, result, _ = trained
+    monkeypatch.setattr(FootprintNet, "loss", lambda *_: pytest.fail("trains again"))
+    assert (folder / "checkpoint" / "last.pt").exists()  # the boxes, which are made of the model, may fail yet
+    assert train_localiser(archive, split, SMALL, compute, folder, 0, silent, {"fold": 0}) == result
 
 
 def test_predicted_box_follows_the_heart(archive, compute, split, trained):
@@ -152,7 +165,7 @@ def test_blank_slices_have_no_say(compute, trained):
 def test_published_head_trains_and_loads(archive, split, compute, tmp_path: Path):
     config = PUBLISHED.model_copy(update={"steps": 60, "batch": 16})
     train_localiser(archive, split, config, compute, tmp_path, 0, silent, {})
-    scores = box_scores(load_localiser(tmp_path, compute), archive, split)
+    scores = box_scores(load_localiser(tmp_path, compute), archive, split, region_px=128)
     assert scores["iou"].mean() > scores["fixed_box_iou"].mean()
 
 

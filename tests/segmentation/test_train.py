@@ -17,6 +17,7 @@ from segmentation.schedule import count_plateaus, learning_rate_at
 from segmentation.train import train_segmenter
 from segmentation.validation import ValidationData, mean_dice, positive_dice
 from tests.segmentation.toy_slices import draw_slices, toy_validation, write_store, write_toy_store
+from training.checkpoint import delete_checkpoint
 from training.compute import choose_compute
 from training.model_folder import read_weights
 from training.report import TrainingDivergedError, silent
@@ -167,7 +168,16 @@ def test_the_model_folder_is_complete(store, tmp_path, compute):
     assert card["validation"]["dice"] == dict(result.dice)
     assert "intended_use" in card
     assert TrainConfig.model_validate_json((tmp_path / "config.json").read_text()) == config
-    assert not (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("checkpoint", ["stays", "is deleted"])
+def test_a_training_that_is_over_is_not_repeated(store, tmp_path, compute, monkeypatch, checkpoint):
+    first = run(store, tmp_path, tiny_config(steps=2), compute, card={"seed": 5})
+    assert (tmp_path / "checkpoint" / "last.pt").exists()  # what is made of the model may fail yet
+    if checkpoint == "is deleted":
+        delete_checkpoint(tmp_path)
+    monkeypatch.setattr(train, "segmentation_loss", lambda *_: pytest.fail("trains again"))
+    assert run(store, tmp_path, tiny_config(steps=2), compute, card={"seed": 5}) == first
 
 
 def test_the_kept_weights_are_those_of_the_best_round(store, tmp_path, compute):
