@@ -14,8 +14,10 @@ from pipeline.dagster_home import prepare_dagster_home
 from pipeline.executor import executor_name
 from pipeline.forge import Forge, say
 from pipeline.lost_runs import end_lost_runs, process_tags
+from pipeline.preflight import check_before_run
 from pipeline.settings import load_settings
 from pipeline.training_fork import start_server
+from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from dagster._core.execution.execution_result import ExecutionResult
@@ -39,9 +41,11 @@ def run_fold(
     Raises:
         InputError: The settings are wrong, or a stage failed; the message is that stage's own.
     """
-    from imaging.sources import source_labels
+    from imaging.sources import source_labels, source_root
 
     settings = load_settings(profile, overrides, seeds)
+    source_root(source, root)
+    check_before_run(settings, Workspace(home.absolute(), source, profile))
     has_lesions = source_labels(source, settings.source).has_lesions
     forge = Forge(
         source=source,
