@@ -8,7 +8,6 @@ import pandas as pd
 from assets.check_specs import check_spec
 from assets.folds import OWNERS
 from assets.inputs import open_studies
-from imaging.errors import InputError
 from pipeline.forge import Forge, say
 from pipeline.outcome import Check, Fact, Outcome, number
 
@@ -24,24 +23,16 @@ from pipeline.outcome import Check, Fact, Outcome, number
 def studies(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
     """Ingest the source. Its cache key holds a digest of the source's files, so that changed data is read again."""
     from imaging.source_digest import source_digest
+    from imaging.sources import source_root
+    from pipeline.preflight import check_before_run
 
     settings = forge.settings()
-    root = _root_in_use(forge)
+    root = source_root(forge.source, Path(forge.root) if forge.root else None)
+    check_before_run(settings, forge.workspace)
     digest = source_digest(root, settings.phantom)
     options = settings.source.model_dump(mode="json")
     config = {"source": forge.source, "files": digest, "options": options, "region": settings.region.model_dump()}
     return forge.materialise(context, lambda folder: _ingest(folder, forge, root), config)
-
-
-def _root_in_use(forge: Forge) -> Path | None:
-    """Return the folder of the studies, None for a source that needs none."""
-    from imaging.sources import source_format
-
-    if not source_format(forge.source).needs_root:
-        return None
-    if not forge.root:
-        raise InputError(f"source {forge.source!r} needs the folder that holds the studies; give --root DIR")
-    return Path(forge.root)
 
 
 def _ingest(folder: Path, forge: Forge, root: Path | None) -> Outcome:

@@ -65,11 +65,8 @@ def read_source(name: str, root: Path | None, phantom: "PhantomConfig", config: 
             raise InputError(
                 f"source.{setting} would change nothing: no name tells the patients of source {name!r}; leave it out"
             )
-    if not source.needs_root:
-        return source.read(phantom)
-    if root is None:
-        raise InputError(f"source {name!r} needs the folder that holds the studies; give --root DIR")
-    return source.read(root, config)
+    root = source_root(name, root)
+    return source.read(phantom) if root is None else source.read(root, config)
 
 
 def source_format(name: str) -> SourceFormat:
@@ -77,6 +74,22 @@ def source_format(name: str) -> SourceFormat:
     if name not in SOURCES:
         raise InputError(f"source {name!r} is unknown; choose one of {', '.join(sorted(SOURCES))}")
     return SOURCES[name]
+
+
+def source_root(name: str, root: Path | None) -> Path | None:
+    """Return the folder that a source is read from, None where it needs none.
+
+    Raises:
+        InputError: The source is unknown, or its folder is not named, is a file or does not exist.
+    """
+    if not source_format(name).needs_root:
+        return None
+    if root is None:
+        raise InputError(f"source {name!r} needs the folder that holds the studies; give --root DIR")
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise InputError(f"--root {root}: {what}; give the folder that holds the studies")
+    return root
 
 
 def source_labels(name: str, config: SourceConfig | None = None) -> LabelSet:

@@ -1,14 +1,12 @@
 """The command `scarforge`."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from imaging.errors import InputError
-from pipeline.forge import say
+from pipeline.outermost import run_command
 from pipeline.quiet import quieten
 
 app = typer.Typer(
@@ -232,8 +230,8 @@ def doctor() -> None:
 
 @app.command()
 def ui(
-    dagster_port: Annotated[int, typer.Option(help="Port of Dagster's webserver.")] = 3000,
-    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's server.")] = 5000,
+    dagster_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Dagster's webserver.")] = 3000,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of MLflow's server.")] = 5000,
 ) -> None:
     """Start Dagster's webserver and daemon, and MLflow's server, on loopback."""
     from pipeline.serve import serve
@@ -269,13 +267,9 @@ def replay_tracking() -> None:
 
 
 def main() -> None:
-    """Run the command; what is wrong with the input is one line, not a traceback."""
+    """Run the command; what ends it is an exit status and at most one line, not a traceback."""
     quieten()
-    try:
-        app()
-    except InputError as error:
-        say(f"scarforge: {error}")
-        sys.exit(2)
+    run_command(app)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imaging.errors import InputError
-from imaging.sources import source_format
+from imaging.sources import source_format, source_root
 from pipeline.predict_models import ModelName
 from pipeline.settings import Settings, load_settings, profile_names
 
@@ -66,8 +66,7 @@ def checked_names(options: ExternalTestOptions) -> list[ModelName]:
         raise InputError(f"--crop {options.crop!r} is unknown; choose one of {', '.join(CROPS)}")
     if options.around_reference and options.localiser is not None:
         raise InputError("--crop reference needs no localiser; leave out one of --crop and --localiser")
-    if source_format(options.source).needs_root and options.root is None:
-        raise InputError(f"source {options.source!r} needs the folder that holds the studies; give --root DIR")
+    source_root(options.source, options.root)
     return names
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import dagster as dg
 from dagster._core.instance.ref import InstanceRef
@@ -15,8 +15,11 @@ from pipeline.dagster_home import prepare_dagster_home
 from pipeline.executor import executor_name
 from pipeline.forge import Forge, say
 from pipeline.lost_runs import end_lost_runs, process_tags
+from pipeline.outermost import InterruptedCommand
+from pipeline.preflight import check_before_run
 from pipeline.settings import load_settings
 from pipeline.training_fork import start_server
+from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from dagster._core.execution.execution_result import ExecutionResult
@@ -40,9 +43,11 @@ def run_fold(
     Raises:
         InputError: The settings are wrong, or a stage failed; the message is that stage's own.
     """
-    from imaging.sources import source_labels
+    from imaging.sources import source_labels, source_root
 
     settings = load_settings(profile, overrides, seeds)
+    source_root(source, root)
+    check_before_run(settings, Workspace(home.absolute(), source, profile))
     has_lesions = source_labels(source, settings.source).has_lesions
     forge = Forge(
         source=source,
@@ -61,7 +66,7 @@ def run_fold(
     start = time.monotonic()
     result = _execute(forge, fold, has_lesions)
     if not result.success:
-        raise InputError(_first_failure(result))
+        _raise_failure(result)
     say(f"  {'all stages':<48} {time.monotonic() - start:6.1f} s")
     return forge
 
@@ -125,12 +130,19 @@ def resolve_job(name: str) -> dg.JobDefinition:
     return defs.resolve_job_def(name)
 
 
+def _raise_failure(result: "ExecutionResult") -> NoReturn:
+    """Raise what made the run fail: an interrupt as such, anything else as one line."""
+    errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
+    if any(error and error.cls_name == dg.DagsterExecutionInterruptedError.__name__ for error in errors):
+        say("  interrupted; the same command again continues the run")
+        raise InterruptedCommand
+    raise InputError(_first_failure(result))
+
+
 def _first_failure(result: "ExecutionResult") -> str:
     for event in result.all_events:
         if event.is_step_failure:
             error = event.step_failure_data.error
-            if error and error.cls_name == dg.DagsterExecutionInterruptedError.__name__:
-                return f"{event.step_key} was interrupted; the same command again continues the run"
             cause = error.cause if error and error.cause else error
             words = cause.message.strip().removeprefix(_OUR_ERROR) if cause else "failed without a message"
             return f"{event.step_key}: {words}"

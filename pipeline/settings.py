@@ -1,14 +1,15 @@
 """One frozen tree of settings for a run: the defaults of each part, a profile's values, then `--set key=value`."""
 
+import difflib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from gan.config import PRESETS, Pix2PixConfig
 from gan.simulator import SimulatorConfig
@@ -19,6 +20,7 @@ from imaging.errors import InputError
 from imaging.phantom import PhantomConfig
 from imaging.regions import RegionConfig
 from imaging.source_config import SourceConfig
+from pipeline.plain_yaml import read_yaml
 from segmentation.config import TrainConfig
 from segmentation.localiser_config import LocaliserConfig
 from training.options import Device, Precision
@@ -26,6 +28,12 @@ from training.options import Device, Precision
 FOLDS = 5
 _WEIGHTS = ("vgg16_weights", "alexnet_weights", "inception_weights")
 _HOLES = ("hole_margin_px", "hole_spread_px")
+_MOST_SEED = 2**32 - 1  # torch's and NumPy's generators take more; people and file names do not
+_MOST_SLICES = 1_000_000
+
+_AN_EXAMPLE = {"pix2pix": "pix2pix.steps=2000", "simulator": "simulator.neighbours=8"}
+
+Seed = Annotated[int, Field(ge=0, le=_MOST_SEED)]
 
 
 class QualitySettings(FrozenConfig):
@@ -90,10 +98,10 @@ class Settings(FrozenConfig):
 
     profile: str
     description: str = ""
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="one segmenter is trained for each seed")
-    split_seed: int = 0
+    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1, description="one segmenter is trained for each seed")
+    split_seed: Seed = 0
     validation_share: float = Field(default=0.15, gt=0, lt=0.5, description="of a fold's training patients")
-    training_slices: int = Field(default=10_000, ge=10, description="slices in each arm")
+    training_slices: int = Field(default=10_000, ge=10, le=_MOST_SLICES, description="slices in each arm")
     synthetic_share: float = Field(default=0.5, gt=0, lt=1, description="of the real-plus-GAN arm")
     processes: int = Field(default=0, ge=0, description="worker processes for slices; 0: one a core")
     device: Device = "auto"
@@ -118,6 +126,45 @@ class Settings(FrozenConfig):
                 raise ValueError(
                     f"pix2pix.{name} {getattr(drawn, name)} and simulator.{name} {getattr(cut, name)} must be equal: "
                     "one learns to fill the hole that the other cuts"
+                )
+        return self
+
+    @field_validator("seeds")
+    @classmethod
+    def _each_seed_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("each seed may be named once: a second training with a seed is the first again")
+        return seeds
+
+    @model_validator(mode="after")
+    def _regions_can_be_halved(self) -> Self:
+        sides = {name: self._halved_sides(name) for name in ("pix2pix", "attention_res_unet", "halsr_net")}
+        for name, (halvings, named) in sides.items():
+            for what, side in named.items():
+                if side % 2**halvings or side < 2**halvings:
+                    raise ValueError(
+                        f"{what} {side} cannot be halved {halvings} times, as {name} does; "
+                        f"use a multiple of {2**halvings}, such as {max(round(side / 2**halvings), 1) * 2**halvings}"
+                    )
+        return self
+
+    def _halved_sides(self, name: str) -> tuple[int, dict[str, int]]:
+        """Return how often a network halves its input, and the sides it is given by the settings that say them."""
+        config = self.pix2pix if name == "pix2pix" else self.network(name)
+        widths = config.widths if isinstance(config, Pix2PixConfig) else config.network.widths
+        sides = {"region.size_px": self.region.size_px}
+        if config.crop_px:
+            sides[f"{name}.crop_px"] = config.crop_px
+        return len(widths), sides
+
+    @model_validator(mode="after")
+    def _windows_fit_into_regions(self) -> Self:
+        for name in ("pix2pix", "attention_res_unet", "halsr_net"):
+            crop = getattr(self, name).crop_px
+            if crop and crop > self.region.size_px:
+                raise ValueError(
+                    f"{name}.crop_px {crop} is larger than region.size_px {self.region.size_px}: windows are cut "
+                    "out of regions; make the one smaller or the other larger"
                 )
         return self
 
@@ -157,7 +204,7 @@ def load_settings(profile: str, overrides: Sequence[str] = (), seeds: Sequence[i
     """
     if profile not in profile_names():
         raise InputError(f"profile {profile!r} does not exist; choose one of {', '.join(profile_names())}")
-    content = yaml.safe_load((files("pipeline") / "profiles" / f"{profile}.yaml").read_text(encoding="utf-8"))
+    content = read_yaml((files("pipeline") / "profiles" / f"{profile}.yaml").read_text(encoding="utf-8"), profile)
     content["profile"] = profile
     for override in overrides:
         _lay_over(content, override)
@@ -170,16 +217,21 @@ def _lay_over(content: dict[str, Any], override: str) -> None:
     key, separator, value = override.partition("=")
     if not separator or not key:
         raise InputError(f"--set {override!r}: write key=value, such as pix2pix.steps=2000")
+    if key.strip() == "profile":
+        raise InputError(f"--set {override!r}: a profile is chosen by --profile {value}, which brings all its values")
     *path, last = key.strip().split(".")
     for part in path:
         content = content.setdefault(part, {})
         if not isinstance(content, dict):
             raise InputError(f"--set {override!r}: {part!r} is a single value and has no keys below it")
-    content[last] = yaml.safe_load(value)
+    content[last] = read_yaml(value, f"--set {override!r}")
 
 
 def _with_preset(content: dict[str, Any]) -> dict[str, Any]:
     """Put a named Pix2Pix preset beneath the profile's own values, and let the simulator cut the holes it fills."""
+    for part in ("pix2pix", "simulator"):
+        if not isinstance(content.get(part) or {}, Mapping):
+            raise InputError(f"setting {part!r}: has keys below it, such as {_AN_EXAMPLE[part]}, got {content[part]!r}")
     values: Mapping[str, Any] = content.get("pix2pix") or {}
     name = values.get("preset", "context")
     if name not in PRESETS:
@@ -195,9 +247,35 @@ def _validated(content: dict[str, Any]) -> Settings:
         return Settings.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "as a whole"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise InputError(
-            f"setting {field!r}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {first['input']!r}{more}; "
-            f"profile {content['profile']!r} and its defaults are in pipeline/settings.py and pipeline/profiles"
-        ) from error
+        raise InputError(f"{_fault(first)}{more}; profile {content['profile']!r}") from error
+
+
+def _fault(error: ErrorDetails) -> str:
+    """Say what is wrong with one setting: an unknown key with those that exist, or a wrong value."""
+    field = ".".join(map(str, error["loc"])) or "as a whole"
+    if error["type"] == "extra_forbidden":
+        *path, last = map(str, error["loc"])
+        return f"setting {field!r} does not exist; {_suggest(last, _keys_below(path), path)}"
+    given = "" if isinstance(error["input"], Mapping) else f", got {repr(error['input'])[:80]}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"setting {field!r}: {message[:1].lower()}{message[1:]}{given}"
+
+
+def _keys_below(path: Sequence[str]) -> list[str]:
+    """Return the keys of the part of the settings that `path` leads to."""
+    part: type[BaseModel] = Settings
+    for name in path:
+        annotation = part.model_fields[name].annotation if name in part.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        part = annotation
+    return list(part.model_fields)
+
+
+def _suggest(wrong: str, keys: Iterable[str], path: Sequence[str]) -> str:
+    """Name the likeliest keys, or all there are."""
+    keys = sorted(keys)
+    likely = difflib.get_close_matches(wrong, keys, n=3)
+    named = [".".join([*path, key]) for key in likely or keys]
+    return f"did you mean {' or '.join(named)}?" if likely else f"there are {', '.join(named)}"

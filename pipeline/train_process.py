@@ -40,7 +40,8 @@ def main() -> None:
         except Exception as error:
             code, words = _verdict(error)
             (Path(task.folder) / ERROR_FILE).write_text(words, encoding="utf-8")
-            traceback.print_exc()
+            if code != WRONG_INPUT:
+                traceback.print_exc()
             raise SystemExit(code) from error
 
 

@@ -72,4 +72,7 @@ def _train(output: _Stream, errors: _Stream, environment: Mapping[str, str]) -> 
     name_process(PROCESS_NAME)
     die_with_parent()  # the server
     end_with_spawner()  # the step
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # the step tells of it
+        raise SystemExit(128 + signal.SIGINT) from None

@@ -25,7 +25,7 @@ def run_command(*arguments, home):
         (("run", "--profile", "huge"), "profile 'huge' does not exist; choose one of demo, paper, quick, tiny"),
         (("run", "--set", "training_slices=1"), "setting 'training_slices'"),
         (("run", "--source", "emidec"), "needs the folder that holds the studies"),
-        (("run", "--source", "emidec", "--root", "nowhere"), "nowhere: is not a folder"),
+        (("run", "--source", "emidec", "--root", "nowhere"), "nowhere: does not exist"),
         (("run", "--source", "acme"), "source 'acme' is unknown; choose one of"),
     ],
 )

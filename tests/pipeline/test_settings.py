@@ -34,7 +34,20 @@ def test_an_override_is_laid_over_the_profile():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("pix2pix.stepps=77", r"'pix2pix.stepps'.*not permitted"),
+        ("pix2pix.stepps=77", r"'pix2pix.stepps' does not exist; did you mean pix2pix.steps\?"),
+        ("nonesuch=1", r"'nonesuch' does not exist; there are attention_res_unet, augment"),
+        ("pix2pix=5", r"'pix2pix': has keys below it, such as pix2pix.steps=2000, got 5"),
+        ("augment=5", r"'augment': input should be a valid dictionary"),
+        ("profile=quick", r"chosen by --profile quick"),
+        ("region.size_px=16", r"region.size_px 16 cannot be halved 5 times, as pix2pix does; use .* such as 32"),
+        ("halsr_net.crop_px=90", r"halsr_net.crop_px 90 cannot be halved .* such as 96"),
+        ("attention_res_unet.crop_px=256", r"crop_px 256 is larger than region.size_px"),
+        ("attention_res_unet.learning_rate=.inf", r"should be a finite number, got inf"),
+        ("attention_res_unet.learning_rate=.nan", r"should be a finite number, got nan"),
+        ("training_slices=10000000000", r"less than or equal to 1000000, got 10000000000"),
+        ("seeds=[0, -1]", r"'seeds.1': input should be greater than or equal to 0, got -1"),
+        ("seeds=[0, 0]", r"each seed may be named once"),
+        ("augment=[", r"--set 'augment=\[': is no YAML"),
         ("training_slices=-3", r"'training_slices'.*greater than or equal to 10, got -3"),
         ("device=tpu", r"'device'.*'auto', 'cpu' or 'cuda', got 'tpu'"),
         ("steps", r"write key=value"),
@@ -45,6 +58,20 @@ def test_an_override_is_laid_over_the_profile():
 def test_a_wrong_override_is_refused_with_field_value_and_what_is_allowed(override, message):
     with pytest.raises(InputError, match=message):
         load_settings("demo", [override])
+
+
+def test_values_are_read_as_yaml_1_2():
+    settings = load_settings("demo", ["attention_res_unet.learning_rate=1e-3", "description=no", "split_seed=010"])
+    assert settings.attention_res_unet.learning_rate == 1e-3
+    assert settings.description == "no"
+    assert settings.split_seed == 10
+
+
+def test_seeds_of_the_command_line_are_checked_like_those_of_a_profile():
+    with pytest.raises(InputError, match=r"'seeds.0'.*greater than or equal to 0, got -1"):
+        load_settings("demo", seeds=[-1])
+    with pytest.raises(InputError, match="each seed may be named once"):
+        load_settings("demo", seeds=[0, 0])
 
 
 def test_an_unknown_profile_names_those_there_are():
