@@ -18,7 +18,7 @@ from imaging.errors import InputError
 from imaging.labels import CINE_LABELS, CineTissue
 from imaging.nifti_study import NamedFile, NiftiPair, nifti_files, nifti_study, pair_by_name
 from imaging.source_files import inside, source_folder
-from imaging.study import RejectedStudy, Study, read_or_reject
+from imaging.study import RejectedStudy, Study, attempt, read_or_reject
 
 _LABELS = {
     0: CineTissue.BACKGROUND,
@@ -51,13 +51,11 @@ def read_acdc(root: Path) -> Iterator[Study | RejectedStudy]:
 
 
 def _read_patient(root: Path, folder: Path) -> Iterator[Study | RejectedStudy]:
-    try:
-        info = _info(inside(root, folder))
-        named = _named_phases(folder, info)
-        frames = _frames(folder)
-    except InputError as error:
-        yield RejectedStudy(folder.name, str(folder), str(error))
+    listed = attempt(folder.name, folder, partial(_list_patient, root, folder))
+    if isinstance(listed, RejectedStudy):
+        yield listed
         return
+    info, named, frames = listed
     read = {
         frame.name: read_or_reject(folder.name, frame.path, partial(_read_frame, root, folder.name, frame, info))
         for frame in frames
@@ -68,6 +66,12 @@ def _read_patient(root: Path, folder: Path) -> Iterator[Study | RejectedStudy]:
     for phase, number in named.items():
         if number not in read:
             yield _absent(folder, phase, number)
+
+
+def _list_patient(root: Path, folder: Path) -> tuple[dict[str, str], dict[str, str], list[NiftiPair]]:
+    """Return what `Info.cfg` tells, the numbers of `ED` and `ES` as far as it does, and the frames."""
+    info = _info(inside(root, folder))
+    return info, _named_phases(folder, info), _frames(folder)
 
 
 def _read_frame(root: Path, case_id: str, frame: NiftiPair, info: Mapping[str, str]) -> Study:

@@ -19,7 +19,7 @@ from imaging.labels import CINE_LABELS
 from imaging.matlab import MatFile, open_mat
 from imaging.source_config import SourceConfig
 from imaging.source_files import inside, source_folder
-from imaging.study import RejectedStudy, Study, check_geometry, read_or_reject
+from imaging.study import RejectedStudy, Study, attempt, check_geometry, read_or_reject
 from imaging.ventricle_masks import ventricle_mask
 
 _log = logging.getLogger(__name__)
@@ -97,13 +97,13 @@ class _Whole:
 
 
 def _patient19(root: Path, path: Path, first: Path) -> Iterator[Study | RejectedStudy]:
-    try:
-        _check_first(path, first)
-        cine = _read_cine19(inside(root, path))
-    except InputError as error:
-        yield RejectedStudy(path.stem, str(path), str(error))
-        return
-    yield from _frames(path.stem, str(path), cine)
+    cine = attempt(path.stem, path, partial(_first_cine19, root, path, first))
+    yield from [cine] if isinstance(cine, RejectedStudy) else _frames(path.stem, str(path), cine)
+
+
+def _first_cine19(root: Path, path: Path, first: Path) -> _Cine:
+    _check_first(path, first)
+    return _read_cine19(inside(root, path))
 
 
 def _check_first(path: Path, first: Path) -> None:
@@ -114,11 +114,11 @@ def _check_first(path: Path, first: Path) -> None:
 def _patient18(path: Path, read: _Read, number: int, spacing_mm: _Spacing) -> Iterator[Study | RejectedStudy]:
     case_id = f"patient{number + 1:03d}"
     own = slice(number * _FRAMES, (number + 1) * _FRAMES)
-    try:
-        image, endo, epi = (read(name, own) for name in _NAMES18)
-    except InputError as error:
-        yield RejectedStudy(case_id, str(path), str(error))
+    arrays = attempt(case_id, path, lambda: [read(name, own) for name in _NAMES18])
+    if isinstance(arrays, RejectedStudy):
+        yield arrays
         return
+    image, endo, epi = arrays
     yield from _frames(case_id, f"{path} {case_id}", _Cine(image, endo, epi, spacing_mm))
 
 

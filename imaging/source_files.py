@@ -25,11 +25,14 @@ def find_file(root: Path, *candidates: Path) -> Path:
     """Return the first candidate that is a file inside `root`.
 
     Raises:
-        InputError: None is a file, or it is a link to somewhere outside `root`.
+        InputError: None is a file, or it is a folder, or a link to somewhere outside `root`.
     """
     for path in candidates:
         if path.is_file():
             return inside(root, path)
+    for path in candidates:
+        if path.is_dir():
+            raise InputError(f"{path} is missing: what is called so is a folder; put the file itself in its place")
     raise InputError(
         f"{candidates[0]} is missing; add the file, or remove the folder of a patient whose studies are not to be used"
     )

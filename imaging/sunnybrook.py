@@ -19,7 +19,7 @@ from imaging.dicom.volume import dicom_volume
 from imaging.errors import InputError
 from imaging.labels import CINE_LABELS, CineTissue, patient_group
 from imaging.source_files import source_folder
-from imaging.study import RejectedStudy, Study, read_or_reject
+from imaging.study import RejectedStudy, Study, attempt, read_or_reject
 from imaging.sunnybrook_files import Contours, contoured_slices
 
 _log = logging.getLogger(__name__)
@@ -53,15 +53,20 @@ def _is_case(folder: Path) -> bool:
 
 
 def _read_case(root: Path, folder: Path) -> Iterator[Study | RejectedStudy]:
-    try:
-        phases = _phases(root, folder)
-    except InputError as error:
-        yield RejectedStudy(folder.name, str(folder), str(error))
+    listed = attempt(folder.name, folder, partial(_list_case, root, folder))
+    if isinstance(listed, RejectedStudy):
+        yield listed
         return
-    frames = _frames(phases)
+    phases, frames = listed
     for number, phase in phases.items():
         path = next(iter(phase)).path
         yield read_or_reject(folder.name, path, partial(_read_phase, folder, frames[number], phase))
+
+
+def _list_case(root: Path, folder: Path) -> tuple[dict[int, _Phase], dict[int, str]]:
+    """Return the contoured slices of each phase and what each phase is called, by its number."""
+    phases = _phases(root, folder)
+    return phases, _frames(phases)
 
 
 def _read_phase(folder: Path, frame: str, phase: _Phase) -> Study:
