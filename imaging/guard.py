@@ -44,7 +44,7 @@ def reason_of(what: object, error: Exception) -> str:
     if isinstance(error, OSError):
         return one_line(_unreadable(what, error))
     _log.debug("%s", what, exc_info=error)
-    said = one_line(f"{type(error).__name__}: {error}".removesuffix(": "), _MOST_OF_FAULT)
+    said = one_line(f"{type(error).__name__}: {str(error).strip()}".removesuffix(": "), _MOST_OF_FAULT)
     return one_line(
         f"{what}: cannot be used ({said}); this is a fault of ScarForge or of a library: please report it, with what "
         "SCARFORGE_DEBUG=1 shows"
@@ -53,7 +53,7 @@ def reason_of(what: object, error: Exception) -> str:
 
 def one_line(text: str, most: int = _MOST_OF_LINE) -> str:
     """Return a text on one line of at most so many characters, line breaks and control characters escaped."""
-    flat = _BREAKS.sub(lambda found: found[0].encode("unicode_escape").decode(), text.strip())
+    flat = _BREAKS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
     return flat if len(flat) <= most else f"{flat[: most - 1]}…"
 
 

@@ -20,10 +20,10 @@ from imaging.dicom.volume import DicomVolume, dicom_volume
 from imaging.errors import InputError
 from imaging.nifti import NiftiVolume, read_nifti
 from imaging.orientation import AS_STORED
-from imaging.source_files import inside
+from imaging.source_files import check_name, inside
 from imaging.study import check_geometry
 
-_NIFTI = re.compile(r"(?P<stem>[^.].*)\.nii(\.gz)?")
+_NIFTI = re.compile(r"(?P<stem>[^.].*)\.nii(\.gz)?", re.IGNORECASE | re.DOTALL)
 _DICOM_SUFFIXES = (".dcm", ".ima")
 _DICOM_MAGIC, _DICOM_MAGIC_AT = b"DICM", 128
 _STRAIGHT = 1e-4  # of direction cosines
@@ -106,8 +106,9 @@ def volumes_of(found: FoundStudy, phase: int | None = None) -> list[UnreadStudy]
         phase: Only this phase, counted from 1.
 
     Raises:
-        InputError: A slice is unusable, or the slices do not belong together, or there is no such phase.
+        InputError: Its name or a slice is unusable, or the slices do not belong together, or there is no such phase.
     """
+    check_name(found.case_id, found.path)
     for path in (found.path, *found.files):
         inside(found.root, path)
     if not found.files:
@@ -136,7 +137,7 @@ def _studies_at(path: Path) -> list[FoundStudy]:
         raise InputError(f"{path}: does not exist; give a NIfTI file, or a folder of DICOM slices")
     if stem is None:
         raise InputError(f"{path}: is no NIfTI file (.nii, .nii.gz); give one, or the folder of all DICOM slices")
-    return [FoundStudy(_checked_name(stem, path), path, path)]
+    return [FoundStudy(stem, path, path)]
 
 
 def _studies_below(root: Path) -> Iterator[FoundStudy]:
@@ -145,10 +146,10 @@ def _studies_below(root: Path) -> Iterator[FoundStudy]:
         folder = Path(place)
         visible = [folder / name for name in sorted(names) if not name.startswith(".")]
         volumes = {path: stem for path in visible if (stem := _stem(path)) is not None}
-        yield from (FoundStudy(_checked_name(stem, path), path, root) for path, stem in volumes.items())
+        yield from (FoundStudy(stem, path, root) for path, stem in volumes.items())
         slices = tuple(path for path in visible if path not in volumes and _is_dicom(path))
         if slices:
-            yield FoundStudy(_checked_name(folder.resolve().name, folder), folder, root, slices)
+            yield FoundStudy(folder.resolve().name, folder, root, slices)
 
 
 def _stem(path: Path) -> str | None:
@@ -158,14 +159,6 @@ def _stem(path: Path) -> str | None:
 
 def _raise_unlisted(error: OSError) -> None:
     raise InputError(f"{error.filename}: cannot be listed ({error.strerror}); correct its permissions") from error
-
-
-def _checked_name(name: str, path: Path) -> str:
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{path!a}: its name is not UTF-8; rename it") from error
-    return name
 
 
 def _is_dicom(path: Path) -> bool:

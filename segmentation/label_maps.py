@@ -18,10 +18,17 @@ _PLACE_TOLERANCE = 0.5  # voxels
 
 @dataclass(frozen=True)
 class LabelMap:
-    """A label map (S, H, W) in the order its reference was read in; `spacing_mm` is (slice, row, column)."""
+    """A label map (S, H, W) in the order its reference was read in.
+
+    Attributes:
+        mask: Label values.
+        spacing_mm: (slice, row, column).
+        numbers: The numbers that the file holds, of the same shape.
+    """
 
     mask: NDArray[np.uint8]
     spacing_mm: tuple[float, float, float]
+    numbers: NDArray[np.uint8]
 
 
 def read_reference(path: Path, form: LabelFormat) -> tuple[LabelMap, NiftiVolume]:
@@ -36,7 +43,7 @@ def read_reference(path: Path, form: LabelFormat) -> tuple[LabelMap, NiftiVolume
     if volume.arrangement.axes[0] == AS_STORED.axes[0]:
         data, spacing_mm = _reordered(volume, AS_STORED)
         volume = replace(volume, data=data, spacing_mm=spacing_mm, arrangement=AS_STORED)
-    return LabelMap(_labels(volume.data, path, form), volume.spacing_mm), volume
+    return _label_map(volume.data, volume.spacing_mm, path, form), volume
 
 
 def read_prediction(path: Path, form: LabelFormat, reference: NiftiVolume) -> LabelMap:
@@ -57,11 +64,14 @@ def read_prediction(path: Path, form: LabelFormat, reference: NiftiVolume) -> La
             f"{path}: the prediction's affine puts it elsewhere than its reference; save it with the affine of the "
             "image it was made from"
         )
-    return LabelMap(_labels(data, path, form), spacing_mm)
+    return _label_map(data, spacing_mm, path, form)
 
 
-def _labels(data: NDArray[np.float64], path: Path, form: LabelFormat) -> NDArray[np.uint8]:
-    return to_labels(data, form.labels, str(path), form.values)
+def _label_map(
+    data: NDArray[np.float64], spacing_mm: tuple[float, float, float], path: Path, form: LabelFormat
+) -> LabelMap:
+    mask = to_labels(data, form.labels, str(path), form.values)
+    return LabelMap(mask, spacing_mm, mask if form.values is None else np.rint(data).astype(np.uint8))
 
 
 def _check_grid(

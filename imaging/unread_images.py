@@ -1,0 +1,74 @@
+"""Files that look like images and are not read: each is named, so that none is passed over in silence."""
+
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+
+from imaging.errors import some_of
+from imaging.study import RejectedStudy
+
+_VOLUMES = (
+    *(".nii", ".nii.gz", ".hdr", ".img", ".img.gz", ".hdr.gz"),
+    *(".mha", ".mhd", ".nrrd", ".nhdr", ".mgh", ".mgz", ".mnc", ".gipl", ".gipl.gz", ".par", ".rec"),
+    *(".dcm", ".ima"),
+)
+_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
+
+
+def is_volume(path: Path) -> bool:
+    """Whether a file is called as volumes are."""
+    return path.name.lower().endswith(_VOLUMES)
+
+
+def images_below(roots: Iterable[Path], pictures: bool = True) -> Iterator[Path]:
+    """Yield the files below folders that are called as volumes or pictures are, without hidden ones, in order."""
+    endings = _VOLUMES + _PICTURES if pictures else _VOLUMES
+    for root in roots:
+        for place, folders, names in os.walk(root):
+            folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+            yield from (
+                Path(place, name)
+                for name in sorted(names)
+                if name.lower().endswith(endings) and not name.startswith(".")
+            )
+
+
+def unread_lines(unread: Iterable[Path], remedy: str) -> list[str]:
+    """Return one line for each folder of unread files, which names the first of them.
+
+    Args:
+        unread: Files that look like images.
+        remedy: What to do with them.
+    """
+    by_folder: dict[Path, list[str]] = {}
+    for path in unread:
+        by_folder.setdefault(path.parent, []).append(path.name)
+    return [
+        f"{folder / names[0]}: looks like an image and is not read; {remedy}"
+        if len(names) == 1
+        else f"{folder}: {len(names)} files look like images and are not read: {some_of(names)}; {remedy}"
+        for folder, names in by_folder.items()
+    ]
+
+
+def unread_studies(folders: Iterable[Path], is_read: Callable[[Path], bool], remedy: str) -> Iterator[RejectedStudy]:
+    """Yield what lies in a source's folders, looks like an image and is not read: a rejection for each name.
+
+    Args:
+        folders: Those that the source reads from.
+        is_read: Whether it reads a file of this name.
+        remedy: What to do with the others.
+    """
+    by_name: dict[str, list[Path]] = {}
+    for path in images_below(folders):
+        if not is_read(path):
+            by_name.setdefault(path.name.split(".")[0], []).append(path)
+    for name, paths in by_name.items():
+        look = "looks like an image" if len(paths) == 1 else "look like images"
+        yield RejectedStudy(name, str(paths[0]), f"{some_of(paths)}: {look} in a format that is not read; {remedy}")
+
+
+def not_among(read: Collection[Path]) -> Callable[[Path], bool]:
+    """Return what tells whether a path is none of those that were read, links followed."""
+    known = {path.resolve() for path in read}
+    return lambda path: path.resolve() not in known
