@@ -1,6 +1,5 @@
 """What EMIDEC and ACDC tell about a patient beside the images, as names and values in the source's own words."""
 
-import codecs
 import csv
 import re
 from collections.abc import Mapping
@@ -17,22 +16,16 @@ def clinical_name(words: str) -> str:
 def read_clinical_text(path: Path) -> dict[str, str]:
     """Read lines of `name : value`, as EMIDEC's `Case P001.txt` and ACDC's `Info.cfg` hold them.
 
-    Lines without a colon are passed over.
+    The encoding is UTF-8 or, as EMIDEC's, Latin-1. Lines without a colon are passed over.
     """
-    text = _decoded(path.read_bytes())
+    raw = path.read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
     pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
     values = {clinical_name(name): value.strip() for name, value in pairs}
     return {name: value for name, value in values.items() if name and value}
-
-
-def _decoded(raw: bytes) -> str:
-    """Decode UTF-16 where a byte order mark says so, else UTF-8 or, as EMIDEC's, Latin-1."""
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return raw.decode("utf-16", errors="replace")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
 
 
 def read_clinical_table(path: Path) -> Mapping[str, dict[str, str]]:

@@ -1,10 +1,23 @@
 """The one error that users are meant to read, and how it lists values."""
 
+import re
 from collections.abc import Iterable
+
+# Control characters, line separators, and what stands for bytes that are no UTF-8: all of them can be in file names.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class InputError(Exception):
     """Input that cannot be used: the message is one line that names the thing, the values and the next step."""
+
+    def __str__(self) -> str:
+        """Return the message, as one line whatever the names in it hold."""
+        return one_line(super().__str__())
+
+
+def one_line(text: str) -> str:
+    """Return a text with what would break a line, or cannot be written as UTF-8, as an escape."""
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def some_of(values: Iterable[object], most: int = 5) -> str:

@@ -7,18 +7,16 @@ traceback goes to this module's logger, which `SCARFORGE_DEBUG=1` shows.
 
 import errno
 import logging
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from imaging.errors import InputError
+from imaging.errors import InputError, one_line
 
 _log = logging.getLogger(__name__)
 
 _MOST_OF_FAULT = 200  # characters of a library's own words
 _MOST_OF_LINE = 2000
 _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")  # of a line, or a terminal's control characters
 
 
 @contextmanager
@@ -38,22 +36,21 @@ def guarded(what: object, refuse: Callable[[str], None]) -> Iterator[None]:
 def reason_of(what: object, error: Exception) -> str:
     """Return what an exception says about a study, as one line that names it."""
     if isinstance(error, InputError):
-        return one_line(str(error))
+        return _bounded(str(error))
     if isinstance(error, MemoryError):
-        return one_line(f"{what}: does not fit into memory; close other programs, or take a machine with more")
+        return _bounded(f"{what}: does not fit into memory; close other programs, or take a machine with more")
     if isinstance(error, OSError):
-        return one_line(_unreadable(what, error))
+        return _bounded(_unreadable(what, error))
     _log.debug("%s", what, exc_info=error)
-    said = one_line(f"{type(error).__name__}: {str(error).strip()}".removesuffix(": "), _MOST_OF_FAULT)
-    return one_line(
+    said = _bounded(f"{type(error).__name__}: {str(error).strip()}".removesuffix(": "), _MOST_OF_FAULT)
+    return _bounded(
         f"{what}: cannot be used ({said}); this is a fault of ScarForge or of a library: please report it, with what "
         "SCARFORGE_DEBUG=1 shows"
     )
 
 
-def one_line(text: str, most: int = _MOST_OF_LINE) -> str:
-    """Return a text on one line of at most so many characters, line breaks and control characters escaped."""
-    flat = _BREAKS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+def _bounded(text: str, most: int = _MOST_OF_LINE) -> str:
+    flat = one_line(text)
     return flat if len(flat) <= most else f"{flat[: most - 1]}…"
 
 

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from imaging.dicom.series import group_by_phase, read_dicom_slices, slice_places
 from imaging.dicom.slice_file import DicomSlice
 from imaging.dicom.volume import DicomVolume, dicom_volume
-from imaging.errors import InputError
+from imaging.errors import InputError, one_line
 from imaging.nifti import NiftiVolume, read_nifti
 from imaging.orientation import AS_STORED
-from imaging.source_files import check_name, inside
+from imaging.source_files import inside
 from imaging.study import check_geometry
 
-_NIFTI = re.compile(r"(?P<stem>[^.].*)\.nii(\.gz)?", re.IGNORECASE | re.DOTALL)
+_NIFTI = re.compile(r"(?P<stem>[^.].*)\.nii(\.gz)?")
 _DICOM_SUFFIXES = (".dcm", ".ima")
 _DICOM_MAGIC, _DICOM_MAGIC_AT = b"DICM", 128
 _STRAIGHT = 1e-4  # of direction cosines
@@ -108,7 +108,7 @@ def volumes_of(found: FoundStudy, phase: int | None = None) -> list[UnreadStudy]
     Raises:
         InputError: Its name or a slice is unusable, or the slices do not belong together, or there is no such phase.
     """
-    check_name(found.case_id, found.path)
+    _check_name(found)
     for path in (found.path, *found.files):
         inside(found.root, path)
     if not found.files:
@@ -159,6 +159,15 @@ def _stem(path: Path) -> str | None:
 
 def _raise_unlisted(error: OSError) -> None:
     raise InputError(f"{error.filename}: cannot be listed ({error.strerror}); correct its permissions") from error
+
+
+def _check_name(found: FoundStudy) -> None:
+    try:
+        found.case_id.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{str(found.path)!a}: its name is not UTF-8; rename it") from error
+    if one_line(found.case_id) != found.case_id:
+        raise InputError(f"{found.path}: its name holds a line break or another control character; rename it")
 
 
 def _is_dicom(path: Path) -> bool:

@@ -6,15 +6,13 @@ numbers in a mask mean, and a spacing better than the headers', the configuratio
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 from imaging.errors import InputError
-from imaging.nifti_study import NamedFile, NiftiPair, is_nifti, nifti_files, nifti_study, pair_by_name
+from imaging.nifti_study import NamedFile, NiftiPair, nifti_files, nifti_study, pair_by_name
 from imaging.source_config import SourceConfig
 from imaging.source_files import source_folder
 from imaging.study import RejectedStudy, Study, read_or_reject
-from imaging.unread_images import unread_studies
 
 _HOLDS = "images/NAME.nii.gz and labels/NAME.nii.gz"
 _MASK_ENDINGS = ("_gt", "_seg", "_label", "_manual")
@@ -40,9 +38,7 @@ def read_nifti_pairs(root: Path, config: SourceConfig) -> Iterator[Study | Rejec
             f"give the folder that holds {_HOLDS}"
         )
     pairs = pair_by_name(images, _by_image(masks, {name for name, _ in images}))
-    read = (read_or_reject(pair.name, pair.path, partial(_read_study, root, pair, config, values)) for pair in pairs)
-    places = [root / name for name in ("images", "labels", "masks")]
-    return chain(read, unread_studies(places, is_nifti, "save it as .nii.gz"))
+    return (read_or_reject(pair.name, pair.path, partial(_read_study, root, pair, config, values)) for pair in pairs)
 
 
 def _by_image(masks: Iterable[NamedFile], images: set[str]) -> Iterator[NamedFile]:

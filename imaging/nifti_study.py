@@ -16,8 +16,7 @@ from imaging.source_files import find_file
 from imaging.study import Study
 
 NamedFile = tuple[str, Path]  # what its study is called, and where it lies
-# No hidden files: macOS leaves one beside each file.
-_NIFTI = re.compile(r"(?P<stem>[^.].*)\.nii(\.gz)?", re.IGNORECASE | re.DOTALL)
+_NIFTI = re.compile(r"(?P<stem>[^.].*)\.nii(\.gz)?")  # no hidden files: macOS leaves one beside each file
 
 
 @dataclass(frozen=True)
@@ -104,11 +103,6 @@ def nifti_files(folder: Path) -> list[NamedFile]:
         raise InputError(f"{folder}: cannot be listed ({error.strerror}); correct its permissions") from error
     found = ((_NIFTI.fullmatch(path.name), path) for path in paths)
     return [(match["stem"], path) for match, path in found if match]
-
-
-def is_nifti(path: Path) -> bool:
-    """Whether a file is called as `nifti_files` expects."""
-    return _NIFTI.fullmatch(path.name) is not None
 
 
 def pair_by_name(images: Iterable[NamedFile], masks: Iterable[NamedFile]) -> list[NiftiPair]:

@@ -1,11 +1,8 @@
 """Finding a source's files safely: none is read that lies outside the folder that was given."""
 
-import re
 from pathlib import Path
 
 from imaging.errors import InputError
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def source_folder(root: Path, what: str, holds: str) -> Path:
@@ -28,32 +25,14 @@ def find_file(root: Path, *candidates: Path) -> Path:
     """Return the first candidate that is a file inside `root`.
 
     Raises:
-        InputError: None is a file, or it is a folder, or a link to somewhere outside `root`.
+        InputError: None is a file, or it is a link to somewhere outside `root`.
     """
     for path in candidates:
         if path.is_file():
             return inside(root, path)
-    for path in candidates:
-        if path.is_dir():
-            raise InputError(f"{path} is missing: what is called so is a folder; put the file itself in its place")
     raise InputError(
         f"{candidates[0]} is missing; add the file, or remove the folder of a patient whose studies are not to be used"
     )
-
-
-def check_name(name: str, path: Path | str) -> None:
-    """Raise `InputError` where a study's name cannot stand in tables, on pages and on a terminal.
-
-    Args:
-        name: Of the patient, and perhaps the frame.
-        path: Where the study lies, for the message.
-    """
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{str(path)!a}: its name is not UTF-8; rename it") from error
-    if _CONTROL.search(name):
-        raise InputError(f"{str(path)!a}: its name holds a line break or another control character; rename it")
 
 
 def inside(root: Path, path: Path) -> Path:

@@ -11,10 +11,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.errors import InputError
-from imaging.guard import guarded, one_line
+from imaging.errors import InputError, one_line
+from imaging.guard import guarded
 from imaging.labels import LABEL_SETS, PATIENT_GROUPS, LabelSet
-from imaging.source_files import check_name
 
 # Beyond these a header is in other units or damaged: cardiac pixels are 0.5 to 3 mm, slices 3 to 20 mm apart.
 _PLAUSIBLE_PIXEL_MM = (0.1, 10.0)
@@ -89,7 +88,7 @@ def attempt(case_id: str, path: Path, read: Callable[[], Result]) -> Result | Re
     reasons: list[str] = []
     with guarded(path, reasons.append):
         return read()
-    return RejectedStudy(one_line(case_id), str(path), reasons[0])
+    return RejectedStudy(one_line(case_id), one_line(str(path)), reasons[0])
 
 
 def check_study(study: Study) -> None:
@@ -99,7 +98,7 @@ def check_study(study: Study) -> None:
         raise InputError(f"{study.path}: label set {study.label_set!r} is unknown; choose one of {sorted(LABEL_SETS)}")
     if study.group not in PATIENT_GROUPS:
         raise InputError(f"{study.path}: group {study.group!r} is none of {list(PATIENT_GROUPS)}; correct it")
-    check_name(f"{study.case_id} {study.frame}", study.path)
+    _check_name(study)
     check_geometry(study.spacing_mm, study.affine, study.path)
     _check_arrays(study)
     labels.check(study.mask, study.path)
@@ -127,6 +126,13 @@ def check_affine(affine: NDArray[np.float64], source: str) -> None:
         raise InputError(
             f"{source}: the affine is not an invertible 4 x 4 matrix of finite numbers; correct the header"
         )
+
+
+def _check_name(study: Study) -> None:
+    try:
+        f"{study.case_id} {study.frame}".encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{study.path!a}: its name is not UTF-8; rename it") from error
 
 
 def _check_arrays(study: Study) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from imaging.errors import some_of
-from imaging.study import RejectedStudy
 
 _VOLUMES = (
     *(".nii", ".nii.gz", ".hdr", ".img", ".img.gz", ".hdr.gz"),
@@ -49,23 +48,6 @@ def unread_lines(unread: Iterable[Path], remedy: str) -> list[str]:
         else f"{folder}: {len(names)} files look like images and are not read: {some_of(names)}; {remedy}"
         for folder, names in by_folder.items()
     ]
-
-
-def unread_studies(folders: Iterable[Path], is_read: Callable[[Path], bool], remedy: str) -> Iterator[RejectedStudy]:
-    """Yield what lies in a source's folders, looks like an image and is not read: a rejection for each name.
-
-    Args:
-        folders: Those that the source reads from.
-        is_read: Whether it reads a file of this name.
-        remedy: What to do with the others.
-    """
-    by_name: dict[str, list[Path]] = {}
-    for path in images_below(folders):
-        if not is_read(path):
-            by_name.setdefault(path.name.split(".")[0], []).append(path)
-    for name, paths in by_name.items():
-        look = "looks like an image" if len(paths) == 1 else "look like images"
-        yield RejectedStudy(name, str(paths[0]), f"{some_of(paths)}: {look} in a format that is not read; {remedy}")
 
 
 def not_among(read: Collection[Path]) -> Callable[[Path], bool]:

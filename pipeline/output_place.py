@@ -7,6 +7,8 @@ from pathlib import Path
 
 from imaging.errors import InputError
 
+HOME = "SCARFORGE_HOME"  # the workspace, in messages
+
 
 def check_folder(path: Path, option: str = "--output") -> None:
     """Raise `InputError` unless `path` is a folder that can be written in, or can be made. Nothing is left behind.

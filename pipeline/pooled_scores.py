@@ -10,6 +10,7 @@ import pandas as pd
 
 from imaging.errors import InputError
 from pipeline.compare_link import run_id_of
+from pipeline.output_place import check_folder
 from pipeline.predict_models import NETWORKS, TRAINING_SETS
 from pipeline.record import is_finished
 from pipeline.remote import Remote
@@ -49,6 +50,8 @@ def pool_scores(home: Path, source: str, profile: str, output: Path | None) -> s
     """
     from segmentation.pooled_folds import pool_folds, render_pooled
 
+    if output:
+        check_folder(output)
     workspace = Workspace(home, source, profile)
     _fetch(workspace)
     places = _finished(workspace)

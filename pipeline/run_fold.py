@@ -14,6 +14,7 @@ from pipeline.dagster_home import prepare_dagster_home
 from pipeline.executor import executor_name
 from pipeline.forge import Forge, say
 from pipeline.lost_runs import end_lost_runs, process_tags
+from pipeline.output_place import HOME, check_folder
 from pipeline.settings import load_settings
 from pipeline.training_fork import start_server
 
@@ -42,6 +43,7 @@ def run_fold(
     from imaging.sources import source_labels
 
     settings = load_settings(profile, overrides, seeds)
+    check_folder(home, HOME)
     has_lesions = source_labels(source, settings.source).has_lesions
     forge = Forge(
         source=source,

@@ -9,12 +9,14 @@ from rich.table import Table
 from imaging.balance import slice_categories
 from imaging.overlay import contact_sheet
 from imaging.slice_store import SliceStore
+from pipeline.output_place import check_file
 
 _SLICES = 24
 
 
 def show(file: Path, sheet: Path) -> None:
     """Print a store's size, attributes and categories, and save a contact sheet of slices spread over it."""
+    check_file(sheet, "--sheet")
     with SliceStore.open(file) as store:
         console = Console()
         console.print(_table(store))

@@ -15,6 +15,7 @@ from gan.trials import Trial, plan_trials, trials_table
 from imaging.errors import InputError
 from pipeline.forge import Forge, say
 from pipeline.outcome import Outcome, number
+from pipeline.output_place import HOME, check_folder
 from pipeline.record import cache_key, produce
 from pipeline.settings import Settings
 from pipeline.tracking import Tracker
@@ -48,6 +49,7 @@ def run_trials(
     Raises:
         InputError: What the trials read is not finished, or a name or value is wrong.
     """
+    check_folder(Path(forge.home), HOME)
     bench = TrialBench.open(forge, fold)
     profile = bench.settings.pix2pix
     perceptual = bool(bench.settings.quality.vgg16_weights)

@@ -66,8 +66,10 @@ def export_model(folder: Path, path: Path, format_: Format, largest: float = MAX
     differences: list[float] = []
 
     def write_and_check(part: Path) -> None:
-        WRITERS[format_](module, torch.rand(_EXAMPLE, 1, height, width, generator=_generator()), part)
-        differences.append(largest_difference(module, OPENERS[format_](part), (height, width)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporters' remarks are about their own internals
+            WRITERS[format_](module, torch.rand(_EXAMPLE, 1, height, width, generator=_generator()), part)
+            differences.append(largest_difference(module, OPENERS[format_](part), (height, width)))
         if not differences[0] <= largest:
             raise InputError(
                 f"{path}: its probabilities differ from PyTorch's by up to {differences[0]:.3g}, more than "
@@ -91,18 +93,16 @@ def largest_difference(module: nn.Module, run: Runner, size: tuple[int, int]) ->
 
 def write_onnx(module: nn.Module, example: Tensor, path: Path) -> None:
     """Write an ONNX file whose first axis is free."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's remarks are about its own internals
-        program = torch.onnx.export(
-            module,
-            (example,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[_IMAGES],
-            output_names=[_PROBABILITIES],
-            dynamic_shapes=({0: torch.export.Dim("slices")},),
-            verbose=False,
-        )
+    program = torch.onnx.export(
+        module,
+        (example,),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=[_IMAGES],
+        output_names=[_PROBABILITIES],
+        dynamic_shapes=({0: torch.export.Dim("slices")},),
+        verbose=False,
+    )
     assert program is not None
     program.save(str(path))
 

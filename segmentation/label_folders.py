@@ -18,7 +18,7 @@ from imaging.clinical import read_clinical_text
 from imaging.errors import InputError
 from imaging.guard import guarded
 from imaging.labels import CINE_LABELS, EMIDEC_LABELS, CineTissue, LabelSet
-from imaging.nifti_study import NamedFile, is_nifti, nifti_files
+from imaging.nifti_study import NamedFile, nifti_files
 from imaging.source_files import inside, source_folder
 from imaging.unread_images import images_below, unread_lines
 
@@ -215,4 +215,5 @@ def _phases(root: Path, folder: Path) -> dict[str, str]:
 
 def _folders(root: Path) -> list[Path]:
     """Return the folders in a folder, without those that are called as files."""
-    return sorted(path for path in root.iterdir() if path.is_dir() and not is_nifti(path)) if root.is_dir() else []
+    files = {path for _, path in nifti_files(root)}
+    return sorted(path for path in root.iterdir() if path.is_dir() and path not in files) if root.is_dir() else []

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from imaging.label_values import to_labels
+from imaging.labels import distinct_values
 from imaging.nifti import NiftiVolume, read_nifti
 from imaging.orientation import AS_STORED, Arrangement
 from segmentation.label_folders import LabelFormat
@@ -70,8 +71,23 @@ def read_prediction(path: Path, form: LabelFormat, reference: NiftiVolume) -> La
 def _label_map(
     data: NDArray[np.float64], spacing_mm: tuple[float, float, float], path: Path, form: LabelFormat
 ) -> LabelMap:
+    _check_numbers(data, path, form)
     mask = to_labels(data, form.labels, str(path), form.values)
     return LabelMap(mask, spacing_mm, mask if form.values is None else np.rint(data).astype(np.uint8))
+
+
+def _check_numbers(data: NDArray[np.float64], path: Path, form: LabelFormat) -> None:
+    """Raise `InputError` with a remedy that `evaluate` has where a whole number stands for no tissue."""
+    if not np.isfinite(data).all():
+        odd = np.count_nonzero(~np.isfinite(data))
+        raise InputError(f"{path}: {odd} voxels are NaN or infinite, no label values; save the label map again")
+    known = set(form.values or range(form.labels.num_classes))
+    unknown = sorted(set(distinct_values(np.rint(data).astype(np.int64))) - known)
+    if unknown:
+        raise InputError(
+            f"{path}: label values [{some_of(unknown)}] stand for no tissue of format {form.name} (0 background, "
+            f"{form.numbering}); correct the label map, or choose another --format"
+        )
 
 
 def _check_grid(
