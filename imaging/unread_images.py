@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
-from imaging.errors import some_of
+from imaging.errors import one_line, some_of
 
 _VOLUMES = (
     *(".nii", ".nii.gz", ".hdr", ".img", ".img.gz", ".hdr.gz"),
@@ -42,12 +42,13 @@ def unread_lines(unread: Iterable[Path], remedy: str) -> list[str]:
     by_folder: dict[Path, list[str]] = {}
     for path in unread:
         by_folder.setdefault(path.parent, []).append(path.name)
-    return [
+    lines = (
         f"{folder / names[0]}: looks like an image and is not read; {remedy}"
         if len(names) == 1
         else f"{folder}: {len(names)} files look like images and are not read: {some_of(names)}; {remedy}"
         for folder, names in by_folder.items()
-    ]
+    )
+    return [one_line(line) for line in lines]
 
 
 def not_among(read: Collection[Path]) -> Callable[[Path], bool]:

@@ -5,8 +5,10 @@ probabilities (slices, C, H, W), for any number of slices. It is compared with P
 """
 
 import importlib.util
+import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -66,8 +68,7 @@ def export_model(folder: Path, path: Path, format_: Format, largest: float = MAX
     differences: list[float] = []
 
     def write_and_check(part: Path) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporters' remarks are about their own internals
+        with _quiet_exporters():
             WRITERS[format_](module, torch.rand(_EXAMPLE, 1, height, width, generator=_generator()), part)
             differences.append(largest_difference(module, OPENERS[format_](part), (height, width)))
         if not differences[0] <= largest:
@@ -147,6 +148,22 @@ def _require_onnx() -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"ONNX needs {', '.join(missing)}; install it with `pip install 'scarforge[export]'`")
+
+
+@contextmanager
+def _quiet_exporters() -> Iterator[None]:
+    """Silence the exporters' remarks, which are about their own internals."""
+    logs = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx", "torch.export")]
+    levels = [log.level for log in logs]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for log in logs:
+                log.setLevel(logging.ERROR)
+            yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def _generator() -> torch.Generator:

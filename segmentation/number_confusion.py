@@ -33,7 +33,7 @@ class NumberConfusion:
         dice = 2 * self.voxels / np.maximum(sizes, 1)
         moved = {
             int(theirs): int(ours)
-            for ours, theirs in np.argwhere(dice >= _SAME_DICE)
+            for theirs, ours in np.argwhere(dice.T >= _SAME_DICE)
             if 0 not in (ours, theirs) and max(dice[ours, ours], dice[theirs, theirs]) < _OTHER_DICE
         }
         return moved if len(moved) >= _FEWEST else {}
