@@ -26,14 +26,17 @@ class NumberConfusion:
     def permuted(self) -> dict[int, int]:
         """Return the reference's number by the prediction's where these surely mean the same, but are not the same.
 
-        Sure is: at least two numbers of the predictions overlap each another number of the references by a Dice of
-        0.5 or more and their own by less than 0.1. Else nothing is told.
+        Sure is: each number of the references overlaps one of the predictions by a Dice of 0.5 or more, and at least
+        two of them another, while their own is below 0.1. Else nothing is told.
         """
         sizes = self.voxels.sum(axis=1)[:, None] + self.voxels.sum(axis=0)[None, :]
-        dice = 2 * self.voxels / np.maximum(sizes, 1)
+        dice = (2 * self.voxels / np.maximum(sizes, 1))[1:, 1:]  # without the background
+        same = dice >= _SAME_DICE
+        if not same.any(axis=1)[self.voxels[1:].sum(axis=1) > 0].all():
+            return {}
         moved = {
-            int(theirs): int(ours)
-            for theirs, ours in np.argwhere(dice.T >= _SAME_DICE)
-            if 0 not in (ours, theirs) and max(dice[ours, ours], dice[theirs, theirs]) < _OTHER_DICE
+            int(ours) + 1: int(theirs) + 1
+            for ours, theirs in np.argwhere(same.T)
+            if max(dice[ours, ours], dice[theirs, theirs]) < _OTHER_DICE
         }
         return moved if len(moved) >= _FEWEST else {}
