@@ -21,7 +21,7 @@ from imaging.own_files import without_own
 from imaging.patient_names import NamedPlace, Place, tell_places
 from imaging.source_config import DEFAULT, SourceConfig
 from imaging.source_files import composed, files_below, inside, nifti_stem, source_folder, unread_files
-from imaging.study import RejectedStudy, Study, read_or_reject
+from imaging.study import RejectedStudy, Study, attempt, read_or_reject
 
 _LABELS = {
     0: CineTissue.BACKGROUND,
@@ -70,13 +70,11 @@ def _studies(
 
 
 def _read_patient(root: Path, folder: Path, place: Place) -> Iterator[Study | RejectedStudy]:
-    try:
-        info = _info(inside(root, folder))
-        named = _named_phases(folder, info)
-        frames = _frames(folder)
-    except InputError as error:
-        yield RejectedStudy(place.patient, str(folder), str(error))
+    listed = attempt(place.patient, folder, partial(_list_patient, root, folder))
+    if isinstance(listed, RejectedStudy):
+        yield listed
         return
+    info, named, frames = listed
     read = {
         frame.name: read_or_reject(place.patient, frame.path, partial(_read_frame, root, place.patient, frame, info))
         for frame in frames
@@ -88,6 +86,12 @@ def _read_patient(root: Path, folder: Path, place: Place) -> Iterator[Study | Re
     for phase, number in named.items():
         if number not in read:
             yield _absent(folder, place.patient, phase, number)
+
+
+def _list_patient(root: Path, folder: Path) -> tuple[dict[str, str], dict[str, str], list[NiftiPair]]:
+    """Return what `Info.cfg` tells, the numbers of `ED` and `ES` as far as it does, and the frames."""
+    info = _info(inside(root, folder))
+    return info, _named_phases(folder, info), _frames(folder)
 
 
 def _read_frame(root: Path, case_id: str, frame: NiftiPair, info: Mapping[str, str]) -> Study:

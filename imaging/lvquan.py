@@ -21,7 +21,7 @@ from imaging.own_files import without_own
 from imaging.patient_names import NamedPlace, Place, tell_places
 from imaging.source_config import DEFAULT, SourceConfig
 from imaging.source_files import composed, inside, source_folder
-from imaging.study import RejectedStudy, Study, check_geometry, read_or_reject
+from imaging.study import RejectedStudy, Study, attempt, check_geometry, read_or_reject
 from imaging.ventricle_masks import ventricle_mask
 
 _log = logging.getLogger(__name__)
@@ -114,13 +114,13 @@ class _Whole:
 
 
 def _patient19(root: Path, path: Path, place: Place, first: Path) -> Iterator[Study | RejectedStudy]:
-    try:
-        _check_first(path, first)
-        cine = _read_cine19(inside(root, path))
-    except InputError as error:
-        yield RejectedStudy(place.patient, str(path), str(error))
-        return
-    yield from _frames(place, str(path), cine)
+    cine = attempt(place.patient, path, partial(_first_cine19, root, path, first))
+    yield from [cine] if isinstance(cine, RejectedStudy) else _frames(place, str(path), cine)
+
+
+def _first_cine19(root: Path, path: Path, first: Path) -> _Cine:
+    _check_first(path, first)
+    return _read_cine19(inside(root, path))
 
 
 def _check_first(path: Path, first: Path) -> None:
@@ -131,11 +131,11 @@ def _check_first(path: Path, first: Path) -> None:
 def _patient18(path: Path, read: _Read, number: int, spacing_mm: _Spacing) -> Iterator[Study | RejectedStudy]:
     case_id = f"patient{number + 1:03d}"
     own = slice(number * _FRAMES, (number + 1) * _FRAMES)
-    try:
-        image, endo, epi = (read(name, own) for name in _NAMES18)
-    except InputError as error:
-        yield RejectedStudy(case_id, str(path), str(error))
+    arrays = attempt(case_id, path, lambda: [read(name, own) for name in _NAMES18])
+    if isinstance(arrays, RejectedStudy):
+        yield arrays
         return
+    image, endo, epi = arrays
     yield from _frames(Place(case_id), f"{path} {case_id}", _Cine(image, endo, epi, spacing_mm))
 
 

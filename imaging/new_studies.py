@@ -12,7 +12,7 @@ from imaging.dicom.folder import DicomSeries, read_folder
 from imaging.dicom.series import check_together, group_by_phase, slice_places
 from imaging.dicom.slice_file import DicomSlice
 from imaging.dicom.volume import DicomVolume, dicom_volume
-from imaging.errors import InputError
+from imaging.errors import InputError, escaped
 from imaging.nifti import NiftiVolume, read_nifti
 from imaging.own_files import Mark
 from imaging.source_files import inside, nifti_stem
@@ -129,8 +129,9 @@ def volumes_of(found: FoundStudy, phase: int | None = None) -> list[UnreadStudy]
         phase: Only this phase of a cine, counted from 1.
 
     Raises:
-        InputError: A slice is unusable, or the slices do not belong together, or there is no such phase.
+        InputError: Its name or a slice is unusable, or the slices do not belong together, or there is no such phase.
     """
+    _check_name(found)
     for path in (found.path, *found.files):
         inside(found.root, path)
     if not found.files:
@@ -208,7 +209,7 @@ def _studies_at(path: Path) -> list[FoundStudy]:
         raise InputError(f"{path}: does not exist; give a NIfTI file, or a folder of DICOM slices")
     if stem is None:
         raise InputError(f"{path}: is no NIfTI file (.nii, .nii.gz); give one, or the folder of all DICOM slices")
-    return [FoundStudy(_checked_name(stem, path), path, path)]
+    return [FoundStudy(stem, path, path)]
 
 
 def _studies_below(root: Path) -> Iterator[FoundStudy]:
@@ -218,22 +219,23 @@ def _studies_below(root: Path) -> Iterator[FoundStudy]:
         folders[:] = sorted(name for name in folders if not name.startswith(".") and not mark.covers(name))
         visible = [folder / name for name in sorted(names) if not name.startswith(".") and not mark.covers(name)]
         volumes = {path: stem for path in visible if (stem := nifti_stem(path)) is not None}
-        yield from (FoundStudy(_checked_name(stem, path), path, root) for path, stem in volumes.items())
+        yield from (FoundStudy(stem, path, root) for path, stem in volumes.items())
         slices = tuple(path for path in visible if path not in volumes and _is_dicom(path))
         if slices:
-            yield FoundStudy(_checked_name(folder.resolve().name, folder), folder, root, slices)
+            yield FoundStudy(folder.resolve().name, folder, root, slices)
 
 
 def _raise_unlisted(error: OSError) -> None:
     raise InputError(f"{error.filename}: cannot be listed ({error.strerror}); correct its permissions") from error
 
 
-def _checked_name(name: str, path: Path) -> str:
+def _check_name(found: FoundStudy) -> None:
     try:
-        name.encode()
+        found.case_id.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{path!a}: its name is not UTF-8; rename it") from error
-    return name
+        raise InputError(f"{str(found.path)!a}: its name is not UTF-8; rename it") from error
+    if escaped(found.case_id) != found.case_id:
+        raise InputError(f"{found.path}: its name holds a line break or another control character; rename it")
 
 
 def _is_dicom(path: Path) -> bool:

@@ -6,17 +6,21 @@ A reader yields `Study` or `RejectedStudy`: one bad study never stops the others
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imaging.errors import InputError, escaped
+from imaging.guard import guarded
 from imaging.labels import LABEL_SETS, PATIENT_GROUPS, LabelSet
 
 # Beyond these a header is in other units or damaged: cardiac pixels are 0.5 to 3 mm, slices 3 to 20 mm apart.
 _PLAUSIBLE_PIXEL_MM = (0.1, 10.0)
 _PLAUSIBLE_SLICE_MM = (0.1, 50.0)
 _DONOR_SEPARATOR = ";"  # between the patients in a store's `donor_ids`
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -60,23 +64,34 @@ class RejectedStudy:
 
 
 def read_or_reject(case_id: str, path: Path, read: Callable[[], Study]) -> Study | RejectedStudy:
-    """Return the study that `read` gives, or why it cannot be used.
+    """Return the study that `read` gives, checked, or why it cannot be used.
 
     Args:
         case_id: The patient.
         path: The file or folder of the study.
         read: Reads it; raises `InputError` for what is wrong with it.
     """
-    try:
+
+    def read_and_check() -> Study:
         study = read()
         check_study(study)
-    except InputError as error:
-        return RejectedStudy(escaped(case_id), escaped(str(path)), str(error))
-    except OSError as error:
-        place, reason = error.filename or path, error.strerror or type(error).__name__
-        reason = f"{place}: cannot be read ({reason}); correct it and run again"
-        return RejectedStudy(escaped(case_id), escaped(str(path)), escaped(reason))
-    return study
+        return study
+
+    return attempt(case_id, path, read_and_check)
+
+
+def attempt(case_id: str, path: Path, read: Callable[[], Result]) -> Result | RejectedStudy:
+    """Return what `read` gives, or a rejection of the patient's study with the reason (see `imaging.guard`).
+
+    Args:
+        case_id: The patient.
+        path: The file or folder of the study.
+        read: Reads something of it, whatever may go wrong.
+    """
+    reasons: list[str] = []
+    with guarded(path, reasons.append):
+        return read()
+    return RejectedStudy(escaped(case_id), escaped(str(path)), reasons[0])
 
 
 def check_study(study: Study) -> None:
@@ -99,9 +114,10 @@ def check_geometry(spacing_mm: tuple[float, ...], affine: NDArray[np.float64], s
     plausible = all(low <= value <= high for value, (low, high) in zip(spacing_mm, limits, strict=True))
     if not plausible:  # NaN compares false and lands here
         values = " x ".join(f"{value:g}" for value in spacing_mm)
+        wrong = "it" if source.startswith("source.") else "the header"
         raise InputError(
-            f"{source}: spacing {values} mm (slice, row, column) is not plausible; correct the header "
-            f"or source.spacing_mm (pixels {_PLAUSIBLE_PIXEL_MM[0]:g} to {_PLAUSIBLE_PIXEL_MM[1]:g} mm, "
+            f"{source}: spacing {values} mm (slice, row, column) is not plausible; correct {wrong} "
+            f"(pixels {_PLAUSIBLE_PIXEL_MM[0]:g} to {_PLAUSIBLE_PIXEL_MM[1]:g} mm, "
             f"slices up to {_PLAUSIBLE_SLICE_MM[1]:g} mm)"
         )
     check_affine(affine, source)

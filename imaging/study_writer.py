@@ -21,7 +21,7 @@ from imaging.errors import InputError, some_of
 from imaging.labels import PATIENT_GROUPS, LabelSet
 from imaging.prepared_study import PreparedStudy, patient_groups, prepare_study
 from imaging.progress import track
-from imaging.study import RejectedStudy, Study, check_study
+from imaging.study import RejectedStudy, Study, attempt, check_study
 from imaging.study_file import FORMAT, USER_BLOCK, SteadyFile, seal
 
 _REASONS_SHOWN = 3
@@ -97,13 +97,12 @@ class _ArchiveWriter:
         if isinstance(item, RejectedStudy):
             self._rejected.append(item)
             return
-        try:
-            self._check(item)
-        except InputError as error:
-            self._rejected.append(RejectedStudy(item.case_id, item.path, str(error)))
+        prepared = attempt(item.case_id, Path(item.path), lambda: self._prepare(item))
+        if isinstance(prepared, RejectedStudy):
+            self._rejected.append(prepared)
             return
         self._seen[item.case_id, item.frame] = item.path
-        self._store(prepare_study(item), item)
+        self._store(prepared, item)
 
     def check_patients(self, minimum: int) -> None:
         patients = {entry["case_id"] for entry in self._entries}
@@ -143,6 +142,10 @@ class _ArchiveWriter:
         self._file.close()
         self._disk.close()
         self._partial.unlink(missing_ok=True)
+
+    def _prepare(self, study: Study) -> PreparedStudy:
+        self._check(study)
+        return prepare_study(study)
 
     def _check(self, study: Study) -> None:
         if study.label_set != self._label_set.name:

@@ -22,7 +22,7 @@ from imaging.own_files import without_own
 from imaging.patient_names import NamedPlace, Place, tell_places
 from imaging.source_config import DEFAULT, SourceConfig
 from imaging.source_files import composed, source_folder
-from imaging.study import RejectedStudy, Study, read_or_reject
+from imaging.study import RejectedStudy, Study, attempt, read_or_reject
 from imaging.sunnybrook_files import Contours, contoured_slices
 
 _log = logging.getLogger(__name__)
@@ -71,15 +71,20 @@ def _is_case(folder: Path) -> bool:
 
 
 def _read_case(root: Path, folder: Path, place: Place) -> Iterator[Study | RejectedStudy]:
-    try:
-        phases = _phases(root, folder)
-    except InputError as error:
-        yield RejectedStudy(place.patient, str(folder), str(error))
+    listed = attempt(place.patient, folder, partial(_list_case, root, folder))
+    if isinstance(listed, RejectedStudy):
+        yield listed
         return
-    frames = _frames(phases)
+    phases, frames = listed
     for number, phase in phases.items():
         path = next(iter(phase)).path
         yield read_or_reject(place.patient, path, partial(_read_phase, folder, place, frames[number], phase))
+
+
+def _list_case(root: Path, folder: Path) -> tuple[dict[int, _Phase], dict[int, str]]:
+    """Return the contoured slices of each phase and what each phase is called, by its number."""
+    phases = _phases(root, folder)
+    return phases, _frames(phases)
 
 
 def _read_phase(folder: Path, place: Place, frame: str, phase: _Phase) -> Study:

@@ -7,6 +7,7 @@ import pandas as pd
 from imaging.errors import InputError
 from imaging.own_files import mark_own
 from pipeline.forge import say
+from pipeline.output_place import check_folder
 from pipeline.score_tables import print_summary, wide_console
 from segmentation.evaluation import Evaluation, evaluate_folders
 from segmentation.evaluation_summary import patient_table, summarise_evaluation
@@ -21,10 +22,11 @@ def evaluate(reference: Path, prediction: Path, form: str, output: Path) -> int:
         The exit status: 0, or 2 where something could not be scored or did not belong there.
 
     Raises:
-        InputError: The format is unknown, a folder holds no label map, or nothing can be scored.
+        InputError: The format is unknown, a folder holds no label map, or nothing can be scored or written.
     """
     if form not in LABEL_FORMATS:
         raise InputError(f"format {form!r} is unknown; choose one of {', '.join(LABEL_FORMATS)}")
+    check_folder(output)
     evaluation = evaluate_folders(reference, prediction, LABEL_FORMATS[form])
     summary = summarise_evaluation(evaluation)
     mark_own(output, ("scores.csv", "patients.csv", "summary.csv"))

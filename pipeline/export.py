@@ -11,6 +11,7 @@ from imaging.own_files import mark_own
 from imaging.regions import RegionConfig
 from pipeline.finished import Finished
 from pipeline.forge import say
+from pipeline.output_place import check_folder
 from pipeline.predict_models import Member, ModelName, find_members
 from training.files import write_json
 from training.model_folder import read_model_json
@@ -32,13 +33,15 @@ def export(home: Path, model: str, format_: str, output: Path, fold: int | None 
         fold: Only this fold's networks.
 
     Raises:
-        InputError: There is no such model or format, or a file's probabilities are not PyTorch's.
+        InputError: There is no such model or format, a file's probabilities are not PyTorch's, or nothing can be
+            written.
     """
     from segmentation.export import SUFFIXES, export_model
 
     if format_ not in SUFFIXES:
         raise InputError(f"--format {format_!r} does not exist; choose {' or '.join(FORMATS)}")
     name = ModelName.parse(model)
+    check_folder(output)
     members, done = find_members(home, name, fold), []
     for member in members:
         path = output / f"fold_{member.fold}_seed_{member.seed}{SUFFIXES[format_]}"

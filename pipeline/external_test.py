@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from imaging.errors import InputError
+from imaging.guard import guarded
 from imaging.own_files import mark_own
 from imaging.progress import track
 from imaging.source_digest import source_digest
@@ -17,6 +18,7 @@ from imaging.sources import Studies, read_source, source_labels
 from imaging.study import RejectedStudy, Study
 from pipeline.external_test_options import ExternalTestOptions, checked_names, source_settings
 from pipeline.forge import say
+from pipeline.output_place import check_folder
 from pipeline.predict import FINE, WITH_FLAGS, WITH_PROBLEMS
 from pipeline.predict_models import LoadedModel, ModelName, load_model
 from pipeline.prediction_record import model_facts
@@ -53,9 +55,11 @@ def external_test(home: Path, options: ExternalTestOptions) -> int:
         The exit status: 2 where a study could not be read or segmented, else 3 where one was flagged, else 0.
 
     Raises:
-        InputError: There is no such model or source, the model was trained on these patients, or nothing was scored.
+        InputError: There is no such model or source, the model was trained on these patients, nothing was scored, or
+            nothing can be written.
     """
     names = checked_names(options)
+    check_folder(options.output)
     settings = source_settings(names[0], options)
     compute = choose_compute()
     models = [_load(home, name, options, compute) for name in names]
@@ -87,11 +91,8 @@ class ExternalTestRun:
         for note in item.notes:
             say(f"warning: {f'{item.case_id} {item.frame}'.strip()}: {note}")
         for model, tested in self.pairs:
-            try:
+            with guarded(item.path, partial(self._fail, item, tested)):
                 self._segment(item, model, tested, [ReferenceBox(item)] if around_reference else model.localisers)
-            except InputError as error:
-                tested.fail(item, str(error))
-                say(f"scarforge: {self._prefix(tested)}{error}")
 
     def finish(self, options: ExternalTestOptions, facts: Mapping[str, Any]) -> int:
         """Write and print the tables, and return the exit status."""
@@ -128,6 +129,10 @@ class ExternalTestRun:
         tested.add(study, found.prediction.mask, found.flags)
         for flag in found.flags:
             say(f"flagged: {self._prefix(tested)}{f'{study.case_id} {study.frame}'.strip()}: {flag}")
+
+    def _fail(self, study: Study, tested: ModelUnderTest, reason: str) -> None:
+        tested.fail(study, reason)
+        say(f"scarforge: {self._prefix(tested)}{reason}")
 
     def _prefix(self, tested: ModelUnderTest) -> str:
         return f"{tested.name}: " if len(self.pairs) > 1 else ""

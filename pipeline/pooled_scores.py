@@ -12,6 +12,7 @@ from imaging.errors import InputError, some_of
 from imaging.own_files import mark_own
 from pipeline.compare_link import run_id_of
 from pipeline.finished import Finished
+from pipeline.output_place import check_folder
 from pipeline.predict_models import NETWORKS, TRAINING_SETS
 from pipeline.record import is_finished
 from pipeline.remote import Remote
@@ -55,6 +56,8 @@ def pool_scores(home: Path, source: str, profile: str, output: Path | None) -> s
     """
     from segmentation.pooled_folds import pool_folds, render_pooled
 
+    if output:
+        check_folder(output)
     workspace = Workspace(home, source, profile)
     _fetch(workspace)
     places = _finished(workspace)

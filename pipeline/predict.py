@@ -1,21 +1,25 @@
 """`scarforge predict`: new studies in, label maps, volumes and one page out."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from imaging.dicom.segmentation import require_highdicom, write_dicom_segmentation
 from imaging.dicom.volume import DicomVolume
 from imaging.errors import InputError
+from imaging.guard import guarded
 from imaging.new_studies import FoundStudy, UnreadStudy, find_studies, volumes_of
 from imaging.nifti import write_label_map
 from imaging.own_files import mark_own
+from imaging.unread_images import images_below, is_volume, not_among, unread_lines
 from pipeline.forge import say
+from pipeline.output_place import check_folder
 from pipeline.predict_models import LoadedModel, ModelName, load_model
 from pipeline.prediction_page import PagePart, render_page
 from pipeline.prediction_pictures import entropy_sheet, overlay_sheet, place_picture, png_bytes
@@ -26,6 +30,7 @@ FINE, WITH_PROBLEMS, WITH_FLAGS = 0, 2, 3
 _FLAGGED = "flagged"
 _PICTURES = ("overlays", "entropy")
 _SUFFIXES = (".nii.gz", ".json", ".dcm")
+_BEYOND_UTF8: Literal["backslashreplace"] = "backslashreplace"  # a folder above the studies may have any name
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,12 @@ def predict(home: Path, studies: Sequence[Path], options: PredictOptions) -> int
         The exit status: 2 where a study could not be segmented, else 3 where one was flagged, else 0.
 
     Raises:
-        InputError: There is no study, two have the same name, or there is no such model.
+        InputError: There is no study, two have the same name, there is no such model, or nothing can be written.
     """
     from training.compute import choose_compute
 
     name = ModelName.parse(options.model)
+    check_folder(options.output)
     found = find_studies(studies)
     _check_output(found, options.output)
     if options.dicom_seg:
@@ -83,6 +89,7 @@ def predict(home: Path, studies: Sequence[Path], options: PredictOptions) -> int
     )
     for study in found:
         run.study(study)
+    run.tell_unread(studies, found)
     return run.finish()
 
 
@@ -100,17 +107,9 @@ class PredictionRun:
 
     def study(self, found: FoundStudy) -> None:
         """Predict every volume of a study; what is wrong with one is a line, and the others go on."""
-        try:
-            volumes = volumes_of(found, self.options.phase)
-        except InputError as error:
-            self._refuse(str(error))
-            return
-        for volume in volumes:
-            try:
-                self._check_frame(found, volume)
-                self._volume(volume)
-            except InputError as error:
-                self._refuse(str(error))
+        with guarded(found.path, partial(self._give_up, found.case_id)):
+            for volume in volumes_of(found, self.options.phase):
+                self._frame(found, volume)
 
     def finish(self) -> int:
         """Write the table and the page, and return the exit status."""
@@ -118,7 +117,9 @@ class PredictionRun:
         table = pd.DataFrame(self.rows)
         mark_own(output, ("predictions.csv", "index.html"))
         if self.rows:
-            write_atomically(output / "predictions.csv", lambda part: table.to_csv(part, index=False))
+            write_atomically(output / "predictions.csv", partial(_write_table, table=table))
+        else:
+            (output / "predictions.csv").unlink(missing_ok=True)  # of an earlier run
         page = render_page(self.parts, self.problems, self.facts, self.model.segmenter.label_set)
         write_atomically(output / "index.html", lambda part: _write_text(part, page))
         flagged = [row for row in self.rows if row["flags"]]
@@ -126,9 +127,12 @@ class PredictionRun:
         say(f"{segmented} segmented, {len(flagged)} of them flagged; {output}/index.html")
         return WITH_PROBLEMS if self.problems else WITH_FLAGS if flagged else FINE
 
-    def _check_frame(self, found: FoundStudy, volume: UnreadStudy) -> None:
+    def _frame(self, found: FoundStudy, volume: UnreadStudy) -> None:
         if volume.case_id != found.case_id and volume.case_id in self.names:
-            raise InputError(f"{volume.path}: another study is called {volume.case_id!r}; rename one of them")
+            self._refuse(f"{volume.path}: another study is called {volume.case_id!r}; rename one of them")
+            return
+        with guarded(volume.path, partial(self._give_up, volume.case_id)):
+            self._volume(volume)
 
     def _volume(self, volume: UnreadStudy) -> None:
         predicted = predict_volume(volume, self.model)
@@ -165,9 +169,31 @@ class PredictionRun:
         labels = self.model.segmenter.label_set
         write_dicom_segmentation(path, predicted.prediction.mask, volume, labels, self.facts["name"])
 
+    def tell_unread(self, given: Sequence[Path], found: Sequence[FoundStudy]) -> None:
+        """Tell which files of the folders that were given look like images and are no studies; pictures never are."""
+        unread = not_among([path for study in found for path in (study.path, *study.files)])
+        output = self.options.output.resolve()
+        others = [
+            path
+            for path in images_below(given)
+            if unread(path) and path.parent.name not in _PICTURES and not path.resolve().is_relative_to(output)
+        ]
+        for problem in unread_lines(filter(is_volume, others), "save it as .nii.gz, or move it elsewhere"):
+            self._refuse(problem)
+        pictures = (path for path in others if not is_volume(path))
+        for line in unread_lines(pictures, "only NIfTI and DICOM are segmented"):
+            say(f"scarforge: {line}")
+
     def _refuse(self, problem: str) -> None:
+        """Tell a problem, and remember it for the page and the exit status."""
         self.problems.append(problem)
         say(f"scarforge: {problem}")
+
+    def _give_up(self, case_id: str, problem: str) -> None:
+        """Tell why a study has no result, and leave none of it, neither half of one nor an earlier run's."""
+        self._refuse(problem)
+        with suppress(OSError):
+            _remove_earlier(self.options.output, case_id)
 
 
 def predict_volume(volume: UnreadStudy, model: LoadedModel) -> Predicted:
@@ -213,7 +239,11 @@ def _mark(place: Path, case_id: str) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")
+    path.write_text(text, encoding="utf-8", errors=_BEYOND_UTF8, newline="\n")
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    table.to_csv(path, index=False, errors=_BEYOND_UTF8)
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

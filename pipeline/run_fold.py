@@ -16,6 +16,7 @@ from pipeline.executor import executor_name
 from pipeline.forge import Forge, say
 from pipeline.lost_runs import end_lost_runs, process_tags
 from pipeline.outermost import InterruptedCommand
+from pipeline.output_place import HOME, check_folder
 from pipeline.preflight import check_before_run
 from pipeline.settings import load_settings
 from pipeline.training_fork import start_server
@@ -47,6 +48,7 @@ def run_fold(
 
     settings = load_settings(profile, overrides, seeds)
     source_root(source, root)
+    check_folder(home, HOME)
     check_before_run(settings, Workspace(home.absolute(), source, profile))
     has_lesions = source_labels(source, settings.source).has_lesions
     forge = Forge(

@@ -10,12 +10,14 @@ from imaging.balance import slice_categories
 from imaging.overlay import contact_sheet
 from imaging.slice_store import SliceStore
 from pipeline.finished import checked_file
+from pipeline.output_place import check_file
 
 _SLICES = 24
 
 
 def show(file: Path, sheet: Path) -> None:
     """Print a store's size, attributes and categories, and save a contact sheet of slices spread over it."""
+    check_file(sheet, "--sheet")
     with SliceStore.open(checked_file(file)) as store:
         console = Console()
         console.print(_table(store))

@@ -17,6 +17,7 @@ from imaging.errors import InputError
 from pipeline.finished import Finished
 from pipeline.forge import Forge, say
 from pipeline.outcome import Outcome, number
+from pipeline.output_place import HOME, check_folder
 from pipeline.record import Record, cache_key, produce
 from pipeline.settings import Settings
 from pipeline.sweep_page import SweepFacts, write_sweep
@@ -46,6 +47,7 @@ def run_sweep(
     Raises:
         InputError: What the sweep reads is not finished, or a point has too few slices.
     """
+    check_folder(Path(forge.home), HOME)
     bench = SweepBench.open(forge, fold, points, network, slices)
     say(f"{len(points)} points of {bench.total} slices, {network}, fold {fold}, in {bench.folder}")
     if slices is None and bench.total < bench.settings.training_slices:

@@ -14,6 +14,7 @@ from gan.trials import Trial, plan_trials, trials_table
 from pipeline.finished import Finished
 from pipeline.forge import Forge, say
 from pipeline.outcome import Outcome, number
+from pipeline.output_place import HOME, check_folder
 from pipeline.record import Record, cache_key, is_finished, produce
 from pipeline.settings import Settings
 from pipeline.tracking import Tracker
@@ -47,6 +48,7 @@ def run_trials(
     Raises:
         InputError: What the trials read is not finished, or a name or value is wrong.
     """
+    check_folder(Path(forge.home), HOME)
     bench = TrialBench.open(forge, fold)
     profile = bench.settings.pix2pix
     perceptual = bool(bench.settings.quality.vgg16_weights)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from imaging.errors import InputError, some_of
 from segmentation.contributions import collect_contributions, select_arm
+from segmentation.joint_scores import patient_rows
 from segmentation.scores import RULES
 from segmentation.statistics import (
     MINIMUM_PAIRS,
@@ -289,7 +290,7 @@ def _notes(scores: pd.DataFrame, folds: tuple[int, ...], differences: pd.DataFra
 
 def _single_folds(scores: pd.DataFrame, folds: tuple[int, ...]) -> list[str]:
     """Warn of networks that were scored on one fold: all together where it is the only one, else each by name."""
-    trained = scores[(scores["training_set"] != "") & (scores["case_id"] != "all")]
+    trained = patient_rows(scores[scores["training_set"] != ""])
     by_network = {str(network): of for network, of in trained.groupby("network", sort=False)}
     groups = {"": trained} if len(folds) == 1 else by_network
     return [

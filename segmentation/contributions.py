@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 
 from imaging.errors import InputError, some_of
-from segmentation.scores import ALL_PATIENTS, COUNT_METRICS
+from segmentation.joint_scores import patient_rows
+from segmentation.scores import COUNT_METRICS
 from segmentation.statistics import Contributions
 
 _ARM = ["network", "training_set", "seed", "fold", "case_id"]
@@ -38,9 +39,9 @@ def collect_contributions(scores: pd.DataFrame) -> pd.DataFrame:
     """
     unique = scores.drop_duplicates([*_ARM, "frame", "slice_index", "rule", "tissue", "metric"])
     numbers = {name: unique[name].fillna(-1).astype(int) for name in ("seed", "fold")}
-    of_patients = unique.assign(**numbers)[unique["case_id"] != ALL_PATIENTS]
-    _refuse_two_folds(of_patients)
-    complete = complete_seeds(of_patients)
+    each = patient_rows(unique.assign(**numbers))
+    _refuse_two_folds(each)
+    complete = complete_seeds(each)
     pooled, means = _pooled_sums(complete), _dice_sums(complete)
     return pd.concat([means, _absent_slices(means, pooled), pooled], ignore_index=True)
 

@@ -6,16 +6,27 @@ how many were scored, so that a missing prediction never passes unseen.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from imaging.errors import InputError
+from imaging.guard import guarded
 from imaging.labels import CineTissue
 from imaging.nifti import NiftiVolume
-from segmentation.label_folders import ACDC, PHASES, LabelFolder, LabelFormat, find_label_maps
+from segmentation.label_folders import (
+    ACDC,
+    PHASES,
+    PREDICTION,
+    REFERENCE,
+    LabelFolder,
+    LabelFormat,
+    find_label_maps,
+)
 from segmentation.label_maps import LabelMap, read_prediction, read_reference
+from segmentation.number_confusion import NumberConfusion
 from segmentation.scores import ScoredVolume, ScoreIdentity, score_table
 from segmentation.yardsticks import ALL_BACKGROUND
 
@@ -49,9 +60,8 @@ def evaluate_folders(reference: Path, prediction: Path, form: LabelFormat) -> Ev
     Raises:
         InputError: A folder is missing or holds no label map, or not one study can be scored.
     """
-    reader = _Reader(
-        form, find_label_maps(reference, form, "reference"), find_label_maps(prediction, form, "prediction")
-    )
+    predictions = find_label_maps(prediction, form, PREDICTION)
+    reader = _Reader(form, find_label_maps(reference, form, REFERENCE), predictions)
     volumes = list(reader.read())
     if not volumes:
         raise InputError(
@@ -61,13 +71,20 @@ def evaluate_folders(reference: Path, prediction: Path, form: LabelFormat) -> Ev
         (case_id, frame, labels.mask, np.zeros_like(labels.mask), labels.spacing_mm)
         for case_id, frame, labels in reader.known
     )
+    failed: list[ScoredVolume] = []
+
+    def refuse(volume: ScoredVolume, reason: str) -> None:
+        failed.append(volume)
+        reader.refuse(volume.case_id, f"prediction of {reason}")
+
+    scores = score_table(volumes, ScoreIdentity(), form.labels, refuse)
     return Evaluation(
-        scores=score_table(volumes, ScoreIdentity(), form.labels),
-        yardstick=score_table(blank, ScoreIdentity(network=ALL_BACKGROUND), form.labels),
+        scores=scores,
+        yardstick=score_table(blank, ScoreIdentity(network=ALL_BACKGROUND), form.labels, lambda *_: None),
         problems=tuple(reader.problems),
         unscored=reader.unscored,
         studies=reader.studies,
-        scored=len(volumes),
+        scored=len(volumes) - len(failed),
         notes=tuple(reader.notes),
     )
 
@@ -101,12 +118,14 @@ class _Reader:
     notes: list[str] = field(default_factory=list)
     unscored: dict[str, str] = field(default_factory=dict)
     known: list[tuple[str, str, LabelMap]] = field(default_factory=list)
+    numbers: NumberConfusion = field(default_factory=NumberConfusion)
 
     @property
     def studies(self) -> int:
         return sum(map(len, self.references.files.values()))
 
     def read(self) -> Iterator[ScoredVolume]:
+        self.predictions.name_as(self.references.files)
         self.problems += self.references.problems + self.predictions.problems
         without_cavity = []
         for case_id, files in self.references.files.items():
@@ -116,6 +135,12 @@ class _Reader:
         for case_id in sorted(self.predictions.files.keys() - self.references.files.keys()):
             for path in self.predictions.files[case_id].values():
                 self.problems.append(f"{path}: the reference folder has no {case_id}; remove it, or add the reference")
+        if permuted := self.numbers.permuted():
+            told = ", ".join(f"{ours} lies on the references' {theirs}" for ours, theirs in permuted.items())
+            self.problems.append(
+                f"the predictions seem to be numbered otherwise: their {told}; renumber them as format "
+                f"{self.form.name} does ({self.form.numbering})"
+            )
         if self.form is ACDC and without_cavity and all(without_cavity):
             self.problems.append(
                 "no prediction holds a 3, ACDC's number of the cavity; if they number it 1, renumber them "
@@ -126,22 +151,20 @@ class _Reader:
         volumes: dict[str, NiftiVolume] = {}
         maps: dict[str, LabelMap] = {}
         for frame, path in files.items():
-            try:
+            with guarded(path, partial(self._refuse_reference, case_id)):
                 maps[frame], volumes[frame] = read_reference(path, self.form)
-            except InputError as error:
-                self._refuse(case_id, f"reference {error}")
         names = self._names(case_id, maps)
         predicted = self._predicted(case_id, names, files)
         for frame, labels in maps.items():
             self.known.append((case_id, names[frame], labels))
             self.notes += labels.notes
-            try:
-                found = self._prediction(case_id, names[frame], predicted, volumes[frame])
-            except InputError as error:
-                self._refuse(case_id, str(error))
-                continue
-            self.notes += found.notes
-            yield ScoredVolume(case_id, names[frame], labels.mask, found.mask, labels.spacing_mm)
+            found: list[LabelMap] = []
+            with guarded(predicted.get(names[frame], case_id), partial(self.refuse, case_id)):
+                found.append(self._prediction(case_id, names[frame], predicted, volumes[frame]))
+            for each in found:
+                self.notes += each.notes
+                self.numbers.count(labels.numbers, each.numbers)
+                yield ScoredVolume(case_id, names[frame], labels.mask, each.mask, labels.spacing_mm)
 
     def _names(self, case_id: str, maps: Mapping[str, LabelMap]) -> dict[str, str]:
         if self.form is not ACDC:
@@ -171,7 +194,11 @@ class _Reader:
             raise InputError(f"{f'{case_id} {name}'.strip()}: its prediction is missing; add it")
         return read_prediction(predicted[name], self.form, reference)
 
-    def _refuse(self, case_id: str, reason: str) -> None:
+    def _refuse_reference(self, case_id: str, reason: str) -> None:
+        self.refuse(case_id, f"reference {reason}")
+
+    def refuse(self, case_id: str, reason: str) -> None:
+        """Note why a patient, or a frame of one, is in no score."""
         self.problems.append(reason)
         self.unscored[case_id] = "; ".join(filter(None, (self.unscored.get(case_id), reason)))
 

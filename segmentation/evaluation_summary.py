@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from segmentation.evaluation import Evaluation
-from segmentation.score_rules import COUNT_METRICS, DETECTION, OVERLAP, RULES, UNITS
-from segmentation.scores import ALL_PATIENTS
+from segmentation.joint_scores import patient_rows
+from segmentation.score_rules import COUNT_METRICS, DETECTION, HIGHEST, OVERLAP, RULES, UNITS
 from segmentation.statistics import Contributions, Estimate, estimate_score
 
 ALL_FRAMES = "all"
@@ -39,7 +39,7 @@ def summarise_evaluation(evaluation: Evaluation) -> pd.DataFrame:
         patients that were scored.
     """
     own, everyone = _contributions(evaluation.scores), _contributions(evaluation.yardstick)
-    beside = everyone[everyone["case_id"].isin(set(evaluation.scores["case_id"]))]
+    beside = everyone[everyone["case_id"].isin(set(patient_rows(evaluation.scores)["case_id"]))]
     means, yardstick = _by_key(own), _by_key(beside)
     rows: list[dict[str, Any]] = []
     for key, of_patients in _eligible(pd.concat([own, everyone])).items():
@@ -56,13 +56,13 @@ def patient_table(evaluation: Evaluation) -> pd.DataFrame:
 
     Slices are averaged. A patient of whom nothing could be scored has empty cells and a problem.
     """
-    scores = evaluation.scores[evaluation.scores["case_id"] != ALL_PATIENTS]
+    scores = patient_rows(evaluation.scores)
     names = scores["metric"] + "/" + scores["rule"] + "/" + scores["tissue"]
     framed = names.where(scores["frame"] == "", names + "/" + scores["frame"])
     wide = scores.assign(column=framed).pivot_table(
         index="case_id", columns="column", values="value", aggfunc="mean", sort=False, dropna=False
     )
-    everyone = sorted(set(evaluation.yardstick["case_id"]) - {ALL_PATIENTS} | set(evaluation.unscored))
+    everyone = sorted(set(patient_rows(evaluation.yardstick)["case_id"]) | set(evaluation.unscored))
     wide = wide.reindex(everyone).rename_axis(index="case_id", columns=None).reset_index()
     wide.insert(1, "problem", [evaluation.unscored.get(case_id, "") for case_id in wide["case_id"]])
     return wide
@@ -70,7 +70,7 @@ def patient_table(evaluation: Evaluation) -> pd.DataFrame:
 
 def _contributions(scores: pd.DataFrame) -> pd.DataFrame:
     """Return what each patient adds to numerator and denominator of each mean (`_COLUMNS`)."""
-    rows = scores[scores["case_id"] != ALL_PATIENTS]
+    rows = patient_rows(scores)
     single = rows[rows["frame"] != ""] if (rows["frame"] != "").any() else rows
     parts = [_of_frames(single)]
     if len(single["frame"].unique()) > 1:
@@ -149,8 +149,7 @@ def _estimate(known: pd.DataFrame, metric: str) -> Estimate:
     numerator, denominator = (known[name].to_numpy(float)[:, None] for name in ("numerator", "denominator"))
     values = numerator / denominator
     low = 0.0 if values.min() >= 0 else -np.inf
-    high = 1.0 if metric in OVERLAP + DETECTION else np.inf
-    return estimate_score(Contributions(numerator, denominator), (low, high))
+    return estimate_score(Contributions(numerator, denominator), (low, HIGHEST.get(metric, np.inf)))
 
 
 def _ratio(rows: pd.DataFrame) -> float:

@@ -5,8 +5,10 @@ probabilities (slices, C, H, W), for any number of slices. It is compared with P
 """
 
 import importlib.util
+import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -66,8 +68,9 @@ def export_model(folder: Path, path: Path, format_: Format, largest: float = MAX
     differences: list[float] = []
 
     def write_and_check(part: Path) -> None:
-        WRITERS[format_](module, torch.rand(_EXAMPLE, 1, height, width, generator=_generator()), part)
-        differences.append(largest_difference(module, OPENERS[format_](part), (height, width)))
+        with _quiet_exporters():
+            WRITERS[format_](module, torch.rand(_EXAMPLE, 1, height, width, generator=_generator()), part)
+            differences.append(largest_difference(module, OPENERS[format_](part), (height, width)))
         if not differences[0] <= largest:
             raise InputError(
                 f"{path}: its probabilities differ from PyTorch's by up to {differences[0]:.3g}, more than "
@@ -91,18 +94,16 @@ def largest_difference(module: nn.Module, run: Runner, size: tuple[int, int]) ->
 
 def write_onnx(module: nn.Module, example: Tensor, path: Path) -> None:
     """Write an ONNX file whose first axis is free."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's remarks are about its own internals
-        program = torch.onnx.export(
-            module,
-            (example,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[_IMAGES],
-            output_names=[_PROBABILITIES],
-            dynamic_shapes=({0: torch.export.Dim("slices")},),
-            verbose=False,
-        )
+    program = torch.onnx.export(
+        module,
+        (example,),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=[_IMAGES],
+        output_names=[_PROBABILITIES],
+        dynamic_shapes=({0: torch.export.Dim("slices")},),
+        verbose=False,
+    )
     assert program is not None
     program.save(str(path))
 
@@ -147,6 +148,22 @@ def _require_onnx() -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"ONNX needs {', '.join(missing)}; install it with `pip install 'scarforge[export]'`")
+
+
+@contextmanager
+def _quiet_exporters() -> Iterator[None]:
+    """Silence the exporters' remarks, which are about their own internals."""
+    logs = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx", "torch.export")]
+    levels = [log.level for log in logs]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for log in logs:
+                log.setLevel(logging.ERROR)
+            yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def _generator() -> torch.Generator:

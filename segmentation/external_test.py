@@ -124,26 +124,32 @@ def evaluate_tested(references: References, tested: ModelUnderTest) -> Evaluatio
     Raises:
         InputError: There is none.
     """
+    problems, unscored = [*references.problems, *tested.problems], dict(references.rejected)
+    for case_id, reason in tested.unscored.items():
+        _note(unscored, case_id, reason)
+
+    def refuse(volume: ScoredVolume, reason: str) -> None:
+        problems.append(reason)
+        _note(unscored, volume.case_id, reason)
+
     volumes = [
         ScoredVolume(case_id, frame, mask, merge_labels(drawn, tested.label_set, references.labels), spacing_mm)
         for case_id, frame, mask, spacing_mm in references.known
         if (drawn := tested.predicted.get((case_id, frame))) is not None
     ]
-    problems = (*references.problems, *tested.problems)
     studies = len(references.known) + len(references.problems)
     if not volumes:
         raise InputError(f"none of the {studies} studies could be scored, the first because: {problems[0]}")
-    blank = ((name, frame, mask, np.zeros_like(mask), mm) for name, frame, mask, mm in references.known)
-    unscored = dict(references.rejected)
-    for case_id, reason in tested.unscored.items():
-        _note(unscored, case_id, reason)
+    blank = [(name, frame, mask, np.zeros_like(mask), mm) for name, frame, mask, mm in references.known]
+    before = len(problems)
+    scores = score_table(volumes, tested.identity, references.labels, refuse)
     return Evaluation(
-        scores=score_table(volumes, tested.identity, references.labels),
-        yardstick=score_table(blank, ScoreIdentity(network=ALL_BACKGROUND), references.labels),
-        problems=problems,
+        scores=scores,
+        yardstick=score_table(blank, ScoreIdentity(network=ALL_BACKGROUND), references.labels, lambda *_: None),
+        problems=tuple(problems),
         unscored=unscored,
         studies=studies,
-        scored=len(volumes),
+        scored=len(volumes) - (len(problems) - before),
     )
 
 

@@ -7,20 +7,30 @@ frame; they exist where a patient has both `ED` and `ES`.
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import pandas as pd
+
 from imaging.labels import LabelSet
 from segmentation.overlap import Counts
 from segmentation.score_rules import COUNT_METRICS, Level, Structures, entries, structures
 from segmentation.study_scores import score_row
 from segmentation.volumes import ejection_fraction
 
-ALL_PATIENTS = "all"
+ALL_PATIENTS = "all"  # in the column of patients; a patient may be called so, see `patient_rows`
 
 Row = dict[str, Any]
+
+_OF_ALL = [(entry.rule, metric) for entry in entries(Level.ALL) for metric in entry.metrics]
 
 
 def joint_rows(rows: list[Row], labels: LabelSet) -> list[Row]:
     """Return the rows that join the studies in `rows`; a class that nobody has gives none."""
     return [*_pooled_rows(rows), *_ejection_rows(rows), *_detection_rows(rows, labels)]
+
+
+def patient_rows(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a table of scores that stand for a patient, whatever the patient is called."""
+    keys = pd.MultiIndex.from_frame(scores[["rule", "metric"]])
+    return scores[~keys.isin(_OF_ALL)]
 
 
 def _pooled_rows(rows: Iterable[Row]) -> Iterator[Row]:

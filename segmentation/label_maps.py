@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.errors import InputError
+from imaging.errors import InputError, some_of
 from imaging.label_values import to_labels
+from imaging.labels import distinct_values
 from imaging.nifti import NiftiVolume, read_nifti, read_nifti_on
 from segmentation.label_folders import LabelFormat
 
@@ -21,11 +22,13 @@ class LabelMap:
     Attributes:
         mask: Its labels.
         spacing_mm: (slice, row, column).
+        numbers: The numbers that the file holds, of the same shape.
         notes: A sentence for each thing that the files say differently in two places.
     """
 
     mask: NDArray[np.uint8]
     spacing_mm: tuple[float, float, float]
+    numbers: NDArray[np.uint8]
     notes: tuple[str, ...] = ()
 
 
@@ -56,11 +59,24 @@ def read_prediction(path: Path, form: LabelFormat, reference: NiftiVolume) -> La
 
 
 def _label_map(volume: NiftiVolume, path: Path, form: LabelFormat) -> LabelMap:
-    return LabelMap(_labels(volume.data, path, form), volume.spacing_mm, volume.notes)
+    _check_numbers(volume.data, path, form)
+    mask = to_labels(volume.data, form.labels, str(path), form.values)
+    numbers = mask if form.values is None else np.rint(volume.data).astype(np.uint8)
+    return LabelMap(mask, volume.spacing_mm, numbers, volume.notes)
 
 
-def _labels(data: NDArray[np.float64], path: Path, form: LabelFormat) -> NDArray[np.uint8]:
-    return to_labels(data, form.labels, str(path), form.values)
+def _check_numbers(data: NDArray[np.float64], path: Path, form: LabelFormat) -> None:
+    """Raise `InputError` with a remedy that `evaluate` has where a whole number stands for no tissue."""
+    if not np.isfinite(data).all():
+        odd = np.count_nonzero(~np.isfinite(data))
+        raise InputError(f"{path}: {odd} voxels are NaN or infinite, no label values; save the label map again")
+    known = set(form.values or range(form.labels.num_classes))
+    unknown = sorted(set(distinct_values(np.rint(data).astype(np.int64))) - known)
+    if unknown:
+        raise InputError(
+            f"{path}: label values [{some_of(unknown)}] stand for no tissue of format {form.name} (0 background, "
+            f"{form.numbering}); correct the label map, or choose another --format"
+        )
 
 
 def _check_grid(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from segmentation.comparison import REAL_ONLY, REAL_PLUS_GAN, Comparison, ScoredTable, compare_arms
+from segmentation.joint_scores import patient_rows
 from segmentation.statistics import BETTER, TOO_FEW, WORSE, Estimate
 
 RULE = "positive"
@@ -104,7 +105,7 @@ def _obstacle(candidate: ScoredTable, champion: ScoredTable) -> str:
         ours, theirs = candidate.manifest.get(key, "missing"), champion.manifest.get(key, "missing")
         if ours != theirs:
             return f"{key} is {ours}, the champion's was {theirs}"
-    if set(candidate.scores["case_id"]) != set(champion.scores["case_id"]):
+    if set(patient_rows(candidate.scores)["case_id"]) != set(patient_rows(champion.scores)["case_id"]):
         return "they were tested on different patients"
     if not set(candidate.scores["seed"].dropna()) & set(champion.scores["seed"].dropna()):
         return "they share no seed"

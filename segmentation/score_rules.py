@@ -87,6 +87,11 @@ UNITS: Mapping[str, str] = MappingProxyType(
     | dict.fromkeys(SHARES + TRANSMURALITY + EJECTION, "%")
 )
 
+# What a metric cannot exceed. The difference of two ejection fractions can be anything: one may be negative.
+HIGHEST: Mapping[str, float] = MappingProxyType(
+    dict.fromkeys(OVERLAP + DETECTION, 1.0) | dict.fromkeys(SHARES + TRANSMURALITY + EJECTION[:2], 100.0)
+)
+
 
 def entries(level: Level, rule: str | None = None) -> list[Entry]:
     """Return the rows of the table for one level, of one rule or of all."""

@@ -5,8 +5,10 @@ fixed there: under `official` an empty reference with an empty prediction scores
 neither; what is empty on one side only scores 0, and has no distance (NaN under `official`, no row under `positive`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from imaging.errors import InputError, some_of
+from imaging.guard import guarded
 from imaging.labels import LabelSet
 from segmentation.joint_scores import ALL_PATIENTS, joint_rows
 from segmentation.score_rules import COUNT_METRICS, RULES
@@ -75,7 +78,10 @@ class ScoreIdentity:
 
 
 def score_table(
-    volumes: Iterable[ScoredVolume | tuple[Any, ...]], identity: ScoreIdentity, labels: LabelSet
+    volumes: Iterable[ScoredVolume | tuple[Any, ...]],
+    identity: ScoreIdentity,
+    labels: LabelSet,
+    refuse: Callable[[ScoredVolume, str], None] | None = None,
 ) -> pd.DataFrame:
     """Score all test patients of one model: a table with `SCORE_COLUMNS`.
 
@@ -83,9 +89,10 @@ def score_table(
         volumes: (case_id, frame, reference, prediction, spacing_mm) for each study.
         identity: The columns that say whose scores these are.
         labels: Tissue names and official groups.
+        refuse: Takes a study that cannot be scored, and why; it is in no score. None lets the error stop everything.
 
     Raises:
-        InputError: A study cannot be scored (named), occurs twice, or there is none.
+        InputError: A study cannot be scored (named) and there is no `refuse`, or one occurs twice, or there is none.
     """
     rows: list[dict[str, Any]] = []
     seen: set[tuple[str, str]] = set()
@@ -94,7 +101,8 @@ def score_table(
         if key in seen:
             raise InputError(f"patient {' '.join(key).strip()} was given twice; score each study once")
         seen.add(key)
-        rows += [{"case_id": key[0], "frame": key[1], **row} for row in _score_named(volume, labels)]
+        with guarded(" ".join(key).strip(), partial(refuse, volume)) if refuse else nullcontext():
+            rows += [{"case_id": key[0], "frame": key[1], **row} for row in _score_named(volume, labels)]
     if not rows:
         raise InputError("there is no study to score; check that the split has test patients")
     rows += joint_rows(rows, labels)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from imaging.labels import LabelSet
 from segmentation.comparison import REAL_ONLY, REAL_PLUS_GAN
+from segmentation.joint_scores import patient_rows
 from segmentation.report.material import Arm, Case, ReportMaterial
 from segmentation.report.picture import Picture, png_picture
 from segmentation.report.words import ARMS, listed, number, words
-from segmentation.scores import ALL_PATIENTS
 
 _LESIONS = ("infarct", "no_reflow")
 _TILE_PX, _GAP_PX, _MARGIN_PX, _LINE_PX = 360, 8, 8, 2
@@ -111,7 +111,7 @@ def _choice(dice: pd.DataFrame, network: str, arm: str, material: ReportMaterial
 
 def _tested(material: ReportMaterial, network: str) -> int:
     own = material.scores[material.scores["network"] == network]
-    return int(own.loc[own["case_id"] != ALL_PATIENTS, "case_id"].nunique())
+    return int(patient_rows(own)["case_id"].nunique())
 
 
 def _places(ranking: Ranking) -> tuple[tuple[str, str], ...]:

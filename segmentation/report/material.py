@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from imaging.labels import LabelSet
 from imaging.slice_store import SliceStore
 from segmentation.comparison import Comparison
+from segmentation.joint_scores import patient_rows
 from segmentation.prediction_file import PredictedSlices
 from segmentation.report.setup import Setup
 
@@ -116,7 +117,7 @@ class ReportMaterial:
     @property
     def test_patients(self) -> int:
         """How many patients were tested."""
-        return int(self.scores.loc[self.scores["case_id"] != "all", "case_id"].nunique())
+        return int(patient_rows(self.scores)["case_id"].nunique())
 
 
 def gather_cases(

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from imaging.dataset_card import card as card_module
 from imaging.dataset_card.card import write_dataset_card
 from imaging.dataset_card.cautions import dataset_warnings
 from imaging.dataset_card.clinical import clinical_table
@@ -359,6 +360,22 @@ def test_studies_without_contrast_cost_no_card(tmp_path):
     card, page = card_of(tmp_path, [item])
     assert any("no contrast in 1 of 1 study: X" in text for text in card.warnings)
     assert len([tag for tag, _ in Page(page).elements if tag == "img"]) == 2
+
+
+@pytest.mark.faulty
+def test_a_study_that_cannot_be_described_is_a_warning_and_the_others_are_on_the_card(tmp_path, monkeypatch):
+    describe = card_module.study_facts
+
+    def break_one(item, *arguments):
+        if item.case_id == "P2":
+            raise FloatingPointError("underflow encountered in divide")
+        return describe(item, *arguments)
+
+    monkeypatch.setattr(card_module, "study_facts", break_one)
+    card, page = card_of(tmp_path, cohort())
+    assert card.warnings[0].startswith("Not described: P2: cannot be used (FloatingPointError: underflow encountered")
+    assert card.groups.set_index("group").loc["all", "patients"] == 5
+    assert "Not described: P2" in page
 
 
 def test_the_phantoms_page_says_that_its_patients_are_simulated(tmp_path):

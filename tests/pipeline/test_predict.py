@@ -195,11 +195,19 @@ def test_names_beyond_ascii_work(tmp_path, home, plausible):
     assert "Größe &lt;b&gt;&amp;amp; 心臓" in (tmp_path / "aus" / "index.html").read_text(encoding="utf-8")
 
 
-def test_a_name_that_is_not_utf8_is_refused(tmp_path, home):
-    path = tmp_path / "in" / "caf\udce9.nii"
-    write_study(tmp_path / "in" / "a.nii").rename(path)
-    with pytest.raises(InputError, match="its name is not UTF-8; rename it"):
-        run(home, tmp_path / "out", tmp_path / "in")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("caf\udce9.nii", r"caf\udce9.nii': its name is not UTF-8; rename it"), ("new\rline.nii", "holds a line break")],
+)
+def test_a_name_that_cannot_be_written_is_one_line_and_the_others_go_on(
+    tmp_path, home, plausible, capsys, name, message
+):
+    write_study(tmp_path / "in" / "a.nii").rename(tmp_path / "in" / name)
+    write_study(tmp_path / "in" / "good.nii")
+    assert run(home, tmp_path / "out", tmp_path / "in") == 2
+    (line,) = [line for line in capsys.readouterr().err.split("\n") if line.startswith("scarforge: ")]
+    assert message in line
+    assert list(pd.read_csv(tmp_path / "out" / "predictions.csv")["case_id"]) == ["good"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,32 @@
+"""What holds for every test."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+
+class _Faults(logging.Handler):
+    """Keeps what the guard around a study caught and could not lay on the input."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.found: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.found.append(record)
+
+
+@pytest.fixture(autouse=True)
+def guarded_faults(request: pytest.FixtureRequest) -> Iterator[list[logging.LogRecord]]:
+    """What the guard told as a fault of ours: none, unless the test is marked `faulty`. A bug must not hide there."""
+    log, faults = logging.getLogger("imaging.guard"), _Faults()
+    level = log.level
+    log.setLevel(logging.DEBUG)
+    log.addHandler(faults)
+    yield faults.found
+    log.removeHandler(faults)
+    log.setLevel(level)
+    if request.node.get_closest_marker("faulty") is None:
+        told = [f"{record.getMessage()}: {record.exc_info and record.exc_info[1]!r}" for record in faults.found]
+        assert not told, f"the guard around a study caught a fault: {told}"
