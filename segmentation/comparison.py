@@ -21,11 +21,14 @@ from segmentation.statistics import (
     estimate_score,
     holm,
     paired_difference,
+    sources_of_variation,
     verdict,
 )
+from segmentation.yardsticks import absent_yardsticks
 
 REAL_ONLY, REAL_PLUS_GAN = "real_only", "real_plus_gan"
 PER_FOLD_PREFIX = "fold_"
+FEW_FOLDS = 4  # fewer have at most two degrees of freedom
 
 SUMMARY_COLUMNS = ("network", "training_set", "tissue", "rule", "mean", "low", "high", "patients", "folds", "seeds")
 DIFFERENCE_COLUMNS = (
@@ -285,20 +288,33 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
 def _notes(scores: pd.DataFrame, folds: tuple[int, ...], differences: pd.DataFrame) -> tuple[str, ...]:
     notes = _single_folds(scores, folds)
     notes += _unequal_folds(scores)
-    if len(differences) and differences["seeds"].min() == 1:
-        notes.append(
-            "With one seed the intervals leave out the variation between trainings; verdicts hold for that seed."
-        )
-    if len(differences) and differences["folds"].min() == 1:
-        notes.append(
-            "With one fold the intervals leave out the variation between training sets; verdicts hold for this fold's "
-            "training set only."
-        )
+    notes += absent_yardsticks(scores)
+    notes += interval_notes(differences)
     if len(differences) and differences["pairs"].min() < MINIMUM_PAIRS:
         notes.append(f"Fewer than {MINIMUM_PAIRS} pairs of patients give no verdict.")
     if len(differences) == 0:
         notes.append("Only one training set has been scored, so there is no difference to give.")
     return tuple(notes)
+
+
+def interval_notes(table: pd.DataFrame) -> list[str]:
+    """Say what the intervals of a table with the columns `folds` and `seeds` cover, and what they leave out."""
+    if table.empty:
+        return []
+    folds, seeds = int(table["folds"].min()), int(table["seeds"].min())
+    notes = [f"Intervals are over {sources_of_variation(folds, seeds)}."]
+    if folds == 1:
+        notes.append(
+            "With one fold the intervals leave out the variation between training sets; what they say holds for this "
+            "fold's training set only."
+        )
+    elif folds < FEW_FOLDS:
+        notes.append(f"{folds} folds tell little of how much training sets vary, so that the intervals are wide.")
+    if seeds == 1:
+        notes.append(
+            "With one seed the intervals leave out the variation between trainings; verdicts hold for that seed."
+        )
+    return notes
 
 
 def _single_folds(scores: pd.DataFrame, folds: tuple[int, ...]) -> list[str]:

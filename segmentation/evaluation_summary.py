@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from segmentation.evaluation import Evaluation
-from segmentation.score_rules import COUNT_METRICS, DETECTION, OVERLAP, RULES, UNITS
+from segmentation.score_rules import COUNT_METRICS, DETECTION, OVERLAP, RULES, UNITS, metric_bounds
 from segmentation.scores import ALL_PATIENTS
 from segmentation.statistics import Contributions, Estimate, estimate_score
 
@@ -147,10 +146,7 @@ def _estimate(known: pd.DataFrame, metric: str) -> Estimate:
     if known.empty:
         return Estimate(float("nan"), float("nan"), float("nan"))
     numerator, denominator = (known[name].to_numpy(float)[:, None] for name in ("numerator", "denominator"))
-    values = numerator / denominator
-    low = 0.0 if values.min() >= 0 else -np.inf
-    high = 1.0 if metric in OVERLAP + DETECTION else np.inf
-    return estimate_score(Contributions(numerator, denominator), (low, high))
+    return estimate_score(Contributions(numerator, denominator), metric_bounds(metric))
 
 
 def _ratio(rows: pd.DataFrame) -> float:

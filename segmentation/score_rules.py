@@ -8,6 +8,7 @@ EMIDEC's challenge scores Dice, volume difference (mm3), volume difference / ref
 myocardium alone, Hausdorff distance. It has no distance of an empty mask (its code stops); here that is NaN.
 """
 
+import math
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
@@ -30,6 +31,13 @@ TRANSMURALITY = tuple(
 )
 EJECTION = ("ejection_fraction", "reference_ejection_fraction", "ejection_fraction_difference")
 DETECTION = ("sensitivity", "specificity")  # of "this patient has it"; a single voxel is enough
+
+SIGNED = (  # of prediction minus reference; the others cannot be below 0
+    "volume_difference_ml",
+    "volume_difference",
+    "volume_difference_ratio",
+    *(name for name in SHARES + TRANSMURALITY + EJECTION if name.endswith("_difference")),
+)
 
 
 class Structures(StrEnum):
@@ -86,6 +94,12 @@ UNITS: Mapping[str, str] = MappingProxyType(
     | {"volume_difference": "mm3"}
     | dict.fromkeys(SHARES + TRANSMURALITY + EJECTION, "%")
 )
+
+
+def metric_bounds(metric: str) -> tuple[float, float]:
+    """Return what the mean of a metric cannot leave: shares lie in 0 to 1 or 0 to 100 %, signed differences between."""
+    whole = 1.0 if metric in OVERLAP + DETECTION else 100.0 if UNITS[metric] == "%" else math.inf
+    return (-whole if metric in SIGNED else 0.0), whole
 
 
 def entries(level: Level, rule: str | None = None) -> list[Entry]:

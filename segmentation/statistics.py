@@ -160,6 +160,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def sources_of_variation(folds: int, seeds: int) -> str:
+    """Say in words what an interval over patients, so many folds and seeds takes as a sample."""
+    parts = ["patients", *(["training sets (folds)"] if folds > 1 else []), *(["seeds"] if seeds > 1 else [])]
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+
+
+def one_training_set(folds: int) -> str:
+    """Return the clause that an interval of one fold needs, nothing for several."""
+    return "; this fold's training set only" if folds == 1 else ""
+
+
 def verdict(
     difference: Estimate, adjusted_p: float, pairs: int, seeds: int, one_training_set: bool = False
 ) -> str:
