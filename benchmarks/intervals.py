@@ -277,7 +277,7 @@ def _around(value: float, reach: float) -> Estimate:
 def _verdict(design: Design, found: PairedDifference) -> str:
     # The pooled rule has no test of unweighted patients (see `comparison`).
     p_value = found.p_interval if design.volume else max(found.p_value, found.p_interval)
-    return verdict(found.estimate, p_value, design.patients, design.seeds)
+    return verdict(found.estimate, p_value, design.patients, design.seeds, design.folds == 1)
 
 
 def tabulate(designs: Sequence[str], simulations: int, seed: int = 0) -> pd.DataFrame:

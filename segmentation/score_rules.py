@@ -32,13 +32,6 @@ TRANSMURALITY = tuple(
 EJECTION = ("ejection_fraction", "reference_ejection_fraction", "ejection_fraction_difference")
 DETECTION = ("sensitivity", "specificity")  # of "this patient has it"; a single voxel is enough
 
-SIGNED = (  # of prediction minus reference; the others cannot be below 0
-    "volume_difference_ml",
-    "volume_difference",
-    "volume_difference_ratio",
-    *(name for name in SHARES + TRANSMURALITY + EJECTION if name.endswith("_difference")),
-)
-
 
 class Structures(StrEnum):
     """What is scored: see `structures`."""
@@ -97,9 +90,15 @@ UNITS: Mapping[str, str] = MappingProxyType(
 
 
 def metric_bounds(metric: str) -> tuple[float, float]:
-    """Return what the mean of a metric cannot leave: shares lie in 0 to 1 or 0 to 100 %, signed differences between."""
+    """Return what the mean of a metric cannot leave: 0 to 1 or 0 to 100 % for shares, 0 upwards for what has a size.
+
+    Differences are absolute. A predicted ejection fraction may be negative, and so differ by more than 100 %.
+    """
+    if metric in EJECTION:
+        difference = metric.endswith("_difference")
+        return (0.0, math.inf) if difference else (-math.inf, 100.0)
     whole = 1.0 if metric in OVERLAP + DETECTION else 100.0 if UNITS[metric] == "%" else math.inf
-    return (-whole if metric in SIGNED else 0.0), whole
+    return 0.0, whole
 
 
 def entries(level: Level, rule: str | None = None) -> list[Entry]:
