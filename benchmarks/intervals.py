@@ -130,7 +130,9 @@ class Design:
         spread = np.sqrt((self.own**2 + self.noise**2) / 2)
         sizes = np.bincount(self.fold_of_patient, minlength=self.folds)
         arms = [
-            np.average(self._mean_cut(side * self.effect / 2 + move.ravel(), spread), weights=np.repeat(sizes, self.seeds))
+            np.average(
+                self._mean_cut(side * self.effect / 2 + move.ravel(), spread), weights=np.repeat(sizes, self.seeds)
+            )
             for side, move in zip((-1, 1), moves, strict=True)
         ]
         return float(arms[1] - arms[0])

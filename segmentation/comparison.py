@@ -200,9 +200,7 @@ def _with_arms(columns: Sequence[str], arms: Arms) -> list[str]:
     return [names.get(column, column) for column in columns]
 
 
-def _rule_differences(
-    of_rule: pd.DataFrame, rule: str, arms: Arms
-) -> tuple[list[dict[str, Any]], list[pd.DataFrame]]:
+def _rule_differences(of_rule: pd.DataFrame, rule: str, arms: Arms) -> tuple[list[dict[str, Any]], list[pd.DataFrame]]:
     """Compare the arms in each tissue of every network under one rule; Holm corrects over all of these rows."""
     rows: list[dict[str, Any]] = []
     pairs: list[pd.DataFrame] = []

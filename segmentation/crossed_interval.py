@@ -74,7 +74,7 @@ class Spread:
         patients_alone = values.mean(axis=1) - in_folds.mean(axis=1)[within]
         freedom = max(1, patients - len(number))  # where every fold has one patient, nothing is left to divide
         seeds_alone = values.mean(axis=0) - values.mean()
-        folds_alone = in_folds.mean(axis=1) - values.mean()
+        folds_alone = in_folds.mean(axis=1) - values.mean() if len(number) > 1 else np.zeros(1)
         weight = float(((sizes / patients) ** 2).sum())
         return cls(
             patients=patients,
@@ -98,7 +98,9 @@ class Spread:
         squares = (self.between_patients, self.between_folds, self.between_seeds)
         return float(self._half_widths(tail, *map(np.array, squares)))
 
-    def _half_widths(self, tail: float, between_patients: Floats, between_folds: Floats, between_seeds: Floats) -> Floats:
+    def _half_widths(
+        self, tail: float, between_patients: Floats, between_folds: Floats, between_seeds: Floats
+    ) -> Floats:
         """Return the reach for these mean squares.
 
         That of folds holds what patients add to them, that of seeds what noise does, and both have been counted

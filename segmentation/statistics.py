@@ -171,9 +171,7 @@ def one_training_set(folds: int) -> str:
     return "; this fold's training set only" if folds == 1 else ""
 
 
-def verdict(
-    difference: Estimate, adjusted_p: float, pairs: int, seeds: int, one_training_set: bool = False
-) -> str:
+def verdict(difference: Estimate, adjusted_p: float, pairs: int, seeds: int, one_training_set: bool = False) -> str:
     """Put the evidence into words.
 
     `better` and `worse` need an interval without 0 and, where there is a test, an adjusted p below 0.05. With one seed

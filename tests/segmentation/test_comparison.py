@@ -12,8 +12,8 @@ from segmentation.comparison import ScoredTable, compare_arms, summarise
 from segmentation.comparison_text import render_comparison
 from segmentation.report.forest import forest_figure
 from segmentation.report.pairs import pairs_figure
-from segmentation.statistics import holm
 from segmentation.scores import ScoreIdentity, score_table
+from segmentation.statistics import holm
 
 MANIFEST = {"profile": "demo", "source_digest": "abc", "code_version": "1", "fold_split_digest": "f0"}
 
@@ -230,7 +230,9 @@ def test_folds_are_counted_and_what_intervals_cover_is_said(comparison):
 
 
 def test_one_fold_is_said_to_hold_for_its_training_set_only():
-    arms = [table(arm, wrong, 0, seed) for arm, wrong in (("real_only", 0.3), ("real_plus_gan", 0.1)) for seed in (0, 1)]
+    arms = [
+        table(arm, wrong, 0, seed) for arm, wrong in (("real_only", 0.3), ("real_plus_gan", 0.1)) for seed in (0, 1)
+    ]
     found = compare_arms(arms)
     assert of(found.differences, rule="positive", tissue="cavity")["verdict"] == "better in this fold"
     assert "Intervals are over patients and seeds." in found.notes
@@ -249,6 +251,4 @@ def test_a_fold_without_another_patients_masks_is_named(tables):
     mean = [replace(one, scores=one.scores.assign(network="mean_mask")) for one in mean]
     other = replace(mean[0], scores=mean[0].scores.assign(network="other_patient"))
     said = [note for note in compare_arms([*tables, *mean, other]).notes if "other_patient" in note]
-    assert said == [
-        "Fold 1 has no yardstick other_patient: no training patient has a frame that a test patient has."
-    ]
+    assert said == ["Fold 1 has no yardstick other_patient: no training patient has a frame that a test patient has."]
