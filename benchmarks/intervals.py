@@ -1,7 +1,7 @@
 """Coverage, false alarms and power of the comparison's intervals and verdicts, on simulated scores of known effect.
 
-A data set holds both arms' Dice of P patients in F folds and S seeds: a patient's own level (beta distributed; in some
-patients the tissue is missed altogether), the effect, which differs between patients, a fold's effect on all its
+A data set holds both arms' Dice of P patients in F folds and S seeds: a patient's own level (beta distributed; in
+some patients the tissue is missed altogether), the effect, which differs between patients, a fold's effect on all its
 patients alike (they share a training set), a seed's effect on all patients alike, what a seed does in one fold alone,
 and noise of each patient and seed, cut to 0 to 1. The true difference follows from these distributions by quadrature.
 Under `pooled` patients count by their volume, which is log-normal and goes with the level.

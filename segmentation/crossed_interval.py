@@ -83,7 +83,7 @@ class Spread:
             between_patients=float((patients_alone**2).sum()) / freedom / patients,
             between_folds=float(sizes @ folds_alone**2) / max(1, len(number) - 1) / patients,
             between_seeds=float((seeds_alone**2).sum()) / max(1, seeds - 1) / seeds,
-            rest=_rest(values) if len(number) == 1 else _rest(in_folds, sizes),
+            rest=_rest(values) if len(number) == 1 else _rest(in_folds, sizes.astype(np.float64)),
             unevenness=weight * (len(number) - 1) / (1 - weight) if len(number) > 1 else 1.0,
         )
 

@@ -22,8 +22,8 @@ def sweep_curve(scores: pd.DataFrame, measured_by: Mapping[str, str]) -> pd.Data
         measured_by: The point that a point is measured by, by name; a point without one has no difference.
 
     Returns:
-        `training_set`, `tissue`, `rule`, `mean`, `low`, `high`, `patients`, `folds`, `seeds` and `DIFFERENCE_COLUMNS`; Holm
-        corrects over all points and tissues of a rule.
+        `training_set`, `tissue`, `rule`, `mean`, `low`, `high`, `patients`, `folds`, `seeds` and `DIFFERENCE_COLUMNS`;
+        Holm corrects over all points and tissues of a rule.
 
     Raises:
         InputError: Two points share no seed.

@@ -116,8 +116,8 @@ def _evaluation(material: ReportMaterial) -> str:
         f"{upper_first(words(ARMS[1]))} was compared with {words(ARMS[0])}, paired by patient and seed{paired}, with "
         f"{100 * CONFIDENCE:g}{_PERCENT} intervals from the variance of {sources_of_variation(folds, seeds)} "
         f"(pseudo-values of the score{alone}) and Wilcoxon's signed-rank test; the larger of the two p values was "
-        "Holm-corrected over all networks and tissues. A difference was called better or worse where the interval left out zero and the corrected p was "
-        f"below {1 - CONFIDENCE:.2g}, and not judged with fewer than {MINIMUM_PAIRS} pairs."
+        "Holm-corrected over all networks and tissues. A difference was called better or worse where the interval left "
+        f"out zero and the corrected p was below {1 - CONFIDENCE:.2g}, and not judged with fewer than {MINIMUM_PAIRS} pairs."
     )
 
 
