@@ -3,7 +3,7 @@
 A champion is displaced only by evidence: better in at least one tissue and worse in none, on the same test
 patients and at least two shared seeds, since one training cannot tell a better model from a luckier seed.
 A tissue with too few patients for a verdict cannot speak for a candidate, but against it: a collapse there is a veto.
- What does not live here: where champions are kept and how MLflow hears of them.
+What does not live here: where champions are kept and how MLflow hears of them.
 """
 
 from collections.abc import Sequence

@@ -117,7 +117,8 @@ def _evaluation(material: ReportMaterial) -> str:
         f"{100 * CONFIDENCE:g}{_PERCENT} intervals from the variance of {sources_of_variation(folds, seeds)} "
         f"(pseudo-values of the score{alone}) and Wilcoxon's signed-rank test; the larger of the two p values was "
         "Holm-corrected over all networks and tissues. A difference was called better or worse where the interval left "
-        f"out zero and the corrected p was below {1 - CONFIDENCE:.2g}, and not judged with fewer than {MINIMUM_PAIRS} pairs."
+        f"out zero and the corrected p was below {1 - CONFIDENCE:.2g}, and "
+        f"not judged with fewer than {MINIMUM_PAIRS} pairs."
     )
 
 
