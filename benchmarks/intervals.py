@@ -1,16 +1,16 @@
 """Coverage, false alarms and power of the comparison's intervals and verdicts, on simulated scores of known effect.
 
 A data set holds both arms' Dice of P patients in F folds and S seeds: a patient's own level (beta distributed; in
-some patients the tissue is missed altogether), the effect, which differs between patients, a fold's effect on all its
-patients alike (they share a training set), a seed's effect on all patients alike, what a seed does in one fold alone,
-and noise of each patient and seed, cut to 0 to 1. The true difference follows from these distributions by quadrature.
-Under `pooled` patients count by their volume, which is log-normal and goes with the level.
+some patients the tissue is missed altogether), the effect, which differs between patients, a fold's effect on all
+its patients alike (they share a training set), a seed's effect on all patients alike, what a seed does in one fold
+alone, and noise of each patient and seed, cut to 0 to 1. The true difference follows from these distributions by
+quadrature. Under `pooled` patients count by their volume, which is log-normal and goes with the level.
 
-`coverage` is that of the true difference of the methods; `these trainings` that of the difference between the trainings
-that were run, which is all that one seed or one fold can tell. `false alarm` is `better` or `worse` from equal arms;
-`power` the verdict `better` where the true difference is the mean `detectable`. `without folds` are the false alarms and
-`width` the half width, as a multiple, of the interval that takes patients and seeds alone as samples. The bars: at
-least 93 % covered and at most 6.5 % false alarms.
+`coverage` is that of the true difference of the methods; `these trainings` that of the difference between the
+trainings that were run, which is all that one seed or one fold can tell. `false alarm` is `better` or `worse` from
+equal arms; `power` the verdict `better` where the true difference is the mean `detectable`. `without folds` are the
+false alarms and `width` the half width, as a multiple, of the interval that takes patients and seeds alone as
+samples. The bars: at least 93 % covered and at most 6.5 % false alarms.
 
 How much training sets vary: the same 20 patients had a Dice of no-reflow of 0.408, 0.493 and 0.538 from networks of
 three training sets (standard deviation 0.066), of 0.389 to 0.432 by seed within one. Arms that had nothing in common
