@@ -28,7 +28,7 @@ FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=8), warn_w
     group_name="evaluation",
     kinds={"pandas", "mlflow"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
     freshness_policy=FRESHNESS,
     check_specs=[check_spec("no_regression", asset="champion")],
     description="Judges each model against the champion of its kind, on the same test patients and seeds.",

@@ -30,7 +30,7 @@ _NETWORKS = tuple(dict.fromkeys(name.split("_real_")[0] for name in SCORES))
     group_name="evaluation",
     kinds={"pandas", "mlflow"},
     owners=OWNERS,
-    code_version="3",
+    code_version="4",
     check_specs=[check_spec("arms_of_equal_size_and_steps", asset="comparison")],
     description="Real-only against real-plus-GAN, paired by patient and seed, over every fold that is done.",
 )

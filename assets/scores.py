@@ -14,7 +14,7 @@ from assets.folds import FOLDS, OWNERS
 from assets.inputs import open_slices, open_split, open_studies
 from assets.segmenters import seeds_together
 from pipeline.forge import Forge, require_fold
-from pipeline.outcome import Check, Fact, Outcome, image, number
+from pipeline.outcome import Check, Fact, Outcome, image, number, text
 
 if TYPE_CHECKING:
     from segmentation.held_out import HeldOutPatients
@@ -183,6 +183,8 @@ def _outcome(
     training_set: str,
     seed: int,
 ) -> Outcome:
+    from segmentation.yardsticks import absent_yardsticks
+
     means = dice_means(table)
     values = _by_name(means)
     own = _named("dice", values[network])
@@ -202,6 +204,8 @@ def _outcome(
     )
     facts = {name: number(value) for name, value in own.items()}
     facts |= {"dice": Fact.table(wide), "overlays": image(folder / "overlays.png", folder)}
+    if absent := absent_yardsticks(table):
+        facts["yardsticks"] = text(" ".join(absent))
     facts["pixel_scores"] = Fact.table(pd.DataFrame(list(pixels.items()), columns=["over all pixels", "value"]))
     if believed is not None:
         facts["dice_without_unsure_lesions"] = Fact.table(dice_means(believed))

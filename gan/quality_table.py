@@ -22,6 +22,7 @@ COLUMNS = (
 
 
 _SIGNED = ("kernel", "ssim", "psnr")  # of the others none can be negative
+_SHARES = ("adherence/", "utility/", "copies/", "ssim")
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,17 @@ class Row:
     reference_images: int = 0
     features: str = ""
 
+    @property
+    def is_share(self) -> bool:
+        """Whether the figure is a Dice or a share, and cannot be above 1; a ratio of two can."""
+        return self.measure.startswith(_SHARES) and self.subject != "ratio"
+
     def values(self) -> tuple[object, ...]:
         """Return the row in the order of `COLUMNS`."""
         value = self.figure
         low = value.low if self.measure in _SIGNED else max(value.low, 0.0)
-        figures = (value.value, low, value.high, value.std)
+        high = min(value.high, 1.0) if self.is_share else value.high
+        figures = (value.value, low, high, value.std)
         return (self.measure, self.region, self.subject, *figures, self.images, self.reference_images, self.features)
 
 

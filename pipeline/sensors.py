@@ -103,12 +103,24 @@ def report_regressions(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         message = regression_message(context.instance, record.event_log_entry)
         if message is None:
             continue
-        fold = record.partition_key or ""  # each night judges every fold anew
+        place = _place(context.instance, record)  # each night judges every fold of its source and profile anew
         digest = hashlib.sha256("\n".join(message.lines).encode()).hexdigest()[:20]
-        if digest != state["told_by_fold"].get(fold):
+        if digest != state["told_by_place"].get(place):
             tell(context, message)
-            told, state["told_by_fold"][fold] = told + 1, digest
+            told, state["told_by_place"][place] = told + 1, digest
     return _skip(json.dumps(state), f"told of {told} regressions" if told else "no new regression")
+
+
+def _place(instance: dg.DagsterInstance, record: dg.EventLogRecord) -> str:
+    """Return source, profile and fold of a judgement as one key."""
+    run = instance.get_run_by_id(record.run_id)
+    return "/".join((*(_source_and_profile(run) if run else ()), f"fold {record.partition_key or ''}"))
+
+
+def _source_and_profile(run: dg.DagsterRun) -> tuple[str, ...]:
+    """Return what the run was given; nothing where its configuration does not say."""
+    forge = run.run_config.get("resources", {}).get("forge", {}).get("config", {})
+    return tuple(str(forge[name]) for name in ("source", "profile") if forge.get(name))
 
 
 def regression_message(instance: dg.DagsterInstance, event: dg.EventLogEntry) -> Message | None:
@@ -129,9 +141,9 @@ def regression_message(instance: dg.DagsterInstance, event: dg.EventLogEntry) ->
         f"({row['champion_low']:.3f} to {row['champion_high']:.3f})"
         for row in fell
     )
-    subject = f"regression in fold {fold} ({run.tags[NIGHT_TAG]}): " + ", ".join(
-        dict.fromkeys(str(row["tissue"]) for row in fell)
-    )
+    where = " ".join(("fold", fold, *(("of", *names) if (names := _source_and_profile(run)) else ())))
+    fallen = ", ".join(dict.fromkeys(str(row["tissue"]) for row in fell))
+    subject = f"regression in {where} ({run.tags[NIGHT_TAG]}): {fallen}"
     return Message(subject, lines, run_address(run.run_id))
 
 
@@ -143,7 +155,7 @@ def _judged(instance: dg.DagsterInstance, after: int | None) -> Sequence[dg.Even
 
 
 def _read_cursor(cursor: str | None) -> dict[str, Any]:
-    nothing: dict[str, Any] = {"after": None, "told_by_fold": {}}
+    nothing: dict[str, Any] = {"after": None, "told_by_place": {}}
     try:
         return {**nothing, **json.loads(cursor or "{}")}
     except (ValueError, TypeError):

@@ -12,6 +12,7 @@ from pipeline.compare_link import saved_links
 from pipeline.forge import Forge
 from pipeline.jobs import REAL_ONLY_HALF
 from segmentation.scores import read_scores
+from segmentation.yardsticks import absent_yardsticks
 
 
 def print_result(forge: Forge, fold: int) -> None:
@@ -24,16 +25,23 @@ def print_result(forge: Forge, fold: int) -> None:
         for network, url in saved_links(forge).items():
             console.print(f"Compare the arms of {network} in MLflow: {url}", highlight=False, soft_wrap=True)
     else:
-        console.print(_table(dice_table(_score_files(forge, fold)), f"Mean Dice on the test patients of fold {fold}"))
+        files = _score_files(forge, fold)
+        console.print(_table(dice_table(files), f"Mean Dice on the test patients of fold {fold}"))
+        for sentence in absent_yardsticks(_read(files)):
+            console.print(sentence, highlight=False, soft_wrap=True)
     console.print(f"All stages, models and scores: {forge.workspace.root}", highlight=False, soft_wrap=True)
     console.print(f"Dagster and MLflow: SCARFORGE_HOME={forge.workspace.home} make ui", highlight=False, soft_wrap=True)
 
 
 def dice_table(files: list[Path]) -> pd.DataFrame:
     """Return mean Dice by rule and tissue (rows) and network or yardstick (columns) over score tables."""
-    scores = pd.concat([read_scores(path) for path in files])
+    scores = _read(files)
     dice = scores[scores["metric"] == "dice"]
     return dice.pivot_table(index=["rule", "tissue"], columns="network", values="value", sort=False).reset_index()
+
+
+def _read(files: list[Path]) -> pd.DataFrame:
+    return pd.concat([read_scores(path) for path in files])
 
 
 def _score_files(forge: Forge, fold: int) -> list[Path]:

@@ -93,7 +93,10 @@ class SweepFacts:
             )
         if len(self.seeds) == 1:
             found.append("With one seed the intervals leave out the variation between trainings.")
-        found.append(f"Fold {self.fold} alone: the other folds' patients are not tested here.")
+        found.append(
+            f"Fold {self.fold} alone: the other folds' patients are not tested here, and the intervals leave out how "
+            "much training sets vary; verdicts hold for this fold's training patients only."
+        )
         return found
 
     def best(self) -> list[str]:

@@ -4,7 +4,7 @@ What does not live here: how scores are formed (`scores`), how intervals are dra
 result is shown (`comparison_text`, `report`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,13 +22,16 @@ from segmentation.statistics import (
     estimate_score,
     holm,
     paired_difference,
+    sources_of_variation,
     verdict,
 )
+from segmentation.yardsticks import absent_yardsticks
 
 REAL_ONLY, REAL_PLUS_GAN = "real_only", "real_plus_gan"
 PER_FOLD_PREFIX = "fold_"
+FEW_FOLDS = 4  # fewer have at most two degrees of freedom
 
-SUMMARY_COLUMNS = ("network", "training_set", "tissue", "rule", "mean", "low", "high", "patients", "seeds")
+SUMMARY_COLUMNS = ("network", "training_set", "tissue", "rule", "mean", "low", "high", "patients", "folds", "seeds")
 DIFFERENCE_COLUMNS = (
     "network",
     "tissue",
@@ -45,6 +48,7 @@ DIFFERENCE_COLUMNS = (
     "effect_size",
     "detectable",
     "pairs",
+    "folds",
     "seeds",
     "verdict",
 )
@@ -92,7 +96,7 @@ class Comparison:
 
 
 def compare_arms(tables: Sequence[ScoredTable]) -> Comparison:
-    """Compare real-only with real-plus-GAN training, paired by patient and seed, over all folds given.
+    """Compare real-only with real-plus-GAN training, paired by patient, fold and seed, over all folds given.
 
     Args:
         tables: The tables of scores of every model and fold that is done.
@@ -165,7 +169,7 @@ def summarise(scores: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             dict(zip(keys, values, strict=True))
             | _interval(estimate_score(arm.contributions), "mean")
-            | {"patients": arm.informative, "seeds": len(arm.seeds)}
+            | {"patients": arm.informative, "folds": arm.contributions.number_of_folds, "seeds": len(arm.seeds)}
         )
     return _ordered(pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS)))
 
@@ -183,11 +187,10 @@ def _differences(contributions: pd.DataFrame, arms: Arms = _ARMS) -> tuple[pd.Da
     columns, pair_columns = (_with_arms(names, arms) for names in (DIFFERENCE_COLUMNS, PAIR_COLUMNS))
     rows: list[dict[str, Any]] = []
     pairs: list[pd.DataFrame] = [pd.DataFrame(columns=pair_columns)]
-    for (network, rule), of_rule in contributions.groupby(["network", "rule"], sort=False):
-        if set(arms) <= set(of_rule["training_set"]):
-            of_tissues, of_patients = _tissue_differences(of_rule, str(network), str(rule), arms)
-            rows += of_tissues
-            pairs += of_patients
+    for rule, of_rule in contributions.groupby("rule", sort=False):
+        of_table, of_patients = _rule_differences(of_rule, str(rule), arms)
+        rows += of_table
+        pairs += of_patients
     found = [frame for frame in pairs if len(frame)]
     joined = pd.concat(found, ignore_index=True) if found else pairs[0]
     return _ordered(pd.DataFrame(rows, columns=columns)), joined
@@ -198,42 +201,49 @@ def _with_arms(columns: Sequence[str], arms: Arms) -> list[str]:
     return [names.get(column, column) for column in columns]
 
 
-def _tissue_differences(
-    of_rule: pd.DataFrame, network: str, rule: str, arms: Arms
-) -> tuple[list[dict[str, Any]], list[pd.DataFrame]]:
-    """Compare the arms in each tissue of one network under one rule; Holm corrects over the tissues."""
+def _rule_differences(of_rule: pd.DataFrame, rule: str, arms: Arms) -> tuple[list[dict[str, Any]], list[pd.DataFrame]]:
+    """Compare the arms in each tissue of every network under one rule; Holm corrects over all of these rows."""
     rows: list[dict[str, Any]] = []
     pairs: list[pd.DataFrame] = []
-    for tissue, of_tissue in of_rule.groupby("tissue", sort=False):
+    for network, tissue, of_tissue in _tissues(of_rule, arms):
         matched = match_arms(of_tissue, *arms)
         if matched is None:
             continue
         without, with_gan, patients, informative = matched
-        found = paired_difference(with_gan, without)
         names = {"network": network, "tissue": tissue, "rule": rule}
         each = dict(zip(arms, (without.of_patients(), with_gan.of_patients()), strict=True))
         pairs.append(pd.DataFrame({**names, "case_id": patients, **each})[_with_arms(PAIR_COLUMNS, arms)])
-        rows.append(
-            names
-            | dict(zip(arms, (without.score(), with_gan.score()), strict=True))
-            | _interval(found.estimate, "difference")
-            | {
-                "probability_better": found.probability_better,
-                "p_interval": found.p_interval,
-                # Pooling weighs patients by their voxels; the test of unweighted patients is not its test.
-                "p_value": float("nan") if rule == "pooled" else found.p_value,
-                "effect_size": found.effect_size,
-                "detectable": found.detectable,
-                "pairs": informative,
-                "seeds": without.numerator.shape[1],
-            }
-        )
+        scores = dict(zip(arms, (without.score(), with_gan.score()), strict=True))
+        rows.append(names | scores | _difference(without, with_gan, rule) | {"pairs": informative})
     # Interval and test must both speak, so that the larger of their p counts.
     together = [float(np.fmax(row["p_value"], row["p_interval"])) for row in rows]
     for row, adjusted in zip(rows, holm(together), strict=True):
         estimate = Estimate(row["difference"], row["low"], row["high"])
-        row |= {"p_holm": adjusted, "verdict": verdict(estimate, adjusted, row["pairs"], row["seeds"])}
+        words = verdict(estimate, adjusted, row["pairs"], row["seeds"], row["folds"] == 1)
+        row |= {"p_holm": adjusted, "verdict": words}
     return rows, pairs
+
+
+def _tissues(of_rule: pd.DataFrame, arms: Arms) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yield network, tissue and their rows, of the networks that were trained on both sets."""
+    for network, of_network in of_rule.groupby("network", sort=False):
+        if set(arms) <= set(of_network["training_set"]):
+            for tissue, of_tissue in of_network.groupby("tissue", sort=False):
+                yield str(network), str(tissue), of_tissue
+
+
+def _difference(without: Contributions, with_gan: Contributions, rule: str) -> dict[str, Any]:
+    found = paired_difference(with_gan, without)
+    return _interval(found.estimate, "difference") | {
+        "probability_better": found.probability_better,
+        "p_interval": found.p_interval,
+        # Pooling weighs patients by their voxels; the test of unweighted patients is not its test.
+        "p_value": float("nan") if rule == "pooled" else found.p_value,
+        "effect_size": found.effect_size,
+        "detectable": found.detectable,
+        "folds": without.number_of_folds,
+        "seeds": without.numerator.shape[1],
+    }
 
 
 def match_arms(
@@ -277,15 +287,33 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
 def _notes(scores: pd.DataFrame, folds: tuple[int, ...], differences: pd.DataFrame) -> tuple[str, ...]:
     notes = _single_folds(scores, folds)
     notes += _unequal_folds(scores)
-    if len(differences) and differences["seeds"].min() == 1:
-        notes.append(
-            "With one seed the intervals leave out the variation between trainings; verdicts hold for that seed."
-        )
+    notes += absent_yardsticks(scores)
+    notes += interval_notes(differences)
     if len(differences) and differences["pairs"].min() < MINIMUM_PAIRS:
         notes.append(f"Fewer than {MINIMUM_PAIRS} pairs of patients give no verdict.")
     if len(differences) == 0:
         notes.append("Only one training set has been scored, so there is no difference to give.")
     return tuple(notes)
+
+
+def interval_notes(table: pd.DataFrame) -> list[str]:
+    """Say what the intervals of a table with the columns `folds` and `seeds` cover, and what they leave out."""
+    if table.empty:
+        return []
+    folds, seeds = int(table["folds"].min()), int(table["seeds"].min())
+    notes = [f"Intervals are over {sources_of_variation(folds, seeds)}."]
+    if folds == 1:
+        notes.append(
+            "With one fold the intervals leave out the variation between training sets; what they say holds for this "
+            "fold's training set only."
+        )
+    elif folds < FEW_FOLDS:
+        notes.append(f"{folds} folds tell little of how much training sets vary, so that the intervals are wide.")
+    if seeds == 1:
+        notes.append(
+            "With one seed the intervals leave out the variation between trainings; verdicts hold for that seed."
+        )
+    return notes
 
 
 def _single_folds(scores: pd.DataFrame, folds: tuple[int, ...]) -> list[str]:

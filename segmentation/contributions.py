@@ -65,7 +65,9 @@ def select_arm(of_arm: pd.DataFrame, patients: Sequence[str] | None = None, seed
         for name in ("numerator", "denominator", "informative")
     )
     count = int((informative > 0).any(axis=1).sum())
-    return Arm(Contributions(numerator, denominator), tuple(chosen), tuple(trained), count)
+    fold_of = dict(zip(of_arm["case_id"], of_arm["fold"].astype(int), strict=True))
+    contributions = Contributions(numerator, denominator, tuple(fold_of[case_id] for case_id in chosen))
+    return Arm(contributions, tuple(chosen), tuple(trained), count)
 
 
 def _dice_sums(of_patients: pd.DataFrame) -> pd.DataFrame:

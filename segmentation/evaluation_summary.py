@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from segmentation.evaluation import Evaluation
 from segmentation.joint_scores import patient_rows
-from segmentation.score_rules import COUNT_METRICS, DETECTION, HIGHEST, OVERLAP, RULES, UNITS
+from segmentation.score_rules import COUNT_METRICS, DETECTION, OVERLAP, RULES, UNITS, metric_bounds
 from segmentation.statistics import Contributions, Estimate, estimate_score
 
 ALL_FRAMES = "all"
@@ -147,9 +146,7 @@ def _estimate(known: pd.DataFrame, metric: str) -> Estimate:
     if known.empty:
         return Estimate(float("nan"), float("nan"), float("nan"))
     numerator, denominator = (known[name].to_numpy(float)[:, None] for name in ("numerator", "denominator"))
-    values = numerator / denominator
-    low = 0.0 if values.min() >= 0 else -np.inf
-    return estimate_score(Contributions(numerator, denominator), (low, HIGHEST.get(metric, np.inf)))
+    return estimate_score(Contributions(numerator, denominator), metric_bounds(metric))
 
 
 def _ratio(rows: pd.DataFrame) -> float:

@@ -13,7 +13,14 @@ from imaging.split import FoldSplit
 from imaging.study_archive import StudyArchive
 from segmentation.prediction_file import PLACE_COLUMNS, PredictedSlices
 from segmentation.scores import ScoredVolume
-from segmentation.yardsticks import all_background, mean_mask, other_patient
+from segmentation.yardsticks import (
+    ALL_BACKGROUND,
+    MEAN_MASK,
+    OTHER_PATIENT,
+    all_background,
+    mean_mask,
+    other_patient,
+)
 
 
 class HeldOutPatients:
@@ -56,21 +63,32 @@ class HeldOutPatients:
         return PredictedSlices(places, self.store.masks(self.test), masks, self.store.digest)
 
     def yardsticks(self, seed: int) -> dict[str, NDArray[np.uint8]]:
-        """Return what the trivial networks draw on the test rows."""
+        """Return what the trivial networks draw on the test rows.
+
+        Another patient's masks are absent where no training patient has a frame that a test patient has.
+        """
         training = self.store.masks(self.train)
         mean = mean_mask(training, self.labels.num_classes)
-        borrowed = np.zeros((len(self.test), *mean.shape), np.uint8)
+        found = {
+            ALL_BACKGROUND: all_background(len(self.test), mean.shape[0]),
+            MEAN_MASK: np.repeat(mean[None], len(self.test), axis=0),
+        }
+        borrowed = self._borrowed(training, seed)
+        return found if borrowed is None else found | {OTHER_PATIENT: borrowed}
+
+    def _borrowed(self, training: NDArray[np.uint8], seed: int) -> NDArray[np.uint8] | None:
+        """Return another patient's masks on the test rows; None where a frame is in no training patient."""
+        borrowed = np.zeros((len(self.test), *training.shape[1:]), np.uint8)
         rows = self.store.rows.iloc[self.test].reset_index(drop=True)
         lenders = self.store.rows.iloc[self.train].reset_index(drop=True)
         for key, part in rows.groupby(["case_id", "frame"], sort=True):
             case_id, frame = _text_pair(key)
             places = part.sort_values("slice_index").index.to_numpy()
-            borrowed[places] = other_patient(training, lenders, case_id, frame, len(places), seed)
-        return {
-            "all_background": all_background(len(self.test), mean.shape[0]),
-            "mean_mask": np.repeat(mean[None], len(self.test), axis=0),
-            "other_patient": borrowed,
-        }
+            copied = other_patient(training, lenders, case_id, frame, len(places), seed)
+            if copied is None:
+                return None
+            borrowed[places] = copied
+        return borrowed
 
 
 def _text_pair(key: Any) -> tuple[str, str]:

@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 
 from imaging.labels import LabelSet
-from segmentation.comparison import ScoredTable, refuse_differing, summarise
+from segmentation.comparison import ScoredTable, interval_notes, refuse_differing, summarise
 from segmentation.comparison_text import markdown_table, render_summary
 from segmentation.contributions import complete_seeds
+from segmentation.yardsticks import absent_yardsticks
 
 _LESIONS = ("infarction", "no_reflow")  # of the official groups
 DETECTION_COLUMNS = ("network", "training_set", "tissue", "sensitivity", "ill", "specificity", "healthy")
@@ -26,10 +27,12 @@ class PooledScores:
         summary: `comparison.SUMMARY_COLUMNS`; yardsticks have an empty training set.
         detection: `DETECTION_COLUMNS`: of patients with the lesion, the share in whom any is drawn; of those without,
             the share in whom none is.
+        notes: What a reader must know.
     """
 
     summary: pd.DataFrame
     detection: pd.DataFrame
+    notes: tuple[str, ...] = ()
 
 
 def pool_folds(tables: Sequence[ScoredTable]) -> PooledScores:
@@ -41,7 +44,10 @@ def pool_folds(tables: Sequence[ScoredTable]) -> PooledScores:
     """
     refuse_differing(tables)
     scores = pd.concat([table.scores for table in tables], ignore_index=True)
-    return PooledScores(summarise(scores), pd.DataFrame(_detections(scores), columns=list(DETECTION_COLUMNS)))
+    detection = pd.DataFrame(_detections(scores), columns=list(DETECTION_COLUMNS))
+    summary = summarise(scores)
+    trained = summary[summary["training_set"] != ""]
+    return PooledScores(summary, detection, (*interval_notes(trained), *absent_yardsticks(scores)))
 
 
 def render_pooled(pooled: PooledScores, labels: LabelSet) -> str:
@@ -59,6 +65,7 @@ def render_pooled(pooled: PooledScores, labels: LabelSet) -> str:
         ]
         headings = ("network", "training set", "lesion", "found in patients with it", "none drawn in those without")
         parts.append(markdown_table(headings, lines))
+    parts += pooled.notes
     return "\n\n".join(parts) + "\n"
 
 

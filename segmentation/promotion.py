@@ -1,8 +1,9 @@
 """Whether a new model takes the champion's place: the paired comparison of the two arms, asked of two models.
 
 A champion is displaced only by evidence: better in at least one tissue and worse in none, on the same test
-patients and seeds. A tissue with too few patients for a verdict cannot speak for a candidate, but against it: a
-collapse there is a veto. What does not live here: where champions are kept and how MLflow hears of them.
+patients and at least two shared seeds, since one training cannot tell a better model from a luckier seed.
+A tissue with too few patients for a verdict cannot speak for a candidate, but against it: a collapse there is a veto.
+What does not live here: where champions are kept and how MLflow hears of them.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from segmentation.statistics import BETTER, TOO_FEW, WORSE, Estimate
 RULE = "positive"
 FIRST = "the first model of its kind"
 SAME = "the champion itself"
+FEWEST_SEEDS = 2
+NOT_ENOUGH_SEEDS = "not enough seeds: the first model stays"
 COLLAPSED_SHARE = 0.5  # of the champion's Dice: less is a collapse, whatever the number of patients
 
 
@@ -77,13 +80,15 @@ def judge_candidate(candidate: ScoredTable, champion: ScoredTable | None) -> Jud
 
     Returns:
         Promoted as the first, or where a tissue is better, none is worse and none vetoes; never across different
-        splits.
+        splits, nor with one seed.
     """
     if champion is None:
         return Judgement(promoted=True, reason=FIRST)
     if obstacle := _obstacle(candidate, champion):
         return Judgement(promoted=False, reason=f"not compared: {obstacle}")
     tissues = _judge_tissues(compare_arms([_as_arm(champion, REAL_ONLY), _as_arm(candidate, REAL_PLUS_GAN)]))
+    if len(_shared_seeds(candidate, champion)) < FEWEST_SEEDS:
+        return Judgement(promoted=False, reason=f"{NOT_ENOUGH_SEEDS}; {_told(tissues)}", tissues=tissues)
     promoted, reason = _weigh(tissues)
     return Judgement(promoted, reason, tissues)
 
@@ -107,9 +112,13 @@ def _obstacle(candidate: ScoredTable, champion: ScoredTable) -> str:
             return f"{key} is {ours}, the champion's was {theirs}"
     if set(patient_rows(candidate.scores)["case_id"]) != set(patient_rows(champion.scores)["case_id"]):
         return "they were tested on different patients"
-    if not set(candidate.scores["seed"].dropna()) & set(champion.scores["seed"].dropna()):
+    if not _shared_seeds(candidate, champion):
         return "they share no seed"
     return ""
+
+
+def _shared_seeds(candidate: ScoredTable, champion: ScoredTable) -> set[int]:
+    return set(candidate.scores["seed"].dropna()) & set(champion.scores["seed"].dropna())
 
 
 def _as_arm(table: ScoredTable, arm: str) -> ScoredTable:

@@ -8,6 +8,7 @@ EMIDEC's challenge scores Dice, volume difference (mm3), volume difference / ref
 myocardium alone, Hausdorff distance. It has no distance of an empty mask (its code stops); here that is NaN.
 """
 
+import math
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
@@ -87,10 +88,17 @@ UNITS: Mapping[str, str] = MappingProxyType(
     | dict.fromkeys(SHARES + TRANSMURALITY + EJECTION, "%")
 )
 
-# What a metric cannot exceed. The difference of two ejection fractions can be anything: one may be negative.
-HIGHEST: Mapping[str, float] = MappingProxyType(
-    dict.fromkeys(OVERLAP + DETECTION, 1.0) | dict.fromkeys(SHARES + TRANSMURALITY + EJECTION[:2], 100.0)
-)
+
+def metric_bounds(metric: str) -> tuple[float, float]:
+    """Return what the mean of a metric cannot leave: 0 to 1 or 0 to 100 % for shares, 0 upwards for what has a size.
+
+    Differences are absolute. A predicted ejection fraction may be negative, and so differ by more than 100 %.
+    """
+    if metric in EJECTION:
+        difference = metric.endswith("_difference")
+        return (0.0, math.inf) if difference else (-math.inf, 100.0)
+    whole = 1.0 if metric in OVERLAP + DETECTION else 100.0 if UNITS[metric] == "%" else math.inf
+    return 0.0, whole
 
 
 def entries(level: Level, rule: str | None = None) -> list[Entry]:

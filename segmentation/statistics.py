@@ -1,4 +1,4 @@
-"""Intervals and tests for scores that are paired by patient and seed.
+"""Intervals and tests for scores that are paired by patient, fold and seed.
 
 Every rule's score is a ratio of sums over patients: `Contributions` holds what each patient and seed adds to
 the numerator and to the denominator, so that one way to an interval (`crossed_interval`) serves all rules.
@@ -21,16 +21,22 @@ POWER = 0.80
 BETTER, WORSE, NO_EVIDENCE, TOO_FEW = "better", "worse", "no evidence", "too few patients"
 # One training of each arm cannot tell what the arm adds from what the seed does.
 BETTER_WITH_THIS_SEED, WORSE_WITH_THIS_SEED = "better with this seed", "worse with this seed"
+# Nor can several trainings on one fold's training set tell it from what that training set does.
+BETTER_IN_THIS_FOLD, WORSE_IN_THIS_FOLD = "better in this fold", "worse in this fold"
 
 _TAIL = (1 - CONFIDENCE) / 2
 
 
 @dataclass(frozen=True)
 class Contributions:
-    """Numerators and denominators (P patients, S seeds) whose sums over patients give one score a seed."""
+    """Numerators and denominators (P patients, S seeds) whose sums over patients give one score a seed.
+
+    `folds` tells by whose training set each patient (P,) was tested; by default all by one.
+    """
 
     numerator: Floats
     denominator: Floats
+    folds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.numerator.ndim != 2 or self.numerator.shape != self.denominator.shape:
@@ -38,6 +44,13 @@ class Contributions:
                 f"numerators {self.numerator.shape} and denominators {self.denominator.shape} must both be "
                 "(patients, seeds)"
             )
+        if self.folds and len(self.folds) != len(self.numerator):
+            raise InputError(f"{len(self.folds)} folds for {len(self.numerator)} patients; name one fold a patient")
+
+    @property
+    def number_of_folds(self) -> int:
+        """How many folds, and so training sets, the patients were tested by."""
+        return max(1, len(set(self.folds)))
 
     def score(self) -> float:
         """Return the score, the mean over seeds; NaN where a seed has no patient that counts."""
@@ -54,7 +67,7 @@ class Contributions:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score with its 95 % interval over patients and, where there are several, seeds."""
+    """A score with its 95 % interval over patients and, where there are several, folds (training sets) and seeds."""
 
     value: float
     low: float
@@ -83,29 +96,29 @@ class PairedDifference:
 
 
 def estimate_score(arm: Contributions, bounds: tuple[float, float] = (0.0, 1.0)) -> Estimate:
-    """Return a score, the mean over seeds, with its interval over patients and seeds.
+    """Return a score, the mean over seeds, with its interval over patients, folds and seeds.
 
     Args:
         arm: What patients and seeds contribute.
         bounds: What the score cannot leave; the interval is cut there.
     """
-    estimate, _ = _estimate(arm.score(), pseudo_values(arm.numerator, arm.denominator))
-    return Estimate(estimate.value, *(float(np.clip(side, *bounds)) for side in (estimate.low, estimate.high)))
+    estimate, _ = _estimate(arm.score(), pseudo_values(arm.numerator, arm.denominator), arm.folds, bounds)
+    return estimate
 
 
 def paired_difference(arm: Contributions, against: Contributions) -> PairedDifference:
-    """Compare two arms on the same patients and seeds: `arm` minus `against`.
+    """Compare two arms on the same patients, folds and seeds: `arm` minus `against`, two scores from 0 to 1.
 
     Raises:
-        InputError: The arms do not have the same patients and seeds.
+        InputError: The arms do not have the same patients, folds and seeds.
     """
-    if arm.numerator.shape != against.numerator.shape:
+    if arm.numerator.shape != against.numerator.shape or arm.folds != against.folds:
         raise InputError(
             f"arms of {arm.numerator.shape} and {against.numerator.shape} (patients, seeds) cannot be "
-            "paired; give both the same patients and seeds"
+            "paired; give both the same patients, folds and seeds"
         )
     first, second = (pseudo_values(each.numerator, each.denominator) for each in (arm, against))
-    estimate, spread = _estimate(arm.score() - against.score(), first - second)
+    estimate, spread = _estimate(arm.score() - against.score(), first - second, arm.folds, (-1.0, 1.0))
     tail = float("nan") if spread is None else spread.tail_at(estimate.value)
     of_patients = arm.of_patients() - against.of_patients()
     of_patients = of_patients[np.isfinite(of_patients)]
@@ -147,27 +160,47 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def verdict(difference: Estimate, adjusted_p: float, pairs: int, seeds: int) -> str:
+def sources_of_variation(folds: int, seeds: int) -> str:
+    """Say in words what an interval over patients, so many folds and seeds takes as a sample."""
+    parts = ["patients", *(["training sets (folds)"] if folds > 1 else []), *(["seeds"] if seeds > 1 else [])]
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+
+
+def one_training_set(folds: int) -> str:
+    """Return the clause that an interval of one fold needs, nothing for several."""
+    return "; this fold's training set only" if folds == 1 else ""
+
+
+def verdict(difference: Estimate, adjusted_p: float, pairs: int, seeds: int, one_training_set: bool = False) -> str:
     """Put the evidence into words.
 
     `better` and `worse` need an interval without 0 and, where there is a test, an adjusted p below 0.05. With one seed
-    they hold for that one training of each arm, and the words say so.
+    they hold for that one training of each arm, with one fold for that fold's training set, and the words say so.
     """
     if pairs < MINIMUM_PAIRS:
         return TOO_FEW
     if np.isfinite(adjusted_p) and adjusted_p >= 1 - CONFIDENCE:
         return NO_EVIDENCE
     if difference.low > 0:
-        return BETTER if seeds > 1 else BETTER_WITH_THIS_SEED
+        return _qualified(BETTER, BETTER_WITH_THIS_SEED, BETTER_IN_THIS_FOLD, seeds, one_training_set)
     if difference.high < 0:
-        return WORSE if seeds > 1 else WORSE_WITH_THIS_SEED
+        return _qualified(WORSE, WORSE_WITH_THIS_SEED, WORSE_IN_THIS_FOLD, seeds, one_training_set)
     return NO_EVIDENCE
 
 
-def _estimate(value: float, values: Floats) -> tuple[Estimate, Spread | None]:
+def _qualified(always: str, with_this_seed: str, in_this_fold: str, seeds: int, one_training_set: bool) -> str:
+    if seeds == 1:
+        return with_this_seed
+    return in_this_fold if one_training_set else always
+
+
+def _estimate(
+    value: float, values: Floats, folds: tuple[int, ...], bounds: tuple[float, float]
+) -> tuple[Estimate, Spread | None]:
     """Return the estimate and the spread of its pseudo-values (P, S); no interval where they do not tell one."""
     if len(values) < 2 or not np.isfinite(values).all():
         return Estimate(value, float("nan"), float("nan")), None
-    spread = Spread.of(values)
+    spread = Spread.of(values, folds)
     reach = spread.half_width(_TAIL)
-    return Estimate(value, value - reach, value + reach), spread
+    low, high = (float(np.clip(side, *bounds)) for side in (value - reach, value + reach))
+    return Estimate(value, low, high), spread

@@ -22,8 +22,8 @@ def sweep_curve(scores: pd.DataFrame, measured_by: Mapping[str, str]) -> pd.Data
         measured_by: The point that a point is measured by, by name; a point without one has no difference.
 
     Returns:
-        `training_set`, `tissue`, `rule`, `mean`, `low`, `high`, `patients`, `seeds` and `DIFFERENCE_COLUMNS`; Holm
-        corrects over all points and tissues of a rule.
+        `training_set`, `tissue`, `rule`, `mean`, `low`, `high`, `patients`, `folds`, `seeds` and `DIFFERENCE_COLUMNS`;
+        Holm corrects over all points and tissues of a rule.
 
     Raises:
         InputError: Two points share no seed.
@@ -44,9 +44,10 @@ def _differences(contributions: pd.DataFrame, rule: str, measured_by: Mapping[st
                 without, with_more, _, pairs = matched
                 names = {"training_set": point, "tissue": tissue, "rule": rule, "pairs": pairs}
                 found = paired_difference(with_more, without)
-                rows.append(names | {"found": found, "seeds": without.numerator.shape[1], "p": _p_value(found, rule)})
+                known = {"seeds": without.numerator.shape[1], "one_training_set": without.number_of_folds == 1}
+                rows.append(names | known | {"found": found, "p": _p_value(found, rule)})
     for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row |= _in_words(row.pop("found"), adjusted, row["pairs"], row.pop("seeds"))
+        row |= _in_words(row.pop("found"), adjusted, row["pairs"], row.pop("seeds"), row.pop("one_training_set"))
     return pd.DataFrame(rows, columns=["training_set", "tissue", "rule", *DIFFERENCE_COLUMNS])
 
 
@@ -55,7 +56,9 @@ def _p_value(found: PairedDifference, rule: str) -> float:
     return found.p_interval if rule == "pooled" else float(np.fmax(found.p_interval, found.p_value))
 
 
-def _in_words(found: PairedDifference, adjusted: float, pairs: int, seeds: int) -> dict[str, Any]:
+def _in_words(
+    found: PairedDifference, adjusted: float, pairs: int, seeds: int, one_training_set: bool
+) -> dict[str, Any]:
     estimate: Estimate = found.estimate
     return {
         "difference": estimate.value,
@@ -63,5 +66,5 @@ def _in_words(found: PairedDifference, adjusted: float, pairs: int, seeds: int) 
         "difference_high": estimate.high,
         "p_holm": adjusted,
         "detectable": found.detectable,
-        "verdict": verdict(estimate, adjusted, pairs, seeds),
+        "verdict": verdict(estimate, adjusted, pairs, seeds, one_training_set),
     }

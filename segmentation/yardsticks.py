@@ -48,7 +48,7 @@ def mean_mask(masks: NDArray[np.uint8], num_classes: int) -> NDArray[np.uint8]:
 
 def other_patient(
     masks: NDArray[np.uint8], rows: pd.DataFrame, case_id: str, frame: str, slices: int, seed: int
-) -> NDArray[np.uint8]:
+) -> NDArray[np.uint8] | None:
     """Return another patient's masks (slices, H, W): of one training patient, nearest in slice position.
 
     The patient is drawn by `case_id` from those who have the frame; position is relative to the stack.
@@ -60,10 +60,13 @@ def other_patient(
         frame: Frame to be segmented.
         slices: Number of slices to return.
         seed: Seed of the draw.
+
+    Returns:
+        The masks; None where no training patient has the frame, so that there is nothing to copy.
     """
     candidates = sorted(set(rows.loc[rows["frame"] == frame, "case_id"]) - {case_id})
     if not candidates:
-        raise InputError(f"no training patient but {case_id!r} has frame {frame!r} to copy; check the split")
+        return None
     draw = random_generator(seed, f"other patient for {case_id}").integers(len(candidates))
     chosen = ((rows["case_id"] == candidates[int(draw)]) & (rows["frame"] == frame)).to_numpy()
     order = np.argsort(rows.loc[chosen, "slice_index"].to_numpy(), kind="stable")
@@ -71,3 +74,12 @@ def other_patient(
     positions = (np.arange(slices) + 0.5) / slices * len(stack) - 0.5
     nearest = np.clip(np.floor(positions + 0.5).astype(int), 0, len(stack) - 1)
     return stack[nearest]
+
+
+def absent_yardsticks(scores: pd.DataFrame) -> list[str]:
+    """Return a sentence for each fold of a table of scores whose yardsticks had no other patient to copy."""
+    folds = {name: set(scores.loc[scores["network"] == name, "fold"].dropna()) for name in (MEAN_MASK, OTHER_PATIENT)}
+    return [
+        f"Fold {int(fold)} has no yardstick {OTHER_PATIENT}: no training patient has a frame that a test patient has."
+        for fold in sorted(folds[MEAN_MASK] - folds[OTHER_PATIENT])
+    ]

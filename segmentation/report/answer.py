@@ -10,11 +10,13 @@ from segmentation.report.material import ReportMaterial
 from segmentation.report.words import ABSENT, ARMS, count, interval, number, upper_first, words
 from segmentation.statistics import (
     BETTER,
+    BETTER_IN_THIS_FOLD,
     BETTER_WITH_THIS_SEED,
     MINIMUM_PAIRS,
     NO_EVIDENCE,
     TOO_FEW,
     WORSE,
+    WORSE_IN_THIS_FOLD,
     WORSE_WITH_THIS_SEED,
 )
 
@@ -26,6 +28,8 @@ _VERDICTS = {
     WORSE: "synthetic slices did harm",
     BETTER_WITH_THIS_SEED: "synthetic slices helped with this seed, the only one",
     WORSE_WITH_THIS_SEED: "synthetic slices did harm with this seed, the only one",
+    BETTER_IN_THIS_FOLD: "synthetic slices helped with this fold's training set, the only one",
+    WORSE_IN_THIS_FOLD: "synthetic slices did harm with this fold's training set, the only one",
     NO_EVIDENCE: "no evidence of a difference",
     TOO_FEW: f"too few patients for a verdict (fewer than {MINIMUM_PAIRS})",
 }
@@ -34,6 +38,8 @@ _KINDS = {
     WORSE: "worse",
     BETTER_WITH_THIS_SEED: "better",
     WORSE_WITH_THIS_SEED: "worse",
+    BETTER_IN_THIS_FOLD: "better",
+    WORSE_IN_THIS_FOLD: "worse",
     NO_EVIDENCE: "none",
     TOO_FEW: "few",
 }

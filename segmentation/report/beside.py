@@ -17,7 +17,7 @@ from segmentation.report.published import (
     PublishedStudy,
 )
 from segmentation.report.words import ABSENT, count, interval, listed, number, words
-from segmentation.statistics import CONFIDENCE
+from segmentation.statistics import CONFIDENCE, one_training_set, sources_of_variation
 
 _RULE = "positive"
 
@@ -108,9 +108,8 @@ def _our_protocol(material: ReportMaterial) -> Mapping[str, str]:
         "trainings": f"{count(len(seeds), 'seed')} a fold and arm",
         "checkpoint": "best Dice of validation patients, who are neither trained on nor tested",
         "score": "Dice a patient, in 3-D, of patients who have the tissue (rule “positive”)",
-        "uncertainty": f"{CONFIDENCE:.0%} intervals over patients and, where there are several, seeds".replace(
-            "%", " %"
-        ),
+        "uncertainty": f"{CONFIDENCE:.0%} intervals over {sources_of_variation(len(folds), len(seeds))}"
+        f"{one_training_set(len(folds))}".replace("%", " %"),
     }
 
 

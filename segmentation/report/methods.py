@@ -7,7 +7,7 @@ from imaging.labels import PATIENT_GROUPS
 from segmentation.config import TrainConfig
 from segmentation.report.material import ReportMaterial
 from segmentation.report.words import ARMS, count, listed, upper_first, words
-from segmentation.statistics import CONFIDENCE, MINIMUM_PAIRS
+from segmentation.statistics import CONFIDENCE, MINIMUM_PAIRS, one_training_set, sources_of_variation
 
 _LOSSES: Mapping[str, str] = MappingProxyType(
     {
@@ -104,8 +104,9 @@ def _evaluation(material: ReportMaterial) -> str:
     pairs = found[found["rule"] == "positive"].groupby("tissue", sort=False)["pairs"].min()
     counted = listed([f"{pairs[tissue]} for {words(tissue)}" for tissue in pairs.index])
     paired = f" ({counted})" if len(pairs) else ""
-    one_seed = len(found) and found["seeds"].max() == 1
-    alone = "; one seed, so that they leave out the variation between trainings" if one_seed else ""
+    folds, seeds = (int(found[name].min()) if len(found) else 1 for name in ("folds", "seeds"))
+    alone = one_training_set(folds)
+    alone += "; one seed, so that they leave out the variation between trainings" if seeds == 1 else ""
     return (
         "Predictions were put back into each study's own grid and scored there. The main score is the Dice of a "
         "patient in 3-D, averaged over the patients whose reference holds the tissue (rule “positive”). Beside it are "
@@ -113,10 +114,11 @@ def _evaluation(material: ReportMaterial) -> str:
         "prediction scores 1 (“official”), and the mean over slices that hold the tissue on either side (“per slice”). "
         "Three yardsticks were scored alike: no tissue at all, the mean training mask, and another patient's mask. "
         f"{upper_first(words(ARMS[1]))} was compared with {words(ARMS[0])}, paired by patient and seed{paired}, with "
-        f"{100 * CONFIDENCE:g}{_PERCENT} intervals from the crossed variance of patients and seeds (pseudo-values of "
-        f"the score{alone}) and Wilcoxon's signed-rank test; the larger of the two p values was Holm-corrected over "
-        "the tissues. A difference was called better or worse where the interval left out zero and the corrected p was "
-        f"below {1 - CONFIDENCE:.2g}, and not judged with fewer than {MINIMUM_PAIRS} pairs."
+        f"{100 * CONFIDENCE:g}{_PERCENT} intervals from the variance of {sources_of_variation(folds, seeds)} "
+        f"(pseudo-values of the score{alone}) and Wilcoxon's signed-rank test; the larger of the two p values was "
+        "Holm-corrected over all networks and tissues. A difference was called better or worse where the interval left "
+        f"out zero and the corrected p was below {1 - CONFIDENCE:.2g}, and "
+        f"not judged with fewer than {MINIMUM_PAIRS} pairs."
     )
 
 

@@ -25,6 +25,7 @@ from segmentation.report.methods import methods_paragraphs
 from segmentation.report.pairs import pairs_figure
 from segmentation.report.picture import Picture, svg_picture
 from segmentation.report.words import count, interval, listed, number, upper_first, words
+from segmentation.statistics import one_training_set, sources_of_variation
 from training.files import write_atomically
 
 _TEMPLATE = "templates/report.html.j2"
@@ -55,6 +56,8 @@ def render_report(material: ReportMaterial) -> str:
         setup=material.setup,
         folds=[str(fold) for fold in material.comparison.folds],
         seeds=[str(seed) for seed in _seeds(material)],
+        sources=sources_of_variation(len(material.comparison.folds), len(_seeds(material)))
+        + one_training_set(len(material.comparison.folds)),
         answers=answers(material),
         legend=_legend(material),
         **_published(material),

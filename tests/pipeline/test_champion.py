@@ -40,6 +40,12 @@ def forge(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Forge:
     return found
 
 
+@pytest.fixture
+def two_seeds(forge: Forge) -> Forge:
+    """The same, for two trainings of each model."""
+    return Forge(source="phantom", profile="tiny", home=forge.home, seeds=[0, 1])
+
+
 def finish(place: Path, asset: str, content: str, facts: Any = None, write: Any = None, key: str = "") -> None:
     def build(folder: Path) -> Outcome:
         (folder / "content.txt").write_text(content)
@@ -53,19 +59,27 @@ def finish(place: Path, asset: str, content: str, facts: Any = None, write: Any 
 def train(forge: Forge, version: str, dice: float, kind: str = KIND, run_id: str = "") -> None:
     """Put a model and its scores where training and scoring put them."""
     network, training_set = kind.split("_real_")[0], "real_" + kind.split("_real_")[1]
-    card = {"network": network, "training_set": training_set, "seed": 0}
-    finish(forge.folder(kind, 0, 0), kind, version, write=lambda folder: write_json(folder / "model_card.json", card))
+    for seed in forge.settings().seeds:
+        train_seed(forge, version, dice, kind, network, training_set, run_id, seed)
+
+
+def train_seed(
+    forge: Forge, version: str, dice: float, kind: str, network: str, training_set: str, run_id: str, seed: int
+) -> None:
+    card = {"network": network, "training_set": training_set, "seed": seed}
+    place = forge.folder(kind, 0, seed)
+    finish(place, kind, version, write=lambda folder: write_json(folder / "model_card.json", card))
 
     def write(folder: Path) -> None:
-        table = scored({"cavity": 0.9, "infarct": dice}, seeds=(0,)).scores
+        table = scored({"cavity": 0.9, "infarct": dice}, seeds=(seed,)).scores
         write_scores(folder / "scores.csv", table.assign(network=network, training_set=training_set))
         write_json(folder / "manifest.json", forge.manifest())
 
     facts = {"dice/positive/infarct": number(dice)}
     if run_id:
         facts["mlflow_run"] = Fact("url", f"http://127.0.0.1:5000/#/runs/{run_id}")
-    key = scores_key(forge, f"{kind}_scores", 0, 0, forge.manifest())
-    finish(forge.folder(f"{kind}_scores", 0, 0), f"{kind}_scores", version, facts, write, key)
+    key = scores_key(forge, f"{kind}_scores", 0, seed, forge.manifest())
+    finish(forge.folder(f"{kind}_scores", 0, seed), f"{kind}_scores", version, facts, write, key)
 
 
 def judge(forge: Forge, tags: dict[str, str] | None = None) -> tuple[dict[str, Any], bool]:
@@ -80,7 +94,18 @@ def reasons(metadata: dict[str, Any]) -> dict[str, str]:
     return {row.data["model"]: row.data["candidate"] for row in metadata["champions"].records}
 
 
-def test_first_same_worse_and_better_candidates(forge: Forge, capfd: pytest.CaptureFixture[str]) -> None:
+def test_with_one_seed_the_page_says_that_the_first_model_stays(forge: Forge) -> None:
+    train(forge, "one", 0.5)
+    judge(forge)
+    train(forge, "two", 0.7)
+    metadata, passed = judge(forge)
+    assert reasons(metadata)[KIND].startswith("not enough seeds: the first model stays; cavity ")
+    assert not metadata["champions"].records[0].data["candidate_is_champion"]
+    assert passed
+
+
+def test_first_same_worse_and_better_candidates(two_seeds: Forge, capfd: pytest.CaptureFixture[str]) -> None:
+    forge = two_seeds
     train(forge, "one", 0.5)
     metadata, passed = judge(forge)
     assert reasons(metadata) == {KIND: "the first model of its kind"}
@@ -149,8 +174,9 @@ def test_scores_are_stale_for_one_reason_each(forge: Forge) -> None:
 
 
 def test_the_champion_follows_to_newer_scoring_rules_that_gave_it_the_same_scores(
-    forge: Forge, monkeypatch: pytest.MonkeyPatch
+    two_seeds: Forge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    forge = two_seeds
     train(forge, "one", 0.5)
     judge(forge)
     for module in ("assets.champion", "assets.current_scores"):

@@ -5,6 +5,7 @@ import pytest
 
 from assets.folds import FOLDS
 from imaging.errors import InputError
+from pipeline.forge import Forge
 from pipeline.sensors import failure_message, report_failures, report_regressions
 
 AUTOMATIC = {"scarforge/night": "2026-01-01", "scarforge/started_by": "nightly"}
@@ -28,7 +29,7 @@ def log_of(home):
     return path.read_text() if path.exists() else ""
 
 
-def judge(instance, fell=True, tags=AUTOMATIC, candidate=0.41, fold="0"):
+def judge(instance, fell=True, tags=AUTOMATIC, candidate=0.41, fold="0", place=None):
     """Materialise a `champion` with one tissue that was compared."""
     row = {
         "model": "halsr_net_real_only",
@@ -41,10 +42,18 @@ def judge(instance, fell=True, tags=AUTOMATIC, candidate=0.41, fold="0"):
     }
 
     @dg.asset(name="champion", partitions_def=FOLDS)
-    def champion():
+    def champion(forge: Forge):
         return dg.MaterializeResult(metadata={"tissues": dg.MetadataValue.table([dg.TableRecord(row)])})
 
-    assert dg.materialize([champion], instance=instance, tags=tags, partition_key=fold).success
+    config = {"config": dict(zip(("source", "profile"), place, strict=True))} if place else {}
+    assert dg.materialize(
+        [champion],
+        instance=instance,
+        tags=tags,
+        partition_key=fold,
+        resources={"forge": Forge.configure_at_launch()},
+        run_config={"resources": {"forge": config}},
+    ).success
 
 
 def evaluate(instance, cursor=None):
@@ -137,3 +146,17 @@ def test_the_failure_sensor_tells_and_a_wrong_setting_stops_nothing(home, instan
 def test_both_report_only_when_asked():
     for sensor in (report_failures, report_regressions):
         assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
+
+
+def test_regressions_are_remembered_by_source_profile_and_fold(home, instance):
+    places = [("emidec", "quick"), ("mscmr_lge", "quick"), ("emidec", "paper")]
+    judge(instance, fell=False)
+    cursor, _ = evaluate(instance)
+    for said in ("told of 3 regressions", "no new regression"):  # by turns, every night
+        for number, place in enumerate(places):
+            judge(instance, candidate=0.41 + 0.01 * number, place=place)
+        cursor, found = evaluate(instance, cursor)
+        assert found == said
+    text = log_of(home)
+    assert text.count("regression in fold 0") == 3
+    assert "regression in fold 0 of mscmr_lge quick (2026-01-01): infarct" in text

@@ -13,6 +13,7 @@ from segmentation.comparison_text import render_comparison
 from segmentation.report.forest import forest_figure
 from segmentation.report.pairs import pairs_figure
 from segmentation.scores import ScoreIdentity, score_table
+from segmentation.statistics import holm
 
 MANIFEST = {"profile": "demo", "source_digest": "abc", "code_version": "1", "fold_split_digest": "f0"}
 
@@ -206,4 +207,48 @@ def test_networks_of_different_folds_stand_by_themselves_and_it_is_said(tables):
     assert not any(note in text for text in alone.notes)
     assert any(note in text for text in both.notes)
     of_first = both.differences[both.differences["network"] == "attention_res_unet"].reset_index(drop=True)
-    pd.testing.assert_frame_equal(of_first, alone.differences)
+    own = alone.differences.columns.difference(["p_holm", "verdict"])  # Holm corrects over both networks
+    pd.testing.assert_frame_equal(of_first[own], alone.differences[own])
+    assert (of_first["p_holm"] >= alone.differences["p_holm"]).all()
+
+
+def test_holm_corrects_over_the_tissues_of_all_networks(tables):
+    other = [replace(one, scores=one.scores.assign(network="halsr_net")) for one in tables if "real" in one.name]
+    found = compare_arms([*tables, *other]).differences
+    for _, rows in found.groupby("rule"):
+        together = rows[["p_value", "p_interval"]].max(axis=1)
+        np.testing.assert_allclose(rows["p_holm"], holm(together.tolist()))
+        assert set(rows["network"]) == {"attention_res_unet", "halsr_net"}
+
+
+def test_folds_are_counted_and_what_intervals_cover_is_said(comparison):
+    assert set(comparison.differences["folds"]) == {2}
+    trained = comparison.summary[comparison.summary["training_set"] != ""]
+    assert set(trained["folds"]) == {2}
+    assert "Intervals are over patients, training sets (folds) and seeds." in comparison.notes
+    assert any(note.startswith("2 folds tell little") for note in comparison.notes)
+
+
+def test_one_fold_is_said_to_hold_for_its_training_set_only():
+    arms = [
+        table(arm, wrong, 0, seed) for arm, wrong in (("real_only", 0.3), ("real_plus_gan", 0.1)) for seed in (0, 1)
+    ]
+    found = compare_arms(arms)
+    assert of(found.differences, rule="positive", tissue="cavity")["verdict"] == "better in this fold"
+    assert "Intervals are over patients and seeds." in found.notes
+    assert any("this fold's training set only" in note for note in found.notes)
+
+
+def test_a_fold_that_lacks_an_arm_counts_in_neither_patients_nor_folds(tables):
+    lacking = [one for one in tables if "gan (fold 1)" not in one.name]
+    found = compare_arms(lacking).differences
+    cavity = of(found, rule="positive", tissue="cavity")
+    assert (cavity["folds"], cavity["pairs"]) == (1, 12)
+
+
+def test_a_fold_without_another_patients_masks_is_named(tables):
+    mean = [table("", 1.0, fold) for fold in (0, 1)]
+    mean = [replace(one, scores=one.scores.assign(network="mean_mask")) for one in mean]
+    other = replace(mean[0], scores=mean[0].scores.assign(network="other_patient"))
+    said = [note for note in compare_arms([*tables, *mean, other]).notes if "other_patient" in note]
+    assert said == ["Fold 1 has no yardstick other_patient: no training patient has a frame that a test patient has."]

@@ -1,5 +1,7 @@
 """Rows of all patients together are told from a patient's by rule and metric, and intervals end where metrics do."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from segmentation.contributions import collect_contributions
 from segmentation.evaluation import Evaluation
 from segmentation.evaluation_summary import patient_table, summarise_evaluation
 from segmentation.joint_scores import ALL_PATIENTS, patient_rows
-from segmentation.score_rules import EJECTION, HIGHEST, SHARES, TRANSMURALITY
+from segmentation.score_rules import EJECTION, SHARES, TRANSMURALITY, metric_bounds
 from segmentation.scores import ScoreIdentity, score_table
 
 SPACING_MM = (10.0, 1.5, 1.5)
@@ -67,11 +69,11 @@ def test_intervals_of_shares_end_at_100_percent():
     shares = summary[summary["metric"].isin(SHARES[:2])]
     assert len(shares) > 0
     assert shares["high"].max() == 100.0
-    assert summary.loc[summary["metric"].isin(HIGHEST), "high"].le(summary["metric"].map(HIGHEST)).sum() > 0
-    bounded = summary[summary["metric"].isin(HIGHEST) & summary["high"].notna()]
-    assert (bounded["high"] <= bounded["metric"].map(HIGHEST)).all()
+    known = summary[summary["high"].notna()]
+    assert (known["high"] <= known["metric"].map(lambda name: metric_bounds(name)[1])).all()
+    assert (known["low"] >= known["metric"].map(lambda name: metric_bounds(name)[0])).all()
 
 
 def test_every_share_has_a_highest_value_and_the_difference_of_ejection_fractions_has_none():
-    assert {HIGHEST[name] for name in (*SHARES, *TRANSMURALITY)} == {100.0}
-    assert EJECTION[-1] not in HIGHEST
+    assert {metric_bounds(name)[1] for name in (*SHARES, *TRANSMURALITY)} == {100.0}
+    assert metric_bounds(EJECTION[-1]) == (0.0, math.inf)

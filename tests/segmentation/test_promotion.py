@@ -125,3 +125,30 @@ def test_models_of_other_patients_are_not_compared_and_the_reason_says_so(change
     assert judgement.reason.startswith("not compared: ")
     assert reason in judgement.reason
     assert not judgement.tissues
+
+
+@pytest.mark.parametrize("infarct", [0.9, 0.1])
+def test_one_seed_never_promotes_and_the_reason_says_so(infarct):
+    old, new = scored({"infarct": 0.5}, seeds=(0,)), scored({"infarct": infarct}, seeds=(0, 1))
+    judgement = judge_candidate(new, old)
+    assert not judgement.promoted
+    assert judgement.reason.startswith("not enough seeds: the first model stays; infarct ")
+    assert judgement.tissues[0].fell == (infarct == 0.1)  # a regression is found all the same
+
+
+def test_candidates_that_are_no_better_are_hardly_ever_promoted():
+    rng = np.random.default_rng(0)
+
+    def drawn(seeds):
+        table = scored({"cavity": 0.9, "infarct": 0.5, "no_reflow": 0.4}, seeds=seeds, spread=0.0)
+        dice = table.scores["metric"] == "dice"
+        moves = table.scores["seed"].map({seed: rng.normal(0, 0.02) for seed in seeds})
+        noise = 0.02 * rng.normal(size=len(table.scores))
+        values = table.scores["value"].where(~dice, table.scores["value"] + moves.astype(float) + noise)
+        return ScoredTable(table.scores.assign(value=values), table.manifest)
+
+    def promoted(seeds):
+        return sum(judge_candidate(drawn(seeds), drawn(seeds)).promoted for _ in range(20))
+
+    assert promoted((0,)) == 0
+    assert promoted((0, 1)) <= 3  # more happen in 1 of 150 such series at a rate of 5 %

@@ -8,10 +8,12 @@ from imaging.errors import InputError
 from segmentation.crossed_interval import Spread, pseudo_values
 from segmentation.statistics import (
     BETTER,
+    BETTER_IN_THIS_FOLD,
     BETTER_WITH_THIS_SEED,
     NO_EVIDENCE,
     TOO_FEW,
     WORSE,
+    WORSE_IN_THIS_FOLD,
     WORSE_WITH_THIS_SEED,
     Contributions,
     Estimate,
@@ -20,6 +22,7 @@ from segmentation.statistics import (
     paired_difference,
     rank_biserial,
     signed_rank_test,
+    sources_of_variation,
     verdict,
 )
 
@@ -114,6 +117,7 @@ def test_interval_p_and_probability_agree(seed, seeds, shift):
 def test_mean_squares_by_hand():
     spread = Spread.of(np.array([[0.0, 2.0], [4.0, 10.0]]))
     assert (spread.between_patients, spread.between_seeds, spread.rest) == (9.0, 4.0, 1.0)
+    assert (spread.folds, spread.between_folds) == (1, 0.0)
     assert spread.deviation == pytest.approx(np.sqrt(12.0))
     assert spread.half_width(0.025) == pytest.approx(stats.t.ppf(0.975, 1) * np.sqrt(12.0))
 
@@ -198,3 +202,117 @@ def test_rank_biserial_by_hand():
 )
 def test_verdicts(low, high, p, pairs, seeds, words):
     assert verdict(Estimate((low + high) / 2, low, high), p, pairs, seeds) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "seeds", "words"),
+    [
+        (0.03, 3, BETTER_IN_THIS_FOLD),
+        (-0.03, 3, WORSE_IN_THIS_FOLD),
+        (0.03, 1, BETTER_WITH_THIS_SEED),  # which is one training on one training set
+        (0.0, 3, NO_EVIDENCE),
+    ],
+)
+def test_one_fold_speaks_for_its_own_training_set(value, seeds, words):
+    estimate = Estimate(value, value - 0.02, value + 0.02)
+    assert verdict(estimate, 0.01, 20, seeds, one_training_set=True) == words
+
+
+FIVE_FOLDS = (0, 0, 1, 1, 2, 2, 3, 3, 4, 4)
+
+
+def in_folds(values, folds) -> Contributions:
+    values = np.atleast_2d(np.asarray(values, float))
+    return Contributions(values, np.ones_like(values), folds)
+
+
+def test_folds_without_an_effect_leave_the_t_interval_of_patients_within_folds():
+    values = np.tile([0.4, 0.6], 5)[:, None]  # every fold has the same mean
+    found = estimate_score(in_folds(values, FIVE_FOLDS))
+    error = np.sqrt((0.1**2 * 10) / 5 / 10)  # ten squares of 0.1, five degrees of freedom, ten patients
+    assert (found.low, found.high) == (
+        pytest.approx(0.5 - stats.t.ppf(0.975, 5) * error),
+        pytest.approx(0.5 + stats.t.ppf(0.975, 5) * error),
+    )
+
+
+def test_folds_that_move_all_their_patients_count_as_so_many_and_no_more():
+    means_of_folds = np.array([0.3, 0.4, 0.5, 0.6, 0.7])
+    found = estimate_score(in_folds(np.repeat(means_of_folds, 2)[:, None], FIVE_FOLDS))
+    low, high = stats.t.interval(0.95, 4, loc=0.5, scale=means_of_folds.std(ddof=1) / np.sqrt(5))
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_mean_squares_of_folds_by_hand():
+    spread = Spread.of(np.array([[0.0], [2.0], [4.0], [10.0]]), (0, 0, 1, 1))
+    assert (spread.patients, spread.folds, spread.seeds) == (4, 2, 1)
+    assert spread.between_patients == pytest.approx((1 + 1 + 9 + 9) / 2 / 4)
+    assert spread.between_folds == pytest.approx((2 * 9 + 2 * 9) / 1 / 4)
+    assert (spread.between_seeds, spread.rest, spread.unevenness) == (0.0, 0.0, 1.0)
+    assert spread.deviation == pytest.approx(np.sqrt(9.0))
+    of_patients, of_folds = stats.t.ppf(0.975, 2), stats.t.ppf(0.975, 1)
+    square = of_patients**2 * 2.5 + of_folds * (of_folds * 9 - of_patients * 2.5)
+    assert spread.half_width(0.025) == pytest.approx(np.sqrt(square))
+
+
+def test_what_seeds_do_in_one_fold_alone_is_not_taken_for_what_they_do_in_all():
+    by_fold = np.array([[0.1, -0.1, 0.0], [-0.1, 0.0, 0.1], [0.0, 0.1, -0.1]])
+    spread = Spread.of(np.repeat(by_fold, 4, axis=0), np.repeat([0, 1, 2], 4).tolist())
+    assert spread.between_seeds == pytest.approx(0.0)
+    assert spread.rest == pytest.approx(4 * 6 * 0.01 / (2 * 2) / 36)
+    assert spread.half_width(0.025) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_one_fold_named_or_not_is_the_interval_over_patients_and_seeds():
+    values = np.random.default_rng(0).uniform(size=(12, 3))
+    named, unnamed = Spread.of(values, [3] * 12), Spread.of(values)
+    assert named == unnamed
+    assert (named.folds, named.between_folds) == (1, 0.0)
+
+
+def test_a_fold_of_its_own_for_each_patient_is_the_t_interval_of_folds():
+    values = np.random.default_rng(0).uniform(size=(6, 1))
+    low, high = stats.t.interval(0.95, 5, loc=values.mean(), scale=values.std(ddof=1) / np.sqrt(6))
+    found = estimate_score(in_folds(values, tuple(range(6))))
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_uneven_folds_move_the_mean_more():
+    values = np.random.default_rng(0).uniform(size=(10, 1))
+    even, uneven = Spread.of(values, FIVE_FOLDS), Spread.of(values, (0, 0, 0, 0, 0, 0, 1, 2, 3, 4))
+    assert even.unevenness == pytest.approx(1.0)
+    assert uneven.unevenness == pytest.approx(0.4 * 4 / 0.6)
+
+
+def test_equal_arms_of_several_folds_differ_by_nothing():
+    arm = in_folds(np.random.default_rng(0).uniform(size=(10, 3)), FIVE_FOLDS)
+    found = paired_difference(arm, arm)
+    assert (found.estimate.low, found.estimate.high, found.p_interval) == (0, 0, 1.0)
+    assert np.isnan(found.detectable)
+
+
+def test_arms_of_other_folds_are_refused_and_every_patient_has_one():
+    values = np.ones((10, 1))
+    with pytest.raises(InputError, match="cannot be paired"):
+        paired_difference(in_folds(values, FIVE_FOLDS), in_folds(values, FIVE_FOLDS[::-1]))
+    with pytest.raises(InputError, match="3 folds for 10 patients"):
+        in_folds(values, (0, 1, 2))
+
+
+def test_the_interval_of_a_difference_of_two_dice_ends_at_one():
+    first = in_folds([[0.8], [0.9], [0.1], [0.2]], (0, 0, 1, 1))
+    found = paired_difference(first, in_folds(np.full((4, 1), 0.5), first.folds)).estimate
+    assert (found.low, found.high) == (-1.0, 1.0)  # two folds, one degree of freedom
+
+
+@pytest.mark.parametrize(
+    ("folds", "seeds", "words"),
+    [
+        (5, 3, "patients, training sets (folds) and seeds"),
+        (5, 1, "patients and training sets (folds)"),
+        (1, 3, "patients and seeds"),
+        (1, 1, "patients"),
+    ],
+)
+def test_what_an_interval_covers_is_said(folds, seeds, words):
+    assert sources_of_variation(folds, seeds) == words

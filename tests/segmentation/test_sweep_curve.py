@@ -48,7 +48,7 @@ def test_differences_are_to_the_named_point_and_have_verdicts(curve):
     assert np.isnan(found.loc["share_0", "difference"])
     expected = found["mean"] - found.loc["share_0", "mean"]
     np.testing.assert_allclose(found["difference"].iloc[1:], expected.iloc[1:])
-    assert found["verdict"].iloc[1:].tolist() == ["better", "worse"]
+    assert found["verdict"].iloc[1:].tolist() == ["better in this fold", "worse in this fold"]
     assert found["pairs"].iloc[1:].tolist() == [12, 12]
 
 

@@ -67,9 +67,10 @@ def test_other_patient_is_never_the_patient_and_the_draw_repeats():
     np.testing.assert_array_equal(copies[0], other_patient(masks, rows, "P1", "", 2, 0))
 
 
-def test_other_patient_needs_one():
-    with pytest.raises(InputError, match="'P1' has frame"):
-        other_patient(np.zeros((2, 2, 2), np.uint8), rows_of(("P1", 2)), "P1", "", 2, 0)
+def test_there_is_no_other_patient_where_none_has_the_frame():
+    masks = np.zeros((2, 2, 2), np.uint8)
+    assert other_patient(masks, rows_of(("P1", 2)), "P1", "", 2, 0) is None
+    assert other_patient(masks, rows_of(("P0", 2)), "P1", "frame 7", 2, 0) is None
 
 
 def test_all_background_is_empty():
