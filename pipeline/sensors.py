@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,8 @@ def _place(instance: dg.DagsterInstance, record: dg.EventLogRecord) -> str:
 
 def _source_and_profile(run: dg.DagsterRun) -> tuple[str, ...]:
     """Return what the run was given; nothing where its configuration does not say."""
-    forge = run.run_config.get("resources", {}).get("forge", {}).get("config", {})
+    config: Mapping[str, Any] = run.run_config
+    forge = config.get("resources", {}).get("forge", {}).get("config", {})
     return tuple(str(forge[name]) for name in ("source", "profile") if forge.get(name))
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from imaging.errors import InputError
-from imaging.image_names import _listed
 from imaging.new_studies import find_studies
 from imaging.nifti_study import nifti_files
 from imaging.own_files import EVERYTHING, MARK, Mark, files_below, mark_own, without_own
 from imaging.phantom import PhantomConfig
 from imaging.source_digest import source_digest
+from imaging.source_files import listed
 
 PHANTOM = PhantomConfig()
 
@@ -75,4 +75,4 @@ def test_readers_of_sources_list_no_results(tmp_path: Path) -> None:
     mark_own(tmp_path, ["P2.nii.gz", "P4.png"])
     assert [name for name, _ in nifti_files(tmp_path)] == ["P1"]
     assert [name for name, _ in nifti_files(tmp_path, own=True)] == ["P1", "P2"]
-    assert [path.name for path in _listed(tmp_path)] == ["P1.nii.gz", "P3.png"]
+    assert [path.name for path in listed(tmp_path)] == ["P1.nii.gz", "P3.png"]

@@ -33,5 +33,5 @@ def test_the_label_set_is_the_named_one():
 
 @pytest.mark.parametrize("side", [0, -1, float("nan"), float("inf")])
 def test_a_spacing_that_is_no_length_is_refused(side):
-    with pytest.raises(ValidationError, match="must be positive millimetres|should be a finite number"):
+    with pytest.raises(ValidationError, match=r"must be positive millimetres|should be a finite number"):
         SourceConfig(spacing_mm=(8, side, 1))
