@@ -356,14 +356,22 @@ def _answers(health: urllib.request.Request) -> bool:
 def _end_all(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """End every process and what it started, runs included, politely first."""
     family = psutil.Process().children(recursive=True)  # some lead groups of their own
-    for process in processes:
-        _signal_group(process, signal.SIGTERM)
-    _, left = psutil.wait_procs(family, timeout=_STOP_TIMEOUT_S)
-    for late in left:
-        _kill(late)
-    for process in processes:
-        _signal_group(process, signal.SIGKILL)
-        process.wait()
+    for leader in processes:
+        _signal_group(leader, signal.SIGTERM)
+    give_up = time.monotonic() + _STOP_TIMEOUT_S
+    while any(_lives(process) for process in family) and time.monotonic() < give_up:
+        time.sleep(0.05)
+    for process in family:
+        _kill(process)
+    for leader in processes:
+        _signal_group(leader, signal.SIGKILL)
+        leader.wait()
+
+
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE  # an orphan's waits for nobody
+    return False
 
 
 def _kill(process: psutil.Process) -> None:
