@@ -259,7 +259,6 @@ def _environment(home: Path, dagster_home: Path) -> dict[str, str]:
         **{name: _absolute(place) for name, place in named.items()},
         "SCARFORGE_HOME": str(home),
         "DAGSTER_HOME": str(dagster_home),
-        "PYTHONSAFEPATH": "1",  # a stray gql.py of the current folder would be imported in place of a library
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes for features that are not used here
         "PYTHONUNBUFFERED": "1",
@@ -307,7 +306,7 @@ def _start(service: Service, environment: Mapping[str, str], log: Path) -> subpr
         return subprocess.Popen(
             service.command,
             env={**environment, **service.secrets},
-            cwd=environment["DAGSTER_HOME"],  # Dagster imports from the current folder, wherever a user happens to be
+            cwd=environment["DAGSTER_HOME"],  # what Dagster starts imports from the current folder first, strays included
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
