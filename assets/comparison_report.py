@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from assets.inputs import open_slices, open_studies
+from imaging.tables import read_csv
 from pipeline.forge import Forge, __version__
 from pipeline.machine import usable_cores
 from pipeline.record import read_record
@@ -130,7 +131,7 @@ def _training(forge: Forge, name: str, fold: int, seed: int) -> "Training":
     return Training(
         fold=fold,
         card=_card(forge, name, fold, seed),
-        history=pd.read_csv(history) if history.exists() else pd.DataFrame(),
+        history=read_csv(history) if history.exists() else pd.DataFrame(),
         run_url=_run_url(folder, model),
         scores_url=_run_url(forge.folder(name, fold, seed), name),
     )

@@ -26,6 +26,7 @@ from gan.validation import ValidationSlices, validation_figures
 from gan.watch import name_troubles, require_finite
 from imaging.progress import track
 from imaging.slice_store import SliceStore
+from imaging.tables import write_csv
 from training.checkpoint import digest_of, load_checkpoint, save_checkpoint
 from training.compute import Compute
 from training.files import write_atomically
@@ -147,7 +148,7 @@ class _Training:
         rest = {"step": self.step, "history": self.history, "troubles": self.troubles, "best": self.best}
         save_checkpoint(self.folder / "checkpoint", self.config, self.origin, state | rest)
         table = pd.DataFrame(self.history)
-        write_atomically(self.folder / "history.csv", lambda part: table.to_csv(part, index=False))
+        write_atomically(self.folder / "history.csv", lambda part: write_csv(table, part))
 
     def restore(self) -> None:
         """Continue from the checkpoint, if there is one."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 
 from imaging.errors import InputError
+from imaging.tables import write_csv
 from pipeline.compare_link import run_id_of
 from pipeline.predict_models import NETWORKS, TRAINING_SETS
 from pipeline.record import is_finished
@@ -72,7 +73,7 @@ def pool_scores(home: Path, source: str, profile: str, output: Path | None) -> s
             _write(output, Path(file).stem.removeprefix("scores"), pooled)
     text = "\n\n".join(part.strip() for part in parts) + "\n"
     if output:
-        _runs(places).to_csv(output / "runs.csv", index=False)
+        write_csv(_runs(places), output / "runs.csv")
         (output / "scores.md").write_text(text, encoding="utf-8")
     return text
 
@@ -88,7 +89,7 @@ def _write(output: Path, suffix: str, pooled: "PooledScores | None") -> None:
     for name in ("summary", "detection"):
         path = output / f"{name}{suffix}.csv"
         if pooled:
-            getattr(pooled, name).to_csv(path, index=False)
+            write_csv(getattr(pooled, name), path)
         else:
             path.unlink(missing_ok=True)
 

@@ -14,6 +14,7 @@ from imaging.dicom.volume import DicomVolume
 from imaging.errors import InputError
 from imaging.new_studies import FoundStudy, UnreadStudy, find_studies, volumes_of
 from imaging.nifti import write_label_map
+from imaging.tables import write_csv
 from pipeline.forge import say
 from pipeline.predict_models import LoadedModel, ModelName, load_model
 from pipeline.prediction_page import PagePart, render_page
@@ -115,7 +116,7 @@ class PredictionRun:
         output = self.options.output
         table = pd.DataFrame(self.rows)
         if self.rows:
-            write_atomically(output / "predictions.csv", lambda part: table.to_csv(part, index=False))
+            write_atomically(output / "predictions.csv", lambda part: write_csv(table, part))
         page = render_page(self.parts, self.problems, self.facts, self.model.segmenter.label_set)
         write_atomically(output / "index.html", lambda part: _write_text(part, page))
         flagged = [row for row in self.rows if row["flags"]]

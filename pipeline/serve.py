@@ -306,7 +306,7 @@ def _start(service: Service, environment: Mapping[str, str], log: Path) -> subpr
         return subprocess.Popen(
             service.command,
             env={**environment, **service.secrets},
-            cwd=environment["DAGSTER_HOME"],  # what Dagster starts imports from the current folder first, strays included
+            cwd=environment["DAGSTER_HOME"],  # what Dagster starts imports from the current folder first
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

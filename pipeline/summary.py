@@ -8,6 +8,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from imaging.sources import source_labels
+from imaging.tables import read_csv
 from pipeline.compare_link import saved_links
 from pipeline.forge import Forge
 from pipeline.jobs import REAL_ONLY_HALF
@@ -30,7 +31,7 @@ def print_result(forge: Forge, fold: int) -> None:
 
 def dice_table(files: list[Path]) -> pd.DataFrame:
     """Return mean Dice by rule and tissue (rows) and network or yardstick (columns) over score tables."""
-    scores = pd.concat([pd.read_csv(path, dtype={"case_id": str, "frame": str}) for path in files])
+    scores = pd.concat([read_csv(path, dtype={"case_id": str, "frame": str}) for path in files])
     dice = scores[scores["metric"] == "dice"]
     return dice.pivot_table(index=["rule", "tissue"], columns="network", values="value", sort=False).reset_index()
 

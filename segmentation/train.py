@@ -24,6 +24,7 @@ from imaging.labels import LabelSet
 from imaging.progress import track
 from imaging.seeds import derive_seed
 from imaging.slice_store import SliceStore
+from imaging.tables import write_csv
 from segmentation.averaging import WeightAverage
 from segmentation.batches import BatchSource, open_batches
 from segmentation.blocks import SegmentationOutput, check_image, count_parameters
@@ -216,7 +217,7 @@ class _Training:
         }
         save_checkpoint(self.folder / "checkpoint", self.config, self.origin, state)
         table = pd.DataFrame(self.history).astype({"step": int})
-        write_atomically(self.folder / "history.csv", lambda part: table.to_csv(part, index=False))
+        write_atomically(self.folder / "history.csv", lambda part: write_csv(table, part))
 
     def resume(self) -> None:
         """Continue from the folder's checkpoint, if there is one."""
