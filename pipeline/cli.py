@@ -273,10 +273,11 @@ def show_store(
 def replay_tracking() -> None:
     """Send what could not be sent while the tracking server was down."""
     from pipeline.tracking import pending_events, replay, tracking_places
+    from pipeline.tracking_store import shown
 
     places = tracking_places(default_home().absolute(), os.environ)
     sent = replay(places.spool, places.uri)
-    print(f"sent {sent} events to {places.uri}; {pending_events(places.spool)} are still waiting")
+    print(f"sent {sent} events to {shown(places.uri)}; {pending_events(places.spool)} are still waiting")
 
 
 def main() -> None:

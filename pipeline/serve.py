@@ -33,7 +33,7 @@ from pipeline.dagster_home import POSTGRES_VARIABLE, prepare_dagster_home
 from pipeline.guard import LOOPBACK, Address, Door, door_of
 from pipeline.guarded_servers import command
 from pipeline.quiet import quieten
-from pipeline.tracking_store import EXPERIMENT, TrackingPlaces, find_experiment, prepare_store, tracking_places
+from pipeline.tracking_store import EXPERIMENT, TrackingPlaces, find_experiment, prepare_store, shown, tracking_places
 
 _START_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 6.0
@@ -101,7 +101,7 @@ def serve(
             tracking = {"MLFLOW_TRACKING_URI": mlflow.url, **_login(door)} if own else {}
             environment = {**_environment(home, dagster_home), **tracking}
             _end_lost_runs(dagster_home)
-            page = _runs_page(mlflow.url, places.uri) if own else places.uri
+            page = _runs_page(mlflow.url, places.uri) if own else shown(places.uri)
             return _run(services, environment, home / "logs", stop, (f"Dagster  {dagster.url}", f"MLflow   {page}"))
         except KeyboardInterrupt:
             return stop.code

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,6 +66,13 @@ def tracking_places(home: Path, environment: Mapping[str, str]) -> TrackingPlace
     return TrackingPlaces(uri=uri, artifact_root=root, spool=home / "tracking_spool")
 
 
+def shown(text: str) -> str:
+    """Return an address, or a text with addresses in it, without names, passwords and options: for logs and links."""
+    if text.startswith(_SQLITE):
+        return text
+    return re.sub(r"(://[^\s?'\"]*)\?[^\s'\"]*", r"\1", re.sub(r"://[^\s'\"]*@", "://", text))
+
+
 def connect(uri: str) -> MlflowClient:
     """Give a client for `uri`, creating the tables of a new SQLite file in one process at a time.
 
@@ -100,7 +108,7 @@ def prepare_store(uri: str, artifact_root: Path | None = None, experiment: str =
     """
     if not uri.startswith(_SCHEMES):
         raise InputError(
-            f"tracking URI {uri!r}: expected one that starts with {', '.join(_SCHEMES)}; set MLFLOW_TRACKING_URI"
+            f"tracking URI {shown(uri)!r}: expected one that starts with {', '.join(_SCHEMES)}; set MLFLOW_TRACKING_URI"
         )
     if uri.startswith("postgresql"):
         prepare_postgres(uri)
