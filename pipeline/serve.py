@@ -101,8 +101,9 @@ def serve(
             tracking = {"MLFLOW_TRACKING_URI": mlflow.url, **_login(door)} if own else {}
             environment = {**_environment(home, dagster_home), **tracking}
             _end_lost_runs(dagster_home)
-            page = _runs_page(mlflow.url, places.uri) if own else shown(places.uri)
-            return _run(services, environment, home / "logs", stop, (f"Dagster  {dagster.url}", f"MLflow   {page}"))
+            page = partial(_runs_page, mlflow.url, places.uri) if own else partial(shown, places.uri)
+            pages: dict[str, Callable[[], str]] = {"Dagster": lambda: dagster.url, "MLflow": page}
+            return _run(services, environment, home / "logs", stop, pages)
         except KeyboardInterrupt:
             return stop.code
 
@@ -266,13 +267,18 @@ def _environment(home: Path, dagster_home: Path) -> dict[str, str]:
 
 
 def _run(
-    services: Sequence[Service], environment: Mapping[str, str], logs: Path, stop: _Stop, lines: Sequence[str]
+    services: Sequence[Service],
+    environment: Mapping[str, str],
+    logs: Path,
+    stop: _Stop,
+    pages: Mapping[str, Callable[[], str]],
 ) -> int:
-    """Run the services until a signal comes or one of them ends; say `lines` once all of them answer."""
+    """Run the services until a signal comes or one of them ends; say where their pages are once all of them answer."""
     with _running(services, environment, logs) as processes:
         try:
             _wait_until_healthy(services, processes, logs, stop)
-            print(*lines, sep="\n", flush=True)
+            for name, page in pages.items():  # MLflow's is known after its first start only
+                print(f"{name:<8} {page()}", flush=True)
             while True:
                 stop.check()
                 _require_alive(processes, logs)

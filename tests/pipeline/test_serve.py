@@ -4,6 +4,7 @@ import base64
 import contextlib
 import http.client
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -43,6 +44,13 @@ def free_port() -> int:
 
 
 @pytest.fixture
+def home(tmp_path: Path, empty_store: Path) -> Path:
+    """A workspace before its first start: its database knows no experiment yet."""
+    shutil.copy2(empty_store, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+@pytest.fixture
 def workspace(tmp_path: Path) -> Path:
     (tmp_path / "definitions.py").write_text(DEFINITIONS)
     path = tmp_path / "workspace.yaml"
@@ -70,13 +78,13 @@ def password(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def served(
-    prepared: Path, workspace: Path, elsewhere: Path, password: Path, request: pytest.FixtureRequest
+    home: Path, workspace: Path, elsewhere: Path, password: Path, request: pytest.FixtureRequest
 ) -> Iterator[tuple[subprocess.Popen[str], int, int]]:
     dagster_port, mlflow_port = free_port(), free_port()
     asks = f"password_file=Path({str(password)!r})" if hasattr(request, "param") else ""
     code = (
         "import sys; from pathlib import Path; from pipeline.serve import serve;"
-        f"sys.exit(serve(Path({str(prepared)!r}), {dagster_port}, {mlflow_port}, Path({str(workspace)!r}), {asks}))"
+        f"sys.exit(serve(Path({str(home)!r}), {dagster_port}, {mlflow_port}, Path({str(workspace)!r}), {asks}))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("MLFLOW_TRACKING_URI", None)
@@ -130,7 +138,7 @@ def expect_foreign_requests_refused(port: int, sibling: str) -> None:
 
 @pytest.mark.slow
 def test_both_answer_their_own_pages_only_and_ctrl_c_stops_everything(
-    served: tuple[subprocess.Popen[str], int, int], prepared: Path, tmp_path: Path
+    served: tuple[subprocess.Popen[str], int, int], home: Path, tmp_path: Path
 ) -> None:
     process, dagster_port, mlflow_port = served
     lines = first_lines(process, 2)
@@ -141,9 +149,9 @@ def test_both_answer_their_own_pages_only_and_ctrl_c_stops_everything(
             assert answer.status == 200
     expect_foreign_requests_refused(dagster_port, f"http://127.0.0.1:{mlflow_port}")
     expect_foreign_requests_refused(mlflow_port, f"http://127.0.0.1:{dagster_port}")
-    expect_artifact_kept(f"http://127.0.0.1:{mlflow_port}", tmp_path, prepared)
+    expect_artifact_kept(f"http://127.0.0.1:{mlflow_port}", tmp_path, home)
     with pytest.raises(InputError, match=rf"runs there already \(process {process.pid} on \S+, http.*:{dagster_port}"):
-        serve(prepared)
+        serve(home)
     children, asked = family(process), time.monotonic()
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
@@ -151,7 +159,7 @@ def test_both_answer_their_own_pages_only_and_ctrl_c_stops_everything(
     assert process.stdout is not None
     assert process.stdout.read() == "stopping\n"
     assert still_there(children) == []
-    logs = {path.name for path in (prepared / "logs").iterdir()}
+    logs = {path.name for path in (home / "logs").iterdir()}
     assert logs == {"dagster-daemon.log", "dagster-webserver.log", "mlflow.log"}
 
 
@@ -174,7 +182,7 @@ def expect_artifact_kept(uri: str, folder: Path, home: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("served", ["password"], indirect=True)
 def test_both_ask_for_the_password_and_all_stop_when_one_dies(
-    served: tuple[subprocess.Popen[str], int, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, prepared: Path
+    served: tuple[subprocess.Popen[str], int, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: Path
 ) -> None:
     process, dagster_port, mlflow_port = served
     first_lines(process, 2)
@@ -184,7 +192,7 @@ def test_both_ask_for_the_password_and_all_stop_when_one_dies(
         assert answered(port, "GET", path, login) == 200
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, variable_of(process, name))
-    expect_artifact_kept(f"http://127.0.0.1:{mlflow_port}", tmp_path, prepared)
+    expect_artifact_kept(f"http://127.0.0.1:{mlflow_port}", tmp_path, home)
     children = family(process)
     daemon = next(child for child in children if "dagster._daemon" in child.cmdline())
     daemon.kill()
@@ -217,10 +225,10 @@ def test_a_third_name_of_a_proxy_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_code_location_that_cannot_be_loaded_is_named_and_nothing_is_called_ready(
-    tmp_path: Path, prepared: Path, workspace: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, home: Path, workspace: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "definitions.py").write_text("raise ValueError('no scanner at this hospital')\n")
-    assert serve(prepared, free_port(), free_port(), workspace) == 1
+    assert serve(home, free_port(), free_port(), workspace) == 1
     said = capfd.readouterr()
     assert said.out == ""
     assert "the code location 'definitions.py' cannot be loaded: ValueError: no scanner at this hospital" in said.err
