@@ -8,7 +8,7 @@ export SCARFORGE_HOME ?= workspace
 export MLFLOW_DISABLE_TELEMETRY = true
 export NO_ALBUMENTATIONS_UPDATE = 1
 
-.PHONY: install demo test test-ui test-cluster check format ui clean
+.PHONY: install demo test test-ui test-cluster check format ui audit clean
 
 install: $(INSTALLED)
 
@@ -44,6 +44,13 @@ format: install
 
 ui: install ## Dagster on http://127.0.0.1:3000 and MLflow on http://127.0.0.1:5000
 	$(BIN)/scarforge ui
+
+audit: install ## what is installed (build/audit/scarforge.cdx.json, CycloneDX), and what is known against it
+	$(PYTHON) -m venv build/audit/tools
+	build/audit/tools/bin/pip install --quiet --constraint constraints.txt cyclonedx-bom pip-audit
+	build/audit/tools/bin/cyclonedx-py environment --pyproject pyproject.toml --output-format JSON \
+		--output-file build/audit/scarforge.cdx.json $(BIN)/python
+	.ci/audit build/audit/tools/bin/pip-audit $(BIN)/python
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

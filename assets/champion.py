@@ -12,6 +12,7 @@ from assets.current_scores import SCORES, scoring_version, staleness
 from assets.folds import FOLDS, OWNERS
 from assets.inputs import model_card
 from imaging.errors import InputError
+from imaging.tables import write_csv
 from pipeline.forge import Forge, require_fold
 from pipeline.night_run import night_figures, track_night
 from pipeline.outcome import Check, Fact, Outcome, text
@@ -70,7 +71,7 @@ def _judge(
     fold = require_fold(context)
     decisions = [decide(book, read_candidate(forge, kind, fold)) for kind in kinds]
     tissues = tissue_table(decisions)
-    tissues.to_csv(folder / "judgements.csv", index=False)
+    write_csv(tissues, folder / "judgements.csv")
     tracking = forge.tracking(
         context,
         f"champions fold {fold}",

@@ -13,6 +13,7 @@ from assets.comparison_report import report_material
 from assets.current_scores import SCORES, staleness
 from assets.folds import FOLDS, OWNERS
 from assets.inputs import model_card, open_studies
+from imaging.tables import write_csv
 from pipeline.compare_link import compare_facts
 from pipeline.forge import Forge, say
 from pipeline.outcome import Check, Fact, Outcome, image
@@ -80,9 +81,9 @@ def _compare(
         manifest = json.loads(source.file("manifest.json").read_text(encoding="utf-8"))
         tables.append(ScoredTable(read_scores(source.file("scores.csv")), manifest))
     result = compare_arms(tables)
-    result.summary.to_csv(folder / "summary.csv", index=False)
-    result.differences.to_csv(folder / "differences.csv", index=False)
-    result.pairs.to_csv(folder / "pairs.csv", index=False)
+    write_csv(result.summary, folder / "summary.csv")
+    write_csv(result.differences, folder / "differences.csv")
+    write_csv(result.pairs, folder / "pairs.csv")
     labels = open_studies(forge).label_set
     markdown = render_comparison(result, labels)
     (folder / "comparison.md").write_text(markdown, encoding="utf-8")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from assets.inputs import model_card, open_slices, open_studies
+from imaging.tables import read_csv
 from pipeline.finished import Finished
 from pipeline.forge import Forge, __version__
 from pipeline.machine import usable_cores
@@ -129,7 +130,7 @@ def _training(forge: Forge, name: str, fold: int, seed: int) -> "Training":
     return Training(
         fold=fold,
         card=_card(forge, name, fold, seed),
-        history=pd.read_csv(trained.file("history.csv")) if trained.holds("history.csv") else pd.DataFrame(),
+        history=read_csv(trained.file("history.csv")) if trained.holds("history.csv") else pd.DataFrame(),
         run_url=_run_url(trained),
         scores_url=_run_url(forge.finished(name, fold, seed)),
     )

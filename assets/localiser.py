@@ -11,6 +11,7 @@ from assets.checks import beats
 from assets.folds import FOLDS, OWNERS
 from assets.inputs import open_split, open_studies, split_file, studies_file
 from assets.training_run import as_outcome, train_in_own_process
+from imaging.tables import write_csv
 from pipeline.forge import Forge, require_fold
 from pipeline.outcome import Fact, Outcome, number
 
@@ -88,5 +89,5 @@ def _box_every_study(forge: Forge, folder: Path, fold: int) -> pd.DataFrame:
     split = open_split(forge, fold)
     localiser = load_localiser(folder, choose_compute(settings.device, settings.precision))
     boxes = box_scores(localiser, archive, split, settings.region.size_px)
-    boxes.to_csv(folder / "boxes.csv", index=False)
+    write_csv(boxes, folder / "boxes.csv")
     return boxes

@@ -11,6 +11,7 @@ from assets.folds import FOLDS, OWNERS
 from assets.inputs import open_slices, open_split, open_studies
 from assets.quality_checks import quality_checks
 from assets.quality_instruments import JUDGE, instruments_of, utility_config
+from imaging.tables import write_csv
 from pipeline.forge import Forge, require_fold
 from pipeline.outcome import Fact, Outcome, image, number
 
@@ -56,8 +57,8 @@ def _assess(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Ou
     instruments = instruments_of(context, forge, folder, material.validation, compute)
     report = assess_quality(material, instruments, settings.split_seed, settings.quality.slices)
     checks = quality_checks(report, settings)
-    report.table.to_csv(folder / "quality.csv", index=False)
-    report.copies.worst.to_csv(folder / "closest_pairs.csv", index=False)
+    write_csv(report.table, folder / "quality.csv")
+    write_csv(report.copies.worst, folder / "closest_pairs.csv")
     verdicts = [(check.name, check.passed, check.description) for check in checks]
     title = f"{forge.source}, profile {forge.profile}, fold {require_fold(context)}"
     write_quality_page(report, folder / "quality.html", title, verdicts)

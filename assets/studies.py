@@ -8,6 +8,7 @@ import pandas as pd
 from assets.check_specs import check_spec
 from assets.folds import OWNERS
 from assets.inputs import open_studies
+from imaging.tables import write_csv
 from pipeline.forge import Forge, say
 from pipeline.outcome import Check, Fact, Outcome, number
 
@@ -48,7 +49,7 @@ def _ingest(folder: Path, forge: Forge, root: Path | None) -> Outcome:
     write_studies(folder / "studies.h5", items, labels, forge.source, minimum_patients=FOLDS)
     archive = StudyArchive.open(folder / "studies.h5")
     table = archive.table()
-    table.to_csv(folder / "studies.csv", index=False)
+    write_csv(table, folder / "studies.csv")
     card = write_dataset_card(archive, folder / "dataset_card.html", settings.region)
     rejected = [{"case_id": study.case_id, "reason": study.reason} for study in archive.rejected]
     for study in archive.rejected:

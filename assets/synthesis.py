@@ -15,6 +15,7 @@ from assets.slices import code_version_of, store_facts, training_rows
 from assets.training_run import as_outcome, train_in_own_process
 from imaging.errors import InputError
 from imaging.slice_store import SliceStore
+from imaging.tables import write_csv
 from pipeline.forge import Forge, require_fold
 from pipeline.outcome import Fact, Outcome, image
 
@@ -109,7 +110,7 @@ def _simulate(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> 
         worker_processes(settings.processes),
         code_version_of(context),
     )
-    statistics.to_csv(folder / "statistics.csv", index=False)
+    write_csv(statistics, folder / "statistics.csv")
     store = SliceStore.open(path, verify=False)
     facts = store_facts(store, folder) | {"strategies": Fact.table(statistics.head(60))}
     facts |= _beside_training_slices(real, training_rows(real, split.train), store, settings.simulator, folder)
@@ -123,7 +124,7 @@ def _beside_training_slices(
     from gan.simulator import compare_distributions, plot_distributions, summarise_distributions
 
     table = compare_distributions(real, train, simulated, config)
-    table.to_csv(folder / "distributions.csv", index=False)
+    write_csv(table, folder / "distributions.csv")
     plot_distributions(table, folder / "distributions.png")
     return {
         "distributions": Fact.table(summarise_distributions(table), digits=3),

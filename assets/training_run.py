@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import pandas as pd
 
 from imaging.config import FrozenConfig
 from imaging.errors import InputError
+from imaging.tables import read_csv
 from pipeline.forge import Forge, require_fold
 from pipeline.outcome import Check, Fact, Outcome, number
 from pipeline.training_fork import start_training
@@ -128,7 +128,7 @@ def training_facts(folder: Path, result: Mapping[str, Any], forge: Forge) -> dic
     """Return what every trained asset shows: scores, the course of the training, the MLflow run."""
     from assets.pictures import save_curves
 
-    history = pd.read_csv(folder / "history.csv")
+    history = read_csv(folder / "history.csv")
     curves = save_curves(history, folder / "curves.png")
     facts = {name: number(value) for name, value in result["scores"].items()}
     if "resumed_after_step" in result:
@@ -142,7 +142,7 @@ def training_facts(folder: Path, result: Mapping[str, Any], forge: Forge) -> dic
 
 def finite_losses(folder: Path) -> Check:
     """Check that no loss of the training's course was other than finite."""
-    history = pd.read_csv(folder / "history.csv")
+    history = read_csv(folder / "history.csv")
     columns = [name for name in history.columns if "loss" in name]
     if not columns:
         raise InputError(f"{folder / 'history.csv'}: has no column of losses; rematerialise the asset")

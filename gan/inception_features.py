@@ -3,8 +3,8 @@
 Weights come from a file that the caller names; nothing is ever downloaded.
 """
 
-import pickle
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -23,8 +23,8 @@ class InceptionFeatures:
     """The 2048 pooled features of torch-fidelity's InceptionV3, and its 1008 class probabilities.
 
     Args:
-        weights: torch-fidelity's file `weights-inception-2015-12-05-*.pth`. It is unpickled: name only a file
-            that you trust.
+        weights: torch-fidelity's file `weights-inception-2015-12-05-*.pth`. A file that holds anything but tensors is
+            refused, unread.
         compute: What to run on; features are computed in float32.
 
     Raises:
@@ -60,15 +60,16 @@ def load_inception(weights: Path) -> nn.Module:
     if not weights.is_file():
         raise InputError(f"{weights}: there is no such file; name torch-fidelity's Inception weights or leave them out")
     try:
+        torch.load(weights, map_location="cpu", weights_only=True)  # torch-fidelity's own reading may run what is in it
         network: nn.Module = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
     except ModuleNotFoundError as error:
         raise InputError(
             "Inception features need the package torch-fidelity, which is not installed; run "
             "`pip install torch-fidelity`, or leave quality.inception_weights empty"
         ) from error
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, AttributeError) as error:
+    except (OSError, RuntimeError, UnpicklingError, EOFError, AttributeError, TypeError) as error:
         raise InputError(
-            f"{weights}: cannot be read as Inception weights ({error}); give torch-fidelity's "
+            f"{weights}: cannot be read as Inception weights ({str(error).splitlines()[0]}); give torch-fidelity's "
             "weights-inception-2015-12-05 file"
         ) from error
     return network.requires_grad_(False)

@@ -25,6 +25,7 @@ from gan.validation import ValidationSlices, validation_figures
 from gan.watch import name_troubles, require_finite
 from imaging.progress import track
 from imaging.slice_store import SliceStore
+from imaging.tables import write_csv
 from training.checkpoint import digest_of, load_checkpoint, save_checkpoint
 from training.compute import Compute
 from training.files import CHECKPOINT, write_atomically
@@ -147,7 +148,7 @@ class _Training:
     def save(self) -> None:
         """Write the history so far, then the checkpoint that it belongs to."""
         table = pd.DataFrame(self.history)
-        write_atomically(self.folder / "history.csv", lambda part: table.to_csv(part, index=False))
+        write_atomically(self.folder / "history.csv", lambda part: write_csv(table, part))
         state = {name: part.state_dict() for name, part in self.players.parts().items()}
         rest = {"step": self.step, "history": self.history, "troubles": self.troubles, "best": self.best}
         save_checkpoint(self.folder / CHECKPOINT, self.config, self.origin, state | rest)

@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
-
 from imaging.errors import InputError
+from imaging.tables import read_csv
 
 
 class Box(NamedTuple):
@@ -39,7 +38,7 @@ def read_boxes(path: Path) -> dict[tuple[str, str], Box]:
         InputError: The table cannot be read.
     """
     try:
-        table = pd.read_csv(path, dtype={"case_id": str, "frame": str}, keep_default_na=False)
+        table = read_csv(path, dtype={"case_id": str, "frame": str}, keep_default_na=False)
         return {
             (str(row["case_id"]), str(row["frame"])): Box(*(float(row[side]) for side in Box._fields))
             for row in table.to_dict("records")

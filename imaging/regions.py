@@ -22,6 +22,7 @@ from imaging.seeds import random_generator
 from imaging.slice_store import ROW_COLUMNS, SliceStoreWriter, StoreAttributes
 from imaging.split import FoldSplit, split_digest
 from imaging.study_archive import StudyArchive
+from imaging.tables import read_csv, write_csv
 from imaging.write_aside import written_aside
 
 REGION_COLUMNS = ("case_id", "frame", "part", "centre_row", "centre_col", "window_low", "window_high")
@@ -120,7 +121,7 @@ def study_regions(
 def write_regions(path: Path, table: pd.DataFrame) -> None:
     """Write the table of regions as CSV, written aside and renamed."""
     with written_aside(path) as partial:
-        table.to_csv(partial, index=False)
+        write_csv(table, partial)
 
 
 def read_regions(path: Path) -> pd.DataFrame:
@@ -130,7 +131,7 @@ def read_regions(path: Path) -> pd.DataFrame:
         InputError: The file is missing or holds other columns.
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable table of regions; rematerialise `real_slices`") from error
     if tuple(table.columns) != REGION_COLUMNS:

@@ -232,11 +232,22 @@ def doctor() -> None:
 def ui(
     dagster_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Dagster's webserver.")] = 3000,
     mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of MLflow's server.")] = 5000,
+    host: Annotated[str, typer.Option(help="Name or address that both listen on.")] = "127.0.0.1",
+    password_file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="File of one line NAME:PASSWORD, for your eyes only (chmod 600); both ask for it."),
+    ] = None,
+    behind_proxy: Annotated[
+        list[str], typer.Option(help="Host under which a proxy asks for Dagster; once more for MLflow.")
+    ] = [],  # noqa: B006
 ) -> None:
-    """Start Dagster's webserver and daemon, and MLflow's server, on loopback."""
+    """Start Dagster's webserver and daemon, and MLflow's server, on loopback, closed to other sites' pages."""
     from pipeline.serve import serve
 
-    raise typer.Exit(serve(default_home(), dagster_port, mlflow_port))
+    code = serve(
+        default_home(), dagster_port, mlflow_port, host=host, password_file=password_file, behind_proxy=behind_proxy
+    )
+    raise typer.Exit(code)
 
 
 store_commands = typer.Typer(help="Look into slice stores.", no_args_is_help=True)
@@ -260,10 +271,11 @@ def show_store(
 def replay_tracking() -> None:
     """Send what could not be sent while the tracking server was down."""
     from pipeline.tracking import pending_events, replay, tracking_places
+    from pipeline.tracking_store import shown
 
     places = tracking_places(default_home().absolute(), os.environ)
     sent = replay(places.spool, places.uri)
-    print(f"sent {sent} events to {places.uri}; {pending_events(places.spool)} are still waiting")
+    print(f"sent {sent} events to {shown(places.uri)}; {pending_events(places.spool)} are still waiting")
 
 
 def main() -> None:

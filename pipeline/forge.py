@@ -22,6 +22,7 @@ from pipeline.night import YES, forced_attempt, night_tags
 from pipeline.outcome import Outcome
 from pipeline.record import Record, cache_key, produce, read_record
 from pipeline.remote import Remote
+from pipeline.tracking_store import shown
 from pipeline.transient import retried
 from pipeline.workspace import Workspace, home_of
 
@@ -238,7 +239,7 @@ class Forge(dg.ConfigurableResource):
         That is `SCARFORGE_MLFLOW_URL`; where it is not set, the tracking server, or the one that `make ui` starts.
         """
         uri = os.environ.get("SCARFORGE_MLFLOW_URL") or self.tracking_uri()
-        return uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+        return shown(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
 
     def accelerator_lock(self) -> str:
         """Return the lock file that keeps two trainings from sharing an accelerator, empty where they may.

@@ -10,6 +10,7 @@ import pandas as pd
 
 from imaging.errors import InputError, some_of
 from imaging.own_files import mark_own
+from imaging.tables import write_csv
 from pipeline.compare_link import run_id_of
 from pipeline.finished import Finished
 from pipeline.output_place import check_folder
@@ -83,7 +84,7 @@ def pool_scores(home: Path, source: str, profile: str, output: Path | None) -> s
             _write(output, Path(file).stem.removeprefix("scores"), pooled)
     text = "\n\n".join(part.strip() for part in parts) + "\n"
     if output:
-        _runs(places).to_csv(output / "runs.csv", index=False)
+        write_csv(_runs(places), output / "runs.csv")
         (output / "scores.md").write_text(text, encoding="utf-8")
     return text
 
@@ -99,7 +100,7 @@ def _write(output: Path, suffix: str, pooled: "PooledScores | None") -> None:
     for name in ("summary", "detection"):
         path = output / f"{name}{suffix}.csv"
         if pooled:
-            getattr(pooled, name).to_csv(path, index=False)
+            write_csv(getattr(pooled, name), path)
         else:
             path.unlink(missing_ok=True)
 

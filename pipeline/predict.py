@@ -17,6 +17,7 @@ from imaging.guard import guarded
 from imaging.new_studies import FoundStudy, UnreadStudy, find_studies, volumes_of
 from imaging.nifti import write_label_map
 from imaging.own_files import mark_own
+from imaging.tables import write_csv
 from imaging.unread_images import images_below, is_volume, not_among, unread_lines
 from pipeline.forge import say
 from pipeline.output_place import check_folder
@@ -117,7 +118,7 @@ class PredictionRun:
         table = pd.DataFrame(self.rows)
         mark_own(output, ("predictions.csv", "index.html"))
         if self.rows:
-            write_atomically(output / "predictions.csv", partial(_write_table, table=table))
+            write_atomically(output / "predictions.csv", lambda part: write_csv(table, part))
         else:
             (output / "predictions.csv").unlink(missing_ok=True)  # of an earlier run
         page = render_page(self.parts, self.problems, self.facts, self.model.segmenter.label_set)
@@ -240,10 +241,6 @@ def _mark(place: Path, case_id: str) -> None:
 
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", errors=_BEYOND_UTF8, newline="\n")
-
-
-def _write_table(path: Path, table: pd.DataFrame) -> None:
-    table.to_csv(path, index=False, errors=_BEYOND_UTF8)
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

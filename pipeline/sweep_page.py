@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from imaging.dataset_card.page import words
 from imaging.labels import LabelSet
+from imaging.tables import write_csv
 from pipeline.sweep_figure import curve_svg
 from pipeline.sweep_plan import SweepPoint
 from segmentation.sweep_curve import CURVE_RULES, sweep_curve
@@ -123,7 +124,7 @@ def write_sweep(folder: Path, scores: pd.DataFrame, facts: SweepFacts) -> Writte
     table = _with_points(sweep_curve(scores, facts.measured_by), facts)
     svg = curve_svg(table, facts.labels)
     texts = {"sweep.md": _markdown(table, facts), "sweep.svg": svg, "sweep.html": _page(table, facts, svg)}
-    write_atomically(folder / "sweep.csv", lambda part: table.to_csv(part, index=False))
+    write_atomically(folder / "sweep.csv", lambda part: write_csv(table, part))
     for name, text in texts.items():
         write_atomically(folder / name, partial(_write, text))
     return Written(table, tuple(folder / name for name in ("sweep.csv", *texts)))

@@ -20,7 +20,7 @@ from pipeline.tracking_delivery import KEY_TAG
 from pipeline.tracking_replay import replay
 from pipeline.tracking_sender import Sender
 from pipeline.tracking_spool import Event, RunSpool, pending_events
-from pipeline.tracking_store import EXPERIMENT, prepare_store, quieten, tracking_places
+from pipeline.tracking_store import EXPERIMENT, prepare_store, quieten, shown, tracking_places
 from pipeline.tracking_system import SystemSampler
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Tracker:
         """Give the run's page on the server, or None for a file or while the run is not there yet."""
         if self.run_id is None or not self._uri.startswith("http"):
             return None
-        return f"{self._uri.rstrip('/')}/#/experiments/{self._sender.experiment_id}/runs/{self.run_id}"
+        return f"{shown(self._uri).rstrip('/')}/#/experiments/{self._sender.experiment_id}/runs/{self.run_id}"
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log metrics of one step, and what the machine was doing; call it once an epoch.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.tracking_delivery import Delivery, StoreUnavailableError
 from pipeline.tracking_spool import run_spools
-from pipeline.tracking_store import connect
+from pipeline.tracking_store import connect, shown
 
 _logger = logging.getLogger("scarforge.tracking")
 
@@ -39,5 +39,7 @@ def replay(spool: Path, uri: str, stop: Callable[[], bool] = lambda: False) -> i
             run.close_if_abandoned()
             sent += Delivery(run, client).drain(stop)
     except (StoreUnavailableError, MlflowException, SQLAlchemyError, OSError) as error:
-        _logger.warning("MLflow at %s is not available (%s); the rest stays in %s", uri, error, spool)
+        _logger.warning(
+            "MLflow at %s is not available (%s); the rest stays in %s", shown(uri), shown(str(error)), spool
+        )
     return sent

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline.tracking_delivery import Delivery, StoreUnavailableError
 from pipeline.tracking_replay import replay
 from pipeline.tracking_spool import RunSpool
-from pipeline.tracking_store import connect
+from pipeline.tracking_store import connect, shown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -114,7 +114,7 @@ class Sender:
         assert self._delivery is not None
         with self._changed:
             if self._down:
-                _logger.warning("MLflow at %s is back; what was kept has been sent", self._uri)
+                _logger.warning("MLflow at %s is back; what was kept has been sent", shown(self._uri))
             self._down, self._moved = False, time.monotonic()
             self.run_id, self.experiment_id = self._delivery.run_id, self._delivery.experiment_id
             self._changed.notify_all()
@@ -124,8 +124,8 @@ class Sender:
             if not self._down:
                 _logger.warning(
                     "MLflow at %s is not available (%s); keeping this run in %s",
-                    self._uri,
-                    error,
+                    shown(self._uri),
+                    shown(str(error)),
                     self._spool,
                 )
             self._down = True

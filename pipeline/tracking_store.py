@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Mapping
@@ -76,6 +77,13 @@ def tracking_places(home: Path, environment: Mapping[str, str]) -> TrackingPlace
     return TrackingPlaces(uri=uri, artifact_root=root, spool=home / SPOOL)
 
 
+def shown(text: str) -> str:
+    """Return an address, or a text with addresses in it, without names, passwords and options: for logs and links."""
+    if text.startswith(_SQLITE):
+        return text
+    return re.sub(r"(://[^\s?'\"]*)\?[^\s'\"]*", r"\1", re.sub(r"://[^\s'\"]*@", "://", text))
+
+
 def connect(uri: str) -> MlflowClient:
     """Give a client for `uri`, creating the tables of a new SQLite file in one process at a time.
 
@@ -112,7 +120,7 @@ def prepare_store(uri: str, artifact_root: Path | None = None, experiment: str =
     """
     if not uri.startswith(_SCHEMES):
         raise InputError(
-            f"tracking URI {uri!r}: expected one that starts with {', '.join(_SCHEMES)}; set MLFLOW_TRACKING_URI"
+            f"tracking URI {shown(uri)!r}: expected one that starts with {', '.join(_SCHEMES)}; set MLFLOW_TRACKING_URI"
         )
     if uri.startswith("postgresql"):
         prepare_postgres(uri)

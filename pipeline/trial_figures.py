@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from gan.generate import generate_slices, redraw
 from gan.quality_realism import Extractor
 from gan.quality_slices import PairedSlices
 from gan.trials import TrialInstruments, measure_trial
 from imaging.slice_store import SliceStore
+from imaging.tables import read_csv
 from pipeline.forge import Forge
 from pipeline.settings import Settings
 from pipeline.trials_page import save_pairs
@@ -106,7 +106,7 @@ class TrialMaterial:
 def course_of(model: Path) -> dict[str, float]:
     """Return millions of parameters of a generator, minutes of its training, and the step that was kept."""
     card = read_model_json(model, "model_card.json")
-    history = pd.read_csv(model / "history.csv")
+    history = read_csv(model / "history.csv")
     batch = read_model_json(model, "config.json")["batch"]
     steps = history["step"].diff().fillna(history["step"])
     seconds = (steps * batch / history["images_per_s"]).sum()

@@ -9,6 +9,7 @@ import pandas as pd
 
 from gan.quality_slices import Images, PairedSlices
 from imaging.labels import LabelSet
+from imaging.tables import write_csv
 from training.files import write_atomically
 
 _PICTURED = 6
@@ -28,7 +29,7 @@ def write_table(table: pd.DataFrame, folder: Path) -> None:
     """Write `trials.csv`, `trials.md` and `trials.html`; the page shows each trial's `figures/pairs.png`."""
     shown = [[_text(value) for value in row] for row in table.itertuples(index=False)]
     names = [str(name).replace("_", " ") for name in table.columns]
-    write_atomically(folder / "trials.csv", lambda part: table.to_csv(part, index=False))
+    write_atomically(folder / "trials.csv", lambda part: write_csv(table, part))
     texts = {"trials.md": _markdown(names, shown), "trials.html": _page(names, shown, list(table["trial"]))}
     for name, text in texts.items():
         write_atomically(folder / name, partial(_write, text))

@@ -14,6 +14,7 @@ from imaging.progress import track
 from imaging.seeds import derive_seed
 from imaging.split import FoldSplit, split_digest
 from imaging.study_archive import StudyArchive
+from imaging.tables import write_csv
 from segmentation.localiser import study_box
 from segmentation.localiser_augment import draw_views, view_images
 from segmentation.localiser_config import LocaliserConfig
@@ -188,5 +189,5 @@ def _finish(state: _State, config: LocaliserConfig, folder: Path, card: Mapping[
         "intended_use": "box of the left ventricle in short-axis studies like those of its training; research only",
     }
     history = pd.DataFrame(state.history)
-    write_atomically(folder / "history.csv", lambda part: history.to_csv(part, index=False))
+    write_atomically(folder / "history.csv", lambda part: write_csv(history, part))
     write_model_folder(folder, state.best_weights, config, {**card, **found})

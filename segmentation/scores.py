@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from imaging.errors import InputError, some_of
 from imaging.guard import guarded
 from imaging.labels import LabelSet
+from imaging.tables import read_csv, write_csv
 from segmentation.joint_scores import ALL_PATIENTS, joint_rows
 from segmentation.score_rules import COUNT_METRICS, RULES
 from segmentation.study_scores import score_patient
@@ -112,7 +113,7 @@ def score_table(
 
 def write_scores(path: Path, table: pd.DataFrame) -> None:
     """Write a table of scores as CSV, whole or not at all."""
-    write_atomically(path, lambda part: table.to_csv(part, index=False))
+    write_atomically(path, lambda part: write_csv(table, part))
 
 
 def read_scores(path: Path) -> pd.DataFrame:
@@ -123,7 +124,7 @@ def read_scores(path: Path) -> pd.DataFrame:
     """
     remedy = "rematerialise the scores asset that wrote it"
     try:
-        table = pd.read_csv(path, dtype="str", keep_default_na=False)
+        table = read_csv(path, dtype="str", keep_default_na=False)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); {remedy}") from error
     if tuple(table.columns) != SCORE_COLUMNS:

@@ -23,6 +23,7 @@ from imaging.labels import LabelSet
 from imaging.progress import track
 from imaging.seeds import derive_seed
 from imaging.slice_store import SliceStore
+from imaging.tables import write_csv
 from segmentation.averaging import WeightAverage
 from segmentation.batches import BatchSource, open_batches
 from segmentation.blocks import SegmentationOutput, check_image, count_parameters
@@ -207,7 +208,7 @@ class _Training:
         if not self.ranks.is_first:
             return
         table = pd.DataFrame(self.history).astype({"step": int})
-        write_atomically(self.folder / "history.csv", lambda part: table.to_csv(part, index=False))
+        write_atomically(self.folder / "history.csv", lambda part: write_csv(table, part))
         state = {
             "step": self.step,
             "network": self.network.state_dict(),

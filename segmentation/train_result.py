@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from imaging.slice_store import StoreAttributes
+from imaging.tables import read_csv
 from segmentation.config import TrainConfig
 
 _INTENDED_USE = (
@@ -57,7 +56,7 @@ def describe_model(
 def read_result(folder: Path, card: Mapping[str, Any]) -> TrainResult | None:
     """Return what the training of a model folder ended with, None where its history.csv cannot be read."""
     try:
-        history = pd.read_csv(folder / "history.csv")
+        history = read_csv(folder / "history.csv")
     except (OSError, ValueError):
         return None
     return TrainResult(

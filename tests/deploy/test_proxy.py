@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.foreign_requests import foreign_requests
+
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DAGSTER, MLFLOW = "dagster.localhost", "mlflow.localhost"
 PASSWORD = {"Authorization": "Basic " + base64.b64encode(b"ada:secret").decode()}
@@ -237,6 +239,18 @@ def test_a_link_on_another_page_may_be_clicked_but_nothing_there_loads_or_calls_
     assert proxy.ask("GET", "/runs", **{**click, "Sec_Fetch_Mode": "no-cors", "Sec_Fetch_Dest": "image"})[0] == 403
     assert proxy.ask("GET", "/runs", **{**click, "Sec_Fetch_Dest": "iframe"})[0] == 403
     assert proxy.ask("OPTIONS", "/graphql", Origin="https://evil.example.org")[0] == 403
+
+
+@pytest.mark.parametrize("host", [DAGSTER, MLFLOW])
+def test_what_a_foreign_page_has_a_browser_send_is_refused_with_a_password_too(proxy, host):
+    for attack in foreign_requests(proxy.origin(MLFLOW if host == DAGSTER else DAGSTER)):
+        asked = attack.host or host
+        if attack.websocket:
+            status, _ = proxy.upgrade(asked, attack.path, **attack.headers)
+        else:
+            headers = {name.replace("-", "_"): value for name, value in attack.headers.items()}
+            status, _ = proxy.ask(attack.method, attack.path, asked, **headers)
+        assert status == (421 if attack.host else 403), attack
 
 
 def test_a_websocket_is_opened_by_our_own_page_only(proxy):

@@ -1,5 +1,8 @@
+import pickle
+
 import numpy as np
 import pytest
+import torch
 
 from gan.inception_features import inception_score, load_inception
 from imaging.errors import InputError
@@ -20,6 +23,24 @@ def test_two_images_by_hand():
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"absent.pth: there is no such file"):
         load_inception(tmp_path / "absent.pth")
+
+
+class Code:
+    """Pickled, it is a call that creates a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, 2))])
+def test_a_file_that_holds_code_is_refused_and_its_code_does_not_run(tmp_path, save):
+    save({"weight": Code(tmp_path / "ran")}, tmp_path / "weights.pth")
+    with pytest.raises(InputError, match=r"weights.pth: cannot be read as Inception weights \("):
+        load_inception(tmp_path / "weights.pth")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_without_the_package_or_with_a_broken_file_the_remedy_is_named(tmp_path):

@@ -17,6 +17,7 @@ from tests.pipeline.conftest import free_port
 
 ROOT = Path(__file__).parents[2]
 PROFILE = os.environ.get("SCARFORGE_UI_PROFILE", "tiny")  # demo, for pictures worth showing
+SECRET = "planted-Zq7vT2"  # what passwords and keys are in these tests
 _START_TIMEOUT_S = 600.0  # includes the creation of MLflow's tables
 _STOP_TIMEOUT_S = 120.0
 
@@ -78,6 +79,10 @@ def _environment(home: Path) -> dict[str, str]:
         "SCARFORGE_SOURCE": "phantom",
         "SCARFORGE_PROFILE": PROFILE,
         "NO_ALBUMENTATIONS_UPDATE": "1",
+        "AWS_ACCESS_KEY_ID": f"id-{SECRET}",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "SCARFORGE_NOTIFY": f"webhook:https://hooks.test/services/{SECRET}",
+        "SCARFORGE_SMTP_PASSWORD": SECRET,
     }
 
 
