@@ -49,6 +49,6 @@ def read_yaml(text: str, where: str) -> Any:
         InputError: The text is no YAML; one line says where in it.
     """
     try:
-        return yaml.load(text, _CoreLoader)  # noqa: S506 # a SafeLoader
+        return _CoreLoader(text).get_single_data()
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{where}: is no YAML ({' '.join(str(error).split())[:200]})") from error

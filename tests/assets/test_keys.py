@@ -70,7 +70,7 @@ def test_weights_that_are_not_there_are_named(tmp_path):
 
 
 def test_the_localiser_counts_slices_again_in_a_region_of_another_size(key_of):
-    keys = {key_of(lv_localiser, f"region.size_px={size}") for size in (96, 112, 128)}
+    keys = {key_of(lv_localiser, f"region.size_px={size}") for size in (96, 128, 160)}
     assert len(keys) == 3
     assert key_of(lv_localiser, "region.size_px=128", "region.jitter_mm=1") in keys  # it cuts nothing
 

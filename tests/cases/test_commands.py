@@ -11,6 +11,7 @@ import pytest
 
 from imaging.errors import escaped
 from imaging.own_files import MARK
+from imaging.tables import read_csv
 from pipeline.evaluate import evaluate
 from pipeline.external_test import external_test
 from pipeline.external_test_options import ExternalTestOptions
@@ -41,7 +42,7 @@ def scored(folder, output, form="emidec"):
 
 def segmented(home, given, output):
     status = predict(home, [given], PredictOptions(MODEL, output))
-    return status, list(pd.read_csv(output / "predictions.csv", keep_default_na=False)["case_id"])
+    return status, list(read_csv(output / "predictions.csv", keep_default_na=False)["case_id"])
 
 
 def test_patients_called_all_and_mean_are_in_every_table(case, tmp_path):
