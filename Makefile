@@ -26,8 +26,8 @@ test: install ## every test but those that need a browser or a cluster
 
 test-cluster: install ## a fold on a local Ray with PostgreSQL, kill and cancel, two-process DDP (apt-get install postgresql nginx openssl)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,cluster]"
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not ui" --durations 10 tests/cluster tests/deploy tests/pipeline/test_remote_s3.py \
-		tests/pipeline/test_executor.py tests/segmentation/test_distributed.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not ui" --durations 10 tests/cluster tests/deploy tests/engine/test_remote_s3.py \
+		tests/engine/cluster/test_executor.py tests/segmentation/training/test_distributed.py
 
 test-ui: install ## both web interfaces, driven in Debian's Chromium (apt-get install chromium)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m ui tests/ui

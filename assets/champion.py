@@ -7,17 +7,16 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
-from assets.check_specs import check_spec
-from assets.current_scores import SCORES, scoring_version, staleness
-from assets.folds import FOLDS, OWNERS
-from assets.inputs import model_card
-from imaging.errors import InputError
-from imaging.tables import write_csv
-from pipeline.forge import Forge, require_fold
-from pipeline.night_run import night_figures, track_night
-from pipeline.outcome import Check, Fact, Outcome, text
-from pipeline.record import partial_name
-from pipeline.registry import Candidate, ChampionBook, Decision, decide, tell_registry
+from assets.parts.checks import FOLDS, OWNERS, check_spec
+from assets.parts.current_scores import SCORES, scoring_version, staleness
+from assets.parts.inputs import model_card
+from common.errors import InputError
+from common.tables import write_csv
+from engine.champions import Candidate, ChampionBook, Decision, decide, tell_registry
+from engine.forge import Forge, require_fold
+from engine.outcome import Check, Fact, Outcome, text
+from engine.record import partial_name
+from engine.tracking.nights import night_figures, track_night
 
 # A night may be late; a week of missed nights is a fault.
 FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=8), warn_window=timedelta(hours=36))
@@ -93,8 +92,8 @@ def _judge(
 
 def read_candidate(forge: Forge, kind: str, fold: int) -> Candidate:
     """Read the present model of a kind: what it is, how it scored, and which trainings made it."""
-    from segmentation.comparison import ScoredTable
-    from segmentation.scores import RULES_VERSION, read_scores
+    from segmentation.comparison.arms import ScoredTable
+    from segmentation.scoring.scores import RULES_VERSION, read_scores
 
     seeds = forge.settings().seeds
     trained = {seed: forge.finished(kind, fold, seed) for seed in seeds}

@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pandas as pd
 
-from assets.check_specs import check_spec
 from assets.comparison_report import report_material
-from assets.current_scores import SCORES, staleness
-from assets.folds import FOLDS, OWNERS
-from assets.inputs import model_card, open_studies
-from imaging.tables import write_csv
-from pipeline.compare_link import compare_facts
-from pipeline.forge import Forge, say
-from pipeline.outcome import Check, Fact, Outcome, image
-from pipeline.record import is_finished
+from assets.parts.checks import FOLDS, OWNERS, check_spec
+from assets.parts.current_scores import SCORES, staleness
+from assets.parts.inputs import model_card, open_studies
+from common.tables import write_csv
+from engine.forge import Forge, say
+from engine.outcome import Check, Fact, Outcome, image
+from engine.record import is_finished
+from engine.tracking.links import compare_facts
 
 if TYPE_CHECKING:
-    from segmentation.comparison import Comparison
+    from segmentation.comparison.arms import Comparison
 
 _FIGURE_DPI = 120
 _NETWORKS = tuple(dict.fromkeys(name.split("_real_")[0] for name in SCORES))
@@ -70,10 +69,10 @@ def _of_today(forge: Forge, names: Sequence[str], fold: int) -> list[tuple[str, 
 def _compare(
     context: dg.AssetExecutionContext, forge: Forge, folder: Path, found: list[tuple[str, int, int]]
 ) -> Outcome:
-    from segmentation.comparison import ScoredTable, compare_arms
-    from segmentation.comparison_text import render_comparison
+    from segmentation.comparison.arms import ScoredTable, compare_arms
+    from segmentation.comparison.text import render_comparison
     from segmentation.report import write_report
-    from segmentation.scores import read_scores
+    from segmentation.scoring.scores import read_scores
 
     tables = []
     for place in found:
@@ -116,8 +115,7 @@ def _compare(
 
 
 def _save_figures(result: "Comparison", folder: Path) -> list[Path]:
-    from segmentation.report.forest import forest_figure
-    from segmentation.report.pairs import pairs_figure
+    from segmentation.report.charts import forest_figure, pairs_figure
 
     figures = {folder / "differences.png": forest_figure, folder / "pairs.png": pairs_figure}
     for path, draw in figures.items():

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from assets.inputs import model_card, open_slices, open_studies
-from imaging.tables import read_csv
-from pipeline.finished import Finished
-from pipeline.forge import Forge, __version__
-from pipeline.machine import usable_cores
+from assets.parts.inputs import model_card, open_slices, open_studies
+from common.tables import read_csv
+from common.workers import usable_cores
+from engine.finished import Finished
+from engine.forge import Forge, __version__
 
 if TYPE_CHECKING:
-    from segmentation.comparison import Comparison
-    from segmentation.report.material import Prediction, Provenance, ReportMaterial, Training
-    from segmentation.report.setup import Setup
+    from segmentation.comparison.arms import Comparison
+    from segmentation.report.material import Prediction, Provenance, ReportMaterial, Setup, Training
 
 Place = tuple[str, int, int]
 
@@ -60,8 +59,8 @@ def report_material(
 
 def report_setup(forge: Forge) -> "Setup":
     """Return the configuration as far as the report speaks of it."""
-    from pipeline.settings import FOLDS
-    from segmentation.report.setup import Setup, Synthesis
+    from engine.settings import FOLDS
+    from segmentation.report.material import Setup, Synthesis
 
     settings, studies = forge.settings(), open_studies(forge)
     pix2pix, simulator = settings.pix2pix, settings.simulator
@@ -107,8 +106,8 @@ def repeat_command(forge: Forge, fold: int) -> str:
 
 def _predictions(forge: Forge, found: Sequence[Place]) -> tuple[list["Prediction"], list[int]]:
     """Return the label maps that were kept, and the folds that lack some."""
-    from segmentation.prediction_file import read_predictions
     from segmentation.report.material import Arm, Prediction
+    from segmentation.scoring.held_out import read_predictions
 
     predictions, lacking = [], set()
     for name, fold, seed in found:
@@ -161,7 +160,7 @@ def _provenance(forge: Forge, folds: Sequence[int]) -> "Provenance":
 def _hardware(forge: Forge) -> dict[str, str]:
     import psutil
 
-    from training.compute import choose_compute
+    from runtime.compute import choose_compute
 
     settings = forge.settings()
     return {

@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pandas as pd
 
-from assets.check_specs import check_spec
-from assets.checks import beats
-from assets.folds import FOLDS, OWNERS
-from assets.inputs import open_split, open_studies, split_file, studies_file
-from assets.training_run import as_outcome, train_in_own_process
-from imaging.tables import write_csv
-from pipeline.forge import Forge, require_fold
-from pipeline.outcome import Fact, Outcome, number
+from assets.parts.checks import FOLDS, OWNERS, beats, check_spec
+from assets.parts.inputs import open_split, open_studies, split_file, studies_file
+from assets.parts.training_run import as_outcome, train_in_own_process
+from common.tables import write_csv
+from engine.forge import Forge, require_fold
+from engine.outcome import Fact, Outcome, number
 
 if TYPE_CHECKING:
-    from pipeline.settings import Settings
+    from engine.settings import Settings
 
 
 @dg.asset(
@@ -81,8 +79,8 @@ def _train(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Out
 
 
 def _box_every_study(forge: Forge, folder: Path, fold: int) -> pd.DataFrame:
-    from segmentation.localiser import box_scores, load_localiser
-    from training.compute import choose_compute
+    from runtime.compute import choose_compute
+    from segmentation.localiser.use import box_scores, load_localiser
 
     settings = forge.settings()
     archive = open_studies(forge)

@@ -1,4 +1,7 @@
-"""Whether synthetic slices are fit to train on: realism, agreement with their mask, variety, copies, and their use."""
+"""Whether synthetic slices are fit to train on: realism, agreement with their mask, variety, copies, and their use.
+
+What synthetic slices must fulfil before anything is trained on them, and what is only told.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -6,18 +9,109 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import numpy as np
 
-from assets.check_specs import check_spec
-from assets.folds import FOLDS, OWNERS
-from assets.inputs import open_slices, open_split, open_studies
-from assets.quality_checks import quality_checks
+from assets.parts.checks import FOLDS, OWNERS, beats, check_spec
+from assets.parts.inputs import open_slices, open_split, open_studies
 from assets.quality_instruments import JUDGE, instruments_of, utility_config
-from imaging.tables import write_csv
-from pipeline.forge import Forge, require_fold
-from pipeline.outcome import Fact, Outcome, image, number
+from common.tables import write_csv
+from engine.forge import Forge, require_fold
+from engine.outcome import Check, Fact, Outcome, image, number
 
 if TYPE_CHECKING:
-    from gan.quality import Material, PairedSlices, QualityReport
-    from training.compute import Compute
+    from engine.settings import QualitySettings, Settings
+    from gan.quality.proof import Material, PairedSlices, QualityReport
+    from runtime.compute import Compute
+
+
+def quality_checks(report: "QualityReport", settings: "Settings") -> tuple[Check, ...]:
+    """Return the checks of a report; `adherence`, `no_copies` and `variety` block."""
+    limits = settings.quality
+    return (
+        _adherence(report, limits),
+        _no_copies(report, limits),
+        _variety(report, limits),
+        *_against_mean_paint(report),
+    )
+
+
+def _adherence(report: "QualityReport", limits: "QualitySettings") -> Check:
+    minimum = {
+        "cavity": limits.minimum_adherence_cavity,
+        "normal_myocardium": limits.minimum_adherence_myocardium,
+    }
+    found = {tissue: report.value(f"adherence/{tissue}", "ventricle", "synthetic") for tissue in minimum}
+    figures = {f"{tissue}/dice": dice for tissue, dice in found.items()}
+    figures |= {f"{tissue}/minimum": dice for tissue, dice in minimum.items()}
+    return Check(
+        "adherence",
+        all(found[tissue] >= minimum[tissue] for tissue in minimum),
+        figures,
+        "A segmenter trained on real slices only finds the tissues where the mask put them.",
+    )
+
+
+def _no_copies(report: "QualityReport", limits: "QualitySettings") -> Check:
+    """Pixels decide: pooled features see the shape too, which a patient's own anatomy shares by design."""
+    shares = report.table[report.table["measure"].str.startswith("copies/")]
+    figures = {
+        f"{row['features']}/{row['subject']}/{row['measure'].removeprefix('copies/')}": float(row["value"])
+        for row in shares.to_dict("records")
+    }
+    found = report.value("copies/copied", "ventricle", "synthetic")
+    return Check(
+        "no_copies",
+        found <= limits.maximum_copied_share,
+        {"copied_share": found, "maximum": limits.maximum_copied_share, **figures},
+        "Few synthetic ventricles are as near to one training patient, and to no other, as 1 % of real patients are.",
+    )
+
+
+def _variety(report: "QualityReport", limits: "QualitySettings") -> Check:
+    found = report.value("variety_ratio", "ventricle", "synthetic")
+    figures = {
+        "different_masks": found,
+        "minimum": limits.minimum_variety,
+        "same_mask": report.value("variety_ratio", "ventricle", "same_mask"),
+    }
+    return Check(
+        "variety",
+        found >= limits.minimum_variety,
+        figures,
+        "Synthetic ventricles differ from one another, relative to how much real patients do.",
+    )
+
+
+def _against_mean_paint(report: "QualityReport") -> tuple[Check, Check]:
+    """Return the two checks inside the ventricle: outside it, with context, both show the same real background.
+
+    Neither is SSIM or PSNR, which charge for grain other than the real slice's and so prefer a painting without any.
+    """
+    measure, name = _likeness(report)
+    painted = "validation slices, against tissues painted with their mean."
+    return (
+        beats(
+            "beats_mean_paint_frechet",
+            report.value("frechet", "ventricle", "pix2pix"),
+            report.value("frechet", "ventricle", "mean_paint"),
+            f"Fréchet distance inside the ventricle to real {painted}",
+            higher_is_better=False,
+        ),
+        beats(
+            "beats_mean_paint_likeness",
+            report.value(measure, "ventricle", "pix2pix"),
+            report.value(measure, "ventricle", "mean_paint"),
+            f"{name} inside the ventricle, {painted}",
+            higher_is_better=False,
+        ),
+    )
+
+
+def _likeness(report: "QualityReport") -> tuple[str, str]:
+    """Return the measure of likeness that decides, and its name: LPIPS where a network's weights are given."""
+    lpips = report.rows("lpips", "ventricle", "pix2pix")
+    if lpips.empty:
+        return "patches", "Distance of patches (sliced Wasserstein)"
+    return "lpips", f"{lpips['features'].iloc[0]} to the real slice of the same mask"
+
 
 _BLOCKING = ("adherence", "no_copies", "variety")
 
@@ -47,9 +141,9 @@ def synthesis_quality(context: dg.AssetExecutionContext, forge: Forge) -> dg.Mat
 
 
 def _assess(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outcome:
-    from gan.quality import assess_quality
-    from gan.quality_page import write_quality_page
-    from training.compute import choose_compute
+    from gan.quality.page import write_quality_page
+    from gan.quality.proof import assess_quality
+    from runtime.compute import choose_compute
 
     settings = forge.settings()
     compute = choose_compute(settings.device, settings.precision)
@@ -67,9 +161,9 @@ def _assess(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Ou
 
 
 def _material(forge: Forge, fold: int, compute: "Compute") -> "Material":
-    from gan.generate import redraw
-    from gan.mean_paint import mean_paint
-    from gan.quality import Material
+    from gan.generation.hole import mean_paint
+    from gan.generation.slices import redraw
+    from gan.quality.proof import Material
 
     settings = forge.settings()
     training, validation = _real_slices_with_ventricle(forge, fold)
@@ -88,7 +182,7 @@ def _material(forge: Forge, fold: int, compute: "Compute") -> "Material":
 
 def _real_slices_with_ventricle(forge: Forge, fold: int) -> tuple["PairedSlices", "PairedSlices"]:
     """Return training and validation patients' slices that show the ventricle; without one there is nothing to draw."""
-    from gan.quality import PairedSlices
+    from gan.quality.proof import PairedSlices
 
     split = open_split(forge, fold)
     store = open_slices(forge, "real_slices", fold)

@@ -8,18 +8,18 @@ import dagster as dg
 import numpy as np
 from numpy.typing import NDArray
 
-from assets.inputs import slices_file, split_file, varied_slices_file
-from assets.training_run import train_in_own_process
-from pipeline.forge import Forge, require_fold
+from assets.parts.inputs import slices_file, split_file, varied_slices_file
+from assets.parts.training_run import train_in_own_process
+from engine.forge import Forge, require_fold
 
 if TYPE_CHECKING:
-    from gan.quality import Extractor, Instruments, PairedSlices
-    from gan.quality_slices import PairDistance, Segment
-    from gan.variety import Draw
-    from pipeline.settings import QualitySettings, Settings
-    from segmentation.config import TrainConfig
-    from segmentation.predict import Segmenter
-    from training.compute import Compute
+    from engine.settings import QualitySettings, Settings
+    from gan.quality.proof import Extractor, Instruments, PairedSlices
+    from gan.quality.slices import PairDistance, Segment
+    from gan.quality.variety import Draw
+    from runtime.compute import Compute
+    from segmentation.prediction.segmenter import Segmenter
+    from segmentation.training.config import TrainConfig
 
 JUDGE = "attention_res_unet_real_only"
 _NETWORK = "attention_res_unet"
@@ -29,8 +29,8 @@ def instruments_of(
     context: dg.AssetExecutionContext, forge: Forge, folder: Path, validation: "PairedSlices", compute: "Compute"
 ) -> "Instruments":
     """Return everything that measures, training the segmenter on synthetic slices where that is configured."""
-    from gan.quality import Instruments
-    from segmentation.predict import load_segmenter
+    from gan.quality.proof import Instruments
+    from segmentation.prediction.segmenter import load_segmenter
 
     fold, settings = require_fold(context), forge.settings()
     judge = load_segmenter(forge.finished(JUDGE, fold, settings.seeds[0]).model(), compute)
@@ -49,15 +49,15 @@ def extractors(settings: "QualitySettings", judge: "Segmenter", compute: "Comput
     Of the encoder, all stages: its bottleneck alone holds where tissues are and is blind to grain and edges, so
     that it took painted means for more real than real slices of other patients.
     """
-    from gan.quality import Extractor
+    from gan.quality.proof import Extractor
 
     found = []
     if settings.vgg16_weights:
-        from gan.vgg_features import vgg16_features
+        from gan.networks.features import vgg16_features
 
         found.append(Extractor("ImageNet VGG16", vgg16_features(Path(settings.vgg16_weights), compute)))
     if settings.inception_weights:
-        from gan.inception_features import InceptionFeatures
+        from gan.networks.features import InceptionFeatures
 
         inception = InceptionFeatures(Path(settings.inception_weights), compute)
         found.append(Extractor("ImageNet Inception", inception, inception.probabilities))
@@ -66,7 +66,7 @@ def extractors(settings: "QualitySettings", judge: "Segmenter", compute: "Comput
 
 def perceptual_distances(settings: "QualitySettings", compute: "Compute") -> dict[str, "PairDistance"]:
     """Return LPIPS on the networks whose weights are given, AlexNet first."""
-    from gan.perceptual_distance import perceptual_distance
+    from gan.quality.fidelity import perceptual_distance
 
     found: dict[str, PairDistance] = {}
     if settings.alexnet_weights:
@@ -89,8 +89,8 @@ def utility_config(settings: "Settings") -> "TrainConfig | None":
 
 def _draw(model: Path, validation: "PairedSlices", compute: "Compute") -> "Draw":
     """Return a function that draws validation slices again with given seeds of the noise."""
-    from gan.generate import load_generator
-    from gan.hole import ventricle_hole
+    from gan.generation.hole import ventricle_hole
+    from gan.generation.slices import load_generator
 
     generator = load_generator(model, compute)
     holes = ventricle_hole(validation.masks, generator.config.hole_margin_px)
@@ -104,7 +104,7 @@ def _draw(model: Path, validation: "PairedSlices", compute: "Compute") -> "Draw"
 def _taught_by_synthetic(
     context: dg.AssetExecutionContext, forge: Forge, folder: Path, compute: "Compute"
 ) -> "Segment | None":
-    from segmentation.predict import load_segmenter
+    from segmentation.prediction.segmenter import load_segmenter
 
     fold, settings = require_fold(context), forge.settings()
     config = utility_config(settings)

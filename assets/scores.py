@@ -9,17 +9,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from assets.check_specs import check_spec
-from assets.folds import FOLDS, OWNERS
-from assets.inputs import open_slices, open_split, open_studies
+from assets.parts.checks import FOLDS, OWNERS, check_spec
+from assets.parts.inputs import open_slices, open_split, open_studies
 from assets.segmenters import seeds_together
-from pipeline.forge import Forge, require_fold
-from pipeline.outcome import Check, Fact, Outcome, image, number, text
+from engine.forge import Forge, require_fold
+from engine.outcome import Check, Fact, Outcome, image, number, text
 
 if TYPE_CHECKING:
-    from segmentation.held_out import HeldOutPatients
-    from segmentation.predict import Segmenter
-    from segmentation.scores import ScoreIdentity
+    from segmentation.prediction.segmenter import Segmenter
+    from segmentation.scoring.held_out import HeldOutPatients
+    from segmentation.scoring.scores import ScoreIdentity
 
 RULES_THAT_JUDGE = ("positive", "pooled", "per_slice")
 
@@ -65,12 +64,12 @@ def scores(name: str, network: str, training_set: str) -> dg.AssetsDefinition:
 def _score(
     context: dg.AssetExecutionContext, forge: Forge, folder: Path, network: str, training_set: str, seed: int
 ) -> Outcome:
-    from segmentation.pixel_scores import pixel_scores
-    from segmentation.predict import load_segmenter
-    from segmentation.prediction_file import write_predictions
-    from segmentation.scores import ScoreIdentity, score_table, write_scores
-    from training.compute import choose_compute
-    from training.files import write_json
+    from common.files import write_json
+    from runtime.compute import choose_compute
+    from segmentation.prediction.segmenter import load_segmenter
+    from segmentation.scoring.held_out import write_predictions
+    from segmentation.scoring.joint_scores import pixel_scores
+    from segmentation.scoring.scores import ScoreIdentity, score_table, write_scores
 
     fold, settings = require_fold(context), forge.settings()
     compute = choose_compute(settings.device, settings.precision)
@@ -102,10 +101,10 @@ def _without_unsure_lesions(
     own: "ScoreIdentity",
 ) -> pd.DataFrame | None:
     """Score the test patients once more without unsure lesions, and keep what that does to the validation patients."""
-    from segmentation.scores import score_table, write_scores
-    from segmentation.unsure_lesions import UNSURE_FILE, judge, without_unsure_lesions
-    from segmentation.validation import ValidationData
-    from training.files import write_json
+    from common.files import write_json
+    from segmentation.prediction.post_processing import UNSURE_FILE, judge, without_unsure_lesions
+    from segmentation.scoring.scores import score_table, write_scores
+    from segmentation.training.validation import ValidationData
 
     if not patients.labels.has_lesions:
         return None
@@ -121,8 +120,8 @@ def _without_unsure_lesions(
 
 
 def _held_out(forge: Forge, fold: int) -> "HeldOutPatients":
-    from imaging.regions import read_regions
-    from segmentation.held_out import HeldOutPatients
+    from imaging.slices.regions import read_regions
+    from segmentation.scoring.held_out import HeldOutPatients
 
     return HeldOutPatients(
         open_studies(forge),
@@ -183,7 +182,7 @@ def _outcome(
     training_set: str,
     seed: int,
 ) -> Outcome:
-    from segmentation.yardsticks import absent_yardsticks
+    from segmentation.scoring.yardsticks import absent_yardsticks
 
     means = dice_means(table)
     values = _by_name(means)

@@ -7,14 +7,12 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
-from assets.check_specs import check_spec
-from assets.folds import FOLDS, OWNERS
-from assets.inputs import slices_file, split_file
-from assets.training_run import as_outcome, train_in_own_process
-from pipeline.emit import check_results_of, metadata_of
-from pipeline.forge import Forge, require_fold
-from pipeline.outcome import Check, Fact, Outcome
-from pipeline.record import Record
+from assets.parts.checks import FOLDS, OWNERS, check_spec
+from assets.parts.inputs import slices_file, split_file
+from assets.parts.training_run import as_outcome, train_in_own_process
+from engine.forge import Forge, require_fold
+from engine.outcome import Check, Fact, Outcome, check_results_of, metadata_of
+from engine.record import Record
 
 
 def segmenter(name: str, network: str, training_set: str, description: str) -> dg.AssetsDefinition:
@@ -34,7 +32,7 @@ def segmenter(name: str, network: str, training_set: str, description: str) -> d
         description=description,
     )
     def train(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
-        from segmentation.start_weights import start_versions  # brings torch, which only a step needs
+        from segmentation.training.start_weights import start_versions  # brings torch, which only a step needs
 
         fold, settings = require_fold(context), forge.settings()
         config = settings.network(network)

@@ -6,14 +6,12 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
-from assets.check_specs import check_spec
-from assets.checks import class_balance, leak_check
-from assets.folds import FOLDS, OWNERS
-from assets.inputs import open_slices, open_split, open_studies
-from assets.pictures import store_preview
-from imaging.slice_store import SliceStore
-from pipeline.forge import Forge, require_fold
-from pipeline.outcome import Check, Fact, Outcome, number
+from assets.parts.checks import FOLDS, OWNERS, check_spec, class_balance, leak_check
+from assets.parts.inputs import open_slices, open_split, open_studies
+from assets.parts.pictures import store_preview
+from engine.forge import Forge, require_fold
+from engine.outcome import Check, Fact, Outcome, number
+from imaging.slices.store import SliceStore
 
 
 @dg.asset(
@@ -39,8 +37,8 @@ def code_version_of(context: dg.AssetExecutionContext) -> str:
 
 
 def _cut(folder: Path, forge: Forge, fold: int, code_version: str) -> Outcome:
-    from imaging.box import read_boxes
-    from imaging.regions import write_real_slices, write_regions
+    from imaging.slices.regions import write_real_slices, write_regions
+    from imaging.studies.box import read_boxes
 
     archive = open_studies(forge)
     split = open_split(forge, fold)
@@ -98,8 +96,8 @@ def augmented_slices(context: dg.AssetExecutionContext, forge: Forge) -> dg.Mate
 
 
 def _augment(folder: Path, forge: Forge, fold: int, code_version: str) -> Outcome:
-    from imaging.augmented import write_augmented_slices
-    from pipeline.machine import worker_processes
+    from common.workers import worker_processes
+    from imaging.augmentation.varied import write_augmented_slices
 
     settings = forge.settings()
     split = open_split(forge, fold)

@@ -5,12 +5,11 @@ from pathlib import Path
 import dagster as dg
 import pandas as pd
 
-from assets.check_specs import check_spec
-from assets.folds import OWNERS
-from assets.inputs import open_studies
-from imaging.tables import write_csv
-from pipeline.forge import Forge, say
-from pipeline.outcome import Check, Fact, Outcome, number
+from assets.parts.checks import OWNERS, check_spec
+from assets.parts.inputs import open_studies
+from common.tables import write_csv
+from engine.forge import Forge, say
+from engine.outcome import Check, Fact, Outcome, number
 
 
 @dg.asset(
@@ -23,9 +22,9 @@ from pipeline.outcome import Check, Fact, Outcome, number
 )
 def studies(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
     """Ingest the source. Its cache key holds a digest of the source's files, so that changed data is read again."""
-    from imaging.source_digest import source_digest
-    from imaging.sources import source_root
-    from pipeline.preflight import check_before_run
+    from engine.preflight import check_before_run
+    from imaging.sources.digest import source_digest
+    from imaging.sources.table import source_root
 
     settings = forge.settings()
     root = source_root(forge.source, Path(forge.root) if forge.root else None)
@@ -37,11 +36,11 @@ def studies(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeRe
 
 
 def _ingest(folder: Path, forge: Forge, root: Path | None) -> Outcome:
+    from engine.settings import FOLDS
     from imaging.dataset_card import write_dataset_card
-    from imaging.sources import read_source, source_labels
-    from imaging.study_archive import StudyArchive
-    from imaging.study_writer import write_studies
-    from pipeline.settings import FOLDS
+    from imaging.sources.table import read_source, source_labels
+    from imaging.studies.archive import StudyArchive
+    from imaging.studies.archive_writer import write_studies
 
     settings = forge.settings()
     items = read_source(forge.source, root, settings.phantom, settings.source)
@@ -91,8 +90,8 @@ def patient_split(context: dg.AssetExecutionContext, forge: Forge) -> dg.Materia
 
 
 def _split(folder: Path, forge: Forge) -> Outcome:
-    from imaging.split import split_patients, write_splits
-    from pipeline.settings import FOLDS
+    from engine.settings import FOLDS
+    from imaging.studies.split import split_patients, write_splits
 
     settings = forge.settings()
     groups = open_studies(forge).groups()

@@ -6,22 +6,20 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import numpy as np
 
-from assets.check_specs import check_spec
-from assets.checks import class_balance, leak_check
-from assets.folds import FOLDS, OWNERS
-from assets.inputs import VARIED_SLICES, open_slices, open_split, slices_file, split_file
-from assets.pictures import store_preview
+from assets.parts.checks import FOLDS, OWNERS, check_spec, class_balance, leak_check
+from assets.parts.inputs import VARIED_SLICES, open_slices, open_split, slices_file, split_file
+from assets.parts.pictures import store_preview
+from assets.parts.training_run import as_outcome, train_in_own_process
 from assets.slices import code_version_of, store_facts, training_rows
-from assets.training_run import as_outcome, train_in_own_process
-from imaging.errors import InputError
-from imaging.slice_store import SliceStore
-from imaging.tables import write_csv
-from pipeline.forge import Forge, require_fold
-from pipeline.outcome import Fact, Outcome, image
+from common.errors import InputError
+from common.tables import write_csv
+from engine.forge import Forge, require_fold
+from engine.outcome import Fact, Outcome, image
+from imaging.slices.store import SliceStore
 
 if TYPE_CHECKING:
+    from engine.settings import Settings
     from gan.simulator import SimulatorConfig
-    from pipeline.settings import Settings
 
 
 @dg.asset(
@@ -87,8 +85,8 @@ def lesion_masks(context: dg.AssetExecutionContext, forge: Forge) -> dg.Material
 
 
 def _simulate(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outcome:
+    from common.workers import worker_processes
     from gan.simulator import write_lesion_masks
-    from pipeline.machine import worker_processes
 
     fold, settings = require_fold(context), forge.settings()
     split = open_split(forge, fold)
@@ -151,10 +149,10 @@ def synthetic_slices(context: dg.AssetExecutionContext, forge: Forge) -> dg.Mate
 
 
 def _draw(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outcome:
-    from gan.generate import generate_slices
-    from imaging.augmented import write_varied_slices
-    from pipeline.machine import worker_processes
-    from training.compute import choose_compute
+    from common.workers import worker_processes
+    from gan.generation.slices import generate_slices
+    from imaging.augmentation.varied import write_varied_slices
+    from runtime.compute import choose_compute
 
     fold, settings = require_fold(context), forge.settings()
     path = folder / "slices.h5"

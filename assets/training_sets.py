@@ -4,14 +4,12 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.check_specs import check_spec
-from assets.checks import leak_check
-from assets.folds import FOLDS, OWNERS
-from assets.inputs import open_slices, open_split, open_varied_slices
+from assets.parts.checks import FOLDS, OWNERS, check_spec, leak_check
+from assets.parts.inputs import open_slices, open_split, open_varied_slices
 from assets.slices import code_version_of, store_facts
-from imaging.slice_store import SliceStore
-from pipeline.forge import Forge, require_fold
-from pipeline.outcome import Check, Fact, Outcome
+from engine.forge import Forge, require_fold
+from engine.outcome import Check, Fact, Outcome
+from imaging.slices.store import SliceStore
 
 
 @dg.asset(
@@ -61,7 +59,7 @@ def _mix(context: dg.AssetExecutionContext, forge: Forge, counts: dict[str, int]
 
 
 def _write(context: dg.AssetExecutionContext, forge: Forge, folder: Path, counts: dict[str, int]) -> Outcome:
-    from imaging.mixing import write_training_set
+    from imaging.slices.mixing import write_training_set
 
     fold, settings = require_fold(context), forge.settings()
     parts = [(_open(forge, name, fold), count) for name, count in counts.items()]

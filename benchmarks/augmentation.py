@@ -21,10 +21,10 @@ import pandas as pd
 import psutil
 from numpy.typing import NDArray
 
-from imaging.augment import AugmentConfig, augment_slice, build_recipe
-from imaging.augmented import write_augmented_slices
-from imaging.balance import BalanceConfig
-from imaging.slice_store import SliceStore, SliceStoreWriter, StoreAttributes
+from imaging.augmentation.recipe import AugmentConfig, augment_slice, build_recipe
+from imaging.augmentation.varied import write_augmented_slices
+from imaging.slices.balance import BalanceConfig
+from imaging.slices.store import SliceStore, SliceStoreWriter, StoreAttributes
 
 SIZE = 128
 Vary = Callable[[NDArray[np.float32], NDArray[np.uint8], int], object]

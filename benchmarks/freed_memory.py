@@ -13,7 +13,7 @@ import pandas as pd
 
 from benchmarks.own_process import in_own_process
 from benchmarks.thread_waiting import NETWORKS, step_ms
-from training.memory import keep_freed_memory
+from runtime.compute import keep_freed_memory
 
 
 def main() -> None:

@@ -23,9 +23,9 @@ from torch import nn
 from benchmarks import training as own
 from benchmarks.networks import count_flops
 from benchmarks.own_process import in_own_process
-from segmentation.networks import build_network
+from runtime.compute import choose_compute
+from segmentation.networks.table import build_network
 from tests.segmentation.toy_slices import write_store
-from training.compute import choose_compute
 
 CLASSES = 5
 _EPOCHS, _SLICES = 60, 10_000

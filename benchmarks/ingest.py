@@ -21,12 +21,11 @@ import pandas as pd
 
 from imaging.labels import LABEL_SETS
 from imaging.phantom import PhantomConfig, read_phantom
-from imaging.prepare import crop_region, reference_box, resample_image, resample_mask
-from imaging.prepared_study import prepare_study
-from imaging.regions import RegionConfig, study_regions
-from imaging.sources import read_source, source_labels
-from imaging.study import Study
-from imaging.study_writer import write_studies
+from imaging.slices.regions import RegionConfig, study_regions
+from imaging.sources.table import read_source, source_labels
+from imaging.studies.archive_writer import write_studies
+from imaging.studies.preparation import crop_region, prepare_study, reference_box, resample_image, resample_mask
+from imaging.studies.study import Study
 
 
 def write_phantom(root: Path, patients: int) -> None:

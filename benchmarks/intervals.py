@@ -30,9 +30,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-from imaging.seeds import random_generator
-from segmentation.crossed_interval import Spread, pseudo_values
-from segmentation.statistics import (
+from common.seeds import random_generator
+from segmentation.comparison.crossed_interval import Spread, pseudo_values
+from segmentation.comparison.statistics import (
     BETTER,
     CONFIDENCE,
     WORSE,

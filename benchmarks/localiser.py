@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from imaging.sources import read_source, source_labels
-from imaging.split import FoldSplit, split_patients
-from imaging.study_archive import StudyArchive
-from imaging.study_writer import write_studies
-from pipeline.settings import Settings, load_settings
-from segmentation.localiser import box_scores, load_localiser
-from segmentation.localiser_training import train_localiser
-from training.checkpoint import delete_checkpoint
-from training.compute import Compute, choose_compute
-from training.report import silent
+from engine.settings import Settings, load_settings
+from imaging.sources.table import read_source, source_labels
+from imaging.studies.archive import StudyArchive
+from imaging.studies.archive_writer import write_studies
+from imaging.studies.split import FoldSplit, split_patients
+from runtime.checkpoint import delete_checkpoint
+from runtime.compute import Compute, choose_compute
+from runtime.report import silent
+from segmentation.localiser.training import train_localiser
+from segmentation.localiser.use import box_scores, load_localiser
 
 
 def main() -> None:

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from common.seeds import random_generator
 from gan.simulator import SimulatorConfig, write_lesion_masks
-from imaging.balance import BalanceConfig
 from imaging.labels import EMIDEC_LABELS, patient_group
-from imaging.seeds import random_generator
-from imaging.slice_store import SliceStore, SliceStoreWriter, StoreAttributes
+from imaging.slices.balance import BalanceConfig
+from imaging.slices.store import SliceStore, SliceStoreWriter, StoreAttributes
 
 SIZE = 128
 

@@ -30,16 +30,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import training as own
 from benchmarks.own_process import in_own_process
-from imaging.slice_store import SliceStore
-from segmentation import blocks, train
-from segmentation.blocks import count_parameters
-from segmentation.config import TrainConfig
-from segmentation.networks import build_network
-from segmentation.validation import ValidationData
+from imaging.slices.store import SliceStore
+from runtime import enlarged_convolution
+from runtime.compute import choose_compute, keep_freed_memory
+from segmentation.networks.blocks import count_parameters
+from segmentation.networks.table import blocks, build_network
+from segmentation.training import loop as train
+from segmentation.training.config import TrainConfig
+from segmentation.training.validation import ValidationData
 from tests.segmentation.toy_slices import write_store
-from training import enlarged_convolution
-from training.compute import choose_compute
-from training.memory import keep_freed_memory
 
 CLASSES = 5
 Build = Callable[[], nn.Module]

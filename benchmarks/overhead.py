@@ -32,10 +32,10 @@ import dagster as dg
 import pandas as pd
 from dagster._core.utils import make_new_run_id
 
-from pipeline.dagster_home import prepare_dagster_home
+from engine.forge import Forge
+from engine.tracking.store import EXPERIMENT, connect, prepare_store
 from pipeline.definitions import defs
-from pipeline.forge import Forge
-from pipeline.tracking_store import EXPERIMENT, connect, prepare_store
+from pipeline.services.dagster_home import prepare_dagster_home
 
 PROFILE, FOLD = "tiny", 0
 RUN = [sys.executable, "-m", "pipeline.cli", "run", "--profile", PROFILE, "--fold", str(FOLD)]
@@ -84,13 +84,13 @@ def functions_s(home: Path) -> float:
     """Return the seconds of the assets' own functions, called one after the other in this process."""
     forge = Forge(profile=PROFILE, home=str(home))
     cache = Stopwatch()
-    from pipeline import record
+    from engine import record
 
     assets = {asset.key.to_user_string(): asset for asset in defs.assets if isinstance(asset, dg.AssetsDefinition)}
     start = time.perf_counter()
     with (
-        patch("assets.training_run.run_pipes", train_here),
-        patch("pipeline.tracking.Tracker", NoTracker),
+        patch("assets.parts.training_run.run_pipes", train_here),
+        patch("engine.tracking.tracker.Tracker", NoTracker),
         patch.object(record, "file_digest", cache.around(record.file_digest)),
     ):
         for name in in_order(assets):
@@ -126,11 +126,11 @@ def stand_in(asset: dg.AssetsDefinition) -> Any:
 
 def train_here(_: Any, task: Any) -> None:
     """Train in this process what the graph trains in one of its own."""
-    from pipeline.training_stages import STAGES
-    from pipeline.training_task import RESULT_FILE
-    from training.compute import choose_compute
-    from training.files import write_json
-    from training.report import silent
+    from common.files import write_json
+    from engine.worker.stages import STAGES
+    from engine.worker.task import RESULT_FILE
+    from runtime.compute import choose_compute
+    from runtime.report import silent
 
     trained = STAGES[task.stage](task, choose_compute(task.device, task.precision), silent)
     write_json(Path(task.folder) / RESULT_FILE, {"scores": dict(trained.scores), "run_id": None})

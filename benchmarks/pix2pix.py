@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.training import _slices, _wait
-from gan.config import PRESETS, Pix2PixConfig
-from gan.hole import ventricle_hole
-from gan.players import Players, build_networks
-from gan.shades import ShadeBook
-from gan.synthesiser import noise_seeds, prepare
-from gan.training_slices import ResidentSlices
+from gan.generation.hole import ventricle_hole
+from gan.generation.shades import ShadeBook
+from gan.generation.synthesiser import noise_seeds, prepare
+from gan.training.batches import ResidentSlices
+from gan.training.config import PRESETS, Pix2PixConfig
+from gan.training.steps import Players, build_networks
 from imaging.labels import EMIDEC_LABELS
-from imaging.slice_store import SliceStore
+from imaging.slices.store import SliceStore
+from runtime.compute import Compute, choose_compute
 from tests.segmentation.toy_slices import write_store
-from training.compute import Compute, choose_compute
 
 PLAIN = PRESETS["published"]
 

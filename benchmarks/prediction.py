@@ -17,22 +17,21 @@ import numpy as np
 import pandas as pd
 import torch
 
-from imaging.box import Box
-from imaging.new_studies import find_studies
+from engine.settings import load_settings
 from imaging.phantom import PhantomConfig, read_phantom
-from imaging.regions import RegionConfig
-from imaging.study import Study
-from pipeline.predict import PredictionRun, PredictOptions
-from pipeline.predict_models import LoadedModel, Member, ModelName
-from pipeline.prediction_record import model_facts
-from pipeline.settings import load_settings
-from segmentation.cloud import fit_cloud
-from segmentation.familiarity import Familiarity, describe
-from segmentation.networks import build_network
-from segmentation.plausibility import MEASURES, SeenRange
-from segmentation.predict import Segmenter, load_ensemble
-from training.compute import Compute, choose_compute
-from training.model_folder import write_model_folder
+from imaging.slices.regions import RegionConfig
+from imaging.studies.box import Box
+from imaging.studies.study import Study
+from imaging.volumes.new_studies import find_studies
+from pipeline.commands.models import LoadedModel, Member, ModelName
+from pipeline.commands.predict.predict import PredictionRun, PredictOptions
+from pipeline.commands.predict.record import model_facts
+from runtime.compute import Compute, choose_compute
+from runtime.model_folder import write_model_folder
+from segmentation.networks.table import build_network
+from segmentation.prediction.familiarity import Familiarity, describe, fit_cloud
+from segmentation.prediction.plausibility import MEASURES, SeenRange
+from segmentation.prediction.segmenter import Segmenter, load_ensemble
 
 SLICES = 10
 

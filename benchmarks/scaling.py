@@ -87,8 +87,8 @@ def simulate(
 
 def experiment(steps: dict[str, float], folds: int, seeds: int) -> list[Task]:
     """Return the tasks of an experiment over the real asset graph, fold by fold."""
+    from engine.cluster.executor import steps_of_pool
     from pipeline.definitions import all_assets, defs
-    from pipeline.executor import steps_of_pool
 
     graph, on_gpu = defs.resolve_asset_graph(), set(steps_of_pool(all_assets))
     reads = {
@@ -137,14 +137,14 @@ def _four_trainings(options: argparse.Namespace) -> dict[str, float]:
     """Run the four trainings in this process's workspace on the cluster of `RAY_ADDRESS`."""
     import dagster as dg
 
-    from pipeline.forge import Forge
-    from pipeline.run_fold import prepare_stores
+    from engine.forge import Forge
+    from pipeline.commands.run import prepare_stores
 
     forge = Forge(profile=options.profile, home=os.environ["SCARFORGE_HOME"], overrides=options.set)
     prepare_stores(forge)
     with dg.DagsterInstance.get() as instance:
         instance.event_log_storage.set_concurrency_slots("gpu", options.four_trainings)
-        job = dg.build_reconstructable_job("pipeline.run_fold", "resolve_job", (f"{options.profile}_fold",))
+        job = dg.build_reconstructable_job("pipeline.commands.run", "resolve_job", (f"{options.profile}_fold",))
         config = {"resources": {"forge": {"config": forge.model_dump()}}}
         chosen = [dg.AssetKey(name) for name in TRAININGS]
         tags = {"dagster/partition": str(FOLD)}

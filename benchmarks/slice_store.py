@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from imaging.slice_store import SliceStore, SliceStoreWriter, StoreAttributes
+from imaging.slices.store import SliceStore, SliceStoreWriter, StoreAttributes
 
 SIZE = 128
 BLOCK = 500

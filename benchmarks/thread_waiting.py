@@ -50,8 +50,8 @@ def step_ms(name: str, steps: int) -> float:
     """Return the milliseconds of a training step of a network as the quick profile has it."""
     import torch
 
-    from pipeline.settings import load_settings
-    from segmentation.networks import build_network
+    from engine.settings import load_settings
+    from segmentation.networks.table import build_network
 
     config = getattr(load_settings("quick", (), ()), name)
     network = build_network(config.network).to(memory_format=torch.channels_last).train()

@@ -20,16 +20,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.own_process import in_own_process
-from imaging.slice_store import SliceStore
-from segmentation.blocks import count_parameters
-from segmentation.config import TrainConfig
-from segmentation.losses import cross_entropy_dice
-from segmentation.networks import build_network
-from segmentation.train import train_segmenter
-from segmentation.validation import ValidationData
+from imaging.slices.store import SliceStore
+from runtime.compute import choose_compute, keep_freed_memory
+from segmentation.networks.blocks import count_parameters
+from segmentation.networks.table import build_network
+from segmentation.training.config import TrainConfig
+from segmentation.training.loop import train_segmenter
+from segmentation.training.losses import cross_entropy_dice
+from segmentation.training.validation import ValidationData
 from tests.segmentation.toy_slices import write_store
-from training.compute import choose_compute
-from training.memory import keep_freed_memory
 
 
 class SliceFiles(Dataset[tuple[Tensor, Tensor]]):

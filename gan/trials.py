@@ -1,7 +1,7 @@
 """The source's ten trials and the improved configurations, trained alike and measured alike.
 
 What does not live here: where slices, judge and weights come from, and how a training is tracked
-(`pipeline.trials`).
+(`pipeline.commands.trials`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from gan.config import PRESETS, Pix2PixConfig
-from gan.frechet import frechet_distance
-from gan.inception_features import inception_score
-from gan.kernel_distance import kernel_distance
-from gan.quality_adherence import dice
-from gan.quality_pixels import local_texture, peak_signal_to_noise, structural_similarity_of
-from gan.quality_realism import Extractor
-from gan.quality_slices import Images, PairDistance, PairedSlices, Segment, inside_ventricle
-from imaging.errors import InputError
+from common.errors import InputError
+from gan.networks.features import inception_score
+from gan.quality.adherence import dice
+from gan.quality.distances import frechet_distance, kernel_distance
+from gan.quality.fidelity import local_texture, peak_signal_to_noise, structural_similarity_of
+from gan.quality.realism import Extractor
+from gan.quality.slices import Images, PairDistance, PairedSlices, Segment, inside_ventricle
+from gan.training.config import PRESETS, Pix2PixConfig
 from imaging.labels import LabelSet
 
 # As the source's table words them, and what is new here.

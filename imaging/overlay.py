@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from imaging.errors import InputError
+from common.errors import InputError
 from imaging.labels import LabelSet
 
 _OPACITY = 0.35

@@ -1,5 +1,4 @@
-"""The wiring: definitions, resources, jobs, schedules, tracking, command line, profiles.
+"""What people start: Dagster's definitions, the command line, automation, both user interfaces.
 
-What does not live here: science. `pipeline.workspace`, `.record`, `.settings` and `.tracking` sit below
-`assets`; `pipeline.definitions` and `pipeline.cli` sit on top.
+What does not live here: how an asset is built (`engine`), and science.
 """

@@ -6,8 +6,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from common.quiet import quieten
 from pipeline.outermost import run_command
-from pipeline.quiet import quieten
 
 app = typer.Typer(
     help="Does GAN-synthesised data make a scar segmenter better, for which tissue and by how much?",
@@ -52,8 +52,7 @@ def run(
     seed: Annotated[list[int], typer.Option("--seed", help="Seeds in place of the profile's.")] = [],  # noqa: B006
 ) -> None:
     """Run the whole graph on one fold and print the comparison; the same command again continues a killed run."""
-    from pipeline.run_fold import run_fold
-    from pipeline.summary import print_result
+    from pipeline.commands.run import print_result, run_fold
 
     home = default_home()
     forge = run_fold(source, root, profile, fold, home, set_, seed)
@@ -70,7 +69,7 @@ def scores(
     ] = None,
 ) -> None:
     """Tabulate the test patients of all finished folds together, as drawn and without unsure lesions."""
-    from pipeline.pooled_scores import pool_scores
+    from pipeline.commands.scores import pool_scores
 
     print(pool_scores(default_home().absolute(), source, profile, output))
 
@@ -83,7 +82,7 @@ def evaluate(
     format_: Annotated[str, typer.Option("--format", help="Layout and label numbers: emidec or acdc.")] = "emidec",
 ) -> None:
     """Score any two folders of label maps under every rule, with intervals."""
-    from pipeline.evaluate import evaluate as evaluate_label_maps
+    from pipeline.commands.evaluate import evaluate as evaluate_label_maps
 
     raise typer.Exit(evaluate_label_maps(reference, prediction, format_, output))
 
@@ -99,8 +98,8 @@ def trials(
     set_: Annotated[list[str], typer.Option("--set", help="key=value laid over the profile.")] = [],  # noqa: B006
 ) -> None:
     """Train the source's ten trials and the improved generators on one finished fold, and tabulate them."""
-    from pipeline.forge import Forge
-    from pipeline.trials import run_trials
+    from engine.forge import Forge
+    from pipeline.commands.trials import run_trials
 
     home = default_home().absolute()
     place = str(root.absolute()) if root else ""
@@ -127,9 +126,9 @@ def sweep(
     set_: Annotated[list[str], typer.Option("--set", help="key=value laid over the profile.")] = [],  # noqa: B006
 ) -> None:
     """Train a segmenter at several shares of synthetic slices on one finished fold: how much of them to use."""
-    from pipeline.forge import Forge
-    from pipeline.sweep import run_sweep
-    from pipeline.sweep_plan import plan_points, read_patients, read_seeds, read_shares
+    from engine.forge import Forge
+    from pipeline.commands.sweep.plan import plan_points, read_patients, read_seeds, read_shares
+    from pipeline.commands.sweep.sweep import run_sweep
 
     points = plan_points(read_shares(synthetic_share), read_patients(real_patients))
     home, place = default_home().absolute(), str(root.absolute()) if root else ""
@@ -158,8 +157,8 @@ def predict(
 
     Exit status: 0 all is well, 2 a study could not be segmented, 3 a study was flagged.
     """
-    from pipeline.predict import PredictOptions
-    from pipeline.predict import predict as predict_studies
+    from pipeline.commands.predict.predict import PredictOptions
+    from pipeline.commands.predict.predict import predict as predict_studies
 
     options = PredictOptions(model, output, fold, localiser, phase, flips, dicom_seg, post_processing)
     raise typer.Exit(predict_studies(default_home(), studies, options))
@@ -186,8 +185,8 @@ def external_test(
 
     Exit status: 0 all is well, 2 a study could not be read or segmented, 3 a study was flagged (and scored).
     """
-    from pipeline.external_test import external_test as test_models
-    from pipeline.external_test_options import ExternalTestOptions
+    from pipeline.commands.external_test import ExternalTestOptions
+    from pipeline.commands.external_test import external_test as test_models
 
     options = ExternalTestOptions(
         tuple(model), source, root, output, fold, localiser, crop, flips, post_processing, tuple(set_)
@@ -205,7 +204,7 @@ def export(
     fold: Annotated[Optional[int], typer.Option(min=0, max=4, help="Only this fold's networks; else all.")] = None,  # noqa: UP045
 ) -> None:
     """Export a trained model's networks, each compared with PyTorch, to run without this project."""
-    from pipeline.export import export as export_networks
+    from pipeline.commands.export import export as export_networks
 
     export_networks(default_home(), model, format_, output, fold)
 
@@ -213,7 +212,7 @@ def export(
 @app.command()
 def sources() -> None:
     """List the formats that studies can be read from."""
-    from imaging.sources import SOURCES
+    from imaging.sources.table import SOURCES
 
     for name, source in SOURCES.items():
         labels = source.label_set.name if source.label_set else "either (source.label_set)"
@@ -223,7 +222,7 @@ def sources() -> None:
 @app.command()
 def doctor() -> None:
     """Tell what this machine has and what would be used."""
-    from pipeline.doctor import print_report
+    from pipeline.services.doctor import print_report
 
     print_report(default_home())
 
@@ -242,7 +241,7 @@ def ui(
     ] = [],  # noqa: B006
 ) -> None:
     """Start Dagster's webserver and daemon, and MLflow's server, on loopback, closed to other sites' pages."""
-    from pipeline.serve import serve
+    from pipeline.services.ui import serve
 
     code = serve(
         default_home(), dagster_port, mlflow_port, host=host, password_file=password_file, behind_proxy=behind_proxy
@@ -262,7 +261,7 @@ def show_store(
     sheet: Annotated[Path, typer.Option(help="Where the contact sheet goes.")] = Path("contact_sheet.png"),
 ) -> None:
     """Print what a store holds, and draw a contact sheet of it."""
-    from pipeline.show_store import show
+    from pipeline.commands.store import show
 
     show(file, sheet)
 
@@ -270,8 +269,8 @@ def show_store(
 @track_commands.command("replay")
 def replay_tracking() -> None:
     """Send what could not be sent while the tracking server was down."""
-    from pipeline.tracking import pending_events, replay, tracking_places
-    from pipeline.tracking_store import shown
+    from engine.tracking.store import shown
+    from engine.tracking.tracker import pending_events, replay, tracking_places
 
     places = tracking_places(default_home().absolute(), os.environ)
     sent = replay(places.spool, places.uri)

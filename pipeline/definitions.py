@@ -19,12 +19,11 @@ from assets import (
     synthesis,
     training_sets,
 )
-from pipeline.executor import chosen_executor, steps_of_pool
-from pipeline.forge import Forge
-from pipeline.forge_fields import forge_fields
-from pipeline.jobs import JOBS, cine
-from pipeline.nightly import nightly
-from pipeline.sensors import new_studies, report_failures, report_regressions
+from engine.cluster.executor import chosen_executor, steps_of_pool
+from engine.forge import Forge, forge_fields
+from pipeline.automation.jobs import JOBS, cine
+from pipeline.automation.nights import nightly
+from pipeline.automation.sensors import new_studies, report_failures, report_regressions
 
 forge = Forge(**forge_fields(os.environ))
 

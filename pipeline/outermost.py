@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from imaging.errors import InputError
+from common.errors import InputError
 
 WRONG_INPUT, OWN_FAULT = 2, 1
 _ENDS_WITHIN_S = 9.0

@@ -20,7 +20,7 @@ class _Faults(logging.Handler):
 @pytest.fixture(autouse=True)
 def guarded_faults(request: pytest.FixtureRequest) -> Iterator[list[logging.LogRecord]]:
     """What the guard told as a fault of ours: none, unless the test is marked `faulty`. A bug must not hide there."""
-    log, faults = logging.getLogger("imaging.guard"), _Faults()
+    log, faults = logging.getLogger("common.guard"), _Faults()
     level = log.level
     log.setLevel(logging.DEBUG)
     log.addHandler(faults)

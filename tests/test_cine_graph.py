@@ -7,8 +7,8 @@ import sys
 import pandas as pd
 import pytest
 
-from imaging.slice_store import SliceStore
-from imaging.study_archive import StudyArchive
+from imaging.slices.store import SliceStore
+from imaging.studies.archive import StudyArchive
 from tests.imaging import fake_acdc
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

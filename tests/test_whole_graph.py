@@ -9,7 +9,7 @@ import time
 import pandas as pd
 import pytest
 
-from segmentation.scores import SCORE_COLUMNS
+from segmentation.scoring.scores import SCORE_COLUMNS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -75,7 +75,7 @@ def test_the_table_shows_both_arms_of_both_networks(workspace):
 
 
 def test_arms_are_of_equal_size_and_only_one_holds_synthetic_slices(workspace):
-    from imaging.slice_store import SliceStore
+    from imaging.slices.store import SliceStore
 
     root, _, _ = workspace
     origins = {}
@@ -87,9 +87,9 @@ def test_arms_are_of_equal_size_and_only_one_holds_synthetic_slices(workspace):
 
 
 def test_no_validation_or_test_patient_reaches_what_is_trained(workspace):
-    from imaging.leakage import find_leaks
-    from imaging.slice_store import SliceStore
-    from imaging.split import read_split
+    from imaging.slices.store import SliceStore
+    from imaging.studies.leakage import find_leaks
+    from imaging.studies.split import read_split
 
     root, _, _ = workspace
     split = read_split(root / "patient_split" / "patient_split.json", 1)

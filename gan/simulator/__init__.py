@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any
 from gan.simulator.config import STRATEGIES, SimulatorConfig, StrategyShares
 
 if TYPE_CHECKING:
-    from gan.simulator.distributions import compare_distributions, measure_masks, summarise_distributions
-    from gan.simulator.figure import plot_distributions
+    from gan.simulator.distributions import (
+        compare_distributions,
+        measure_masks,
+        plot_distributions,
+        summarise_distributions,
+    )
     from gan.simulator.simulator import WARPED_ANATOMY, Draft, MaskSimulator
     from gan.simulator.write import SimulatedMask, write_lesion_masks
 
@@ -40,7 +44,7 @@ _MODULE_OF = {
     "SimulatedMask": "write",
     "compare_distributions": "distributions",
     "measure_masks": "distributions",
-    "plot_distributions": "figure",
+    "plot_distributions": "distributions",
     "summarise_distributions": "distributions",
     "write_lesion_masks": "write",
 }

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from imaging.config import FrozenConfig
+from common.config import FrozenConfig
 
 STRATEGIES = ("synthetic_anatomy", "hybrid_injection", "cross_subject_fusion")
 

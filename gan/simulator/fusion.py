@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gan.simulator.anatomy import RAYS, Anatomy, ray_angles
 from gan.simulator.config import SimulatorConfig
 from gan.simulator.growth import MINIMUM_NO_REFLOW_CLUSTER_PX, compose, infarct_core, remove_small, tidy_lesion
-from gan.simulator.territories import territory_of
+from gan.simulator.lesion_model import territory_of
 from imaging.labels import Tissue
 
 Floats = NDArray[np.float64]

@@ -11,8 +11,7 @@ from scipy import ndimage
 from skimage.graph import MCP_Geometric
 
 from gan.simulator.anatomy import Anatomy
-from gan.simulator.lesion_model import LesionPlan
-from gan.simulator.territories import angle_between
+from gan.simulator.lesion_model import LesionPlan, angle_between
 from imaging.labels import Tissue
 
 Bools = NDArray[np.bool_]

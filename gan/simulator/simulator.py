@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from gan.hole import ventricle_hole
+from common.errors import InputError
+from gan.generation.hole import ventricle_hole
 from gan.simulator.anatomy import Anatomy, read_anatomy
 from gan.simulator.config import STRATEGIES, SimulatorConfig
 from gan.simulator.fusion import Donor, carry_lesion
 from gan.simulator.growth import grow_lesion
-from gan.simulator.lesion_model import LesionModel
-from gan.simulator.measures import measure_lesion
-from gan.simulator.ring_model import RingModel
-from gan.simulator.warp import warp_anatomy
-from imaging.errors import InputError
+from gan.simulator.lesion_model import LesionModel, measure_lesion
+from gan.simulator.ring_model import RingModel, warp_anatomy
 from imaging.labels import LabelSet, Tissue
 
 WARPED_ANATOMY = "warped_anatomy"

@@ -4,7 +4,7 @@
 from them, `figures` and `pictures` what is drawn, and `page` puts all into HTML.
 """
 
-from imaging.dataset_card.card import write_dataset_card
+from imaging.dataset_card.page import write_dataset_card
 from imaging.dataset_card.summary import DatasetCard
 
 __all__ = ["DatasetCard", "write_dataset_card"]

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from common.errors import some_of
 from imaging.dataset_card.facts import StudyFacts
-from imaging.errors import some_of
 from imaging.labels import PATIENT_GROUPS, LabelSet
-from imaging.regions import RegionConfig
+from imaging.slices.regions import RegionConfig
 
 _NAMED = 8  # studies that a warning names before it counts the others
 _FEWEST_PATIENTS = 5  # of a group

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.box import Box
-from imaging.errors import InputError
+from common.errors import InputError
 from imaging.labels import LabelSet
-from imaging.prepare import crop_region, reference_box
-from imaging.prepared_study import PreparedStudy
-from imaging.regions import RegionConfig, study_regions
+from imaging.slices.regions import RegionConfig, study_regions
+from imaging.studies.box import Box
+from imaging.studies.preparation import PreparedStudy, crop_region, reference_box
 
 IMAGE_BINS = 512
 WINDOWED_BINS = 64

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.phantom.fields import THETA, Polar, Table, ripples
 from imaging.phantom.heart import Round
-from imaging.phantom.materials import Material
+from imaging.phantom.materials import THETA, Material, Polar, Table, ripples
 
 _FAR_MM = 1e4
 

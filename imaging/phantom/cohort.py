@@ -5,12 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from common.seeds import random_generator
 from imaging.labels import EMIDEC_LABELS, PATIENT_GROUPS, Tissue, patient_group
 from imaging.phantom.config import PhantomConfig
-from imaging.phantom.render import Patient, render
-from imaging.phantom.scanner import acquire, coil_sensitivity, draw_scanner
-from imaging.seeds import random_generator
-from imaging.study import Study
+from imaging.phantom.scanner import Patient, acquire, coil_sensitivity, draw_scanner, render
+from imaging.studies.study import Study
 
 _ATTEMPTS = 20
 # Fewer voxels than these would not have been drawn by an expert.

@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from imaging.config import FrozenConfig
+from common.config import FrozenConfig
 
 Span = tuple[float, float]
 

@@ -1,4 +1,7 @@
-"""What the scanner makes of the patient: partial volume, coil shading, motion, Rician noise, scanner units."""
+"""What the scanner makes of the patient: partial volume, coil shading, motion, Rician noise, scanner units.
+
+From a patient's anatomy to a noise-free volume and its label map, both averaged from a finer grid.
+"""
 
 from dataclasses import dataclass
 
@@ -6,8 +9,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imaging.labels import EMIDEC_LABELS
+from imaging.phantom.chest import Chest, draw_chest, paint_chest
 from imaging.phantom.config import PhantomConfig
-from imaging.phantom.fields import smooth_noise
+from imaging.phantom.heart import Heart, Lesion, draw_heart, draw_lesion, paint_heart, paint_lesion
+from imaging.phantom.materials import LABEL_OF, Material, Polar, draw_signals, polar_grid, smooth_noise
 
 Volume = NDArray[np.float32]
 
@@ -108,3 +114,112 @@ def _blur(volume: Volume, spread_px: NDArray[np.floating]) -> Volume:
         for plane, (rows, columns) in zip(volume, spread_px, strict=True)
     )
     return np.stack(list(blurred))
+
+
+FINE = 2  # times finer in plane than the native grid: partial volume
+_ROUGH_MM = 3.5  # size of the irregularities of borders
+LEVELS = 2  # levels within a slice: partial volume through the plane
+
+
+@dataclass(frozen=True)
+class Patient:
+    """Everything that was drawn of one patient before the scan.
+
+    Attributes:
+        shape: (S, H, W) of the native grid.
+        pixel_mm: In-plane spacing.
+        slice_mm: Slice spacing.
+        centres_mm: The ventricle's centre in each slice (S, 2), rows and columns from the first corner.
+        heart: At LEVELS levels a slice.
+        lesion: At the same levels; None for a normal patient.
+        chest: At one level a slice.
+        signals: Of each material.
+    """
+
+    shape: tuple[int, int, int]
+    pixel_mm: float
+    slice_mm: float
+    centres_mm: NDArray[np.float64]
+    heart: Heart
+    lesion: Lesion | None
+    chest: Chest
+    signals: NDArray[np.float32]
+
+    @classmethod
+    def draw(cls, config: PhantomConfig, group: str, rng: np.random.Generator) -> "Patient":
+        """Draw one patient of `group`."""
+        slices = int(rng.integers(config.slices[0], config.slices[1] + 1))
+        height, width = (int(n) for n in rng.integers(config.matrix_px[0], config.matrix_px[1] + 1, 2))
+        pixel_mm = float(rng.uniform(*config.pixel_mm))
+        levels = ((np.arange(slices * LEVELS) + 0.5) / (slices * LEVELS)).astype(np.float32)
+        heart = draw_heart(config, levels, group != "normal", rng)
+        middle = pixel_mm / 2 * np.array([height, width])
+        return cls(
+            shape=(slices, height, width),
+            pixel_mm=pixel_mm,
+            slice_mm=float(rng.uniform(*config.slice_mm)),
+            centres_mm=_centres(middle, slices, config.off_centre_mm, rng),
+            heart=heart,
+            lesion=None if group == "normal" else draw_lesion(heart.septum, levels, group == "no_reflow", rng),
+            chest=draw_chest(levels.reshape(slices, LEVELS).mean(axis=1), rng),
+            signals=draw_signals(rng.uniform(*config.inversion_error), rng),
+        )
+
+
+def render(patient: Patient, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Return the noise-free signal and the labels, both (S, H, W) on the native grid."""
+    fine_shape = (patient.shape[1] * FINE, patient.shape[2] * FINE)
+    polar = polar_grid(patient.centres_mm, fine_shape, patient.pixel_mm / FINE)
+    rough = smooth_noise(rng, polar.radius.shape, _ROUGH_MM * FINE / patient.pixel_mm)
+    chest = paint_chest(patient.chest, polar, rough)
+    signal = block_mean(patient.signals[chest], FINE)
+    mask = np.zeros(patient.shape, np.uint8)
+    window = _window(patient)
+    fine = tuple(slice(side.start * FINE, side.stop * FINE) for side in window)
+    levels = _paint_levels(patient, polar.window(*fine), chest[:, *fine], np.ascontiguousarray(rough[:, *fine]))
+    signal[:, *window] = _average([patient.signals[level] for level in levels])
+    mask[:, *window] = _majority([LABEL_OF[level] for level in levels])
+    return signal, mask
+
+
+def _centres(
+    middle_mm: NDArray[np.float64], slices: int, off_centre_mm: float, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Return the centre of each slice: off the middle, along a tilted axis, with unequal breath-holds."""
+    tilt = rng.uniform(-7, 7, 2) * np.linspace(-1, 1, slices)[:, None] if slices > 1 else 0.0
+    return middle_mm + rng.uniform(-off_centre_mm, off_centre_mm, 2) + tilt + rng.normal(0, 0.7, (slices, 2))
+
+
+def _window(patient: Patient) -> tuple[slice, slice]:
+    """Return the native rows and columns that hold the heart in every slice."""
+    reach = float(patient.heart.fat.max()) + 2 * patient.pixel_mm
+    first = np.floor((patient.centres_mm.min(axis=0) - reach) / patient.pixel_mm).astype(int)
+    last = np.ceil((patient.centres_mm.max(axis=0) + reach) / patient.pixel_mm).astype(int)
+    rows, columns = (slice(max(a, 0), min(b, n)) for a, b, n in zip(first, last, patient.shape[1:], strict=True))
+    return rows, columns
+
+
+def _paint_levels(
+    patient: Patient, polar: Polar, chest: NDArray[np.uint8], rough: NDArray[np.float32]
+) -> list[NDArray[np.uint8]]:
+    """Return the materials (S, H, W) of heart and chest at each level within the slices."""
+    inside = polar.radius < polar.look_up(patient.chest.inner)
+    painted = []
+    for first in range(LEVELS):
+        levels = slice(first, None, LEVELS)
+        heart = paint_heart(patient.heart, polar, levels, rough)
+        if patient.lesion is not None:
+            paint_lesion(heart, patient.heart, patient.lesion, polar, levels, rough)
+        painted.append(np.where((heart != Material.AIR) & inside, heart, chest))
+    return painted
+
+
+def _average(levels: list[NDArray[np.generic]]) -> NDArray[np.float32]:
+    """Return the mean of fine volumes (S, H, W) over levels and over each native voxel."""
+    return np.mean([block_mean(level, FINE) for level in levels], axis=0, dtype=np.float32)
+
+
+def _majority(levels: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Return the label that fills most of each native voxel; a tie goes to the lower label."""
+    shares = [_average([level == value for level in levels]) for value in range(EMIDEC_LABELS.num_classes)]
+    return np.argmax(shares, axis=0).astype(np.uint8)

@@ -1,6 +1,6 @@
 """The comparison report: one HTML page that answers the question and shows what the answer rests on.
 
-What does not live here: how scores, intervals and verdicts are formed (`segmentation.scores`, `.statistics`,
+What does not live here: how scores, intervals and verdicts are formed (`segmentation.scoring.scores`, `.statistics`,
 `.comparison`), and where the material is read from (the assets).
 """
 

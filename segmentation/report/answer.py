@@ -5,10 +5,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from segmentation.comparison import REAL_ONLY, REAL_PLUS_GAN
-from segmentation.report.material import ReportMaterial
-from segmentation.report.words import ABSENT, ARMS, count, interval, number, upper_first, words
-from segmentation.statistics import (
+from segmentation.comparison.arms import REAL_ONLY, REAL_PLUS_GAN
+from segmentation.comparison.statistics import (
     BETTER,
     BETTER_IN_THIS_FOLD,
     BETTER_WITH_THIS_SEED,
@@ -19,6 +17,8 @@ from segmentation.statistics import (
     WORSE_IN_THIS_FOLD,
     WORSE_WITH_THIS_SEED,
 )
+from segmentation.report.material import ReportMaterial
+from segmentation.report.words import ABSENT, ARMS, count, interval, number, upper_first, words
 
 Row = Mapping[Hashable, Any]
 

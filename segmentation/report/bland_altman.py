@@ -8,9 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from imaging.svg_style import svg_style
-from segmentation.report.picture import ARM_COLOURS, INK, WIDTH_IN, Picture, say_instead, svg_picture, tidy
-from segmentation.report.words import ARMS, words
+from common.pages import svg_style
+from segmentation.report.words import ARM_COLOURS, ARMS, INK, WIDTH_IN, Picture, say_instead, svg_picture, tidy, words
 
 GROUPS = ("infarction", "no_reflow")
 LIMIT_DEVIATIONS = 1.96  # of the differences, between which 95 % of a normal distribution lies

@@ -10,11 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from imaging.labels import LabelSet
-from segmentation.comparison import REAL_ONLY, REAL_PLUS_GAN
-from segmentation.joint_scores import patient_rows
+from segmentation.comparison.arms import REAL_ONLY, REAL_PLUS_GAN
 from segmentation.report.material import Arm, Case, ReportMaterial
-from segmentation.report.picture import Picture, png_picture
-from segmentation.report.words import ARMS, listed, number, words
+from segmentation.report.words import ARMS, Picture, listed, number, png_picture, words
+from segmentation.scoring.joint_scores import patient_rows
 
 _LESIONS = ("infarct", "no_reflow")
 _TILE_PX, _GAP_PX, _MARGIN_PX, _LINE_PX = 360, 8, 8, 2

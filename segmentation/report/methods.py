@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from imaging.labels import PATIENT_GROUPS
-from segmentation.config import TrainConfig
+from segmentation.comparison.statistics import CONFIDENCE, MINIMUM_PAIRS, one_training_set, sources_of_variation
 from segmentation.report.material import ReportMaterial
 from segmentation.report.words import ARMS, count, listed, upper_first, words
-from segmentation.statistics import CONFIDENCE, MINIMUM_PAIRS, one_training_set, sources_of_variation
+from segmentation.training.config import TrainConfig
 
 _LOSSES: Mapping[str, str] = MappingProxyType(
     {

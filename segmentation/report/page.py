@@ -10,23 +10,20 @@ import matplotlib as mpl
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from imaging.svg_style import svg_style
-from segmentation.comparison import REAL_ONLY, REAL_PLUS_GAN, Comparison
-from segmentation.comparison_text import SUMMARY_HEADINGS, summary_lines
-from segmentation.report import beside, bland_altman
+from common.files import write_atomically
+from common.pages import svg_style
+from segmentation.comparison.arms import REAL_ONLY, REAL_PLUS_GAN, Comparison
+from segmentation.comparison.statistics import one_training_set, sources_of_variation
+from segmentation.comparison.text import SUMMARY_HEADINGS, summary_lines
+from segmentation.report import bland_altman
+from segmentation.report import published as beside
 from segmentation.report.answer import answers
-from segmentation.report.bulls_eye import FEWEST_SLICES, bulls_eye
-from segmentation.report.bulls_eye_figure import bulls_eye_picture
+from segmentation.report.bulls_eye import FEWEST_SLICES, bulls_eye, bulls_eye_picture
 from segmentation.report.cases import choose_cases, show_cases
-from segmentation.report.curves import curves_picture
-from segmentation.report.forest import forest_figure
+from segmentation.report.charts import curves_picture, forest_figure, pairs_figure
 from segmentation.report.material import ReportMaterial, Training
 from segmentation.report.methods import methods_paragraphs
-from segmentation.report.pairs import pairs_figure
-from segmentation.report.picture import Picture, svg_picture
-from segmentation.report.words import count, interval, listed, number, upper_first, words
-from segmentation.statistics import one_training_set, sources_of_variation
-from training.files import write_atomically
+from segmentation.report.words import Picture, count, interval, listed, number, svg_picture, upper_first, words
 
 _TEMPLATE = "templates/report.html.j2"
 

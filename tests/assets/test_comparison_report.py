@@ -1,11 +1,11 @@
 import pytest
 
 from assets.comparison_report import repeat_command, report_setup
+from engine.forge import Forge
 from imaging.labels import EMIDEC_LABELS
 from imaging.phantom import PhantomConfig
-from imaging.sources import read_source
-from imaging.study_writer import write_studies
-from pipeline.forge import Forge
+from imaging.sources.table import read_source
+from imaging.studies.archive_writer import write_studies
 from tests.pipeline.sealed import seal
 
 

@@ -3,8 +3,8 @@
 import dagster as dg
 import pytest
 
+from pipeline.automation.jobs import JOBS, job_for
 from pipeline.definitions import defs
-from pipeline.jobs import JOBS, job_for
 
 GRAPH = {
     "studies": set(),
@@ -111,7 +111,7 @@ def test_what_guards_the_science_blocks():
     blocking = {
         (key.asset_key.to_user_string(), key.name)
         for assets in defs.assets
-        for key, spec in ((s.key, s) for s in assets.check_specs)
+        for key, spec in ((s.key, s) for s in assets.parts.checks)
         if spec.blocking
     }
     for store in ("augmented_slices", "lesion_masks", "synthetic_slices"):

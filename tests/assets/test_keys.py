@@ -7,9 +7,9 @@ from assets.localiser import lv_localiser
 from assets.quality import synthesis_quality
 from assets.scores import attention_res_unet_real_only_scores
 from assets.synthesis import pix2pix
-from imaging.errors import InputError
-from pipeline.forge import Forge
-from pipeline.record import cache_key
+from common.errors import InputError
+from engine.forge import Forge
+from engine.record import cache_key
 
 
 class Stopped(Exception):

@@ -4,9 +4,9 @@ import dagster as dg
 import pytest
 
 from assets.segmenters import attention_res_unet_real_only, seeds_together
-from pipeline.forge import Forge
-from pipeline.outcome import Check, Outcome
-from pipeline.record import Record
+from engine.forge import Forge
+from engine.outcome import Check, Outcome
+from engine.record import Record
 
 
 class Stopped(Exception):

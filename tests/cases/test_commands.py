@@ -9,14 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from imaging.errors import escaped
-from imaging.own_files import MARK
-from imaging.tables import read_csv
-from pipeline.evaluate import evaluate
-from pipeline.external_test import external_test
-from pipeline.external_test_options import ExternalTestOptions
-from pipeline.predict import PredictOptions, predict
-from segmentation.scores import read_scores
+from common.errors import escaped
+from common.own_files import MARK
+from common.tables import read_csv
+from pipeline.commands.evaluate import evaluate
+from pipeline.commands.external_test import ExternalTestOptions, external_test
+from pipeline.commands.predict.predict import PredictOptions, predict
+from segmentation.scoring.scores import read_scores
 from tests.pipeline.toy_models import CentralBox, nothing_odd, write_member
 
 MODEL = "emidec/tiny/attention_res_unet/real_only"
@@ -25,8 +24,8 @@ MODEL = "emidec/tiny/attention_res_unet/real_only"
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A workspace with an untrained network, whose results are taken as plausible."""
-    monkeypatch.setattr("segmentation.localiser.load_localiser", CentralBox)
-    monkeypatch.setattr("segmentation.plausibility.implausibilities", nothing_odd)
+    monkeypatch.setattr("segmentation.localiser.use.load_localiser", CentralBox)
+    monkeypatch.setattr("segmentation.prediction.plausibility.implausibilities", nothing_odd)
     write_member(tmp_path / "home", 0, 0)
     return tmp_path / "home"
 
@@ -192,7 +191,7 @@ def test_a_study_that_turned_bad_keeps_no_result_of_an_earlier_run(case, home, t
 
 @pytest.mark.faulty
 def test_an_exception_in_one_study_costs_neither_the_others_nor_the_tables(case, home, tmp_path, capsys, monkeypatch):
-    from segmentation import checked_prediction
+    from segmentation.prediction import study as checked_prediction
 
     sound = checked_prediction.predict_checked
 
@@ -201,8 +200,8 @@ def test_an_exception_in_one_study_costs_neither_the_others_nor_the_tables(case,
             raise IndexError("index 7 is out of bounds for axis 0 with size 7")
         return sound(image, spacing_mm, segmenter, localisers, region, familiarity, source)
 
-    monkeypatch.setattr("segmentation.checked_prediction.predict_checked", break_first)
-    monkeypatch.setattr("pipeline.external_test.predict_checked", break_first)
+    monkeypatch.setattr("segmentation.prediction.study.predict_checked", break_first)
+    monkeypatch.setattr("pipeline.commands.external_test.predict_checked", break_first)
     root = tmp_path / "pairs"
     good = case("17") / "d" / "d_4d_last" / "ref" / "good.nii.gz"
     for name in ("case01", "case02"):

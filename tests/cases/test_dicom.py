@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from imaging.dicom.volume import DicomVolume
-from imaging.errors import InputError
-from imaging.new_studies import NewStudy, find_studies, volumes_of
-from pipeline.predict import PredictOptions, predict
+from common.errors import InputError
+from imaging.volumes.dicom.volume import DicomVolume
+from imaging.volumes.new_studies import NewStudy, find_studies, volumes_of
+from pipeline.commands.predict.predict import PredictOptions, predict
 from tests.cases.scripts.common import frame, phantom
 from tests.imaging.fake_dicom import write_stack
 from tests.imaging.fake_sunnybrook import edit
@@ -143,8 +143,8 @@ def test_folders_given_one_by_one_are_named_by_their_own_patient(tmp_path: Path)
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("segmentation.localiser.load_localiser", CentralBox)
-    monkeypatch.setattr("segmentation.plausibility.implausibilities", nothing_odd)
+    monkeypatch.setattr("segmentation.localiser.use.load_localiser", CentralBox)
+    monkeypatch.setattr("segmentation.prediction.plausibility.implausibilities", nothing_odd)
     write_member(tmp_path / "home", 0, 0)
     return tmp_path / "home"
 

@@ -11,26 +11,25 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from common.errors import InputError
 from imaging.dataset_card import write_dataset_card
-from imaging.dicom.series import read_dicom_slices
-from imaging.dicom.volume import DicomVolume, dicom_volume
-from imaging.errors import InputError
 from imaging.labels import EMIDEC_LABELS
-from imaging.new_studies import find_studies, volumes_of
-from imaging.nifti import NiftiVolume, read_nifti, read_nifti_pair, write_label_map
-from imaging.nifti_pairs import read_nifti_pairs
-from imaging.regions import RegionConfig
-from imaging.source_config import SourceConfig
-from imaging.study import RejectedStudy, Study
-from imaging.study_archive import StudyArchive
-from imaging.study_writer import write_studies
-from pipeline.evaluate import evaluate
-from pipeline.external_test import external_test
-from pipeline.external_test_options import ExternalTestOptions
-from pipeline.predict import PredictOptions, predict
-from segmentation.label_folders import EMIDEC
-from segmentation.label_maps import read_reference
-from segmentation.scores import read_scores
+from imaging.slices.regions import RegionConfig
+from imaging.sources.config import SourceConfig
+from imaging.sources.nifti_pairs import read_nifti_pairs
+from imaging.studies.archive import StudyArchive
+from imaging.studies.archive_writer import write_studies
+from imaging.studies.study import RejectedStudy, Study
+from imaging.volumes.dicom.series import read_dicom_slices
+from imaging.volumes.dicom.volume import DicomVolume, dicom_volume
+from imaging.volumes.new_studies import find_studies, volumes_of
+from imaging.volumes.nifti import NiftiVolume, read_nifti, read_nifti_pair, write_label_map
+from pipeline.commands.evaluate import evaluate
+from pipeline.commands.external_test import ExternalTestOptions, external_test
+from pipeline.commands.predict.predict import PredictOptions, predict
+from segmentation.evaluation.folders import EMIDEC
+from segmentation.evaluation.label_maps import read_reference
+from segmentation.scoring.scores import read_scores
 from tests.pipeline.toy_models import CentralBox, nothing_odd, write_member
 
 Case = Callable[[str], Path]
@@ -43,8 +42,8 @@ PLACED = ("pixdim", "qform_code", "sform_code", "quatern_b", "qoffset_x", "srow_
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("segmentation.localiser.load_localiser", CentralBox)
-    monkeypatch.setattr("segmentation.plausibility.implausibilities", nothing_odd)
+    monkeypatch.setattr("segmentation.localiser.use.load_localiser", CentralBox)
+    monkeypatch.setattr("segmentation.prediction.plausibility.implausibilities", nothing_odd)
     write_member(tmp_path / "home", 0, 0, source="hospital")
     return tmp_path / "home"
 

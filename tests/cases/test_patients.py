@@ -8,21 +8,21 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from common.errors import InputError
+from engine.settings import FOLDS, load_settings
 from imaging.dataset_card import write_dataset_card
-from imaging.errors import InputError
-from imaging.image_pairs import read_image_pairs
 from imaging.labels import CINE_LABELS, EMIDEC_LABELS
-from imaging.nifti_pairs import read_nifti_pairs
-from imaging.patient_names import FileName, Place, tell_patients
-from imaging.regions import RegionConfig
-from imaging.source_config import SourceConfig
-from imaging.sources import read_source
-from imaging.split import split_patients
-from imaging.study import RejectedStudy, Study
-from imaging.study_archive import StudyArchive
-from imaging.study_writer import write_studies
-from pipeline.settings import FOLDS, load_settings
-from segmentation.label_folders import EMIDEC, find_label_maps
+from imaging.slices.regions import RegionConfig
+from imaging.sources.config import SourceConfig
+from imaging.sources.image_pairs import read_image_pairs
+from imaging.sources.nifti_pairs import read_nifti_pairs
+from imaging.sources.patient_names import FileName, Place, tell_patients
+from imaging.sources.table import read_source
+from imaging.studies.archive import StudyArchive
+from imaging.studies.archive_writer import write_studies
+from imaging.studies.split import split_patients
+from imaging.studies.study import RejectedStudy, Study
+from segmentation.evaluation.folders import EMIDEC, find_label_maps
 from tests.imaging.fake_emidec import SPACING_MM, write_case, write_nifti
 from tests.imaging.fake_emidec import image_of as volume_of
 from tests.imaging.fake_emidec import label_map as volume_labels

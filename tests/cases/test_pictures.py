@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imaging.errors import InputError
-from imaging.image_files import read_grey, read_pixels
-from imaging.image_pairs import read_image_pairs
-from imaging.label_values import labels_by_colour
-from imaging.labels import CINE_LABELS, EMIDEC_LABELS
-from imaging.source_config import SourceConfig
-from imaging.study import RejectedStudy, Study
+from common.errors import InputError
+from imaging.labels import CINE_LABELS, EMIDEC_LABELS, labels_by_colour
+from imaging.sources.config import SourceConfig
+from imaging.sources.image_pairs import read_image_pairs
+from imaging.studies.study import RejectedStudy, Study
+from imaging.volumes.image_files import read_grey, read_pixels
 from tests.imaging.fake_image_pairs import image_of, label_map, write
 
 CONFIG = SourceConfig(spacing_mm=(8, 1.4, 1.4), one_slice_per_patient=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from pipeline.training_fork import PROCESS_NAME
+from engine.worker.fork import PROCESS_NAME
 from tests.cluster.local_postgres import Postgres
 from tests.cluster.local_ray import free_port
 

@@ -60,7 +60,7 @@ def hold(cpus: int, port: int, folder: str) -> None:
     """Start Ray and wait for a signal. `ray start` would end whenever its client server, not used here, is slow."""
     import ray
 
-    from training.die_with_parent import die_with_parent
+    from runtime.orphans import die_with_parent
 
     die_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -4,7 +4,7 @@ import dagster as dg
 import pytest
 from dagster._config import validate_config
 
-from pipeline.executor import chosen_executor, kubernetes_config, steps_of_pool
+from engine.cluster.executor import chosen_executor, kubernetes_config, steps_of_pool
 
 pytestmark = pytest.mark.cluster
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from imaging.errors import InputError
-from pipeline.tracking_store import connect, prepare_store
+from common.errors import InputError
+from engine.tracking.store import connect, prepare_store
 from tests.cluster.local_postgres import program
 from tests.cluster.local_ray import ROOT, free_port
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore:The ``nolo
 def test_processes_that_meet_an_empty_database_together_all_succeed(postgres, tmp_path):
     uri = postgres.create("met_by_two")
     prepare = f"prepare_store({uri!r}, Path({str(tmp_path)!r}))"
-    code = f"from pathlib import Path; from pipeline.tracking_store import prepare_store; {prepare}"
+    code = f"from pathlib import Path; from engine.tracking.store import prepare_store; {prepare}"
     started = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) for _ in range(2)]
     assert [process.wait(timeout=300) for process in started] == [0, 0]
     experiment = connect(uri).get_experiment_by_name("scarforge")

@@ -11,8 +11,8 @@ import dagster as dg
 import pytest
 import yaml
 
-from pipeline.dagster_home import prepare_dagster_home
-from pipeline.nightly_settings import PREFIX, nightly_settings
+from pipeline.automation.nights import PREFIX, nightly_settings
+from pipeline.services.dagster_home import prepare_dagster_home
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -9,11 +9,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from gan.config import Pix2PixConfig
-from gan.hole import ventricle_hole
-from imaging.seeds import random_generator
-from imaging.slice_store import SliceStore, SliceStoreWriter, StoreAttributes
-from training.compute import Compute, choose_compute
+from common.seeds import random_generator
+from gan.generation.hole import ventricle_hole
+from gan.training.config import Pix2PixConfig
+from imaging.slices.store import SliceStore, SliceStoreWriter, StoreAttributes
+from runtime.compute import Compute, choose_compute
 
 SIZE = 32
 

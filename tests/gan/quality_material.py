@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import binary_fill_holes, uniform_filter
 
-from gan.quality import Extractor, Instruments, Material, PairedSlices
-from imaging.seeds import random_generator
-from imaging.slice_store import SliceStore, SliceStoreWriter, StoreAttributes
+from common.seeds import random_generator
+from gan.quality.proof import Extractor, Instruments, Material, PairedSlices
+from imaging.slices.store import SliceStore, SliceStoreWriter, StoreAttributes
 from tests.gan.conftest import SIZE, draw_slices
 
 LEVELS = np.array([0.5, 0.6, 0.15, 0.9, 0.3])

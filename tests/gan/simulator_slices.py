@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from common.seeds import random_generator
 from imaging.labels import EMIDEC_LABELS, LabelSet, Tissue, patient_group
-from imaging.seeds import random_generator
-from imaging.slice_store import SliceStore, SliceStoreWriter, StoreAttributes
+from imaging.slices.store import SliceStore, SliceStoreWriter, StoreAttributes
 
 SIZE = 64
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from common.errors import InputError
 from gan.simulator import (
     STRATEGIES,
     WARPED_ANATOMY,
@@ -9,10 +10,9 @@ from gan.simulator import (
     summarise_distributions,
     write_lesion_masks,
 )
-from imaging.balance import BalanceConfig, slice_categories
-from imaging.errors import InputError
 from imaging.labels import CINE_LABELS, EMIDEC_LABELS
-from imaging.slice_store import SliceStore
+from imaging.slices.balance import BalanceConfig, slice_categories
+from imaging.slices.store import SliceStore
 from tests.gan.simulator_slices import draw_masks, write_store
 
 COUNT = 100

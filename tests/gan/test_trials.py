@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from gan.config import PRESETS
-from gan.quality_realism import Extractor
-from gan.quality_slices import PairedSlices
+from common.errors import InputError
+from gan.quality.realism import Extractor
+from gan.quality.slices import PairedSlices
+from gan.training.config import PRESETS
 from gan.trials import CHANGES, TrialInstruments, measure_trial, plan_trials, trials_table
-from imaging.errors import InputError
 from imaging.labels import EMIDEC_LABELS
 
 PROFILE = PRESETS["improved_context"].model_copy(update={"batch": 4, "average_decay": 0.9})

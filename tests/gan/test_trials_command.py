@@ -4,12 +4,12 @@ import pandas as pd
 import pytest
 import torch
 
-from imaging.errors import InputError
-from imaging.split import FoldSplit, write_splits
-from pipeline.forge import Forge
-from pipeline.outcome import Outcome
-from pipeline.record import produce
-from pipeline.trials import run_trials
+from common.errors import InputError
+from engine.forge import Forge
+from engine.outcome import Outcome
+from engine.record import produce
+from imaging.studies.split import FoldSplit, write_splits
+from pipeline.commands.trials import run_trials
 
 SMALL = [
     "device=cpu",
@@ -57,7 +57,7 @@ def test_trials_are_trained_tabulated_and_found_again(finished, capsys, monkeypa
     assert "| trial_10 | the source's final configuration | 4 |" in (folder / "trials.md").read_text()
     assert_runs(finished, {"trial_10", "context"})
 
-    monkeypatch.setattr("pipeline.train_process.run_task", None)  # nothing is trained a second time
+    monkeypatch.setattr("engine.worker.process.run_task", None)  # nothing is trained a second time
     run_trials(finished, 0, 2, ["trial_10", "context"], SMALL)
     pd.testing.assert_frame_equal(pd.read_csv(folder / "trials.csv"), table)
 

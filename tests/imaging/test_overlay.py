@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imaging.errors import InputError
+from common.errors import InputError
 from imaging.labels import CINE_LABELS, EMIDEC_LABELS, Tissue
 from imaging.overlay import contact_sheet, overlay, png_bytes
 

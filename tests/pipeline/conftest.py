@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking_store import prepare_store, tracking_places
+from engine.tracking.store import prepare_store, tracking_places
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,11 @@ import torch
 from dagster._core.workspace.load_target import ModuleTarget
 from dagster_graphql.test.utils import execute_dagster_graphql
 
-from pipeline.dagster_home import prepare_dagster_home
+from engine.forge import Forge
+from engine.tracking.store import prepare_store
+from engine.worker.fork import PROCESS_NAME
 from pipeline.definitions import defs
-from pipeline.forge import Forge
-from pipeline.tracking_store import prepare_store
-from pipeline.training_fork import PROCESS_NAME
+from pipeline.services.dagster_home import prepare_dagster_home
 from tests.pipeline.code_server import code_server
 
 PATIENCE_S = 900  # a machine may be busy; an idle one takes seconds

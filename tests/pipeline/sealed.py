@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from pipeline.outcome import Outcome
-from pipeline.record import RECORD, file_digests, read_record
-from training.files import write_json
+from common.files import write_json
+from engine.outcome import Outcome
+from engine.record import RECORD, file_digests, read_record
 
 
 def seal(folder: Path, asset: str, data_version: str = "") -> Path:

@@ -6,11 +6,12 @@ import sys
 import numpy as np
 import pytest
 
-from imaging.errors import InputError
+from common.errors import InputError
 from pipeline import cli
-from pipeline.doctor import report
-from pipeline.show_store import show
-from tests.imaging import fake_emidec, slices
+from pipeline.commands.store import show
+from pipeline.services.doctor import report
+from tests.imaging import fake_emidec
+from tests.imaging import small_stores as slices
 
 
 def run_command(*arguments, home):

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from imaging.errors import InputError
+from common.errors import InputError
 from pipeline.outermost import explain, run_command
 
 

@@ -2,13 +2,13 @@
 
 import torch
 
-from imaging.box import Box
-from imaging.regions import RegionConfig
-from segmentation.config import TrainConfig
-from segmentation.localiser_config import LocaliserConfig
-from segmentation.networks import build_network
+from imaging.slices.regions import RegionConfig
+from imaging.studies.box import Box
+from runtime.model_folder import write_model_folder
+from segmentation.localiser.config import LocaliserConfig
+from segmentation.networks.table import build_network
+from segmentation.training.config import TrainConfig
 from tests.pipeline.sealed import seal
-from training.model_folder import write_model_folder
 
 CONFIG = TrainConfig.model_validate(
     {"network": {"widths": (4, 8, 8, 8, 8), "bottleneck": 8}, "flips_at_test_time": False}

@@ -3,8 +3,8 @@
 import numpy as np
 
 from imaging.labels import EMIDEC_LABELS, Tissue
-from imaging.study import Study
-from segmentation.localiser_config import LocaliserConfig
+from imaging.studies.study import Study
+from segmentation.localiser.config import LocaliserConfig
 
 SMALL = LocaliserConfig(
     input_px=48, map_widths=(8, 16, 16), steps=120, batch=8, validate_every=40, learning_rate=5e-3, shift=0.05

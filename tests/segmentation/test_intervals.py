@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.intervals import DESIGNS, judge_all, simulate, study
-from imaging.seeds import random_generator
+from common.seeds import random_generator
 
 SIMULATIONS = 300
 CHANCE = 0.001  # that a method on its bar is failed, each way

@@ -7,8 +7,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from imaging.labels import EMIDEC_LABELS, Tissue
-from imaging.slice_store import ROW_COLUMNS, SliceStore, SliceStoreWriter, StoreAttributes
-from segmentation.validation import ValidationData
+from imaging.slices.store import ROW_COLUMNS, SliceStore, SliceStoreWriter, StoreAttributes
+from segmentation.training.validation import ValidationData
 
 PATIENTS = 4
 

@@ -6,14 +6,13 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from imaging.balance import BalanceConfig
 from imaging.labels import EMIDEC_LABELS, Tissue
-from imaging.regions import RegionConfig
-from segmentation.comparison import ScoredTable, compare_arms
-from segmentation.config import NetworkConfig, TrainConfig
-from segmentation.report.material import Arm, Case, Provenance, ReportMaterial, Training
-from segmentation.report.setup import Setup, Synthesis
-from segmentation.scores import ScoreIdentity, score_table
+from imaging.slices.balance import BalanceConfig
+from imaging.slices.regions import RegionConfig
+from segmentation.comparison.arms import ScoredTable, compare_arms
+from segmentation.report.material import Arm, Case, Provenance, ReportMaterial, Setup, Synthesis, Training
+from segmentation.scoring.scores import ScoreIdentity, score_table
+from segmentation.training.config import NetworkConfig, TrainConfig
 
 ARMS = ("real_only", "real_plus_gan")
 NETWORK = "attention_res_unet"

@@ -2,8 +2,15 @@ import numpy as np
 import pytest
 
 from imaging.labels import EMIDEC_LABELS, Tissue
-from segmentation.report.bulls_eye import Ventricle, base_to_apex, bulls_eye, scar_shares, sector_map, segment_map
-from segmentation.report.bulls_eye_figure import bulls_eye_picture
+from segmentation.report.bulls_eye import (
+    Ventricle,
+    base_to_apex,
+    bulls_eye,
+    bulls_eye_picture,
+    scar_shares,
+    sector_map,
+    segment_map,
+)
 from segmentation.report.material import Arm, Case
 from tests.segmentation.report.report_material import ventricle
 

@@ -7,9 +7,15 @@ import pytest
 
 from segmentation.report import render_report, write_report
 from segmentation.report.answer import answers
-from segmentation.report.beside import figures_beside
 from segmentation.report.methods import methods_paragraphs
-from segmentation.report.published import ASPECTS, HALSR_STUDY, SYNTHESIS_DICE, SYNTHESIS_MEAN, SYNTHESIS_STUDY
+from segmentation.report.published import (
+    ASPECTS,
+    HALSR_STUDY,
+    SYNTHESIS_DICE,
+    SYNTHESIS_MEAN,
+    SYNTHESIS_STUDY,
+    figures_beside,
+)
 from tests.segmentation.report.report_material import ARMS, material, setup
 
 SECTIONS = ("published", "summary", "differences", "patients", "volumes", "segments", "curves", "repeat", "methods")

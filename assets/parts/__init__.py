@@ -1,0 +1,1 @@
+"""What several assets share: checks, the partition, opening of inputs, pictures, how something is trained."""

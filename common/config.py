@@ -1,0 +1,66 @@
+"""The base of every configuration object.
+
+Reads YAML as YAML 1.2 does (its core schema, yaml.org/spec/1.2.2, section 10.3).
+
+PyYAML follows 1.1, in which `1e-3` is text, `no` is false, `1:30` is ninety and `010` is eight.
+"""
+
+import re
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from common.errors import InputError
+
+
+class FrozenConfig(BaseModel):
+    """A configuration that cannot change after it is made and refuses unknown keys and wrong values."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+
+_CORE = (
+    ("null", r"~|null|Null|NULL|", "~nN\0"),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+."),
+)
+
+
+class _CoreLoader(yaml.SafeLoader):
+    """Builds plain values alone, resolved by the core schema; numbers may be grouped by underscores (10_000)."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 # PyYAML's own form
+
+
+for _tag, _pattern, _first in _CORE:
+    _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+_CoreLoader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"^(?:<<)$"), ["<"])
+
+
+def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    text = loader.construct_scalar(node).replace("_", "")
+    return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+
+
+_CoreLoader.add_constructor("tag:yaml.org,2002:int", _integer)
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """Read plain values from YAML.
+
+    Args:
+        text: One document.
+        where: What is read, as an error names it.
+
+    Raises:
+        InputError: The text is no YAML; one line says where in it.
+    """
+    try:
+        return _CoreLoader(text).get_single_data()
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{where}: is no YAML ({' '.join(str(error).split())[:200]})") from error

@@ -1,0 +1,60 @@
+"""The last guard around one study: whatever is wrong with it becomes one line, and the others go on.
+
+This is the one place that catches every exception. What a user can mend (`InputError`, a file that cannot be read,
+memory that runs out) is told in those words; anything else is told as a fault of ScarForge or of a library, and its
+traceback goes to this module's logger, which `SCARFORGE_DEBUG=1` shows.
+"""
+
+import errno
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from common.errors import InputError, escaped
+
+_log = logging.getLogger(__name__)
+
+_MOST_OF_FAULT = 200  # characters of a library's own words
+_MOST_OF_LINE = 2000
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+@contextmanager
+def guarded(what: object, refuse: Callable[[str], None]) -> Iterator[None]:
+    """Run the body for one study; where it raises, hand `refuse` the reason as one line of bounded length.
+
+    Args:
+        what: The file, folder or name of the study, for messages.
+        refuse: Takes the reason.
+    """
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 # one bad study never stops the others
+        refuse(reason_of(what, error))
+
+
+def reason_of(what: object, error: Exception) -> str:
+    """Return what an exception says about a study, as one line that names it."""
+    if isinstance(error, InputError):
+        return _bounded(str(error))
+    if isinstance(error, MemoryError):
+        return _bounded(f"{what}: does not fit into memory; close other programs, or take a machine with more")
+    if isinstance(error, OSError):
+        return _bounded(_unreadable(what, error))
+    _log.debug("%s", what, exc_info=error)
+    said = _bounded(f"{type(error).__name__}: {str(error).strip()}".removesuffix(": "), _MOST_OF_FAULT)
+    return _bounded(
+        f"{what}: cannot be used ({said}); this is a fault of ScarForge or of a library: please report it, with what "
+        "SCARFORGE_DEBUG=1 shows"
+    )
+
+
+def _bounded(text: str, most: int = _MOST_OF_LINE) -> str:
+    flat = escaped(text)
+    return flat if len(flat) <= most else f"{flat[: most - 1]}…"
+
+
+def _unreadable(what: object, error: OSError) -> str:
+    words = error.strerror or str(error) or type(error).__name__
+    done = "written" if error.errno in _OF_WRITING else "read"
+    return f"{error.filename or what}: cannot be {done} ({words}); correct it and run again"

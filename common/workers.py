@@ -1,0 +1,107 @@
+"""Blocks of work made by one process or several, handed over in order, with the same result.
+
+Each block goes through a pipe, which holds a worker back until the parent has read: memory does not grow with
+the number of blocks. A worker whose parent has died finds its pipe closed and ends.
+
+What this machine has.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Generator
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
+from typing import Any, Protocol, TypeVar
+
+from common.errors import InputError
+
+Block = TypeVar("Block")
+Block_co = TypeVar("Block_co", covariant=True)
+
+
+class BlockTask(Protocol[Block_co]):
+    """Work that is cut into blocks; it must pickle, since workers are spawned."""
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks there are."""
+
+    def maker(self) -> Callable[[int], Block_co]:
+        """Return what makes the block of a number; called once in each process."""
+
+
+def make_blocks(task: BlockTask[Block], processes: int, what: str) -> Generator[Block, None, None]:
+    """Yield the task's blocks in order, made by `processes` processes.
+
+    Args:
+        task: What is made.
+        processes: 1 works in this process.
+        what: Names a worker in messages, such as `an augmentation process`.
+
+    Raises:
+        InputError: A worker failed, or ended without a word.
+    """
+    processes = min(processes, task.blocks)
+    if processes > 1:
+        yield from _blocks_from_workers(task, processes, what)
+        return
+    make = task.maker()
+    for block in range(task.blocks):
+        yield make(block)
+
+
+def _blocks_from_workers(task: BlockTask[Block], processes: int, what: str) -> Generator[Block, None, None]:
+    context = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        pipes = []
+        for number in range(processes):
+            ours, theirs = context.Pipe(duplex=False)
+            worker = context.Process(target=_work, args=(theirs, task, number, processes), daemon=True)
+            worker.start()
+            theirs.close()  # so that the end of the worker is the end of the pipe
+            stack.callback(worker.join)
+            stack.callback(ours.close)  # runs before the join: a worker that still writes is told to stop
+            pipes.append(ours)
+        for block in range(task.blocks):
+            yield _receive(pipes[block % processes], what)
+
+
+def _receive(pipe: "Connection[Any, Any]", what: str) -> Any:
+    try:
+        failed, message = pipe.recv()
+    except (EOFError, OSError) as error:  # between two messages, or within one
+        raise InputError(
+            f"{what} ended without a word, as when memory runs out; use fewer processes (--set processes=1)"
+        ) from error
+    if failed:
+        raise InputError(f"{what} failed: {message}")
+    return message
+
+
+def _work(pipe: "Connection[Any, Any]", task: BlockTask[Any], number: int, processes: int) -> None:
+    """Send every `processes`-th block, from `number` on; runs in a process of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent closes the pipe when it is interrupted
+    # albumentations imports torch only for a converter not used here: 1.5 s and 500 MB for each worker.
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type] # None makes the import fail at once
+    try:
+        make = task.maker()
+        for block in range(number, task.blocks, processes):
+            pipe.send((False, make(block)))
+    except BrokenPipeError:
+        pass  # the parent has stopped or is gone
+    except InputError as error:
+        pipe.send((True, str(error)))
+    except (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+        pipe.send((True, f"{type(error).__name__}: {error}"))
+
+
+def usable_cores() -> int:
+    """Return the cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def worker_processes(configured: int) -> int:
+    """Return the configured number of worker processes, or one a usable core where it is 0."""
+    return configured or usable_cores()

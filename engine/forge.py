@@ -1,0 +1,331 @@
+"""The resource behind every asset: which source, which profile, where, and the cache around each build.
+
+The fields of the resource `forge` as the environment sets them.
+"""
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from common.config import FrozenConfig
+from common.errors import InputError
+from engine.cluster.executor import executor_name
+from engine.finished import Finished
+from engine.outcome import Outcome, check_results_of, metadata_of
+from engine.record import Record, cache_key, produce, read_record
+from engine.remote import Remote
+from engine.run_tags import YES, forced_attempt, night_tags
+from engine.tracking.store import shown
+from engine.transient import retried
+from engine.workspace import Workspace, home_of
+from runtime.orphans import end_with_spawner
+
+if TYPE_CHECKING:
+    from engine.settings import Settings
+
+
+__version__ = version("scarforge")
+UNPARTITIONED = frozenset({"studies", "patient_split", "comparison"})
+TRAINED = frozenset(  # what a forced run makes again; what reads them follows where they differ
+    {
+        "lv_localiser",
+        "pix2pix",
+        "attention_res_unet_real_only",
+        "attention_res_unet_real_plus_gan",
+        "halsr_net_real_only",
+        "halsr_net_real_plus_gan",
+    }
+)
+
+
+class Forge(dg.ConfigurableResource):
+    """What a run is about. In the UI these are fields; `SCARFORGE_SOURCE`, `_ROOT`, `_PROFILE` set their defaults."""
+
+    source: str = "phantom"
+    root: str = ""
+    profile: str = "demo"
+    home: str = ""  # SCARFORGE_HOME where it is empty
+    overrides: list[str] = []  # noqa: RUF012 # a field of the resource, not a shared default
+    seeds: list[int] = []  # noqa: RUF012
+
+    def settings(self) -> "Settings":
+        """Return the resolved settings of this run."""
+        from engine.settings import load_settings
+
+        return load_settings(self.profile, self.overrides, self.seeds)
+
+    @property
+    def workspace(self) -> Workspace:
+        """Return the folders of this source and profile."""
+        return Workspace(Path(self.home).absolute() if self.home else home_of(os.environ), self.source, self.profile)
+
+    @cached_property
+    def remote(self) -> Remote | None:
+        """Where finished folders lie besides the workspace (`SCARFORGE_REMOTE`), None where they lie nowhere else."""
+        return Remote.of(self.workspace.home, os.environ)
+
+    def folder(self, asset: str, fold: int | None = None, seed: int | None = None) -> Path:
+        """Return the folder of a finished asset, fetched first where another machine has published it."""
+        place = self.workspace.place(asset, None if asset in UNPARTITIONED else fold, seed)
+        if self.remote is not None:
+            self.remote.refresh(place)
+        return place
+
+    def finished(self, asset: str, fold: int | None = None, seed: int | None = None) -> Finished:
+        """Open the finished folder of an asset, whose files are compared with its record as they are read.
+
+        Raises:
+            InputError: It has not been materialised; the message says so.
+        """
+        return Finished.open(self.folder(asset, fold, seed), asset)
+
+    def version(self, asset: str, fold: int | None, seed: int | None = None) -> str:
+        """Return the data version of a finished asset.
+
+        Raises:
+            InputError: It has not been materialised; the message says so.
+        """
+        return read_record(self.folder(asset, fold, seed), asset).data_version
+
+    def materialise(
+        self,
+        context: dg.AssetExecutionContext,
+        build: Callable[[Path], Outcome],
+        config: FrozenConfig | Mapping[str, Any] | None = None,
+        extra_parents: Mapping[str, str] | None = None,
+        parents: Mapping[str, str] | None = None,
+    ) -> dg.MaterializeResult:
+        """Build an asset, or return what an earlier run built from the same code, inputs and configuration.
+
+        Args:
+            context: Of the asset; its code version and dependencies go into the cache key.
+            build: Fills the folder it is given and says what it did.
+            config: Everything else that decides the result.
+            extra_parents: Data versions of what is read besides the dependencies.
+            parents: Data versions of what is read, where that is not every dependency.
+        """
+        asset, fold = context.asset_key.to_user_string(), fold_of(context)
+        read = {**(self.parent_versions(context) if parents is None else parents), **(extra_parents or {})}
+        record, folder = self.produce(context, asset, fold, None, read, config, build)
+        return dg.MaterializeResult(
+            metadata=metadata_of(record.outcome, folder) | {"path": dg.MetadataValue.path(str(folder))},
+            check_results=check_results_of(record.outcome),
+            data_version=dg.DataVersion(record.data_version),
+        )
+
+    def parent_versions(self, context: dg.AssetExecutionContext) -> dict[str, str]:
+        """Return the data version of every dependency of the asset that is being built."""
+        fold = fold_of(context)
+        names = sorted(key.to_user_string() for key in context.assets_def.asset_deps[context.asset_key])
+        if fold is None:  # `comparison` reads every fold that is done, and names those versions itself
+            names = [name for name in names if name in UNPARTITIONED]
+        return {name: self._version_with_seeds(name, fold) for name in names}
+
+    def _version_with_seeds(self, asset: str, fold: int | None) -> str:
+        if (self.folder(asset, fold) / "record.json").exists():
+            return self.version(asset, fold)
+        seeds = self.settings().seeds
+        if not any(self.folder(asset, fold, seed).exists() for seed in seeds):
+            return self.version(asset, fold)  # raises, naming the asset
+        return "+".join(self.version(asset, fold, seed) for seed in seeds)
+
+    def produce(
+        self,
+        context: dg.AssetExecutionContext,
+        asset: str,
+        fold: int | None,
+        seed: int | None,
+        parents: Mapping[str, str],
+        config: FrozenConfig | Mapping[str, Any] | None,
+        build: Callable[[Path], Outcome],
+    ) -> tuple[Record, Path]:
+        """Build one folder of an asset through the cache, and say so on standard error."""
+        plain = config.model_dump(mode="json") if isinstance(config, FrozenConfig) else dict(config or {})
+        code_version = context.assets_def.code_versions_by_key[context.asset_key] or ""
+        place = self.workspace.place(asset, fold, seed)
+        self.workspace.mark()
+        start = time.monotonic()
+        made_of: dict[str, Any] = {"code_version": code_version, "parents": dict(parents), "config": plain}
+        key = cache_key(**made_of)
+        attempt = _forced(context, key) if asset in TRAINED else ""
+        if context.job_def.executor_def.name == dg.multiprocess_executor.name:
+            end_with_spawner()
+        with retried(context.retry_number):
+            record, found = produce(
+                place, asset, key, build, attempt, self.remote, made_of, lambda line: say(f"    {line}")
+            )
+        seconds = time.monotonic() - start
+        where = asset + (f", seed {seed}" if seed is not None else "")
+        say(f"  {'=' if found else '+'} {where:<46} {'unchanged' if found else f'{seconds:6.1f} s'}")
+        return record, place
+
+    def tracking_uri(self) -> str:
+        """Return `MLFLOW_TRACKING_URI` where it is set, else the SQLite store of the workspace."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or self.workspace.tracking_uri
+
+    def tracking(
+        self,
+        context: dg.AssetExecutionContext,
+        name: str,
+        config: FrozenConfig | Mapping[str, Any],
+        seed: int,
+        key: str,
+        **tags: str,
+    ) -> dict[str, Any]:
+        """Return what a tracker needs to open the MLflow run of one training or evaluation.
+
+        Args:
+            context: Of the asset.
+            name: For people.
+            config: Logged as parameters.
+            seed: Of the training.
+            key: Identifies the run: a resumed training continues the run with the same key.
+            **tags: `stage`, `network`, `training_set`.
+        """
+        fold = fold_of(context)
+        params = config.model_dump(mode="json") if isinstance(config, FrozenConfig) else dict(config)
+        identity = {"source": self.source, "profile": self.profile, "fold": str(fold), "seed": str(seed)}
+        return {
+            "uri": self.tracking_uri(),
+            "experiment": "scarforge",
+            "name": name,
+            "tags": {
+                **tags,
+                **identity,
+                **night_tags(context.run.tags, self.source, self.profile),
+                "dagster_run_id": context.run.run_id,
+                "asset": context.asset_key.to_user_string(),
+                "scarforge_key": f"{context.asset_key.to_user_string()}/{key}",
+            },
+            "params": {**flatten(params), **tags, **identity},
+            "dataset": f"{tags.get('training_set', 'data')} fold {fold}",
+            "spool": str(self.workspace.spool),
+            "artifact_root": str(self.workspace.artifact_root),
+        }
+
+    def track_evaluation(
+        self,
+        context: dg.AssetExecutionContext,
+        name: str,
+        scores: Mapping[str, float],
+        artifacts: Sequence[Path],
+        seed: int = 0,
+        **tags: str,
+    ) -> str | None:
+        """Record an evaluation as an MLflow run and return its id, None where the server is down."""
+        from engine.tracking.tracker import Tracker
+
+        fold = fold_of(context)
+        title = name if fold is None else f"{name} fold {fold} seed {seed}"
+        values = self.tracking(context, title, {}, seed, context.run.run_id + f"/{fold}/{seed}", **tags)
+        with Tracker.of(values) as tracker:
+            tracker.final({key: value for key, value in scores.items() if math.isfinite(value)})
+            for path in artifacts:
+                tracker.artifact(path)
+        return tracker.run_id
+
+    def run_url(self, run_id: str) -> str:
+        """Return the address of a run on the MLflow server."""
+        return f"{self.mlflow_server()}/#/runs/{run_id}"
+
+    def mlflow_server(self) -> str:
+        """Return the address at which browsers find MLflow, for links.
+
+        That is `SCARFORGE_MLFLOW_URL`; where it is not set, the tracking server, or the one that `make ui` starts.
+        """
+        uri = os.environ.get("SCARFORGE_MLFLOW_URL") or self.tracking_uri()
+        return shown(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+
+    def accelerator_lock(self) -> str:
+        """Return the lock file that keeps two trainings from sharing an accelerator, empty where they may.
+
+        `SCARFORGE_SHARE_ACCELERATOR=true` allows it; the pool `gpu` of Dagster then needs more than one slot too.
+        """
+        if os.environ.get("SCARFORGE_SHARE_ACCELERATOR", "").lower() in YES:
+            return ""
+        self.workspace.locks.mkdir(parents=True, exist_ok=True)
+        return str(self.workspace.locks / "accelerator_0.lock")
+
+    def training_lock(self, folder: Path) -> str:
+        """Return the lock file of a training into `folder`: the accelerator's, where this machine's steps share one.
+
+        Ray and Kubernetes give each step an accelerator of its own. The lock then only keeps two processes from
+        training into one folder, such as a step on a machine that was lost and the one that replaces it.
+        """
+        shared = self.accelerator_lock()
+        if not shared or executor_name(os.environ) == "multiprocess":
+            return shared
+        parts = folder.absolute().relative_to(self.workspace.root).parts
+        return str(self.workspace.locks / ("_".join(parts) + ".lock"))
+
+    def manifest(self) -> dict[str, str]:
+        """Return what score tables must share before they may be compared."""
+        return {
+            "source": self.source,
+            "profile": self.profile,
+            "settings": self.settings().digest,
+            "studies": self.version("studies", None),
+            "patient_split": self.version("patient_split", None),
+            "code_version": __version__,
+        }
+
+
+def _forced(context: dg.AssetExecutionContext, key: str) -> str:
+    return forced_attempt(context.run.tags, context.run.root_run_id or context.run.run_id, key)
+
+
+def fold_of(context: dg.AssetExecutionContext) -> int | None:
+    """Return the fold of a partitioned asset, None for `studies`, `patient_split` and `comparison`."""
+    if context.asset_key.to_user_string() in UNPARTITIONED:
+        return None
+    return int(context.partition_key)
+
+
+def require_fold(context: dg.AssetExecutionContext) -> int:
+    """Return the fold of a partitioned asset."""
+    fold = fold_of(context)
+    if fold is None:
+        raise InputError(f"{context.asset_key.to_user_string()}: choose a fold, 0 to 4")
+    return fold
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values under dotted names, as MLflow's parameters want them."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def say(line: str) -> None:
+    """Print a line for the person at the terminal; in the UI it appears in the step's compute log."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def forge_fields(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return source, root, profile and home, for everything that configures a run.
+
+    Dagster resets the fields that a run's configuration leaves out to their class's defaults, whatever the resource
+    was made with. So whoever sets one of them, as each job sets its profile, has to give all.
+
+    Args:
+        environment: Usually `os.environ`.
+    """
+    root = environment.get("SCARFORGE_ROOT")
+    return {
+        "source": environment.get("SCARFORGE_SOURCE", "phantom"),
+        "root": str(Path(root).absolute()) if root else "",
+        "profile": environment.get("SCARFORGE_PROFILE", "demo"),
+        "home": "",  # the environment's where the run is carried out, since a stored run outlives a moved workspace
+    }

@@ -1,0 +1,46 @@
+"""The run tags of automation: which night a run belongs to, what started it, and whether it must train again."""
+
+from collections.abc import Mapping
+
+from engine.record import cache_key
+
+NIGHT_TAG = "scarforge/night"
+STARTED_BY_TAG = "scarforge/started_by"
+FORCE_TAG = "scarforge/force"
+PARENT_KEY_TAG = "scarforge_parent"  # in MLflow: the `scarforge_key` of the run that this one is shown under
+
+BY_SCHEDULE, BY_SENSOR = "nightly", "new_studies"
+YES = frozenset({"1", "true", "yes", "on"})
+_TITLES = {BY_SCHEDULE: "Night", BY_SENSOR: "New studies"}
+
+
+def night_tags(run_tags: Mapping[str, str], source: str, profile: str) -> dict[str, str]:
+    """Return the MLflow tags that put a run under its night; none for a run that a person started."""
+    night = run_tags.get(NIGHT_TAG)
+    if not night:
+        return {}
+    started_by = run_tags.get(STARTED_BY_TAG, BY_SCHEDULE)
+    return {
+        "night": night,
+        "started_by": started_by,
+        PARENT_KEY_TAG: f"night/{source}/{profile}/{started_by}/{night}",
+    }
+
+
+def night_name(tags: Mapping[str, str]) -> str:
+    """Return a night's name for people, from the MLflow tags of a run of that night."""
+    title = _TITLES.get(tags.get("started_by", ""), "Night")
+    return f"{title} {tags['night']}, {tags.get('source', '')} {tags.get('profile', '')}"
+
+
+def forced_attempt(run_tags: Mapping[str, str], root_run_id: str, key: str) -> str:
+    """Return what names a forced training, the same for every retry of one Dagster run; empty if nothing is forced.
+
+    Args:
+        run_tags: Of the Dagster run; `scarforge/force: true` forces.
+        root_run_id: The run whose retry this is, or the run itself.
+        key: The cache key of the result.
+    """
+    if run_tags.get(FORCE_TAG, "").lower() not in YES:
+        return ""
+    return cache_key(key, {"forced by run": root_run_id}, None)

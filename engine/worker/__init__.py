@@ -1,0 +1,1 @@
+"""The process that trains, started by an asset through Dagster Pipes."""

@@ -1,0 +1,128 @@
+"""The three kinds of training, each fed from the files its task names."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from engine.finished import checked_model
+from engine.worker.task import TrainingTask
+from imaging.slices.store import SliceStore
+from imaging.studies.leakage import assert_no_leak
+from imaging.studies.split import FoldSplit, read_split
+from runtime.compute import Compute, choose_compute
+from runtime.report import Report
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is left to track after a training: scores, and the model with an example input."""
+
+    scores: Mapping[str, float]
+    module: Callable[[], nn.Module]
+    example: NDArray[np.float32]
+
+
+def train_lv_localiser(task: TrainingTask, compute: Compute, report: Report) -> Trained:
+    """Train the localiser of the ventricle on the fold's training patients."""
+    from imaging.studies.archive import StudyArchive
+    from segmentation.localiser.config import LocaliserConfig
+    from segmentation.localiser.training import train_localiser
+    from segmentation.localiser.use import load_localiser
+
+    config = LocaliserConfig.model_validate(task.config)
+    folder = Path(task.folder)
+    archive = StudyArchive.open(Path(task.inputs["studies"]))
+    result = train_localiser(archive, _split(task), config, compute, folder, task.seed, report, task.card)
+    size = config.input_px
+    return Trained(
+        scores={"validation/box_iou": result.validation_iou},
+        module=lambda: load_localiser(folder, choose_compute("cpu", "fp32")).network,
+        example=np.zeros((2, 1, size, size), np.float32),
+    )
+
+
+def train_pix2pix(task: TrainingTask, compute: Compute, report: Report) -> Trained:
+    """Train Pix2Pix on the fold's augmented slices, choosing its checkpoint on validation patients."""
+    from gan.generation.slices import load_exportable
+    from gan.generation.synthesiser import generator_channels
+    from gan.training.config import Pix2PixConfig
+    from gan.training.loop import train_pix2pix as train
+    from segmentation.training.validation import ValidationData
+
+    config = Pix2PixConfig.model_validate(task.config)
+    folder, split = Path(task.folder), _split(task)
+    training = _training_store(task, split)
+    validation = ValidationData.of(SliceStore.open(Path(task.inputs["real_slices"])), split)
+    weights = task.inputs.get("vgg16_weights")
+    result = train(
+        training,
+        validation.images,
+        validation.masks,
+        config,
+        compute,
+        folder,
+        task.seed,
+        report,
+        task.card,
+        Path(weights) if weights else None,
+    )
+    size, channels = training.attributes.region_px, generator_channels(config, training.label_set)
+    return Trained(
+        scores={f"validation/{name}": value for name, value in result.validation.items()},
+        module=lambda: load_exportable(folder),
+        example=np.zeros((2, channels, size, size), np.float32),
+    )
+
+
+def train_segmenter(task: TrainingTask, compute: Compute, report: Report) -> Trained:
+    """Train one network on one training set with one seed."""
+    from segmentation.prediction.familiarity import remember_training
+    from segmentation.prediction.segmenter import load_exportable
+    from segmentation.training.config import TrainConfig
+    from segmentation.training.loop import train_segmenter as train
+    from segmentation.training.start_weights import refuse_tested
+    from segmentation.training.validation import ValidationData
+
+    config = TrainConfig.model_validate(task.config)
+    folder, split = Path(task.folder), _split(task)
+    if config.start_from is not None:
+        refuse_tested(checked_model(config.start_from), task.card["source"], split.test)
+    training = _training_store(task, split)
+    real = SliceStore.open(Path(task.inputs["real_slices"]))
+    validation = ValidationData.of(real, split)
+    own = {"slices": len(training), "patients": split.trained_on, "region": dict(real.attributes.parameters)}
+    card = {**task.card, **own}
+    result = train(training, validation, config, compute, folder, task.seed, report, card)
+    remember_training(folder, real, split, compute)
+    size = training.attributes.region_px
+    scores = {f"validation/dice/{tissue}": value for tissue, value in result.dice.items()}
+    return Trained(
+        scores={
+            **scores,
+            "validation/dice/mean": result.score,
+            "images_per_second": result.images_per_second,
+        },
+        module=lambda: load_exportable(folder),
+        example=np.zeros((2, 1, size, size), np.float32),
+    )
+
+
+STAGES: Mapping[str, Callable[[TrainingTask, Compute, Report], Trained]] = MappingProxyType(
+    {"lv_localiser": train_lv_localiser, "pix2pix": train_pix2pix, "segmenter": train_segmenter}
+)
+
+
+def _split(task: TrainingTask) -> FoldSplit:
+    return read_split(Path(task.inputs["patient_split"]), task.fold)
+
+
+def _training_store(task: TrainingTask, split: FoldSplit) -> SliceStore:
+    """Open the training set and assert the split again: a blocking check does not stop a separate run."""
+    store = SliceStore.open(Path(task.inputs["training_set"]))
+    assert_no_leak(store.rows, split, task.inputs["training_set"])
+    return store

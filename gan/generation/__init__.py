@@ -1,0 +1,1 @@
+"""Drawing slices from masks with a trained generator."""

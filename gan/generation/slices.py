@@ -1,0 +1,195 @@
+"""From masks to images with a trained generator: synthetic slices, and real slices drawn again.
+
+What has been drawn of a store so far, kept beside it, so that a killed generation does not draw it again.
+
+What does not live here: the store itself. A slice store is written in one go and is whole or not there.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import InputError
+from common.files import write_atomically, write_json
+from common.progress import track
+from gan.generation.hole import ventricle_hole
+from gan.generation.synthesiser import GROUP, Synthesiser, load_exportable, load_generator, noise_seeds, prepare
+from imaging.slices.store import SliceStore, SliceStoreWriter, StoreAttributes
+from runtime.compute import Compute
+from runtime.model_folder import read_model_json
+
+_IDENTITY = "drawn_from.json"
+
+
+class DrawnParts:
+    """Batches of drawn images, one file each, that belong to one generation.
+
+    Args:
+        store: The store that they will be put into; the folder lies beside it.
+        identity: Everything that decides the images. Parts of another identity are deleted.
+    """
+
+    def __init__(self, store: Path, identity: Mapping[str, Any]) -> None:
+        self.folder = store.with_name(f".{store.name}.parts")
+        if self._identity() != identity:
+            self.discard()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / _IDENTITY, identity)
+
+    def __contains__(self, start: int) -> bool:
+        return self._file(start).exists()
+
+    def write(self, start: int, images: NDArray[np.floating]) -> None:
+        """Keep the images (N, H, W) in [0, 1] that begin at position `start`, as float16, as the store does."""
+        write_atomically(self._file(start), lambda part: _save(part, images.astype(np.float16)))
+
+    def read(self, start: int) -> NDArray[np.float16]:
+        """Return the images (N, H, W) that begin at position `start`."""
+        images: NDArray[np.float16] = np.load(self._file(start))
+        return images
+
+    def discard(self) -> None:
+        """Delete every part."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _file(self, start: int) -> Path:
+        return self.folder / f"{start:08}.npy"
+
+    def _identity(self) -> dict[str, Any] | None:
+        try:
+            content: dict[str, Any] = json.loads((self.folder / _IDENTITY).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return content
+
+
+def _save(path: Path, images: NDArray[np.float16]) -> None:
+    with path.open("wb") as file:  # np.save would add a suffix to the name
+        np.save(file, images)
+
+
+__all__ = ["Synthesiser", "generate_slices", "load_exportable", "load_generator", "prepare", "redraw"]
+
+
+def redraw(
+    model_folder: Path,
+    images: NDArray[np.floating],
+    masks: NDArray[np.uint8],
+    compute: Compute,
+    seed: int,
+) -> NDArray[np.float32]:
+    """Draw real slices again from their own masks (and, with context, their own background).
+
+    Args:
+        model_folder: A trained generator.
+        images: (N, H, W) in [0, 1].
+        masks: (N, H, W).
+        compute: What to run on.
+        seed: Seed of the noise.
+
+    Returns:
+        (N, H, W) in [0, 1], the image that pairs with each real slice.
+    """
+    synthesiser = load_generator(model_folder, compute)
+    holes = ventricle_hole(masks, synthesiser.config.hole_margin_px)
+    return synthesiser.draw(masks, images, holes, noise_seeds(seed, "redraw", range(len(masks))))
+
+
+def generate_slices(
+    model_folder: Path,
+    masks: SliceStore,
+    path: Path,
+    count: int,
+    compute: Compute,
+    seed: int,
+    code_version: str,
+    batch: int = 256,
+) -> None:
+    """Write `count` synthetic slices, one for each mask in turn; after the last mask the first comes again.
+
+    What a killed call has drawn lies beside `path`: the same call again goes on from there, to the same bytes.
+
+    Args:
+        model_folder: A trained generator.
+        masks: Simulated masks; their images are the backgrounds, and their extra `hole` says where to draw.
+        path: The slice store to write. Image `i` has replica `i`; donors and group are its mask's.
+        count: How many slices to draw.
+        compute: What to run on.
+        seed: Seed of the noise.
+        code_version: Recorded in the store.
+        batch: How many slices are held in memory; does not change the result.
+
+    Raises:
+        InputError: The masks belong to another label set, or lack the hole that a context model needs.
+    """
+    synthesiser = load_generator(model_folder, compute)
+    _check_masks(synthesiser, masks, model_folder)
+    batch = max(GROUP, batch - batch % GROUP)  # whole groups, see gan.generation.synthesiser
+    attributes = _attributes(model_folder, masks, seed, code_version, count)
+    batches = {start: np.arange(start, min(start + batch, count)) for start in range(0, count, batch)}
+    drawn_on = {"device": compute.device.type, "precision": compute.precision}
+    parts = DrawnParts(path, {**attributes.as_dict(), **drawn_on, "batch": batch})
+    missing = [start for start in batches if start not in parts]
+    for start in track(missing, "drawing synthetic slices (batches)"):
+        parts.write(start, _drawn(synthesiser, masks, batches[start], seed))
+    with SliceStoreWriter(path, attributes) as writer:
+        for start, positions in batches.items():
+            _append(writer, parts.read(start), masks, positions)
+    parts.discard()
+
+
+def _drawn(
+    synthesiser: Synthesiser, masks: SliceStore, positions: NDArray[np.integer], seed: int
+) -> NDArray[np.float32]:
+    sources = positions % len(masks)
+    values, backgrounds = masks.masks(sources), masks.images(sources)
+    # A slice store's further images, not Django's SQL.
+    holes = masks.extra("hole", sources) if synthesiser.config.context else np.ones_like(values)  # noqa: S610
+    return synthesiser.draw(values, backgrounds, holes, noise_seeds(seed, "synthetic", positions.tolist()))
+
+
+def _append(
+    writer: SliceStoreWriter, drawn: NDArray[np.float16], masks: SliceStore, positions: NDArray[np.integer]
+) -> None:
+    sources = positions % len(masks)
+    rows = masks.rows.iloc[sources].reset_index(drop=True)
+    writer.append(drawn, masks.masks(sources), rows.assign(origin="synthetic", replica=positions.astype(np.int32)))
+
+
+def _check_masks(synthesiser: Synthesiser, masks: SliceStore, model_folder: Path) -> None:
+    if masks.label_set.name != synthesiser.labels.name:
+        raise InputError(
+            f"{masks.path}: label set {masks.label_set.name!r}, but {model_folder} draws "
+            f"{synthesiser.labels.name!r}; use masks and a generator of the same source"
+        )
+    if synthesiser.config.context and "hole" not in masks.extras:
+        raise InputError(f"{masks.path}: lacks the extra 'hole' that a context generator needs; rematerialise it")
+
+
+def _attributes(model_folder: Path, masks: SliceStore, seed: int, code_version: str, count: int) -> StoreAttributes:
+    card = read_model_json(model_folder, "model_card.json")
+    return StoreAttributes(
+        label_set=masks.attributes.label_set,
+        region_px=masks.attributes.region_px,
+        spacing_mm=masks.attributes.spacing_mm,
+        intensity_rule=masks.attributes.intensity_rule,
+        source_digest=masks.attributes.source_digest,
+        parent_digests={
+            "lesion_masks": masks.digest,
+            "pix2pix": _digest(model_folder / "weights.safetensors"),
+        },
+        seed=seed,
+        code_version=code_version,
+        parameters={"count": count, "selected_step": card["selected_step"]},
+    )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

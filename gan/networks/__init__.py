@@ -1,0 +1,1 @@
+"""Modules of PyTorch that know no file: generator, discriminator, tissue reader, and pretrained features."""

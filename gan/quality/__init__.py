@@ -1,0 +1,1 @@
+"""How good synthetic slices are: realism, adherence, variety, copies, utility, and their page."""

@@ -1,0 +1,55 @@
+"""Whether a segmenter finds the tissues where the mask put them, and whether synthetic slices teach one to."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gan.quality.slices import PairedSlices, Segment
+from gan.quality.table import Figure, Row, over_halves, ratio_of_sums
+from imaging.labels import LabelSet
+
+
+def adherence(
+    subject: str, slices: PairedSlices, segment: Segment, labels: LabelSet, seed: int, measure: str = "adherence"
+) -> list[Row]:
+    """Return the Dice of each tissue over all slices between the mask and what a segmenter finds.
+
+    A tissue that is absent from both has no row.
+    """
+    found = segment(slices.images)
+    rows = []
+    for value, tissue in labels.foreground:
+        shared, total = overlaps(slices.masks == value, found == value)
+        if total.any():
+            figure = over_halves(ratio_of_sums(2 * shared, total, empty=1.0), seed, slices.cases)
+            rows.append(Row(f"{measure}/{tissue}", "ventricle", subject, figure, len(slices)))
+    return rows
+
+
+def utility(validation: PairedSlices, real: Segment, synthetic: Segment, labels: LabelSet, seed: int) -> list[Row]:
+    """Compare a segmenter trained on synthetic slices only with one trained on real slices only.
+
+    Both are tested on the same real slices of validation patients. `ratio` is synthetic over real.
+    """
+    rows = adherence("synthetic", validation, synthetic, labels, seed, "utility")
+    own = {row.measure: row.figure.value for row in rows}
+    judged = adherence("real", validation, real, labels, seed, "utility")
+    ratios = [
+        Row(row.measure, row.region, "ratio", Figure(own[row.measure] / row.figure.value), row.images)
+        for row in judged
+        if row.measure in own and row.figure.value > 0
+    ]
+    return [*rows, *judged, *ratios]
+
+
+def overlaps(
+    reference: NDArray[np.bool_], prediction: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return each slice's shared pixels (N,) and the sum of both areas (N,)."""
+    shared = (reference & prediction).sum(axis=(1, 2), dtype=np.float64)
+    return shared, reference.sum(axis=(1, 2), dtype=np.float64) + prediction.sum(axis=(1, 2), dtype=np.float64)
+
+
+def dice(reference: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> float:
+    """Return the Dice of all pixels together; 1 where both are empty."""
+    total = int(reference.sum()) + int(prediction.sum())
+    return 2 * int((reference & prediction).sum()) / total if total else 1.0

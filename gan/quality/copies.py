@@ -1,0 +1,165 @@
+"""Whether synthetic ventricles are copies of training ventricles: each with its nearest one, in pixels and features."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from common.errors import InputError
+from gan.quality.slices import Images, Vectors, ventricle_crops
+from imaging.slices.store import SliceStore
+
+_SIZE_PX = 48
+_SMOOTHING_PX = 1.0
+_CHUNK = 1024
+_READ = 512
+_RARE = 0.01
+_NO_LENGTH = 1e-4
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The nearest training ventricle of each of N ventricles.
+
+    Attributes:
+        place: (N,) which one.
+        distance: (N,) how far, 1 - correlation: 0 for a copy, about 1 for nothing in common.
+        ratio: (N,) that distance over the distance to the nearest ventricle of any other patient. A typical or
+            blurred ventricle is near to many patients and has a ratio near 1; a copy is near to one only.
+    """
+
+    place: NDArray[np.intp]
+    distance: NDArray[np.float64]
+    ratio: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CopySearch:
+    """Synthetic ventricles against the training set, beside training ventricles against other patients'.
+
+    Attributes:
+        synthetic: Nearest training ventricle of each synthetic one.
+        real: Nearest ventricle of a different patient of each training one: what chance alone brings near.
+    """
+
+    synthetic: Nearest
+    real: Nearest
+
+    @property
+    def distance_limit(self) -> float:
+        """The distance that 1 % of real ventricles fall below."""
+        return float(np.quantile(self.real.distance, _RARE))
+
+    @property
+    def ratio_limit(self) -> float:
+        """The ratio that 1 % of real ventricles fall below."""
+        return float(np.quantile(self.real.ratio, _RARE))
+
+    def near(self, found: Nearest | None = None) -> NDArray[np.bool_]:
+        """Tell which (the synthetic ones unless others are given) are nearer than 99 % of real pairs; chance: 1 %."""
+        return (found or self.synthetic).distance < self.distance_limit
+
+    def copied(self, found: Nearest | None = None) -> NDArray[np.bool_]:
+        """Tell which are near to one patient and to no other: both limits undercut; chance: at most 1 %."""
+        found = found or self.synthetic
+        return self.near(found) & (found.ratio < self.ratio_limit)
+
+
+def appearance(images: Images, masks: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return what a ventricle looks like beyond what its mask dictates, as unit vectors (N, 48 * 48).
+
+    Each tissue's mean is taken away and everything outside set to 0; the ventricle is brought to one size and place;
+    the rest is smoothed and normalised. So brightness, contrast, the mean of each tissue, finest grain and the
+    surroundings count for nothing, and two slices of one mask are not alike merely for their shape: a mask simulated
+    in a patient's own anatomy has that patient's shape by design. What counts is the pattern within the tissues:
+    trabeculae, gradients, uneven enhancement. Not seen: a copy that was mirrored or rotated.
+
+    Args:
+        images: (N, H, W).
+        masks: (N, H, W).
+    """
+    crops, labels = ventricle_crops(_within_tissues(images, masks), masks, _SIZE_PX)
+    inside = (labels > 0).astype(np.float32)
+    blurred, share = (gaussian_filter(part, (0, _SMOOTHING_PX, _SMOOTHING_PX)) for part in (crops * inside, inside))
+    return unit_vectors(np.where(inside > 0, blurred / np.maximum(share, 1e-3), 0).reshape(len(crops), -1))
+
+
+def _within_tissues(images: Images, masks: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return images less the mean of each pixel's tissue; 0 outside."""
+    pattern = np.zeros(masks.shape, np.float32)
+    for image, mask, into in zip(images, masks, pattern, strict=True):
+        count = np.maximum(np.bincount(mask.ravel()), 1)
+        means = np.bincount(mask.ravel(), np.asarray(image, np.float64).ravel()) / count
+        np.copyto(into, image - means[mask], where=mask > 0, casting="same_kind")
+    return pattern
+
+
+def unit_vectors(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return vectors (N, D) scaled to length 1; one without any length becomes 0 and is near to nothing."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.where(length > _NO_LENGTH, vectors / np.maximum(length, _NO_LENGTH), 0).astype(np.float32)
+
+
+def nearest(
+    vectors: NDArray[np.float32],
+    training: NDArray[np.float32],
+    cases: NDArray[np.str_],
+    own: NDArray[np.str_] | None = None,
+) -> Nearest:
+    """Find the nearest training vector of each vector, in products of chunks.
+
+    Args:
+        vectors: (N, D) of length 1.
+        training: (M, D) of length 1.
+        cases: (M,) the patient of each training vector.
+        own: (N,) the patient of each vector, whose training vectors are left out.
+
+    Raises:
+        InputError: Fewer than three patients: no nearest, no next one of another patient.
+    """
+    if len(np.unique(cases)) < 3:
+        raise InputError(f"copies: {len(np.unique(cases))} training patients; at least 3 are needed to tell a copy")
+    parts = [
+        _nearest_of(1 - vectors[s : s + _CHUNK] @ training.T, cases, None if own is None else own[s : s + _CHUNK])
+        for s in range(0, len(vectors), _CHUNK)
+    ]
+    return Nearest(
+        np.concatenate([part.place for part in parts]),
+        np.concatenate([part.distance for part in parts]),
+        np.concatenate([part.ratio for part in parts]),
+    )
+
+
+def search_copies(vectors: NDArray[np.float32], training: NDArray[np.float32], cases: NDArray[np.str_]) -> CopySearch:
+    """Search the copies among vectors (N, D) of training vectors (M, D) of patients `cases` (M,)."""
+    return CopySearch(nearest(vectors, training, cases), nearest(training, training, cases, own=cases))
+
+
+def store_appearance(store: SliceStore) -> NDArray[np.float32]:
+    """Return the appearance of every slice of a store, read piece by piece."""
+    starts = range(0, len(store), _READ)
+    rows = (np.arange(start, min(start + _READ, len(store))) for start in starts)
+    return np.concatenate([appearance(store.images(part), store.masks(part)) for part in rows])
+
+
+def standardised(vectors: Vectors, like: Vectors) -> NDArray[np.float32]:
+    """Return features (N, D) standardised by the mean and deviation of `like` (M, D), of length 1.
+
+    Deviations count as at least a tenth of their mean, so that features which hardly vary do not decide.
+    """
+    like = np.asarray(like, np.float64)
+    deviation = like.std(axis=0)
+    floor = max(float(deviation.mean()) / 10, 1e-12)
+    return unit_vectors((np.asarray(vectors, np.float64) - like.mean(axis=0)) / np.maximum(deviation, floor))
+
+
+def _nearest_of(distances: NDArray[np.float32], cases: NDArray[np.str_], own: NDArray[np.str_] | None) -> Nearest:
+    values = np.maximum(distances.astype(np.float64), 0)
+    if own is not None:
+        values[own[:, None] == cases] = np.inf
+    place = values.argmin(axis=1)
+    first = values[np.arange(len(values)), place]
+    values[cases[place][:, None] == cases] = np.inf
+    second = values.min(axis=1)
+    return Nearest(place, first, np.divide(first, second, out=np.ones_like(first), where=second > 0))

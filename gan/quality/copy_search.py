@@ -1,0 +1,104 @@
+"""The search for copies as rows of the report, with the closest pairs for people to look at."""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gan.quality.copies import CopySearch, Nearest, appearance, nearest, search_copies, standardised, store_appearance
+from gan.quality.report import Copies
+from gan.quality.slices import Features, PairedSlices, Vectors, inside_ventricle
+from gan.quality.table import Cases, Row, over_halves, ratio_of_sums
+from imaging.slices.store import SliceStore
+
+_WORST = 8
+_PIXELS = "pixels"
+
+
+def report_copies(
+    store: SliceStore, training: PairedSlices, validation: PairedSlices, features: Features, seed: int
+) -> tuple[Copies, list[Row]]:
+    """Search the whole store for copies by appearance.
+
+    The shares of `real` are those of validation slices, which cannot be copies: what chance brings.
+
+    Args:
+        store: Synthetic slices.
+        training: All real slices of training patients.
+        validation: Real slices of validation patients.
+        features: Images (N, H, W) to vectors; the closest pairs are compared in these, too.
+        seed: Seed of the halves.
+    """
+    looks = appearance(training.images, training.masks)
+    search = search_copies(store_appearance(store), looks, training.cases)
+    unseen = nearest(appearance(validation.images, validation.masks), looks, training.cases)
+    recipients = store.rows["case_id"].to_numpy(dtype=str)
+    counts = (len(training), _PIXELS)
+    rows = _shares(search, search.synthetic, recipients, "synthetic", counts, seed)
+    rows += _shares(search, unseen, validation.cases, "real", counts, seed)
+    return _closest(search, store, training, features), rows
+
+
+def copies_in_features(
+    synthetic: tuple[Vectors, Cases], training: tuple[Vectors, Cases], name: str, seed: int
+) -> list[Row]:
+    """Search copies among feature vectors of what is inside the ventricle.
+
+    Pooled features see shape, contrast and tissue means as well, which a mask simulated in a patient's own anatomy
+    shares with that patient by design: these shares are an indication and no proof.
+
+    Args:
+        synthetic: Vectors (N, D) and the patients.
+        training: Vectors (M, D) and the patients.
+        name: Of the extractor.
+        seed: Seed of the halves.
+    """
+    vectors, cases = standardised(synthetic[0], training[0]), training[1]
+    search = search_copies(vectors, standardised(training[0], training[0]), cases)
+    return _shares(search, search.synthetic, synthetic[1], "synthetic", (len(cases), name), seed)
+
+
+def _shares(
+    search: CopySearch,
+    found: Nearest,
+    cases: Cases,
+    subject: str,
+    counts: tuple[int, str],
+    seed: int,
+) -> list[Row]:
+    rows = []
+    for measure, which in (("copies/near", search.near(found)), ("copies/copied", search.copied(found))):
+        figure = over_halves(ratio_of_sums(which.astype(float), np.ones(len(which))), seed, cases)
+        rows.append(Row(measure, "ventricle", subject, figure, len(which), *counts))
+    return rows
+
+
+def _closest(search: CopySearch, store: SliceStore, training: PairedSlices, features: Features) -> Copies:
+    """List the pairs that come closest to being copies: copied ones first, by distance."""
+    own, copied = search.synthetic, search.copied()
+    rows = np.lexsort((own.distance, ~copied))[:_WORST]
+    drawn, found = PairedSlices.of(store, rows), training.at(own.place[rows])
+    donors = store.rows["donor_ids"].to_numpy(dtype=str)[rows]
+    worst = pd.DataFrame(
+        {
+            "row": rows,
+            "case_id": drawn.cases,
+            "donors": donors,
+            "nearest_case": found.cases,
+            "nearest_slice": found.slice_index,
+            "distance": own.distance[rows],
+            "ratio": own.ratio[rows],
+            "feature_distance": _feature_distances(features, drawn, found, training),
+            "copied": copied[rows],
+        }
+    )
+    return Copies(search, worst, drawn, found)
+
+
+def _feature_distances(
+    features: Features, drawn: PairedSlices, found: PairedSlices, training: PairedSlices
+) -> NDArray[np.float64]:
+    """Return 1 - correlation of each pair's standardised features (K,)."""
+    some = training.at(np.linspace(0, len(training) - 1, min(64, len(training))).astype(np.intp))
+    of_drawn, of_found, like = (features(inside_ventricle(part.images, part.masks)) for part in (drawn, found, some))
+    products = standardised(of_drawn, like) * standardised(of_found, like)
+    return 1 - products.sum(axis=1, dtype=np.float64)

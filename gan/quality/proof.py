@@ -1,0 +1,155 @@
+"""How good synthetic slices are: fidelity, realism, adherence to the mask, use, variety, and that they are no copies.
+
+All images are (N, H, W) in [0, 1]. What does not live here: any feature extractor, segmenter or generator; they come
+in as functions, and their names are written beside every figure that depends on them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from gan.quality.adherence import adherence, dice, utility
+from gan.quality.copy_search import copies_in_features, report_copies
+from gan.quality.fidelity import (
+    fidelity,
+    local_texture,
+    mean_absolute_error,
+    pairwise_variety,
+    peak_signal_to_noise,
+    structural_similarity_of,
+)
+from gan.quality.realism import Extractor, realism
+from gan.quality.report import QualityReport
+from gan.quality.slices import Images, PairDistance, PairedSlices, Segment, inside_ventricle, some_rows
+from gan.quality.table import COLUMNS, Row, as_table
+from gan.quality.variety import Draw, feature_distance, measure_variety, variety_rows
+from imaging.slices.store import SliceStore
+
+__all__ = [
+    "COLUMNS",
+    "Extractor",
+    "Instruments",
+    "Material",
+    "PairedSlices",
+    "QualityReport",
+    "assess_quality",
+    "dice",
+    "inside_ventricle",
+    "local_texture",
+    "mean_absolute_error",
+    "pairwise_variety",
+    "peak_signal_to_noise",
+    "structural_similarity_of",
+]
+
+_PICTURED = 6
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is judged and against what.
+
+    Attributes:
+        synthetic: Slices drawn from simulated masks.
+        training: Real slices of training patients that show a ventricle.
+        validation: Real slices of validation patients, which nothing was trained on.
+        redrawn: (N, H, W) the validation slices drawn again by pix2pix.
+        mean_painted: (N, H, W) the validation slices painted by the yardstick.
+    """
+
+    synthetic: SliceStore
+    training: PairedSlices
+    validation: PairedSlices
+    redrawn: Images
+    mean_painted: Images
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """What measures.
+
+    Attributes:
+        extractors: Of features, the first decides.
+        segment: Images (N, H, W) to masks (N, H, W), trained on real slices only.
+        draw: Takes rows of the validation slices and as many noise seeds; returns images.
+        perceptual: LPIPS by the name of its network; the first measures the variety. Without any, the variety is
+            measured with the last extractor's features.
+        segment_from_synthetic: Like `segment`, but trained on synthetic slices only; None leaves out the utility.
+    """
+
+    extractors: Sequence[Extractor]
+    segment: Segment
+    draw: Draw
+    perceptual: Mapping[str, PairDistance] = field(default_factory=dict)
+    segment_from_synthetic: Segment | None = None
+
+
+def assess_quality(
+    material: Material, instruments: Instruments, seed: int = 0, most_images: int = 1000
+) -> QualityReport:
+    """Measure pix2pix beside mean paint and real slices.
+
+    Args:
+        material: What is judged.
+        instruments: What measures.
+        seed: Seed of every random choice.
+        most_images: At most so many slices go into each set; copies are searched in the whole store.
+    """
+    store, validation, everyone = material.synthetic, material.validation, material.training
+    synthetic = PairedSlices.of(store, some_rows(len(store), most_images, seed, "quality synthetic slices"))
+    training = everyone.at(some_rows(len(everyone), most_images, seed, "quality training slices"))
+    drawn = {
+        "pix2pix": validation.painted_as(material.redrawn),
+        "mean_paint": validation.painted_as(material.mean_painted),
+    }
+    rows = [
+        row
+        for name, slices in drawn.items()
+        for row in fidelity(name, slices.images, validation, instruments.perceptual, seed)
+    ]
+    first = instruments.extractors[0]
+    realistic, vectors = realism(drawn, synthetic, training, validation, instruments.extractors, seed)
+    copies, copied = report_copies(store, everyone, validation, first.features, seed)
+    rows += realistic + _adherence({**drawn, "real": validation, "synthetic": synthetic}, instruments, store, seed)
+    name, distance = _pair_distance(instruments)
+    variety = measure_variety(synthetic, training, validation, instruments.draw, distance, seed)
+    rows += variety_rows(variety, name) + copied
+    of_synthetic, of_training = (vectors["synthetic"], synthetic.cases), (vectors["training"], training.cases)
+    rows += copies_in_features(of_synthetic, of_training, first.name, seed)
+    return QualityReport(as_table(rows), copies, variety, _gallery(material), _counts(material))
+
+
+def _adherence(sets: Mapping[str, PairedSlices], instruments: Instruments, store: SliceStore, seed: int) -> list[Row]:
+    labels, segment = store.label_set, instruments.segment
+    rows = [row for name, slices in sets.items() for row in adherence(name, slices, segment, labels, seed)]
+    if instruments.segment_from_synthetic is not None:
+        rows += utility(sets["real"], segment, instruments.segment_from_synthetic, labels, seed)
+    return rows
+
+
+def _pair_distance(instruments: Instruments) -> tuple[str, PairDistance]:
+    if instruments.perceptual:
+        return next(iter(instruments.perceptual.items()))
+    own = instruments.extractors[-1]
+    return own.name, feature_distance(own.features)
+
+
+def _gallery(material: Material) -> dict[str, Images]:
+    """Return the slice with the largest lesion of each of some patients, as each subject draws it."""
+    sizes = (material.validation.masks > 2).sum(axis=(1, 2))
+    largest = np.argsort(-sizes, kind="stable")
+    _, first = np.unique(material.validation.cases[largest], return_index=True)
+    chosen = largest[np.sort(first)][:_PICTURED]
+    pictured = {"real": material.validation.images, "Pix2Pix": material.redrawn, "painted means": material.mean_painted}
+    return {name: images[chosen] for name, images in pictured.items()}
+
+
+def _counts(material: Material) -> pd.DataFrame:
+    """Return `set`, `slices`, `patients`."""
+    synthetic = material.synthetic.rows["case_id"]
+    sets = {"training": material.training.cases, "validation": material.validation.cases}
+    rows = [(name, len(cases), len(np.unique(cases))) for name, cases in sets.items()]
+    rows.append(("synthetic", len(synthetic), synthetic.nunique()))
+    return pd.DataFrame(rows, columns=["set", "slices", "patients"])

@@ -1,0 +1,1 @@
+"""How Pix2Pix is trained: configuration, loop, steps, losses, batches, validation."""

@@ -1,0 +1,176 @@
+"""The training slices, resident on the device, and what one step draws from them.
+
+Square windows around the hole, where a loss or a training step need not see the whole slice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from common.seeds import derive_seed, random_generator
+from gan.generation.hole import ventricle_distance
+from gan.generation.shades import ShadeBook, own_shades
+from gan.generation.synthesiser import Condition, build_condition, noise_planes, row_noise, to_gan_range
+from gan.training.config import Pix2PixConfig
+from gan.training.losses import tissue_weight_table
+from imaging.labels import LabelSet
+from imaging.slices.store import SliceStore
+from runtime.compute import Compute, send
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Where one batch's windows lie.
+
+    Attributes:
+        tops: N first rows.
+        lefts: N first columns.
+        size_px: Height and width.
+    """
+
+    tops: list[int]
+    lefts: list[int]
+    size_px: int
+
+    def cut(self, images: Tensor) -> Tensor:
+        """Return the windows (N, C, size, size) of images (N, C, H, W)."""
+        places = zip(images, self.tops, self.lefts, strict=True)
+        size = self.size_px
+        return torch.stack([image[:, top : top + size, left : left + size] for image, top, left in places])
+
+    def at(self, rows: Sequence[int]) -> "Windows":
+        """Return the windows of some rows."""
+        return Windows([self.tops[row] for row in rows], [self.lefts[row] for row in rows], self.size_px)
+
+
+def windows_around(holes: Tensor, size_px: int) -> Windows:
+    """Return windows centred on the middle of each hole (N, 1, H, W), moved inwards where they cross the border.
+
+    A slice without a hole has its window in the middle. Windows are never larger than the slice.
+    """
+    size = min(size_px, *holes.shape[-2:])
+    return Windows(_starts(holes.amax(dim=(1, 3)), size), _starts(holes.amax(dim=(1, 2)), size), size)
+
+
+def _starts(occupied: Tensor, size: int) -> list[int]:
+    """Return where windows of `size` begin that are centred on what is occupied, (N, L) of 0 and 1."""
+    occupied = occupied.float()
+    length, count = occupied.shape[1], occupied.sum(dim=1)
+    places = torch.arange(length, dtype=torch.float32, device=occupied.device)
+    middle = (occupied * places).sum(dim=1) / count.clamp_min(1)
+    middle = torch.where(count > 0, middle, torch.full_like(middle, (length - 1) / 2))
+    starts: list[int] = (middle - (size - 1) / 2).round().clamp(0, length - size).int().tolist()
+    return starts
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's slices.
+
+    Attributes:
+        condition: What the generator is given.
+        real: (N, 1, H, W) in [-1, 1].
+        pixel_weights: (N, 1, H, W) weight of each pixel's tissue.
+        ventricle: (N, 1, H, W) 1 inside the ventricle.
+        masks: (N, 1, H, W) label values.
+        holes: (N, 1, H, W) 1 around the ventricle.
+        detail_px: Side of the windows that the losses of details look at.
+    """
+
+    condition: Condition
+    real: Tensor
+    pixel_weights: Tensor
+    ventricle: Tensor
+    masks: Tensor
+    holes: Tensor
+    detail_px: int
+
+    @cached_property
+    def detail(self) -> Windows:
+        """Where the losses that need not see the whole slice look; on a GPU, finding it out waits for it."""
+        return windows_around(self.holes, self.detail_px)
+
+    def detail_masks(self) -> Tensor:
+        """Return the label values (N, h, w) of the detail windows."""
+        return self.detail.cut(self.masks)[:, 0]
+
+    def patch_weights(self, logits: Tensor) -> Tensor:
+        """Weigh only patches that see the hole: elsewhere real and drawn are the same pixels."""
+        if self.condition.hole is None:
+            return torch.ones_like(logits)
+        return F.adaptive_max_pool2d(self.condition.hole, list(logits.shape[2:]))
+
+
+@dataclass(frozen=True)
+class ResidentSlices:
+    """A training set resident on the device.
+
+    Attributes:
+        images: (N, H, W) float16 in [0, 1].
+        masks: (N, H, W) uint8.
+        distances: (N, H, W) uint8, of each pixel to the ventricle (`gan.generation.hole`).
+        tissue_weights: (num_classes,).
+        labels: The label set of the masks.
+        digest: Of the store that they are from.
+        config: The model's configuration.
+        crops: The window of each slice that is trained on; None for whole slices.
+        shades: What masks borrow their shades from when they are drawn; None without `shades`.
+    """
+
+    images: Tensor
+    masks: Tensor
+    distances: Tensor
+    tissue_weights: Tensor
+    labels: LabelSet
+    digest: str
+    config: Pix2PixConfig
+    crops: Windows | None = None
+    shades: ShadeBook | None = None
+
+    @classmethod
+    def load(cls, training: SliceStore, config: Pix2PixConfig, compute: Compute) -> "ResidentSlices":
+        """Read a whole store."""
+        masks = training.masks()
+        distances = ventricle_distance(masks)
+        holes = (distances <= config.hole_margin_px).astype(np.uint8)
+        parts = (training.images(), masks, distances)
+        resident = [torch.from_numpy(np.ascontiguousarray(part)).to(compute.device) for part in parts]
+        weights = tissue_weight_table(config.tissue_weights, training.label_set).to(compute.device)
+        crops = windows_around(torch.from_numpy(holes).unsqueeze(1), config.crop_px) if config.crop_px else None
+        shades = ShadeBook.of(parts[0], masks, holes, training.label_set.num_classes) if config.shades else None
+        labels, digest = training.label_set, training.digest
+        return cls(resident[0], resident[1], resident[2], weights, labels, digest, config, crops, shades)
+
+    def batch(self, seed: int, step: int) -> Batch:
+        """Return a step's slices: which ones, their holes and their noise are decided by (seed, step) alone."""
+        rows = random_generator(seed, "pix2pix rows", step).integers(len(self.images), size=self.config.batch)
+        images, masks, distances = self._rows(rows)
+        images, holes = to_gan_range(images.float()), (distances <= self._margins(seed, step)).float()
+        size = (len(rows), noise_planes(self.config), *images.shape[2:])
+        noise = send(row_noise(derive_seed(seed, "pix2pix training noise", step), size), images.device)
+        shades = own_shades(images, masks[:, 0], self.labels.num_classes) if self.config.shades else None
+        condition = build_condition(self.config, self.labels, masks[:, 0], images, holes, noise, shades)
+        weights = self.tissue_weights[masks.long()]
+        ventricle = (masks > 0).float()
+        return Batch(condition, images, weights, ventricle, masks.long(), holes, self.config.detail_px)
+
+    def _margins(self, seed: int, step: int) -> Tensor:
+        """Return how far each slice's hole reaches (N, 1, 1, 1)."""
+        config = self.config
+        more = random_generator(seed, "pix2pix holes", step).integers(config.hole_spread_px + 1, size=config.batch)
+        return send(torch.from_numpy(config.hole_margin_px + more).view(-1, 1, 1, 1), self.images.device)
+
+    def _rows(self, rows: NDArray[np.integer]) -> list[Tensor]:
+        """Return images, masks and distances (N, 1, H, W) of some rows, cut where training is on windows."""
+        index = send(torch.from_numpy(rows), self.images.device)
+        parts = [part[index].unsqueeze(1) for part in (self.images, self.masks, self.distances)]
+        if self.crops is None:
+            return parts
+        windows = self.crops.at(rows.tolist())
+        return [windows.cut(part) for part in parts]

@@ -1,0 +1,271 @@
+"""The configuration of Pix2Pix and its named presets.
+
+What does not live here: how any of it is built or trained.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from common.config import FrozenConfig
+
+# The source's pixel weights (Cairo University 2025); `myocardium` is the cine studies' one wall tissue.
+PUBLISHED_TISSUE_WEIGHTS: Mapping[str, float] = MappingProxyType(
+    {
+        "background": 1.0,
+        "cavity": 7.0,
+        "normal_myocardium": 11.0,
+        "infarct": 26.0,
+        "no_reflow": 90.0,
+        "myocardium": 11.0,
+    }
+)
+
+# What an unweighted L1 is.
+PLAIN_TISSUE_WEIGHTS: Mapping[str, float] = MappingProxyType(dict.fromkeys(PUBLISHED_TISSUE_WEIGHTS, 1.0))
+
+# Milder: inside the hole, background no longer drowns the tissues, and single pixels must not rule the loss.
+CONTEXT_TISSUE_WEIGHTS: Mapping[str, float] = MappingProxyType(
+    {
+        "background": 1.0,
+        "cavity": 2.0,
+        "normal_myocardium": 3.0,
+        "infarct": 5.0,
+        "no_reflow": 8.0,
+        "myocardium": 3.0,
+    }
+)
+
+
+class Pix2PixConfig(FrozenConfig):
+    """Everything that identifies a Pix2Pix model and its training.
+
+    Attributes:
+        label_input: `scalar` gives the label map as one channel holding 0 to 4, `one_hot` one channel a
+            tissue.
+        context: Give the real slice with the ventricle removed, and draw only inside that hole.
+        hole_margin_px: How far the hole reaches beyond the ventricle at least, in pixels.
+        hole_spread_px: By up to so much further, at random: else where drawing begins would give the epicardium
+            away to a segmenter that is trained on it.
+        seam_px: Width of the soft seam just inside the hole, in pixels.
+        noise_channels: Planes of Gaussian noise beside the labels, so that one mask gives many images.
+        background_noise: Deviation of Gaussian noise laid on the labels' background.
+        widths: Channels of the encoder's stride-2 stages; the region must be divisible by 2 ** len(widths).
+        upsampling: `transposed` convolutions (as published), or `resize` / `sub_pixel` (no checkerboards).
+        full_resolution_width: Channels of one more layer at full resolution that sees the input; 0 for none.
+        decoder_noise: Add the noise at every decoder stage too, by a learned strength a channel.
+        decoder_labels: Give the labels, in each stage's size, to every decoder stage.
+        shades: Tell how bright each tissue is, see `gan.generation.shades`; needs context.
+        shade_neighbours: Among how many of the likest training slices a mask's shades are drawn.
+        grain_px: Smoothness of the noise that is laid on the drawing as grain, as strong as the network says:
+            deviations of Gaussians in pixels, 0 for white; empty for none (`gan.networks.grain`).
+        output: Last activation; a `sigmoid`'s [0, 1] is spread over [-1, 1].
+        normalisation: `instance` equals batch normalisation at the published batch of one.
+        normalise_innermost: False where the innermost map is a single pixel, which has no deviation.
+        dropout: Rate on the first two decoder stages, while training.
+        discriminator_widths: Channels of the PatchGAN; all but the last stage have stride 2.
+        fine_discriminator_widths: Channels of a second PatchGAN with smaller patches; empty for none.
+        discriminator_sees_mask: Judge images against their labels, else by themselves.
+        spectral_norm: Bound the discriminator's slope instead of normalising its activations.
+        l1_weight: Weight of the region-weighted L1 (the source's lambda).
+        l1_blur_px: Deviation of the Gaussian under which that L1 compares, so that it does not punish grain; 0
+            for none, as published.
+        grain_weight: Weight of the difference in fine detail by tissue (`gan.training.losses`).
+        structure_weight: Weight of 1 - SSIM over the ventricle.
+        perceptual_weight: Weight of the L1 distance of VGG16 features; needs a weights file.
+        reader_weight: Weight of reading the labels out of the drawn slice, by a small network that learns
+            alongside to read them out of real slices.
+        detail_px: Side of the windows around the hole that VGG16 and the reader see.
+        crop_px: Train on windows of this side around the hole; 0 for whole slices. Must be divisible like them.
+        decay_share: Over this last share of the steps the learning rates fall to zero.
+        average_decay: Decay of the averaged generator weights; 0 keeps the weights themselves.
+        patch_weight: How much unlike patches cost in the measure that selects the checkpoint.
+        validation_slices: At most so many validation slices are drawn at each round.
+    """
+
+    label_input: Literal["scalar", "one_hot"] = "one_hot"
+    context: bool = True
+    hole_margin_px: int = Field(3, ge=0)
+    hole_spread_px: int = Field(0, ge=0, le=64)
+    seam_px: int = Field(2, ge=0)
+    noise_channels: int = Field(1, ge=0)
+    background_noise: float = Field(0.0, ge=0.0)
+    widths: tuple[int, ...] = (32, 64, 128, 192, 192)
+    upsampling: Literal["transposed", "resize", "sub_pixel"] = "resize"
+    full_resolution_width: int = Field(16, ge=0)
+    decoder_noise: bool = False
+    decoder_labels: bool = False
+    shades: bool = False
+    shade_neighbours: int = Field(8, ge=1)
+    grain_px: tuple[Annotated[float, Field(ge=0.0, le=8.0)], ...] = ()
+    output: Literal["tanh", "sigmoid"] = "tanh"
+    normalisation: Literal["batch", "instance", "group"] = "batch"
+    normalise_innermost: bool = True
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    discriminator_widths: tuple[int, ...] = (32, 64, 128)
+    fine_discriminator_widths: tuple[int, ...] = ()
+    discriminator_sees_mask: bool = True
+    spectral_norm: bool = True
+    adversarial: Literal["bce", "least_squares", "hinge"] = "least_squares"
+    adversarial_weight: float = Field(1.0, ge=0.0)
+    l1_weight: float = Field(100.0, ge=0.0)
+    l1_blur_px: float = Field(0.0, ge=0.0, le=8.0)
+    grain_weight: float = Field(0.0, ge=0.0)
+    structure_weight: float = Field(0.0, ge=0.0)
+    perceptual_weight: float = Field(0.0, ge=0.0)
+    reader_weight: float = Field(0.0, ge=0.0)
+    detail_px: int = Field(64, ge=16, multiple_of=8)
+    tissue_weights: dict[str, float] = Field(default_factory=lambda: dict(CONTEXT_TISSUE_WEIGHTS))
+    learning_rate: float = Field(2e-4, gt=0.0)
+    discriminator_learning_rate: float = Field(2e-4, gt=0.0)
+    beta1: float = Field(0.5, ge=0.0, lt=1.0)
+    batch: int = Field(8, ge=1)
+    crop_px: int = Field(0, ge=0)
+    steps: int = Field(20_000, ge=1)
+    validate_every: int = Field(500, ge=1)
+    decay_share: float = Field(0.5, ge=0.0, le=1.0)
+    average_decay: float = Field(0.999, ge=0.0, lt=1.0)
+    patch_weight: float = Field(2.0, ge=0.0)
+    validation_slices: int = Field(64, ge=1)
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        if len(self.widths) < 2 or len(self.discriminator_widths) < 2:
+            raise ValueError("widths and discriminator_widths need at least two stages each")
+        if len(self.fine_discriminator_widths) == 1:
+            raise ValueError("fine_discriminator_widths needs at least two stages, or none")
+        if self.crop_px % 2 ** len(self.widths):
+            raise ValueError(
+                f"crop_px {self.crop_px} cannot be halved {len(self.widths)} times; use a multiple of "
+                f"{2 ** len(self.widths)}, or 0"
+            )
+        if self.crop_px and not self.context:
+            raise ValueError("crop_px needs context: without it the whole slice is to be learned")
+        if self.shades and not self.context:
+            raise ValueError("shades needs context: they are those of slices with like surroundings")
+        if self.decoder_noise and not self.noise_channels:
+            raise ValueError("decoder_noise needs noise_channels of at least one")
+        if self.grain_px and not (self.noise_channels and self.full_resolution_width):
+            raise ValueError("grain_px needs noise_channels and full_resolution_width of at least one")
+        return self
+
+
+# The source's final configuration, its trial 10; 29.2 M parameters.
+_PUBLISHED: Mapping[str, Any] = MappingProxyType(
+    {
+        "label_input": "scalar",
+        "context": False,
+        "noise_channels": 0,
+        "widths": (64, 128, 256, 512, 512, 512),
+        "upsampling": "transposed",
+        "full_resolution_width": 0,
+        "normalisation": "instance",
+        "dropout": 0.5,
+        "discriminator_widths": (64, 128, 512),
+        "spectral_norm": False,
+        "adversarial": "bce",
+        "l1_weight": 100.0,
+        "tissue_weights": dict(PUBLISHED_TISSUE_WEIGHTS),
+        "batch": 1,
+        "steps": 150_000,
+        "validate_every": 2_000,
+        "decay_share": 0.0,
+        "average_decay": 0.0,
+    }
+)
+# Seven encoder and six decoder stages. Guessed: the seventh width, and that the innermost, one pixel, is not
+# normalised; no dropout and batch normalisation until the rows name dropout and instance normalisation.
+_SEVEN_SIX: Mapping[str, Any] = MappingProxyType(
+    {
+        **_PUBLISHED,
+        "widths": (64, 128, 256, 512, 512, 512, 512),
+        "normalise_innermost": False,
+        "normalisation": "batch",
+        "dropout": 0.0,
+    }
+)
+# Guessed: Isola et al.'s discriminator of 70 x 70 pixels.
+_DEEPER = (64, 128, 256, 512)
+
+
+def _changed(base: Mapping[str, Any], **changes: Any) -> Pix2PixConfig:
+    return Pix2PixConfig(**{**base, **changes})
+
+
+# The source's ten trials as far as its table tells them. What a row does not name is as in the row before, or,
+# where no row names it, as in the final configuration; further guesses are said beside each.
+TRIAL_PRESETS: Mapping[str, Pix2PixConfig] = MappingProxyType(
+    {
+        # Plain Pix2Pix. Guessed: lambda 100 and the layers of trial 3.
+        "trial_1": _changed(_SEVEN_SIX, tissue_weights=dict(PLAIN_TISSUE_WEIGHTS)),
+        # Guessed: images of the range that a sigmoid has, which spreading it over [-1, 1] amounts to.
+        "trial_2": _changed(_SEVEN_SIX, tissue_weights=dict(PLAIN_TISSUE_WEIGHTS), output="sigmoid"),
+        "trial_3": _changed(_SEVEN_SIX, output="sigmoid", l1_weight=60.0),
+        "trial_4": _changed(_SEVEN_SIX, l1_weight=70.0, discriminator_widths=_DEEPER),
+        # Guessed: noise on the label map that enters, and its deviation.
+        "trial_5": _changed(
+            _SEVEN_SIX, output="sigmoid", l1_weight=80.0, discriminator_widths=_DEEPER, background_noise=0.1
+        ),
+        # Guessed: tanh; and that only this row's discriminator does not see the mask.
+        "trial_6": _changed(
+            _SEVEN_SIX,
+            l1_weight=90.0,
+            normalisation="instance",
+            discriminator_widths=_DEEPER,
+            discriminator_sees_mask=False,
+        ),
+        # 128 pixels cannot be halved more than seven times. Guessed: one more layer at full resolution.
+        "trial_7": _changed(
+            _SEVEN_SIX,
+            l1_weight=110.0,
+            normalisation="instance",
+            dropout=0.5,
+            discriminator_widths=_DEEPER,
+            full_resolution_width=64,
+        ),
+        # Guessed: the shallow discriminator is the final one.
+        "trial_8": _changed(_PUBLISHED, l1_weight=70.0),
+        # Its "mask-only discriminator" is unclear and left out; what remains is trial 10.
+        "trial_9": _changed(_PUBLISHED),
+        "trial_10": _changed(_PUBLISHED),
+    }
+)
+
+PRESETS: Mapping[str, Pix2PixConfig] = MappingProxyType(
+    {
+        "published": TRIAL_PRESETS["trial_10"],
+        # The real slice without its ventricle goes in, the ventricle of the mask comes out.
+        "context": Pix2PixConfig(),
+        # The same on windows, told how bright tissues are, with grain, and with the tissues minded.
+        "improved_context": Pix2PixConfig(
+            hole_margin_px=2,
+            hole_spread_px=4,
+            crop_px=96,
+            shades=True,
+            decoder_noise=True,
+            decoder_labels=True,
+            grain_px=(0.0, 0.8, 1.6),
+            grain_weight=5.0,
+            fine_discriminator_widths=(16, 32),
+            adversarial_weight=5.0,
+            l1_weight=60.0,
+            l1_blur_px=1.5,
+            reader_weight=6.0,
+            # Around the wall, a background that costs little is filled with what fools the discriminator anywhere.
+            tissue_weights={**CONTEXT_TISSUE_WEIGHTS, "background": 3.0, "infarct": 8.0, "no_reflow": 12.0},
+        ),
+        # The whole slice from the labels and noise alone; needs VGG16's weights.
+        "improved_no_context": Pix2PixConfig(
+            context=False,
+            decoder_noise=True,
+            decoder_labels=True,
+            fine_discriminator_widths=(16, 32),
+            adversarial_weight=4.0,
+            perceptual_weight=10.0,
+            detail_px=96,
+        ),
+        **TRIAL_PRESETS,
+    }
+)

@@ -1,0 +1,1 @@
+"""Classical augmentation: the recipe for one slice with its artefacts, and stores of varied slices."""

@@ -1,0 +1,142 @@
+"""Finds patients that appear where their part of the fold forbids it.
+
+The rule: everything trained, and everything a derived slice borrows, comes from the fold's training patients.
+
+Fewer training patients than a fold has: who they are, and which rows of a store come from them alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from common.errors import InputError, some_of
+from common.seeds import random_generator
+from imaging.labels import PATIENT_GROUPS
+from imaging.slices.store import SliceStore, SliceStoreWriter
+from imaging.studies.split import PARTS, FoldSplit
+
+
+def find_leaks(rows: pd.DataFrame, split: FoldSplit, allowed: tuple[str, ...] = ("train",)) -> pd.DataFrame:
+    """Return the rows whose patient or any donor is in a part that is not allowed.
+
+    Args:
+        rows: With `case_id` and `donor_ids` (joined by `;`, empty if none), such as `SliceStore.rows`.
+        split: The fold's parts. A patient in none of them is a leak too.
+        allowed: Parts whose patients may appear.
+
+    Returns:
+        The offending rows with a further column `leaked`: the patients, joined by `;`.
+    """
+    missing = [column for column in ("case_id", "donor_ids") if column not in rows.columns]
+    if missing:
+        raise InputError(f"rows lack the columns {missing}, so leakage cannot be checked; read them from a store")
+    unknown_parts = [part for part in allowed if part not in PARTS]
+    if unknown_parts:
+        raise InputError(f"parts {unknown_parts} are unknown; choose from {list(PARTS)}")
+    permitted = {patient for part in allowed for patient in getattr(split, part)}
+    donors = rows["donor_ids"].fillna("")
+    leaked = [
+        ";".join(_forbidden(case_id, donor_ids, permitted))
+        for case_id, donor_ids in zip(rows["case_id"], donors, strict=True)
+    ]
+    table = rows.assign(leaked=pd.Series(leaked, index=rows.index, dtype="str"))
+    return table[table["leaked"] != ""]
+
+
+def assert_no_leak(rows: pd.DataFrame, split: FoldSplit, what: str, allowed: tuple[str, ...] = ("train",)) -> None:
+    """Raise `InputError` that names the patients when `find_leaks` finds any.
+
+    Args:
+        rows: See `find_leaks`.
+        split: See `find_leaks`.
+        what: What holds the rows, for the message, such as a path or an asset.
+        allowed: See `find_leaks`.
+    """
+    leaks = find_leaks(rows, split, allowed)
+    if leaks.empty:
+        return
+    counts = leaks["leaked"].str.split(";").explode().value_counts(sort=False).sort_index()
+    named = (f"{patient} ({_part_name(split, str(patient))}, {count} rows)" for patient, count in counts.items())
+    raise InputError(
+        f"{what}: leakage in fold {split.fold}: {some_of(named)} may not be here, only patients of "
+        f"{' and '.join(allowed)}; rematerialise it and what it was made from with this split"
+    )
+
+
+def _forbidden(case_id: str, donor_ids: str, permitted: set[str]) -> list[str]:
+    patients = [case_id, *(donor for donor in donor_ids.split(";") if donor)]
+    return sorted({patient for patient in patients if patient not in permitted})
+
+
+def _part_name(split: FoldSplit, patient: str) -> str:
+    for part in PARTS:
+        if patient in getattr(split, part):
+            return part
+    return "in no part"
+
+
+_BLOCK_SLICES = 256
+
+
+def with_fewer_patients(split: FoldSplit, groups: Mapping[str, str], count: int, seed: int) -> FoldSplit:
+    """Return the fold with `count` of its training patients; validation and test patients stay.
+
+    Groups keep their shares as nearly as they can, and fewer patients are always among more: 10 within 20.
+
+    Args:
+        split: The fold's parts.
+        groups: Group of each patient, by `case_id`.
+        count: How many training patients.
+        seed: Decides which.
+
+    Raises:
+        InputError: There are not so many, or none is asked for.
+    """
+    if not 1 <= count <= len(split.train):
+        raise InputError(
+            f"{count} training patients were asked for, but fold {split.fold} has {len(split.train)}; "
+            f"give a number from 1 to {len(split.train)}, or all"
+        )
+    chosen = _ordered(split, groups, seed)[:count]
+    return replace(split, train=tuple(sorted(chosen)))
+
+
+def _ordered(split: FoldSplit, groups: Mapping[str, str], seed: int) -> list[str]:
+    """Return the training patients so that every beginning of the list has the groups' shares."""
+    places: list[tuple[float, str]] = []
+    for index, group in enumerate(PATIENT_GROUPS):
+        members = [patient for patient in split.train if groups[patient] == group]
+        order = random_generator(seed, "fewer patients", split.fold, index).permutation(len(members))
+        places += [((rank + 0.5) / len(members), members[position]) for rank, position in enumerate(order)]
+    return [patient for _, patient in sorted(places)]
+
+
+def rows_of_training_patients(store: SliceStore, split: FoldSplit) -> NDArray[np.int64]:
+    """Return the rows whose patient and donors are all training patients of `split`."""
+    foreign = find_leaks(store.rows, split).index
+    return np.flatnonzero(~store.rows.index.isin(foreign))
+
+
+def copy_rows(path: Path, store: SliceStore, rows: NDArray[np.int64], code_version: str) -> SliceStore:
+    """Write these rows of a store into one at `path`, in order, and open it; further images are left behind.
+
+    Raises:
+        InputError: No row is given, or the disk is full.
+    """
+    if not len(rows):
+        raise InputError(f"{path}: no slice of {store.path} comes from the chosen patients alone; choose more")
+    attributes = replace(
+        store.attributes,
+        parent_digests={"all": store.digest},
+        code_version=code_version,
+        parameters={"rows": len(rows)},
+    )
+    with SliceStoreWriter(path, attributes) as writer:
+        for start in range(0, len(rows), _BLOCK_SLICES):
+            block = rows[start : start + _BLOCK_SLICES]
+            writer.append(store.images(block), store.masks(block), store.rows.iloc[block].reset_index(drop=True))
+    return SliceStore.open(path, verify=False)

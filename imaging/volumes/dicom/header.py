@@ -1,0 +1,249 @@
+"""A DICOM header whose numbers are checked; whatever pydicom raises on the way becomes one line that names the file.
+
+Tells what a DICOM file shows: an MR slice, or a localiser, a screenshot, a presentation and so on.
+
+All lists name what is taken; what stands in none of them is left out by name.
+"""
+
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.config import disable_value_validation
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.uid import (
+    UID,
+    EnhancedMRColorImageStorage,
+    EnhancedMRImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    MRImageStorage,
+)
+
+from common.errors import InputError
+
+# What pydicom raises for an element whose bytes are not what its type says.
+_UNDECODABLE = (BytesLengthException, ValueError, TypeError, OverflowError)
+# What it raises for files that are cut off, corrupt, or something else altogether.
+_UNREADABLE = (
+    *_UNDECODABLE,
+    *(AttributeError, LookupError, RuntimeError, AssertionError, EOFError, MemoryError),
+    *(struct.error, zlib.error),
+)
+_LONGEST = 120  # characters of a foreign text in a message
+
+
+@dataclass(frozen=True)
+class DicomHeader:
+    """The elements of a file by keyword; to be used inside `pydicom_on`, since pydicom decodes them when asked."""
+
+    path: Path
+    dataset: Dataset
+
+    def text(self, keyword: str) -> str:
+        """Return a text, empty where it is absent."""
+        return str(self._value(keyword) or "")
+
+    def texts(self, keyword: str) -> tuple[str, ...]:
+        """Return the texts of an element that holds several, none where it is absent."""
+        value = self._value(keyword)
+        if value in (None, ""):
+            return ()
+        return (value,) if isinstance(value, str) else tuple(str(text) for text in value)
+
+    def storage_class(self) -> str:
+        """Return the SOP class of the object, else the one that the file announces, empty where neither is told."""
+        meta = getattr(self.dataset, "file_meta", None)
+        return self.text("SOPClassUID") or str(getattr(meta, "MediaStorageSOPClassUID", ""))
+
+    def aside(self, keyword: str) -> str:
+        """Return a text that only messages tell: empty also where it cannot be decoded."""
+        try:
+            return self.text(keyword)
+        except InputError:
+            return ""
+
+    def number_aside(self, keyword: str) -> float | None:
+        """Return a number that only messages tell: None also where it is not finite."""
+        try:
+            return self.number(keyword)
+        except InputError:
+            return None
+
+    def number(self, keyword: str) -> float | None:
+        """Return a finite number; None where it is absent or empty."""
+        return None if self._value(keyword) in (None, "") else float(self.numbers(keyword, 1)[0])
+
+    def whole_number(self, keyword: str) -> int | None:
+        """Return a whole number; None where it is absent or empty."""
+        number = self.number(keyword)
+        return None if number is None else round(number)
+
+    def numbers(self, keyword: str, count: int) -> NDArray[np.float64]:
+        """Return (count,) finite numbers.
+
+        Raises:
+            InputError: They are missing, others in number, or not finite.
+        """
+        value = self._value(keyword)
+        if value in (None, ""):
+            raise InputError(f"{self.path}: {keyword} is missing; export the series with its full header")
+        try:
+            numbers = np.asarray(value, dtype=np.float64).ravel()
+        except _UNDECODABLE:
+            numbers = np.empty(0)
+        if numbers.shape != (count,) or not np.isfinite(numbers).all():
+            expected = "a finite number" if count == 1 else f"{count} finite numbers"
+            raise InputError(f"{self.path}: {keyword} is {one_line(value)}, not {expected}; correct the header")
+        return numbers
+
+    def _value(self, keyword: str) -> Any:
+        try:
+            return self.dataset.get(keyword)
+        except _UNDECODABLE as error:
+            raise InputError(
+                f"{self.path}: {keyword} cannot be decoded ({one_line(error)}); correct the header"
+            ) from error
+
+
+@contextmanager
+def pydicom_on(path: Path) -> Iterator[None]:
+    """Let pydicom pass over invalid values that nothing here needs, and turn what it raises into `InputError`."""
+    with disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid UIDs and the like are common in real exports
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise InputError(f"{path}: cannot be read ({reason}); give a readable DICOM file") from error
+        except InvalidDicomError as error:
+            raise InputError(
+                f"{path}: not a DICOM file, which would start with 128 bytes and 'DICM'; give the original file"
+            ) from error
+        except _UNREADABLE as error:
+            raise InputError(
+                f"{path}: not a readable DICOM file ({one_line(error)}); export or copy it again"
+            ) from error
+
+
+def one_line(value: object) -> str:
+    """Return what a file or an error says, short enough for a message."""
+    words = " ".join(str(value).split()) or type(value).__name__
+    text = "".join(letter if letter.isprintable() else "?" for letter in words)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+_MULTI_FRAME = (EnhancedMRImageStorage, EnhancedMRColorImageStorage, LegacyConvertedEnhancedMRImageStorage)
+_SINGLE_FRAME = ("", MRImageStorage)  # some exports leave the class out
+_GREYSCALE = "MONOCHROME2"
+IMAGES_IN_MOSAIC = 0x0019100A  # Siemens' private NumberOfImagesInMosaic, which only mosaics carry
+
+# Third value of ImageType (DICOM PS3.3 C.8.3.1.1.1) of plain, magnitude, phase, real and imaginary images, as vendors
+# write it: M (Siemens), M_IR and CR_IR (Philips), OTHER and CARDIAC (GE).
+_PLAIN = re.compile(
+    r"(M|P|R|I|CR|CI)(_\w+)?|MAG|MAGNITUDE|PHASE|PHASE MAP|REAL|IMAGINARY|PSIR|MAG[ _]?IR|MOCO|MEAN|IMAGE ADDITION|"
+    r"CARDIAC|OTHER|NONE|ND|NORM|DIS2D|DIS3D"
+)
+# Further values that make something else of a plain image.
+_REWORKED = re.compile(
+    r"LOCALI[SZ]ER|SCOUT|MOSAIC|MPR|CSA MPR|CPR|MIP|MINIP|(MAX|MIN)[ _]?IP|PROJECTION IMAGE|"
+    r"(T1|T2|T2[ _]?STAR|ECV)[ _]MAP|SCREEN ?(SHOT|SAVE|CAPTURE)"
+)
+
+
+class NotASliceError(InputError):
+    """A DICOM file that is no slice of an MR volume; `what` says in a few words what it is."""
+
+    def __init__(self, message: str, what: str) -> None:
+        super().__init__(message)
+        self.what = what
+
+
+def check_kind(header: DicomHeader) -> None:
+    """Raise `NotASliceError` unless a header is that of a single greyscale MR image.
+
+    Raises:
+        InputError: The header does not say the modality.
+    """
+    _check_class(header)
+    _check_single(header)
+    _check_greyscale(header)
+
+
+def image_type(header: DicomHeader) -> tuple[str, ...]:
+    """Return the values of ImageType in capitals, `ORIGINAL`, `PRIMARY`, `M` and so on."""
+    return tuple(one_line(value).upper() if value.strip() else "" for value in header.texts("ImageType"))
+
+
+def check_scanned(header: DicomHeader) -> None:
+    """Raise `NotASliceError` where ImageType is none of a slice as scanned; images that carry none are taken."""
+    values = image_type(header)
+    origin, role, shows = (*values, "", "", "")[:3]
+    known = origin in ("", "ORIGINAL", "DERIVED") and role in ("", "PRIMARY", "SECONDARY")
+    plain = bool(_PLAIN.fullmatch(shows)) if shows else role != "SECONDARY"
+    if not known or not plain or any(_REWORKED.fullmatch(value) for value in values[2:]):
+        what = f"ImageType {type_text(values)}"
+        raise NotASliceError(
+            f"{header.path}: its {what} is not that of a scanned slice; give the original images", what
+        )
+
+
+def type_text(values: tuple[str, ...]) -> str:
+    """Return an ImageType as it is written in DICOM, for messages."""
+    return one_line("\\".join(values) or "none")
+
+
+def _check_class(header: DicomHeader) -> None:
+    path, modality, storage = header.path, header.text("Modality"), header.storage_class()
+    name = one_line(UID(storage).name).removesuffix(" Storage")
+    if modality not in ("MR", ""):
+        what = name if storage not in _SINGLE_FRAME else f"modality {one_line(modality)}"
+        raise NotASliceError(
+            f"{path}: modality is {one_line(modality)}, not MR; give the files of a cardiac MR series", what
+        )
+    if storage not in (*_SINGLE_FRAME, *_MULTI_FRAME):
+        raise NotASliceError(f"{path}: is a {name}, not an MR image; give the files of a cardiac MR series", name)
+    if not modality:
+        raise InputError(f"{path}: modality is missing, not MR; give the files of a cardiac MR series")
+
+
+def _check_single(header: DicomHeader) -> None:
+    path = header.path
+    if (header.whole_number("NumberOfFrames") or 1) != 1 or header.storage_class() in _MULTI_FRAME:
+        raise NotASliceError(
+            f"{path}: is a multi-frame (enhanced) MR object; export it as one file a slice, "
+            "such as with dcm4che's emf2sf",
+            "multi-frame MR",
+        )
+    if not header.number("Rows"):
+        raise NotASliceError(f"{path}: holds no image; give the files of a cardiac MR series", "no image")
+    if "MOSAIC" in image_type(header) or header.dataset.get(IMAGES_IN_MOSAIC) is not None:
+        raise NotASliceError(
+            f"{path}: is a mosaic (ImageType {type_text(image_type(header))}), a whole stack as tiles of one image; "
+            "export it as one file a slice",
+            "mosaic",
+        )
+
+
+def _check_greyscale(header: DicomHeader) -> None:
+    path, kind = header.path, header.text("PhotometricInterpretation")
+    colours = header.whole_number("SamplesPerPixel") or 1
+    if colours == 1 and kind == "MONOCHROME1":
+        raise NotASliceError(
+            f"{path}: is MONOCHROME1, in which large values are dark; convert it to {_GREYSCALE}, or export it again",
+            kind,
+        )
+    if colours != 1 or kind != _GREYSCALE:
+        raise NotASliceError(
+            f"{path}: {colours} values a pixel in {one_line(kind or 'an unknown order')} are not greyscale "
+            f"({_GREYSCALE}); give the original images",
+            one_line(kind or "unknown colours"),
+        )

@@ -1,0 +1,1 @@
+"""Jobs, nights, sensors and messages."""

@@ -1,0 +1,59 @@
+"""One job a profile, and one for sources without lesions."""
+
+import os
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import (
+    UnresolvedAssetJobDefinition,  # not exported, yet what define_asset_job returns
+)
+
+from engine.forge import forge_fields
+
+REAL_ONLY_HALF = (
+    "studies",
+    "patient_split",
+    "lv_localiser",
+    "real_slices",
+    "augmented_slices",
+    "training_set_real_only",
+    "attention_res_unet_real_only",
+    "halsr_net_real_only",
+    "attention_res_unet_real_only_scores",
+    "halsr_net_real_only_scores",
+    "champion",
+)
+CINE_PROFILE = os.environ.get("SCARFORGE_PROFILE", "quick")
+
+
+def fold_job(profile: str, description: str, fields: dict[str, str]) -> UnresolvedAssetJobDefinition:
+    """Return the job that runs the whole graph for one fold with one profile."""
+    return dg.define_asset_job(
+        name=f"{profile}_fold",
+        selection="*",
+        description=description,
+        config=_forge_config({"profile": profile, **fields}),
+    )
+
+
+def _forge_config(fields: dict[str, str]) -> dict[str, Any]:
+    return {"resources": {"forge": {"config": {**forge_fields(os.environ), **fields}}}}
+
+
+_PHANTOM = {"source": "phantom", "root": ""}
+demo_fold = fold_job("demo", "The whole graph on the built-in phantom, for two CPU cores.", _PHANTOM)
+tiny_fold = fold_job("tiny", "The whole graph on a handful of phantom patients, to try the wiring.", _PHANTOM)
+quick_fold = fold_job("quick", "Real data (SCARFORGE_SOURCE, SCARFORGE_ROOT) on a CPU, an hour or two.", {})
+paper_fold = fold_job("paper", "Real data with full counts, for a GPU.", {})
+cine = dg.define_asset_job(
+    name="cine",
+    selection=list(REAL_ONLY_HALF),
+    description="The real-only half, for sources without lesions (acdc, lvquan19, sunnybrook, mscmr_lge and others).",
+    config=_forge_config({"profile": CINE_PROFILE}),
+)
+JOBS = {"demo": demo_fold, "tiny": tiny_fold, "quick": quick_fold, "paper": paper_fold}
+
+
+def job_for(profile: str, has_lesions: bool) -> UnresolvedAssetJobDefinition:
+    """Return the job that fits a source: the whole graph, or its real-only half where no study holds an infarct."""
+    return JOBS[profile] if has_lesions else cine

@@ -1,0 +1,1 @@
+"""`scarforge predict`: new studies in, label maps, volumes and one page out."""

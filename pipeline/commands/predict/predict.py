@@ -1,0 +1,250 @@
+"""`scarforge predict`: new studies in, label maps, volumes and one page out."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from common.errors import InputError
+from common.files import write_atomically, write_json
+from common.guard import guarded
+from common.own_files import mark_own
+from common.tables import write_csv
+from engine.forge import say
+from imaging.sources.unread_images import images_below, is_volume, not_among, unread_lines
+from imaging.volumes.dicom.segmentation import require_highdicom, write_dicom_segmentation
+from imaging.volumes.dicom.volume import DicomVolume
+from imaging.volumes.new_studies import FoundStudy, UnreadStudy, find_studies, volumes_of
+from imaging.volumes.nifti import write_label_map
+from pipeline.commands.models import LoadedModel, ModelName, load_model
+from pipeline.commands.output_place import check_folder
+from pipeline.commands.predict.page import PagePart, entropy_sheet, overlay_sheet, place_picture, png_bytes, render_page
+from pipeline.commands.predict.record import Predicted, as_json, as_row, model_facts
+
+FINE, WITH_PROBLEMS, WITH_FLAGS = 0, 2, 3
+_FLAGGED = "flagged"
+_PICTURES = ("overlays", "entropy")
+_SUFFIXES = (".nii.gz", ".json", ".dcm")
+_BEYOND_UTF8: Literal["backslashreplace"] = "backslashreplace"  # a folder above the studies may have any name
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What a user may choose.
+
+    Attributes:
+        model: `SOURCE/PROFILE/NETWORK/TRAINING_SET`.
+        output: Folder of all results.
+        fold: Only this fold's models.
+        localiser: `SOURCE/PROFILE` whose localisers are taken.
+        phase: Only this phase of a cine series, counted from 1.
+        flips: Flips at test time; None does as the model's configuration says.
+        dicom_seg: Also write DICOM segmentations.
+        post_processing: Correct label maps by the steps that the model's validation patients chose, and leave out
+            unsure lesions unless those patients lose by it.
+    """
+
+    model: str
+    output: Path
+    fold: int | None = None
+    localiser: str | None = None
+    phase: int | None = None
+    flips: bool | None = None
+    dicom_seg: bool = False
+    post_processing: bool = False
+
+
+def predict(home: Path, studies: Sequence[Path], options: PredictOptions) -> int:
+    """Segment studies and write everything that is known about the results.
+
+    Args:
+        home: The workspace.
+        studies: Files and folders.
+        options: What a user may choose.
+
+    Returns:
+        The exit status: 2 where a study could not be segmented, else 3 where one was flagged, else 0.
+
+    Raises:
+        InputError: There is no study, two have the same name, there is no such model, or nothing can be written.
+    """
+    from runtime.compute import choose_compute
+
+    name = ModelName.parse(options.model)
+    check_folder(options.output)
+    found = find_studies(studies)
+    _check_output(found, options.output)
+    if options.dicom_seg:
+        require_highdicom()
+    compute = choose_compute()
+    model = load_model(home, name, options.fold, options.localiser, compute, options.flips, options.post_processing)
+    say(f"{name}: {_count(len(model.members), 'network')}, localiser {model.localiser_name}; {compute.description}")
+    run = PredictionRun(
+        model, options, model_facts(model, version("scarforge")), frozenset(study.case_id for study in found)
+    )
+    for study in found:
+        run.study(study)
+    run.tell_unread(studies, found)
+    return run.finish()
+
+
+@dataclass
+class PredictionRun:
+    """Predicts study by study, and remembers what the tables and the page tell."""
+
+    model: LoadedModel
+    options: PredictOptions
+    facts: Mapping[str, Any]
+    names: frozenset[str]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    parts: list[PagePart] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def study(self, found: FoundStudy) -> None:
+        """Predict every volume of a study; what is wrong with one is a line, and the others go on."""
+        with guarded(found.path, partial(self._give_up, found.case_id)):
+            for volume in volumes_of(found, self.options.phase):
+                self._frame(found, volume)
+
+    def finish(self) -> int:
+        """Write the table and the page, and return the exit status."""
+        output = self.options.output
+        table = pd.DataFrame(self.rows)
+        mark_own(output, ("predictions.csv", "index.html"))
+        if self.rows:
+            write_atomically(output / "predictions.csv", lambda part: write_csv(table, part))
+        else:
+            (output / "predictions.csv").unlink(missing_ok=True)  # of an earlier run
+        page = render_page(self.parts, self.problems, self.facts, self.model.segmenter.label_set)
+        write_atomically(output / "index.html", lambda part: _write_text(part, page))
+        flagged = [row for row in self.rows if row["flags"]]
+        segmented = _count(len(self.rows), "study", "studies")
+        say(f"{segmented} segmented, {len(flagged)} of them flagged; {output}/index.html")
+        return WITH_PROBLEMS if self.problems else WITH_FLAGS if flagged else FINE
+
+    def _frame(self, found: FoundStudy, volume: UnreadStudy) -> None:
+        if volume.case_id != found.case_id and volume.case_id in self.names:
+            self._refuse(f"{volume.path}: another study is called {volume.case_id!r}; rename one of them")
+            return
+        with guarded(volume.path, partial(self._give_up, volume.case_id)):
+            self._volume(volume)
+
+    def _volume(self, volume: UnreadStudy) -> None:
+        predicted = predict_volume(volume, self.model)
+        for text in predicted.study.notes:
+            say(f"warning: {predicted.case_id}: {text}")
+        for text in predicted.flags:
+            say(f"flagged: {predicted.case_id}: {text}")
+        pictures = self._write(predicted)
+        row = as_row(predicted, self.facts)
+        self.rows.append(row)
+        self.parts.append(PagePart(predicted, pictures))
+
+    def _write(self, predicted: Predicted) -> dict[str, bytes]:
+        """Write a study's own files and return its pictures."""
+        output, labels = self.options.output, self.model.segmenter.label_set
+        _remove_earlier(output, predicted.case_id)
+        place, case_id = output / predicted.folder, predicted.case_id
+        _mark(place, case_id)
+        write_label_map(place / f"{case_id}.nii.gz", predicted.prediction.mask, predicted.study.volume)
+        if self.options.dicom_seg:
+            self._write_dicom(place / f"{case_id}.dcm", predicted)
+        drawn = (overlay_sheet(predicted.prediction, labels), entropy_sheet(predicted.prediction, labels))
+        pictures = {name: png_bytes(picture) for name, picture in zip(_PICTURES, drawn, strict=True)}
+        for name, content in pictures.items():
+            write_atomically(place / name / f"{case_id}.png", partial(_write_bytes, content=content))
+        write_json(place / f"{case_id}.json", as_json(predicted, self.facts))
+        return pictures | {"place": png_bytes(place_picture(predicted.prediction))}
+
+    def _write_dicom(self, path: Path, predicted: Predicted) -> None:
+        volume = predicted.study.volume
+        if not isinstance(volume, DicomVolume):
+            say(f"{predicted.case_id}: no DICOM segmentation, since the study is NIfTI")
+            return
+        labels = self.model.segmenter.label_set
+        write_dicom_segmentation(path, predicted.prediction.mask, volume, labels, self.facts["name"])
+
+    def tell_unread(self, given: Sequence[Path], found: Sequence[FoundStudy]) -> None:
+        """Tell which files of the folders that were given look like images and are no studies; pictures never are."""
+        unread = not_among([path for study in found for path in (study.path, *study.files)])
+        output = self.options.output.resolve()
+        others = [
+            path
+            for path in images_below(given)
+            if unread(path) and path.parent.name not in _PICTURES and not path.resolve().is_relative_to(output)
+        ]
+        for problem in unread_lines(filter(is_volume, others), "save it as .nii.gz, or move it elsewhere"):
+            self._refuse(problem)
+        pictures = (path for path in others if not is_volume(path))
+        for line in unread_lines(pictures, "only NIfTI and DICOM are segmented"):
+            say(f"scarforge: {line}")
+
+    def _refuse(self, problem: str) -> None:
+        """Tell a problem, and remember it for the page and the exit status."""
+        self.problems.append(problem)
+        say(f"scarforge: {problem}")
+
+    def _give_up(self, case_id: str, problem: str) -> None:
+        """Tell why a study has no result, and leave none of it, neither half of one nor an earlier run's."""
+        self._refuse(problem)
+        with suppress(OSError):
+            _remove_earlier(self.options.output, case_id)
+
+
+def predict_volume(volume: UnreadStudy, model: LoadedModel) -> Predicted:
+    """Read one volume, segment it, and compare it and its result with the training.
+
+    Raises:
+        InputError: It cannot be read, or there is no contrast or no ventricle to cut around.
+    """
+    from segmentation.prediction.study import predict_checked
+
+    study, segmenter = volume.read(), model.segmenter
+    image, spacing_mm, source = study.volume.image, study.volume.spacing_mm, str(study.path)
+    found = predict_checked(image, spacing_mm, segmenter, model.localisers, model.region, model.familiarity, source)
+    return Predicted(study, found.prediction, found.familiarity, found.flags)
+
+
+def _check_output(found: Sequence[FoundStudy], output: Path) -> None:
+    """Refuse to write a label map over the study it is drawn on."""
+    for study in found:
+        own = {path.resolve() for path in _files_of(output, study.case_id)}
+        for path in (study.path, *study.files):
+            if path.resolve() in own:
+                raise InputError(f"{path}: would be overwritten by its own result; choose another folder than {output}")
+
+
+def _remove_earlier(output: Path, case_id: str) -> None:
+    """Remove what an earlier run left of a study, which may have been flagged then and not now."""
+    for path in _files_of(output, case_id):
+        path.unlink(missing_ok=True)
+
+
+def _files_of(output: Path, case_id: str) -> Iterator[Path]:
+    for place in (output, output / _FLAGGED):
+        yield from (place / f"{case_id}{suffix}" for suffix in _SUFFIXES)
+        yield from (place / name / f"{case_id}.png" for name in _PICTURES)
+
+
+def _mark(place: Path, case_id: str) -> None:
+    """Mark the results of a study, so that a later search of a folder above does not take them for studies."""
+    mark_own(place, (f"{case_id}{suffix}" for suffix in _SUFFIXES))
+    for name in _PICTURES:
+        mark_own(place / name, (f"{case_id}.png",))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", errors=_BEYOND_UTF8, newline="\n")
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def _count(number: int, one: str, several: str = "") -> str:
+    return f"{number} {one if number == 1 else several or one + 's'}"

@@ -1,0 +1,211 @@
+"""The same graph as in the UI, from the command line: one fold, in this process, with a line a stage.
+
+What a run prints at its end: the comparison or, without lesions, the scores; and where to look further.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import dagster as dg
+import pandas as pd
+from dagster._core.instance.ref import InstanceRef
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.table import Table
+
+from common.errors import InputError
+from engine.cluster.executor import executor_name
+from engine.forge import Forge, say
+from engine.preflight import check_before_run
+from engine.settings import load_settings
+from engine.tracking.links import saved_links
+from engine.worker.fork import start_server
+from engine.workspace import Workspace
+from imaging.sources.table import source_labels
+from pipeline.automation.jobs import REAL_ONLY_HALF
+from pipeline.commands.output_place import HOME, check_folder
+from pipeline.outermost import InterruptedCommand
+from pipeline.services.dagster_home import end_lost_runs, prepare_dagster_home, process_tags
+from segmentation.scoring.scores import read_scores
+from segmentation.scoring.yardsticks import absent_yardsticks
+
+if TYPE_CHECKING:
+    from dagster._core.execution.execution_result import ExecutionResult
+
+
+_OUR_ERROR = f"{InputError.__module__}.{InputError.__name__}: "  # its message is meant for people as it is
+
+
+def run_fold(
+    source: str,
+    root: Path | None,
+    profile: str,
+    fold: int,
+    home: Path,
+    overrides: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+) -> Forge:
+    """Materialise the whole graph for one fold, or its real-only half where the source has no lesions.
+
+    What an earlier run has finished is found again; what it had begun is continued.
+
+    Raises:
+        InputError: The settings are wrong, or a stage failed; the message is that stage's own.
+    """
+    from imaging.sources.table import source_labels, source_root
+
+    settings = load_settings(profile, overrides, seeds)
+    source_root(source, root)
+    check_folder(home, HOME)
+    check_before_run(settings, Workspace(home.absolute(), source, profile))
+    has_lesions = source_labels(source, settings.source).has_lesions
+    forge = Forge(
+        source=source,
+        root=str(root.absolute()) if root else "",
+        profile=profile,
+        home=str(home.absolute()),
+        overrides=list(overrides),
+        seeds=list(seeds),
+    )
+    if executor_name(os.environ) == "multiprocess":
+        start_server()  # for the trainings, while the first stages run
+    prepare_stores(forge)
+    say(f"{source}, profile {profile} (settings {settings.digest}), fold {fold}, in {forge.workspace.root}")
+    if not has_lesions:
+        say("  no study of this source holds an infarct: the real-only half of the graph runs")
+    start = time.monotonic()
+    result = _execute(forge, fold, has_lesions)
+    if not result.success:
+        _raise_failure(result)
+    say(f"  {'all stages':<48} {time.monotonic() - start:6.1f} s")
+    return forge
+
+
+def prepare_stores(forge: Forge) -> None:
+    """Create the databases before any step does: two processes that migrate one SQLite file break it."""
+    from engine.tracking.store import prepare_store
+
+    forge.workspace.home.mkdir(parents=True, exist_ok=True)
+    os.environ["DAGSTER_HOME"] = str(prepare_dagster_home(forge.workspace.home))
+    prepare_store(forge.tracking_uri(), artifact_root=forge.workspace.artifact_root)
+
+
+def _execute(forge: Forge, fold: int, has_lesions: bool) -> "ExecutionResult":
+    """Run the job in this process or, where `SCARFORGE_EXECUTOR` names a cluster, each step there."""
+    from pipeline.automation.jobs import job_for
+
+    name = job_for(forge.profile, has_lesions).name
+    config = {
+        "resources": {"forge": {"config": {**forge.model_dump(), "home": ""}}},
+        "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+    }
+    here = executor_name(os.environ) == "multiprocess"
+    with _in_workspace(forge.workspace.home), _instance(without_pools=here) as instance:
+        for run in end_lost_runs(instance):
+            say(f"  run {run[:8]} had been killed and is ended; the same command again continues it")
+        if here:
+            found = resolve_job(name)
+            return found.execute_in_process(config, instance, str(fold), raise_on_error=False, tags=process_tags())
+        job = dg.build_reconstructable_job("pipeline.commands.run", "resolve_job", (name,))
+        return dg.execute_job(job, instance, config, tags={"dagster/partition": str(fold)} | process_tags())
+
+
+@contextmanager
+def _in_workspace(home: Path) -> Iterator[None]:
+    """Let the steps find the workspace in the environment: a stored run names none, so that it may be moved."""
+    before = os.environ.get("SCARFORGE_HOME")
+    os.environ["SCARFORGE_HOME"] = str(home)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["SCARFORGE_HOME"]
+        else:
+            os.environ["SCARFORGE_HOME"] = before
+
+
+def _instance(without_pools: bool) -> dg.DagsterInstance:
+    """Return Dagster's instance; in this process, steps wait for the lock file of the accelerator, which says so.
+
+    For a slot of a pool Dagster's executor would wait silently, and turning one core.
+    """
+    by_run = {"concurrency": {"pools": {"granularity": "run"}}} if without_pools else None
+    return dg.DagsterInstance.from_ref(InstanceRef.from_dir(os.environ["DAGSTER_HOME"], overrides=by_run))
+
+
+def resolve_job(name: str) -> dg.JobDefinition:
+    """Return a job by name; a step on another machine asks for it anew."""
+    from pipeline.definitions import defs
+
+    return defs.resolve_job_def(name)
+
+
+def _raise_failure(result: "ExecutionResult") -> NoReturn:
+    """Raise what made the run fail: an interrupt as such, anything else as one line."""
+    errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
+    if any(error and error.cls_name == dg.DagsterExecutionInterruptedError.__name__ for error in errors):
+        say("  interrupted; the same command again continues the run")
+        raise InterruptedCommand
+    raise InputError(_first_failure(result))
+
+
+def _first_failure(result: "ExecutionResult") -> str:
+    for event in result.all_events:
+        if event.is_step_failure:
+            error = event.step_failure_data.error
+            cause = error.cause if error and error.cause else error
+            words = cause.message.strip().removeprefix(_OUR_ERROR) if cause else "failed without a message"
+            return f"{event.step_key}: {words}"
+        if event.is_failure and event.message:
+            return event.message
+    failed = [check for check in result.get_asset_check_evaluations() if not check.passed and check.blocking]
+    if failed:
+        return f"blocking check {failed[0].check_name!r} of {failed[0].asset_key.to_user_string()} failed"
+    return "the run failed without an error of a stage; look at it in the UI (make ui)"
+
+
+def print_result(forge: Forge, fold: int) -> None:
+    """Print the result of a fold as a table, and the addresses of what lies beside it."""
+    console = Console(width=None if Console().is_terminal else 150)
+    if source_labels(forge.source, forge.settings().source).has_lesions:
+        compared = forge.finished("comparison")
+        console.print(Markdown(compared.file("comparison.md").read_text(encoding="utf-8")))
+        console.print(f"\nReport: {compared.folder / 'report.html'}", highlight=False, soft_wrap=True)
+        for network, url in saved_links(forge).items():
+            console.print(f"Compare the arms of {network} in MLflow: {url}", highlight=False, soft_wrap=True)
+    else:
+        files = _score_files(forge, fold)
+        console.print(_table(dice_table(files), f"Mean Dice on the test patients of fold {fold}"))
+        for sentence in absent_yardsticks(_read(files)):
+            console.print(sentence, highlight=False, soft_wrap=True)
+    console.print(f"All stages, models and scores: {forge.workspace.root}", highlight=False, soft_wrap=True)
+    console.print(f"Dagster and MLflow: SCARFORGE_HOME={forge.workspace.home} make ui", highlight=False, soft_wrap=True)
+
+
+def dice_table(files: list[Path]) -> pd.DataFrame:
+    """Return mean Dice by rule and tissue (rows) and network or yardstick (columns) over score tables."""
+    scores = _read(files)
+    dice = scores[scores["metric"] == "dice"]
+    return dice.pivot_table(index=["rule", "tissue"], columns="network", values="value", sort=False).reset_index()
+
+
+def _read(files: list[Path]) -> pd.DataFrame:
+    return pd.concat([read_scores(path) for path in files])
+
+
+def _score_files(forge: Forge, fold: int) -> list[Path]:
+    names = [name for name in REAL_ONLY_HALF if name.endswith("_scores")]
+    return [forge.finished(name, fold, seed).file("scores.csv") for name in names for seed in forge.settings().seeds]
+
+
+def _table(frame: pd.DataFrame, title: str) -> Table:
+    table = Table(title=title)
+    for name in frame.columns:
+        table.add_column(str(name).replace("_", " "))
+    for row in frame.itertuples(index=False):
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
+    return table

@@ -1,0 +1,175 @@
+"""`scarforge scores`: every finished fold of a source and profile as one table."""
+
+import os
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pandas as pd
+
+from common.errors import InputError, some_of
+from common.own_files import mark_own
+from common.tables import write_csv
+from engine.finished import Finished
+from engine.record import is_finished
+from engine.remote import Remote
+from engine.tracking.links import run_id_of
+from engine.workspace import Workspace
+from pipeline.commands.models import NETWORKS, TRAINING_SETS
+from pipeline.commands.output_place import check_folder
+from runtime.model_folder import read_model_json
+
+if TYPE_CHECKING:
+    from imaging.labels import LabelSet
+    from segmentation.comparison.arms import ScoredTable
+    from segmentation.comparison.text import PooledScores
+
+_TITLES = {
+    "scores.csv": "As drawn",
+    "scores_without_unsure_lesions.csv": "Without unsure lesions",
+}
+
+
+class _Place(NamedTuple):
+    folder: Path
+    asset: str
+    fold: int
+    seed: int
+
+    def opened(self) -> Finished:
+        """Open it: its files are compared with its record as they are read."""
+        return Finished.open(self.folder, self.asset)
+
+
+def pool_scores(home: Path, source: str, profile: str, output: Path | None) -> str:
+    """Return the tables of all finished folds, seeds and models as Markdown, and write them.
+
+    Args:
+        home: The workspace.
+        source: As `scarforge run` was given it.
+        profile: As `scarforge run` was given it.
+        output: Folder of scores.md, and of `summary`, `detection` and the MLflow `runs` as CSV; None writes nothing.
+
+    Raises:
+        InputError: No fold was scored, all scores are of models that have been trained anew since, or folds were scored
+            with other data, settings or versions of ScarForge.
+    """
+    from segmentation.comparison.text import pool_folds, render_pooled
+
+    if output:
+        check_folder(output)
+    workspace = Workspace(home, source, profile)
+    _fetch(workspace)
+    places = _finished(workspace)
+    if not places:
+        raise InputError(
+            f"no fold of {source}/{profile} has scores in {home}; make some with "
+            f"`scarforge run --source {source} --profile {profile} --fold 0`"
+        )
+    places, outdated = _of_today(workspace, places)
+    if not places:
+        raise InputError(
+            f"no scores of {source}/{profile} are of what lies there now: {some_of(outdated, between='; ')}; rerun"
+        )
+    labels, parts = _labels(workspace), [_heading(source, profile, places, outdated)]
+    for file, title in _TITLES.items():
+        lacking = [place for place in places if not place.opened().holds(file)]
+        if lacking and not labels.has_lesions:
+            continue
+        parts.append(f"## {title}")
+        pooled = None if lacking else pool_folds(_read(places, file))
+        parts.append(render_pooled(pooled, labels) if pooled else _lacking(lacking))
+        if output:
+            _write(output, Path(file).stem.removeprefix("scores"), pooled)
+    text = "\n\n".join(part.strip() for part in parts) + "\n"
+    if output:
+        write_csv(_runs(places), output / "runs.csv")
+        (output / "scores.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def _lacking(places: Sequence[_Place]) -> str:
+    named = ", ".join(f"{place.asset} fold {place.fold} seed {place.seed}" for place in places)
+    return f"Not there yet for {named}, scored by an older version; rerun these folds."
+
+
+def _write(output: Path, suffix: str, pooled: "PooledScores | None") -> None:
+    """Write both tables, or remove those of an earlier call."""
+    mark_own(output, ("scores.md", "runs.csv"), ("summary*.csv", "detection*.csv"))
+    for name in ("summary", "detection"):
+        path = output / f"{name}{suffix}.csv"
+        if pooled:
+            write_csv(getattr(pooled, name), path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _fetch(workspace: Workspace) -> None:
+    """Fetch what other machines have published of the studies, the models and their scores."""
+    if (remote := Remote.of(workspace.home, os.environ)) is None:
+        return
+    remote.refresh(workspace.place("studies"))
+    for network, training_set, what in product(NETWORKS, TRAINING_SETS, ("", "_scores")):
+        remote.refresh_below(workspace.place(f"{network}_{training_set}{what}"))
+
+
+def _finished(workspace: Workspace) -> list[_Place]:
+    found = []
+    for folder in sorted(workspace.root.glob("*_scores/fold_[0-9]/seed_[0-9]*")):
+        if is_finished(folder):
+            fold, seed = (int(part.name.split("_")[1]) for part in (folder.parent, folder))
+            found.append(_Place(folder, folder.parent.parent.name, fold, seed))
+    return found
+
+
+def _of_today(workspace: Workspace, places: Sequence[_Place]) -> tuple[list[_Place], list[str]]:
+    """Return the places whose scores are of the model, slices and rules of now, and what is to be said of the rest."""
+    from assets.parts.current_scores import outdated
+    from engine.forge import Forge
+
+    forge = Forge(source=workspace.source, profile=workspace.profile, home=str(workspace.home))
+    why = {place: outdated(forge, place.asset, place.fold, place.seed) for place in places}
+    said = [f"{place.asset} fold {place.fold} seed {place.seed}, {reason}" for place, reason in why.items() if reason]
+    return [place for place in places if not why[place]], said
+
+
+def _read(places: Sequence[_Place], file: str) -> list["ScoredTable"]:
+    from segmentation.comparison.arms import ScoredTable
+    from segmentation.scoring.scores import read_scores
+
+    tables = []
+    for place in places:
+        scored = place.opened()
+        manifest = read_model_json(scored.file("manifest.json").parent, "manifest.json")
+        tables.append(ScoredTable(read_scores(scored.file(file)), manifest))
+    return tables
+
+
+def _labels(workspace: Workspace) -> "LabelSet":
+    from imaging.studies.archive import StudyArchive
+
+    return StudyArchive.open(Finished.open(workspace.place("studies"), "studies").file("studies.h5")).label_set
+
+
+def _heading(source: str, profile: str, places: Sequence[_Place], outdated: Sequence[str]) -> str:
+    models = sorted({place.asset.removesuffix("_scores") for place in places})
+    left_out = "\n\nLeft out, rerun them: " + "; ".join(outdated) + "." if outdated else ""
+    told = [f"{model}: folds {_listed(places, model)}" for model in models]
+    return f"# {source}, profile {profile}: test patients of all finished folds\n\n" + "; ".join(told) + "." + left_out
+
+
+def _listed(places: Sequence[_Place], model: str) -> str:
+    return ", ".join(sorted({str(place.fold) for place in places if place.asset == f"{model}_scores"}))
+
+
+def _runs(places: Sequence[_Place]) -> pd.DataFrame:
+    """Return the MLflow run of each training and its scores; empty where MLflow did not get it."""
+    rows = []
+    for place in places:
+        model = place.asset.removesuffix("_scores")
+        trained = place.folder.parents[2] / model / place.folder.parent.name / place.folder.name
+        of = {"training": (trained, model), "scores": (place.folder, place.asset)}
+        runs = {name: run_id_of(*where) if is_finished(where[0]) else "" for name, where in of.items()}
+        rows.append({"model": model, "fold": place.fold, "seed": place.seed} | runs)
+    return pd.DataFrame(rows)

@@ -1,0 +1,1 @@
+"""`scarforge sweep`: the segmenter trained at several shares of synthetic slices."""

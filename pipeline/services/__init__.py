@@ -1,0 +1,1 @@
+"""Both user interfaces of this machine, and what it has."""

@@ -1,0 +1,132 @@
+"""Checkpoints of a training: written aside and renamed, read back with `weights_only=True`.
+
+Each knows the configuration and the data that it belongs to; a training of others does not continue it. The last one
+stays when the training is over: it goes when everything that is made of the model is sealed with it.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from common.config import FrozenConfig
+from common.errors import InputError
+from common.files import CHECKPOINT, write_atomically
+
+_FILE = "last.pt"
+
+
+Origin = Mapping[str, str | int]
+"""What a training is made of besides its configuration: the seed, digests of its data."""
+
+
+def save_checkpoint(folder: Path, config: FrozenConfig, origin: Origin, state: dict[str, Any]) -> None:
+    """Save `state` (tensors, numbers, strings, lists, dicts) with the configuration and origin it belongs to."""
+    content = {"config": config.model_dump(mode="json"), "origin": dict(origin), "state": state}
+    write_atomically(folder / _FILE, lambda part: _save(part, content))
+
+
+def checkpoint_step(folder: Path) -> int | None:
+    """Return the step that the checkpoint in `folder` was saved after, None where there is none."""
+    path = folder / _FILE
+    if not path.exists():
+        return None
+    return int(_read(path, mmap=True)["state"]["step"])
+
+
+def delete_checkpoint(model: Path) -> None:
+    """Delete the checkpoint of a model folder in which nothing remains to be done."""
+    shutil.rmtree(model / CHECKPOINT, ignore_errors=True)
+
+
+def _save(path: Path, content: dict[str, Any]) -> None:
+    with path.open("wb") as file:  # a path would let PyTorch hide that the disk is full
+        torch.save(content, file)
+
+
+def _read(path: Path, mmap: bool = False) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        int(content["state"]["step"])
+    except (OSError, RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: is damaged or no checkpoint; delete {path.parent} to start again") from error
+    return content
+
+
+def load_checkpoint(folder: Path, config: FrozenConfig, origin: Origin) -> dict[str, Any] | None:
+    """Return the saved state, or None where there is none.
+
+    A key that the checkpoint does not know, since it is younger, agrees with it if it has its default; what it does not
+    know of its origin agrees too.
+
+    Raises:
+        InputError: The checkpoint is damaged, or was made with another configuration or of another origin; the message
+            names the keys that differ.
+    """
+    path = folder / _FILE
+    if not path.exists():
+        return None
+    content = _read(path)
+    differing = _differences(_with_younger_keys(content["config"], config), config.model_dump(mode="json"))
+    if differing:
+        raise InputError(
+            f"{path}: was made with another configuration ({'; '.join(differing)}); "
+            f"restore those values or delete {folder} to start again"
+        )
+    known = content.get("origin", {})
+    others = _differences(known, {key: value for key, value in origin.items() if key in known})
+    if others:
+        raise InputError(
+            f"{path}: belongs to another training ({'; '.join(others)}); "
+            f"train on the same data with the same seed, or delete {folder} to start again"
+        )
+    state: dict[str, Any] = content["state"]
+    return state
+
+
+def digest_of(*arrays: NDArray[Any]) -> str:
+    """Return a SHA-256 of the types, shapes and contents of some arrays of numbers or text."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _with_younger_keys(old: dict[str, Any], config: FrozenConfig) -> dict[str, Any]:
+    """Return `old` with the keys that it lacks and that have their defaults in `config`, at every depth."""
+    values = config.model_dump(mode="json")
+    younger = {key: value for key, value in values.items() if key not in old and _is_default(config, values, key)}
+    parts = {key: part for key, part in config if isinstance(part, FrozenConfig) and isinstance(old.get(key), dict)}
+    return {**old, **younger, **{key: _with_younger_keys(old[key], part) for key, part in parts.items()}}
+
+
+def _is_default(config: FrozenConfig, values: dict[str, Any], key: str) -> bool:
+    """Tell whether a key would have the same value if it were not given."""
+    try:
+        without = type(config).model_validate({other: value for other, value in values.items() if other != key})
+    except ValidationError:  # it has no default
+        return False
+    return bool(without.model_dump(mode="json")[key] == values[key])
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key}: {_shown(old, key)} then, {_shown(new, key)} now")
+    return found
+
+
+def _shown(values: dict[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else "absent"

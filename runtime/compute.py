@@ -1,0 +1,161 @@
+"""Device, precision and memory layout: chosen once, printed, and handed to every training and prediction.
+
+Lightning Fabric, imported without torchmetrics: Fabric loads it, torchvision and the compiler with it, for 1.9 s.
+
+Fabric only wants its version, for the detection of loss spikes, which nothing here uses. Every process that trains or
+predicts pays for its imports, so this module is the only one that imports Fabric.
+
+Memory that a training process has freed stays with the process.
+
+Tensors on their way to the device.
+"""
+
+import ctypes
+import logging
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from common.errors import InputError
+from runtime.options import Device, Precision
+
+_UNWANTED = "torchmetrics"
+_absent = _UNWANTED not in sys.modules
+if _absent:
+    sys.modules[_UNWANTED] = None  # type: ignore[assignment] # Python's way to say: not installed
+try:
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+    from lightning_fabric.wrappers import _FabricModule as FabricModule
+    from lightning_fabric.wrappers import _FabricOptimizer as FabricOptimizer
+finally:
+    if _absent:
+        del sys.modules[_UNWANTED]
+
+__all__ = ["Fabric", "FabricModule", "FabricOptimizer", "TorchElasticEnvironment"]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What a model runs on.
+
+    `fabric` places tensors and opens bf16 autocast; `memory_format` is `channels_last` on CPUs, where it beats NCHW
+    (docs/speed.md), and on GPUs with bf16, whose tensor cores want it (not measured).
+    """
+
+    fabric: Fabric
+    device: torch.device
+    precision: Literal["bf16", "fp32"]
+    memory_format: torch.memory_format
+
+    @property
+    def description(self) -> str:
+        """One line for people: device and precision."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        count = torch.get_num_threads()
+        threads = f", {count} thread{'s' * (count > 1)}" if self.device.type == "cpu" else ""
+        several = f", {self.fabric.world_size} processes" if self.fabric.world_size > 1 else ""
+        return f"{name}{threads}{several}, {self.precision}"
+
+    def lay_out(self, images: torch.Tensor) -> torch.Tensor:
+        """Return images (N, C, H, W) on the device in `memory_format`.
+
+        The memory of one channel is the same in every format; its strides then say which one is meant, so that a 1 × 1
+        convolution answers in that one.
+        """
+        images = images.to(device=self.device, memory_format=self.memory_format)
+        if images.shape[1] == 1 and self.memory_format == torch.channels_last:
+            return images[:, 0, :, :, None].permute(0, 3, 1, 2)
+        return images
+
+
+def cpu_has_fast_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Tell whether this processor trains faster in bf16 than in fp32: with AMX, or with AMD's AVX512-bf16.
+
+    With AVX512-bf16 alone, as where AMX is kept from a virtual machine, Intel processors are slower than in fp32.
+    """
+    try:
+        described = cpuinfo.read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "amx_bf16" in described or ("avx512_bf16" in described and "AuthenticAMD" in described)
+
+
+def choose_compute(device: Device = "auto", precision: Precision = "auto", ranks: int = 1) -> Compute:
+    """Choose CUDA before CPU, and bf16 where it is native; both can be set.
+
+    Args:
+        device: `auto` takes a GPU if there is one.
+        precision: `auto` takes bf16 on GPUs that have it (from Ampere on) and where `cpu_has_fast_bf16`, else fp32.
+        ranks: Processes of this machine that train together, of which this is one: `ranks.launched_ranks()`.
+
+    Raises:
+        InputError: CUDA is asked for where there is none, or by more processes than there are GPUs.
+    """
+    # Fabric announces the precision each time; `description` says it once. Its import sets the level, so after that.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    accelerator = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise InputError("device cuda: PyTorch finds no GPU here; choose device cpu or auto (`scarforge doctor`)")
+    if accelerator == "cuda" and ranks > torch.cuda.device_count():
+        raise InputError(
+            f"{ranks} processes want a GPU each and {torch.cuda.device_count()} are visible here; start that many "
+            "processes, or choose device cpu"
+        )
+    if precision == "auto":
+        precision = "bf16" if _has_fast_bf16(accelerator) else "fp32"
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=ranks,
+        strategy="ddp" if ranks > 1 else "auto",
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+    )
+    if ranks > 1:
+        fabric.launch()  # meets the other processes
+    return Compute(
+        fabric=fabric,
+        device=fabric.device,
+        precision=precision,
+        memory_format=torch.channels_last if precision == "bf16" or accelerator == "cpu" else torch.contiguous_format,
+    )
+
+
+def _has_fast_bf16(accelerator: str) -> bool:
+    if accelerator == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return cpu_has_fast_bf16()
+
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory instead of returning it to the system; without glibc nothing changes.
+
+    Each training step frees activations of tens of megabytes. By default glibc gives such blocks back at once, and the
+    next step's are mapped and zeroed anew, page by page: in the quick profile's Attention Res-UNet 17,000 page faults
+    and a tenth of the time (docs/speed.md). The process then holds its peak until it ends, so this is for processes
+    that train and end.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_MMAP_MAX, 0)  # large blocks come from the heap too,
+    libc.mallopt(_TRIM_THRESHOLD, -1)  # whose end is never cut off
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host on the device, without waiting for a GPU to finish what it was given before.
+
+    From ordinary memory CUDA copies only after it has done everything else, so that each such copy would stop the
+    host from preparing the next step. Page-locked memory is given back after the copy, as PyTorch's allocator sees to.
+    """
+    if device.type != "cuda":
+        return tensor.to(device)
+    # An expanded tensor has elements that share memory, which cannot be locked as it is.
+    return tensor.contiguous().pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,1 @@
+"""From the figures of two arms to intervals and verdicts."""

@@ -1,0 +1,1 @@
+"""Scoring of anybody's label maps, and of models on another source's studies."""

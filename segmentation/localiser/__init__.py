@@ -1,0 +1,1 @@
+"""The box around the left ventricle: network, training, use."""

@@ -1,0 +1,191 @@
+"""Training of the localiser: slices of training patients in, a model folder out; resumes exactly."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torchvision.ops import box_iou
+
+from common.files import CHECKPOINT, write_atomically
+from common.progress import track
+from common.seeds import derive_seed
+from common.tables import write_csv
+from imaging.studies.archive import StudyArchive
+from imaging.studies.split import FoldSplit, split_digest
+from runtime.checkpoint import load_checkpoint, save_checkpoint
+from runtime.compute import Compute
+from runtime.model_folder import finished_card, write_model_folder
+from runtime.report import Report, TrainingDivergedError
+from segmentation.localiser.batches import LocaliserData, draw_views, fit_field_of_view, gather, view_images
+from segmentation.localiser.config import LocaliserConfig
+from segmentation.localiser.networks import BoxFinder, build_finder
+from segmentation.localiser.use import study_box
+
+
+@dataclass(frozen=True)
+class LocaliserResult:
+    """What a training reached on the validation patients, and the step that did."""
+
+    validation_iou: float
+    best_step: int
+    steps: int
+
+
+@dataclass
+class _State:
+    """Everything that a resumed training needs."""
+
+    network: BoxFinder
+    optimiser: torch.optim.Optimizer
+    step: int
+    best_iou: float
+    best_step: int
+    best_weights: dict[str, torch.Tensor]
+    history: list[dict[str, float]]
+
+    def saved(self) -> dict[str, Any]:
+        """Return what a checkpoint holds."""
+        content = {name: getattr(self, name) for name in ("step", "best_iou", "best_step", "best_weights", "history")}
+        return content | {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict()}
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Take everything from a checkpoint."""
+        self.network.load_state_dict(content.pop("network"))
+        self.optimiser.load_state_dict(content.pop("optimiser"))
+        for name, value in content.items():
+            setattr(self, name, value)
+
+
+def train_localiser(
+    archive: StudyArchive,
+    split: FoldSplit,
+    config: LocaliserConfig,
+    compute: Compute,
+    folder: Path,
+    seed: int,
+    report: Report,
+    card: Mapping[str, Any],
+) -> LocaliserResult:
+    """Train on the training patients; the weights are those of the best validation.
+
+    Args:
+        archive: The studies.
+        split: Their parts; test patients are never read.
+        config: Network and training; a field of view of None is fitted to the training studies.
+        compute: Device and precision.
+        folder: The model folder to write. A checkpoint found in it is continued; a training that is over is not
+            repeated. The checkpoint stays: who has nothing more to do with the model deletes it.
+        seed: Seed of weights, batches and views.
+        report: Called at each validation with step and metrics.
+        card: What else the model card shall say.
+
+    Raises:
+        InputError: A part has no study, or the checkpoint is another configuration's.
+        TrainingDivergedError: The loss was not finite.
+    """
+    config = fit_field_of_view(config, archive, split.train)
+    training, validation = (
+        gather(archive, part, config).to(compute.device) for part in (split.train, split.validation)
+    )
+    checkpoint = folder / CHECKPOINT
+    state = _start(config, training, compute, seed)
+    if (known := finished_card(folder, state.network.state_dict(), config, card, seed)) is not None:
+        return LocaliserResult(known["validation_iou"], known["best_step"], config.steps)
+    origin: dict[str, str | int] = {"seed": seed, "studies": archive.digest, "patient_split": split_digest(split)}
+    saved = load_checkpoint(checkpoint, config, origin)
+    if saved is not None:
+        state.restore(saved)
+    losses: list[float] = []
+    for step in track(range(state.step, config.steps), "training the localiser"):
+        losses.append(_training_step(state, training, config, compute, derive_seed(seed, "localiser step", step), step))
+        if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
+            metrics = {"loss": float(np.mean(losses)), "learning_rate": _learning_rate(config, step)}
+            metrics["validation_iou"] = validation_iou(state.network, validation, compute)
+            _keep_best(state, step + 1, metrics)
+            save_checkpoint(checkpoint, config, origin, state.saved())
+            report(step + 1, metrics)
+            losses.clear()
+    _finish(state, config, folder, card)
+    return LocaliserResult(state.best_iou, state.best_step, config.steps)
+
+
+def validation_iou(network: BoxFinder, data: LocaliserData, compute: Compute) -> float:
+    """Return the mean IoU over studies of the study's box."""
+    studies = (data.slices[data.study_of_slice == place] for place in range(len(data.boxes)))
+    predicted = torch.from_numpy(np.stack([study_box(network, slices, compute) for slices in studies])).clamp(0.0, 1.0)
+    return float(box_iou(predicted, data.boxes.double().cpu()).diagonal().mean())
+
+
+def _start(config: LocaliserConfig, training: LocaliserData, compute: Compute, seed: int) -> _State:
+    with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU
+        torch.manual_seed(derive_seed(seed, "localiser weights"))
+        network = build_finder(config)
+    network.anchor.copy_(training.boxes.mean(dim=0))
+    network.to(compute.device).to(memory_format=compute.memory_format)
+    optimiser = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    return _State(network, optimiser, 0, -1.0, 0, {}, [])
+
+
+def _training_step(
+    state: _State, data: LocaliserData, config: LocaliserConfig, compute: Compute, seed: int, step: int
+) -> float:
+    chosen = torch.randint(len(data.slices), (config.batch,), generator=torch.Generator().manual_seed(seed))
+    chosen = chosen.to(compute.device)
+    views = draw_views(config, config.batch, derive_seed(seed, "views"))
+    images = view_images(views, data.slices[chosen]).to(memory_format=compute.memory_format)
+    targets = data.targets(views, chosen)
+    for group in state.optimiser.param_groups:
+        group["lr"] = _learning_rate(config, step)
+    state.network.train()
+    with compute.fabric.autocast():
+        outputs = state.network(images)
+    loss = state.network.loss(outputs.float(), targets)
+    value = float(loss.detach())
+    if not np.isfinite(value):
+        known = ", ".join(f"{name} {figure:.4g}" for name, figure in (state.history or [{}])[-1].items())
+        kept = "the last checkpoint is kept" if state.history else "there is no checkpoint yet"
+        raise TrainingDivergedError(
+            f"localiser: the loss was {value} at step {step + 1}; last metrics: {known or 'none yet'}; "
+            f"lower learning_rate; {kept}"
+        )
+    state.optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
+    state.optimiser.step()
+    state.step = step + 1
+    return value
+
+
+def _learning_rate(config: LocaliserConfig, step: int) -> float:
+    """Return a linear warm-up over a twentieth of the steps, then a cosine down to 0."""
+    warm = max(1, config.steps // 20)
+    if step < warm:
+        return config.learning_rate * (step + 1) / warm
+    return config.learning_rate * 0.5 * (1 + float(np.cos(np.pi * (step - warm) / max(1, config.steps - warm))))
+
+
+def _keep_best(state: _State, step: int, metrics: Mapping[str, float]) -> None:
+    state.history.append({"step": step, **metrics})
+    if metrics["validation_iou"] >= state.best_iou:
+        state.best_iou, state.best_step = metrics["validation_iou"], step
+        state.best_weights = {name: value.detach().cpu().clone() for name, value in state.network.state_dict().items()}
+
+
+def _finish(state: _State, config: LocaliserConfig, folder: Path, card: Mapping[str, Any]) -> None:
+    found = {
+        "network": "lv_localiser",
+        "head": config.head,
+        "input_px": config.input_px,
+        "fov_mm": config.fov_mm,
+        "spacing_mm": 1.0,
+        "validation_iou": state.best_iou,
+        "best_step": state.best_step,
+        "intended_use": "box of the left ventricle in short-axis studies like those of its training; research only",
+    }
+    history = pd.DataFrame(state.history)
+    write_atomically(folder / "history.csv", lambda part: write_csv(history, part))
+    write_model_folder(folder, state.best_weights, config, {**card, **found})

@@ -1,0 +1,1 @@
+"""From a new study to its label map."""

@@ -1,0 +1,155 @@
+"""Whether a drawn left ventricle can be one: in neighbouring slices, in one piece, the cavity inside the myocardium.
+
+Each check answers with a sentence that gives the figures, or nothing. The limits are far from what training patients
+show: a sentence means that somebody should look, not that the result is wrong.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from imaging.labels import CineTissue, LabelSet, Tissue
+from imaging.studies.box import Box
+
+MEASURES = ("ventricle_mm2", "cavity_share", "infarction_share")
+_CAVITY = int(Tissue.CAVITY)
+assert _CAVITY == CineTissue.CAVITY, "every label set numbers the cavity 1"
+
+_LEAST_MM2 = 60  # of ventricle in a slice that counts: less is a speck
+_LEAST_SHARE_OF_SLICES = 1 / 3
+_MOST_GAPS = 1  # slices without ventricle between slices with it
+_MOST_ASTRAY = 0.1  # of the ventricle outside the largest piece of its slice
+_MOST_OPEN = 0.3  # of the cavity's rim that is background
+_MOST_AT_BORDER = 0.5  # of the slices with ventricle, whose ventricle touches the region's border
+_MOST_APART_MM = 25.0  # between the boxes of the folds' localisers
+_BEYOND = 1.25  # how far beyond the training's range a measure may lie, as a factor
+_WORDS = {
+    "ventricle_mm2": ("mean cross-section of the ventricle (cavity and myocardium)", "{:.0f} mm²"),
+    "cavity_share": ("cavity's share of the ventricle", "{:.2f}"),
+    "infarction_share": ("infarction's share of the myocardium", "{:.2f}"),
+}
+
+
+@dataclass(frozen=True)
+class SeenRange:
+    """The smallest and largest value of each measure among the training patients."""
+
+    lowest: Mapping[str, float]
+    highest: Mapping[str, float]
+
+
+def ventricle_measures(regions: NDArray[np.uint8], labels: LabelSet) -> dict[str, float]:
+    """Return `MEASURES` of labels (S, P, P) in 1 mm pixels, NaN where there is nothing to measure.
+
+    Areas a slice stand for volumes: they do not depend on how many slices a protocol takes, and how far apart.
+    """
+    area = _ventricle_mm2(regions)
+    counts = np.bincount(regions.ravel(), minlength=labels.num_classes)
+    wall = counts[list(labels.official_groups["myocardium"])].sum()
+    infarction = counts[list(labels.official_groups.get("infarction", ()))].sum()
+    present = area[area >= _LEAST_MM2]
+    return {
+        "ventricle_mm2": float(present.mean()) if len(present) else float("nan"),
+        "cavity_share": float(counts[_CAVITY] / area.sum()) if area.any() else float("nan"),
+        "infarction_share": float(infarction / wall) if wall and labels.has_lesions else float("nan"),
+    }
+
+
+def implausibilities(
+    regions: NDArray[np.uint8], boxes: Sequence[Box], labels: LabelSet, seen: SeenRange | None
+) -> list[str]:
+    """Return what is odd about labels (S, P, P) in 1 mm pixels, a sentence each.
+
+    Args:
+        regions: The prediction, in slices from base to apex or back.
+        boxes: Of the localisers, 1 mm grid.
+        labels: Their label set.
+        seen: What the training patients show; None leaves that out.
+    """
+    area = _ventricle_mm2(regions)
+    if not (area >= _LEAST_MM2).any():
+        return [f"no left ventricle was found in any of the {len(regions)} slices (largest area {area.max():.0f} mm²)"]
+    present = regions[area >= _LEAST_MM2]
+    checks = (
+        _scattered(area),
+        _pieces(present),
+        _open_cavity(present),
+        _at_border(present),
+        _apart(boxes),
+    )
+    return [*(text for text in checks if text), *_outside(ventricle_measures(regions, labels), seen)]
+
+
+def _ventricle_mm2(regions: NDArray[np.uint8]) -> NDArray[np.int64]:
+    return np.count_nonzero(regions, axis=(1, 2))
+
+
+def _scattered(area: NDArray[np.int64]) -> str:
+    places = np.flatnonzero(area >= _LEAST_MM2)
+    gaps = int(places[-1] - places[0] + 1 - len(places))
+    if len(places) >= _LEAST_SHARE_OF_SLICES * len(area) and gaps <= _MOST_GAPS:
+        return ""
+    shown = ", ".join(str(place + 1) for place in places)
+    return f"a left ventricle was found only in slices {shown} of {len(area)}, with {gaps} empty slices between them"
+
+
+def _pieces(present: NDArray[np.uint8]) -> str:
+    largest, total, most = 0, 0, 0
+    for plane in present > 0:
+        pieces, count = ndimage.label(plane)
+        sizes = np.bincount(pieces.ravel())[1:]
+        largest, total, most = largest + int(sizes.max()), total + int(sizes.sum()), max(most, count)
+    astray = 1 - largest / total
+    if astray <= _MOST_ASTRAY:
+        return ""
+    return (
+        f"{astray:.0%} of the ventricle lies outside the largest piece of its slice (up to {most} pieces a slice; "
+        f"{_MOST_ASTRAY:.0%} pass)"
+    )
+
+
+def _open_cavity(present: NDArray[np.uint8]) -> str:
+    """Say how much of the pixels around the cavity are background."""
+    around, background = 0, 0
+    for plane in present:
+        cavity = plane == _CAVITY
+        rim = ndimage.binary_dilation(cavity) & ~cavity
+        around, background = around + int(rim.sum()), background + int((rim & (plane == 0)).sum())
+    if around == 0:
+        return f"no cavity was found in the {len(present)} slices with myocardium"
+    if background <= _MOST_OPEN * around:
+        return ""
+    return f"the cavity is not enclosed: {background / around:.0%} of its rim is background ({_MOST_OPEN:.0%} pass)"
+
+
+def _at_border(present: NDArray[np.uint8]) -> str:
+    drawn = present > 0
+    touching = drawn[:, [0, -1]].any(axis=(1, 2)) | drawn[:, :, [0, -1]].any(axis=(1, 2))
+    count = int(np.count_nonzero(touching))
+    if count <= _MOST_AT_BORDER * len(present):
+        return ""
+    return f"the ventricle touches the border of the region in {count} of {len(present)} slices"
+
+
+def _apart(boxes: Sequence[Box]) -> str:
+    centres = np.array([box.centre for box in boxes])
+    apart_mm = float(np.hypot(*(centres[:, None] - centres[None]).transpose(2, 0, 1)).max()) if len(boxes) else 0.0
+    if apart_mm <= _MOST_APART_MM:
+        return ""
+    return (
+        f"the {len(boxes)} localisers disagree about the ventricle's place by up to {apart_mm:.0f} mm "
+        f"({_MOST_APART_MM:.0f} mm pass)"
+    )
+
+
+def _outside(measures: Mapping[str, float], seen: SeenRange | None) -> Iterator[str]:
+    for name, value in measures.items():
+        if seen is None or not np.isfinite([value, seen.lowest[name], seen.highest[name]]).all():
+            continue
+        low, high = seen.lowest[name], seen.highest[name]
+        if not low / _BEYOND <= value <= high * _BEYOND:
+            what, form = _WORDS[name]
+            yield f"the {what} is {form.format(value)}, in training {form.format(low)} to {form.format(high)}"

@@ -1,0 +1,1 @@
+"""From two label maps to figures, under named rules."""

@@ -1,0 +1,1 @@
+"""How a segmenter is trained: configuration, loop, losses, batches, optimisers, validation."""

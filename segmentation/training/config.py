@@ -1,0 +1,182 @@
+"""What a network is and how it is trained: one frozen object each, with the project's one set of defaults."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from common.config import FrozenConfig
+from imaging.slices.balance import BalanceConfig
+
+NetworkName = Literal["attention_res_unet", "halsr_net"]
+LossName = Literal[
+    "cross_entropy",
+    "dice",
+    "cross_entropy_dice",
+    "bce_dice",
+    "focal_tversky",
+    "generalised_dice",
+    "generalised_dice_boundary",
+]
+
+PUBLISHED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        # Source A gives no widths; these are ours (see `attention_res_unet`).
+        "attention_res_unet": MappingProxyType(
+            {"widths": (64, 128, 256, 512, 512), "bottleneck": 512, "dropout": (0.0,)}
+        ),
+        # Source B: Fakhfakh et al. 2025.
+        "halsr_net": MappingProxyType(
+            {"widths": (64, 128, 256, 512), "bottleneck": 512, "dropout": (0.25, 0.30, 0.35, 0.35, 0.5)}
+        ),
+    }
+)
+
+SOURCE_CLASS_WEIGHTS: Mapping[str, float] = MappingProxyType(
+    # Source A's pixel weights by tissue; cine's myocardium takes normal myocardium's.
+    {
+        "background": 1.0,
+        "cavity": 7.0,
+        "normal_myocardium": 11.0,
+        "myocardium": 11.0,
+        "infarct": 26.0,
+        "no_reflow": 90.0,
+    }
+)
+
+Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class NetworkConfig(FrozenConfig):
+    """A network and its size; what is left out takes the published value of the network named.
+
+    Attributes:
+        name: Key of `networks.NETWORKS`.
+        widths: Channels of each stage, from full resolution down; their number is the depth.
+        bottleneck: Channels of the coarsest map.
+        module_width: Filters of HALSR-Net's attention pooling branches; Attention Res-UNet has none.
+        dropout: Attention Res-UNet: the bottleneck's rate. HALSR-Net: each encoder stage's and the
+            bottleneck's.
+    """
+
+    name: NetworkName = "attention_res_unet"
+    widths: tuple[PositiveInt, ...]
+    bottleneck: PositiveInt
+    module_width: PositiveInt = 64
+    dropout: tuple[Rate, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_published(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        published = PUBLISHED.get(given.get("name", "attention_res_unet"), {})
+        return {**published, **given}
+
+    @model_validator(mode="after")
+    def _check_dropout(self) -> "NetworkConfig":
+        wanted = len(self.widths) + 1 if self.name == "halsr_net" else 1
+        if not self.widths or len(self.dropout) != wanted:
+            raise ValueError(
+                f"{self.name} with {len(self.widths)} widths takes {wanted} dropout rates, got {self.dropout}"
+            )
+        return self
+
+
+class DeviceAugmentConfig(FrozenConfig):
+    """Random changes of each training batch on the device, on top of the stored slices.
+
+    Attributes:
+        probability: Share of slices whose geometry is changed, and (drawn anew) whose intensities are.
+        rotation_degrees: Largest rotation either way.
+        scale: Smallest and largest enlargement.
+        shift_px: Largest shift either way, in each direction.
+        elastic_px: Standard deviation of the displacements at the nodes of a coarse elastic grid; 0 for none.
+        flips: Mirror rows and columns with probability one half each.
+        gamma: Smallest and largest exponent of the intensities, drawn evenly on a logarithmic scale.
+        contrast: Largest relative change of contrast about the mean.
+        brightness: Largest change of brightness.
+        noise: Largest standard deviation of added Gaussian noise.
+    """
+
+    probability: float = Field(0.9, ge=0, le=1)
+    rotation_degrees: float = Field(45.0, ge=0, le=180)
+    scale: tuple[float, float] = (0.8, 1.25)
+    shift_px: float = Field(6.0, ge=0)
+    elastic_px: float = Field(2.0, ge=0)
+    flips: bool = True
+    gamma: tuple[float, float] = (0.7, 1.5)
+    contrast: float = Field(0.25, ge=0, lt=1)
+    brightness: float = Field(0.1, ge=0)
+    noise: float = Field(0.05, ge=0)
+
+    @model_validator(mode="after")
+    def _check_ranges(self) -> "DeviceAugmentConfig":
+        for name, (low, high) in (("scale", self.scale), ("gamma", self.gamma)):
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must be two positive numbers, smaller first, got {(low, high)}")
+        return self
+
+
+class TrainConfig(FrozenConfig):
+    """How a segmenter is trained. The defaults are for the published widths on a GPU.
+
+    Attributes:
+        network: The network and its size.
+        start_from: Model folder, of a network of the same widths, whose weights training starts from; None for random
+            ones. Layers that draw other tissues start anew.
+        loss: Key of `losses.LOSSES`.
+        class_weights: `source` (1, 7, 11, 26, 90), `frequency` (inverse pixel frequencies of the training
+            set), `none`, or one weight for each label value. Used by the cross-entropies.
+        class_weight_power: Exponent on the weights; below 1 it tempers them.
+        auxiliary_weight: Weight of the deep-supervision loss where a network has an auxiliary output.
+        steps: Optimiser steps; all are always run unless `patience` is set.
+        batch: Slices a step.
+        crop_px: Side of the random window trained on; None trains on whole regions. Prediction is always on
+            whole regions.
+        optimiser: `adamw`, or `muon` for the convolutions, which trains in fewer steps (docs/results.md).
+        learning_rate: Peak of the schedule, reached after the warm-up.
+        schedule: `cosine` falls to `final_learning_rate_share`; `plateau` falls to a tenth after five rounds
+            without a better validation Dice, never below that share (source B); `constant` stays.
+        warmup_share: Share of the steps over which the rate rises linearly.
+        final_learning_rate_share: Last learning rate as a share of the peak.
+        weight_decay: Of the convolutions' weights, decoupled from the gradient.
+        clip_norm: Largest norm of the gradient.
+        average_decay: Decay a step of the exponential moving average of the weights, which is what is
+            validated and kept; 0 switches it off.
+        validate_every: Steps between validations; each is a round, at whose end a checkpoint is written.
+        patience: Rounds without a better score after which training stops early; None never does.
+        balanced_sampling: Class shares of each batch; None goes through a random order of all rows.
+        augmentation: Random changes on the device; None leaves the stored slices as they are.
+        flips_at_test_time: Average the predictions of the four mirrored copies of a slice.
+        resident_limit_mb: Training sets larger than this are streamed from their file.
+        compiled: Train with `torch.compile`, on CUDA with its graphs; takes a C++ compiler, on CUDA Triton too. No
+            faster on two CPU cores (docs/speed.md), not yet measured on a GPU.
+    """
+
+    network: NetworkConfig = NetworkConfig.model_validate({})
+    start_from: Path | None = None
+    loss: LossName = "cross_entropy_dice"
+    class_weights: Literal["source", "frequency", "none"] | tuple[float, ...] = "none"
+    class_weight_power: float = Field(1.0, gt=0, le=1)
+    auxiliary_weight: float = Field(0.4, ge=0)
+    steps: PositiveInt = 20_000
+    batch: PositiveInt = 32
+    crop_px: PositiveInt | None = None
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0)
+    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    warmup_share: float = Field(0.05, ge=0, lt=1)
+    final_learning_rate_share: float = Field(0.01, ge=0, le=1)
+    weight_decay: float = Field(0.01, ge=0)
+    clip_norm: float = Field(5.0, gt=0)
+    average_decay: float = Field(0.99, ge=0, lt=1)
+    validate_every: PositiveInt = 500
+    patience: PositiveInt | None = None
+    balanced_sampling: BalanceConfig | None = BalanceConfig()
+    augmentation: DeviceAugmentConfig | None = DeviceAugmentConfig()
+    flips_at_test_time: bool = True
+    resident_limit_mb: PositiveInt = 4_000
+    compiled: bool = False

@@ -1,0 +1,265 @@
+"""The table of losses, the cross-entropies and sums in it, class weights, and deep supervision.
+
+Every loss takes logits (N, C, H, W) in float32 and a mask (N, H, W) of label values and returns a scalar. What does
+not live here: `overlap_losses` and `boundary_loss`.
+
+Losses of how well predicted and true areas overlap: soft Dice, generalised Dice, focal Tversky.
+
+Every loss takes logits (N, C, H, W) in float32 and a mask (N, H, W) of label values and returns a scalar. Intersections
+and sums are pooled over the whole batch, so that a rare tissue that is absent from one slice does not decide the loss.
+
+Boundary loss (Kervadec et al. 2019): how far predicted pixels lie from the tissue's true border.
+
+The distance maps are computed on the device, once for each mask that is trained on: after the geometry of
+`on_device_augmentation`, which bends every mask anew, so that they are exact for what the network sees. A map that was
+kept with the stored slice would be wrong after the first enlargement.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.errors import InputError
+from imaging.labels import LabelSet
+from segmentation.networks.blocks import SegmentationOutput
+from segmentation.training.config import SOURCE_CLASS_WEIGHTS, TrainConfig
+
+_SMOOTHING = 1.0  # pixels; makes an absent and unpredicted tissue cost nothing
+_MISS, _FALSE_ALARM, _FOCUS = 0.7, 0.3, 0.75  # Abraham and Khan 2019, section 3
+
+
+def soft_dice(logits: Tensor, mask: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """One minus the soft Dice of each foreground tissue over the batch, averaged over tissues."""
+    del class_weights  # each tissue counts once, whatever its size
+    probabilities, target = logits.softmax(dim=1), one_hot(mask, logits)
+    overlap = _pixels(probabilities * target)
+    total = _pixels(probabilities) + _pixels(target)
+    dice = (2 * overlap + _SMOOTHING) / (total + _SMOOTHING)  # (C,)
+    return (1 - dice)[1:].mean()
+
+
+def generalised_dice(logits: Tensor, mask: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Generalised Dice loss (Sudre et al. 2017): each class weighs one over its area squared, background included.
+
+    So a pixel of a rare tissue counts for many of a large one. A class that the batch lacks takes the largest weight
+    among those it has, where the paper's would be infinite.
+    """
+    del class_weights  # the weights are those of the batch
+    probabilities, target = logits.softmax(dim=1), one_hot(mask, logits)
+    area = _pixels(target)
+    least = torch.where(area > 0, area, torch.inf).amin()
+    weights = torch.where(area > 0, area, least) ** -2
+    overlap = (weights * _pixels(probabilities * target)).sum()
+    total = (weights * (_pixels(probabilities) + area)).sum()
+    return 1 - 2 * overlap / total
+
+
+def focal_tversky(logits: Tensor, mask: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Focal Tversky loss (Abraham and Khan 2019): misses cost 0.7, false alarms 0.3, exponent 3/4."""
+    del class_weights
+    probabilities, target = logits.softmax(dim=1), one_hot(mask, logits)
+    hit = _pixels(probabilities * target)
+    false_alarm, miss = _pixels(probabilities) - hit, _pixels(target) - hit
+    index = (hit + _SMOOTHING) / (hit + _MISS * miss + _FALSE_ALARM * false_alarm + _SMOOTHING)
+    # The floor keeps the gradient of x ** 0.75 finite where a tissue is matched exactly.
+    return (1 - index[1:]).clamp_min(1e-6).pow(_FOCUS).mean()
+
+
+def one_hot(mask: Tensor, like: Tensor) -> Tensor:
+    """Return the mask (N, H, W) as (N, C, H, W) zeros and ones with the type and classes of `like`."""
+    target = torch.zeros_like(like)
+    return target.scatter_(1, mask.unsqueeze(1), 1.0)
+
+
+def _pixels(x: Tensor) -> Tensor:
+    return x.sum(dim=(0, 2, 3))  # (C,)
+
+
+_FAR = 1e4  # pixels; farther than any two pixels of a region, and its square is exact enough in float32
+
+
+def boundary(logits: Tensor, distances: Tensor) -> Tensor:
+    """Mean over pixels and foreground tissues of the probability times the signed distance to the tissue's border.
+
+    In pixels, and negative where the prediction lies inside the tissue; the less, the better. Alone it has the trivial
+    minimum of an empty prediction, so it is added to an overlap loss (section 3.3 of the paper).
+
+    Args:
+        logits: (N, C, H, W) float32.
+        distances: (N, C, H, W) of `signed_distances`.
+    """
+    return (logits.softmax(dim=1)[:, 1:] * distances[:, 1:]).mean()
+
+
+def signed_distances(mask: Tensor, num_classes: int) -> Tensor:
+    """Return each class's signed distance map (N, C, H, W) float32 of masks (N, H, W), in pixels.
+
+    Outside the class it is the Euclidean distance to its nearest pixel, 1 or more; inside, one minus the distance to
+    the nearest pixel of another class, 0 or less, as in the authors' code. A class that a slice lacks, and one that
+    fills it, has no border there: zeros.
+    """
+    values = torch.arange(num_classes, device=mask.device).view(1, -1, 1, 1)
+    inside = (mask.unsqueeze(1) == values).flatten(0, 1)  # (N * C, H, W)
+    bordered = inside.any(dim=(1, 2)) & ~inside.all(dim=(1, 2))
+    some = inside[bordered]
+    maps = torch.zeros(inside.shape, device=mask.device)
+    maps[bordered] = torch.where(some, 1 - distance_to(~some), distance_to(some))
+    return maps.view(len(mask), num_classes, *mask.shape[1:])
+
+
+def distance_to(places: Tensor) -> Tensor:
+    """Return the Euclidean distance (K, H, W) of every pixel to the nearest of `places` (K, H, W), boolean.
+
+    Separable and exact: first along rows, then the least of all columns' squared sums.
+    """
+    height = places.shape[1]
+    in_row = _distance_in_row(places).square()
+    best = in_row.clone()
+    for offset in range(1, height):
+        square = float(offset * offset)
+        best[:, offset:] = torch.minimum(best[:, offset:], in_row[:, :-offset] + square)
+        best[:, :-offset] = torch.minimum(best[:, :-offset], in_row[:, offset:] + square)
+    return best.sqrt()
+
+
+def _distance_in_row(places: Tensor) -> Tensor:
+    """Return the distance along each row to the nearest place in it, `_FAR` where the row has none."""
+    width = places.shape[2]
+    columns = torch.arange(width, device=places.device, dtype=torch.float32).expand(places.shape)
+    last = torch.where(places, columns, -_FAR).cummax(dim=2).values
+    following = torch.where(places, columns, _FAR).flip(2).cummin(dim=2).values.flip(2)
+    return torch.minimum(columns - last, following - columns).clamp_max(_FAR)
+
+
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def cross_entropy(logits: Tensor, mask: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy averaged over pixels, each weighed by its class: the sum over weights is one."""
+    return F.cross_entropy(logits, mask, weight=class_weights)
+
+
+def cross_entropy_dice(logits: Tensor, mask: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy plus soft Dice."""
+    return cross_entropy(logits, mask, class_weights) + soft_dice(logits, mask)
+
+
+def bce_dice(logits: Tensor, mask: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy of each class's softmax probability plus soft Dice: HALSR-Net's loss."""
+    target, log_probabilities = one_hot(mask, logits), logits.log_softmax(dim=1)
+    others = torch.log1p(-log_probabilities.exp().clamp_max(1 - 1e-6))
+    by_pixel = -torch.where(target > 0, log_probabilities, others)
+    weights = torch.ones(logits.shape[1], device=logits.device) if class_weights is None else class_weights
+    weights = weights / weights.mean()
+    return (by_pixel.mean(dim=(0, 2, 3)) * weights).mean() + soft_dice(logits, mask)
+
+
+def generalised_dice_boundary(
+    logits: Tensor,
+    mask: Tensor,
+    class_weights: Tensor | None = None,
+    distances: Tensor | None = None,
+    weight: float = 1.0,
+) -> Tensor:
+    """Generalised Dice plus `weight` times the boundary loss, as Kervadec et al. 2019 train small lesions.
+
+    Args:
+        logits: (N, C, H, W).
+        mask: (N, H, W).
+        class_weights: Not used; generalised Dice has its own.
+        distances: `signed_distances` of the mask where they are known already.
+        weight: Of the boundary loss; `loss_of_step` lets it rise.
+    """
+    known = signed_distances(mask, logits.shape[1]) if distances is None else distances
+    return generalised_dice(logits, mask, class_weights) + weight * boundary(logits, known)
+
+
+LOSSES: Mapping[str, Loss] = MappingProxyType(
+    {
+        "cross_entropy": cross_entropy,
+        "dice": soft_dice,
+        "cross_entropy_dice": cross_entropy_dice,
+        "bce_dice": bce_dice,
+        "focal_tversky": focal_tversky,
+        "generalised_dice": generalised_dice,
+        "generalised_dice_boundary": generalised_dice_boundary,
+    }
+)
+
+
+def loss_of_step(config: TrainConfig, step: int, mask: Tensor, num_classes: int) -> Loss:
+    """Return the configured loss for one step, counted from 0.
+
+    Only the boundary loss changes: its weight rises linearly to one at the last step ("increase" in section 3.3 of
+    Kervadec et al. 2019), and its distance maps are computed here, once for both outputs of a network.
+    """
+    if config.loss != "generalised_dice_boundary":
+        return LOSSES[config.loss]
+    distances = signed_distances(mask, num_classes)
+    return partial(generalised_dice_boundary, distances=distances, weight=(step + 1) / config.steps)
+
+
+def segmentation_loss(
+    output: SegmentationOutput,
+    mask: Tensor,
+    loss: Loss,
+    class_weights: Tensor | None,
+    auxiliary_weight: float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss with deep supervision, and its named parts (detached).
+
+    Args:
+        output: What the network returned.
+        mask: (N, H, W) label values.
+        loss: One of `LOSSES`.
+        class_weights: (C,) or None.
+        auxiliary_weight: Factor on the auxiliary output's loss.
+    """
+    main = loss(output.logits.float(), mask, class_weights)
+    if output.auxiliary is None:
+        return main, {"loss": main.detach()}
+    auxiliary = loss(output.auxiliary.float(), mask, class_weights)
+    total = main + auxiliary_weight * auxiliary
+    return total, {"loss": total.detach(), "loss_auxiliary": auxiliary.detach()}
+
+
+def _inverse(pixels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return one over each count; a label without pixels weighs as much as the rarest that has some."""
+    return 1.0 / np.where(pixels > 0, pixels, pixels[pixels > 0].min(initial=pixels.max()))
+
+
+def class_weights(
+    config: TrainConfig, labels: LabelSet, count_pixels: Callable[[], NDArray[np.int64]]
+) -> tuple[float, ...] | None:
+    """Return one weight for each label value, with mean 1, or None for equal weights.
+
+    Args:
+        config: `class_weights` and `class_weight_power`.
+        labels: The label set.
+        count_pixels: Gives the training pixels of each label value; called for `frequency` only.
+
+    Raises:
+        InputError: The weights given are not one positive number for each label value.
+    """
+    wanted = config.class_weights
+    if wanted == "none":
+        return None
+    if wanted == "source":
+        raw = np.array([SOURCE_CLASS_WEIGHTS[tissue] for tissue in labels.tissues])
+    elif wanted == "frequency":
+        raw = _inverse(count_pixels())
+    else:
+        raw = np.array(wanted, dtype=np.float64)
+    if len(raw) != labels.num_classes or not (raw > 0).all():
+        raise InputError(
+            f"class_weights {wanted} must be {labels.num_classes} positive numbers, one for each of "
+            f"{', '.join(labels.tissues)}"
+        )
+    raw = raw**config.class_weight_power
+    return tuple((raw / raw.mean()).tolist())

@@ -1,0 +1,82 @@
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from common.errors import InputError
+from engine.preflight import check_before_run
+from engine.settings import load_settings
+from engine.workspace import Workspace
+from imaging.sources.table import source_root
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return Workspace(tmp_path / "not yet" / "home", "phantom", "demo")
+
+
+def check(workspace, *overrides):
+    check_before_run(load_settings("demo", overrides), workspace)
+
+
+def test_a_profile_passes_before_there_is_a_workspace(workspace):
+    check(workspace)
+
+
+def test_a_start_that_is_not_there_is_refused_at_once(workspace, tmp_path):
+    with pytest.raises(InputError, match=r"halsr_net.start_from '.*gone': holds no weights.safetensors; name a model"):
+        check(workspace, f"halsr_net.start_from={tmp_path / 'gone'}")
+
+
+def test_a_start_from_other_widths_is_refused_at_once(workspace, tmp_path):
+    (tmp_path / "weights.safetensors").touch()
+    network = load_settings("demo").attention_res_unet.network.model_dump(mode="json") | {"bottleneck": 7}
+    (tmp_path / "config.json").write_text(json.dumps({"network": network}))
+    with pytest.raises(InputError, match=r"attention_res_unet.start_from .*: has bottleneck 7 instead of \d+"):
+        check(workspace, f"attention_res_unet.start_from={tmp_path}")
+
+
+def test_a_start_whose_configuration_is_no_configuration_is_refused_at_once(workspace, tmp_path):
+    (tmp_path / "weights.safetensors").touch()
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(InputError, match=r"its config.json does not tell its network"):
+        check(workspace, f"attention_res_unet.start_from={tmp_path}")
+
+
+@pytest.mark.parametrize("name", ["vgg16_weights", "alexnet_weights", "inception_weights"])
+def test_weights_that_are_not_there_are_refused_at_once(workspace, name):
+    with pytest.raises(InputError, match=rf"quality.{name} 'nowhere.safetensors': there is no such file"):
+        check(workspace, f"quality.{name}=nowhere.safetensors")
+
+
+def test_a_perceptual_loss_without_features_is_refused_at_once(workspace):
+    with pytest.raises(InputError, match=r"perceptual_weight 10 needs VGG16's features: give --set quality.vgg16"):
+        check(workspace, "pix2pix.preset=improved_no_context")
+
+
+def test_counts_that_do_not_fit_on_the_disk_are_refused(workspace, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2_000_000_000))
+    check(workspace)
+    with pytest.raises(InputError, match=r"training_slices 100000 at 128 px take about 22.6 GB a fold, but .* 2.0 GB"):
+        check(workspace, "training_slices=100000")
+
+
+def test_slices_that_are_there_already_are_not_counted_again(workspace, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000))
+    folder = workspace.root / "augmented_slices" / "fold_0"
+    folder.mkdir(parents=True)
+    with (folder / "slices.h5").open("wb") as file:
+        file.truncate(2_000_000_000)  # a hole, which takes no place
+    check(workspace)
+
+
+@pytest.mark.parametrize(
+    ("root", "message"),
+    [(None, "give --root DIR"), ("gone", "gone: does not exist"), ("file", "file: is a file")],
+)
+def test_a_source_without_its_folder_is_refused_at_once(tmp_path, root, message):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=message):
+        source_root("emidec", tmp_path / root if root else None)
+    assert source_root("phantom", None) is None

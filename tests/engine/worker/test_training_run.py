@@ -1,0 +1,167 @@
+"""The words that a failed training leaves for people, and the lock that keeps two trainings apart."""
+
+import contextlib
+import errno
+import multiprocessing
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import dagster as dg
+import pytest
+import torch
+from filelock import FileLock, Timeout
+
+from assets.parts import training_run
+from assets.parts.training_run import TrainingProcessError, _wait_for, run_pipes
+from common.errors import InputError
+from engine.forge import Forge
+from engine.transient import PassingFaultError
+from engine.worker.process import _verdict, accelerator
+from engine.worker.task import PASSING_FAULT, WRONG_INPUT
+from runtime.report import TrainingDivergedError
+
+
+class Ended:
+    """A training process that has ended."""
+
+    pid = 0
+
+    def __init__(self, exitcode):
+        self.exitcode = exitcode
+
+    def join(self): ...
+
+    kill = join
+
+
+def training_that(monkeypatch, tmp_path, code, words=None):
+    """Run a task whose process ends with `code` after leaving `words`."""
+
+    def start(_):
+        if words is not None:
+            (tmp_path / "error.txt").write_text(words)
+        return Ended(code)
+
+    session = SimpleNamespace(get_bootstrap_env_vars=dict)
+    monkeypatch.setattr(training_run.dg, "open_pipes_session", lambda *_, **__: contextlib.nullcontext(session))
+    monkeypatch.setattr(training_run, "start_training", start)
+    name = {"name": "halsr_net real_only fold 0 seed 0"}
+    run_pipes(None, SimpleNamespace(folder=str(tmp_path), tracking=name, to_extras=dict))
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "kind", "message"),
+    [
+        (WRONG_INPUT, "batch 7 is odd", InputError, "^batch 7 is odd$"),
+        (PASSING_FAULT, "the share is away", PassingFaultError, "^the share is away$"),
+        (1, "KeyError: 'x'", TrainingProcessError, "fold 0 seed 0: KeyError: 'x'; rematerialising starts anew"),
+        (1, None, TrainingProcessError, "ended with status 1; the step's log holds its last words"),
+        (-9, None, TrainingProcessError, r"killed by SIGKILL, as Linux does when memory runs out \(dmesg tells\)"),
+        (-11, None, TrainingProcessError, "killed by SIGSEGV; rematerialising"),
+    ],
+)
+def test_the_end_of_a_training_process_is_told_in_words(monkeypatch, tmp_path, code, words, kind, message):
+    with pytest.raises(kind, match=message):
+        training_that(monkeypatch, tmp_path, code, words)
+
+
+def test_it_is_said_whether_a_checkpoint_is_there(monkeypatch, tmp_path):
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "last.pt").touch()
+    with pytest.raises(TrainingProcessError, match="rematerialising continues from the last checkpoint"):
+        training_that(monkeypatch, tmp_path, -9)
+
+
+def test_words_of_an_earlier_attempt_are_not_repeated(monkeypatch, tmp_path):
+    (tmp_path / "error.txt").write_text("old words")
+    with pytest.raises(TrainingProcessError, match="killed by SIGKILL"):
+        training_that(monkeypatch, tmp_path, -9)
+
+
+def deaf(ready):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ready.set()
+    time.sleep(600)
+
+
+class Interrupted:
+    """A process during the wait for which the step is interrupted."""
+
+    def __init__(self, process):
+        self.process, self.interrupted = process, False
+
+    def __getattr__(self, name):
+        return getattr(self.process, name)
+
+    def join(self, timeout=None):
+        if not self.interrupted:
+            self.interrupted = True
+            raise dg.DagsterExecutionInterruptedError
+        self.process.join(timeout)
+
+
+def test_a_training_that_does_not_heed_an_interruption_is_killed_and_the_step_counts_as_cancelled(monkeypatch):
+    assert training_run._STOPS_WITHIN_S < 10
+    monkeypatch.setattr(training_run, "_STOPS_WITHIN_S", 0.5)
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    process = context.Process(target=deaf, args=(ready,))
+    process.start()
+    assert ready.wait(60)
+    with pytest.raises(dg.DagsterExecutionInterruptedError):
+        _wait_for(Interrupted(process))
+    assert process.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (InputError("batch 7 is odd"), WRONG_INPUT, "batch 7 is odd"),
+        (TrainingDivergedError("the loss is nan"), WRONG_INPUT, "the loss is nan"),
+        (OSError(errno.EIO, "Input/output error"), PASSING_FAULT, "Input/output error"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried"),
+            1,
+            "out of memory; set a smaller batch",
+        ),
+        (KeyError("x"), 1, "KeyError: 'x'"),
+    ],
+)
+def test_the_training_process_tells_wrong_input_from_what_passes(error, code, words):
+    status, said = _verdict(error)
+    assert status == code
+    assert words in said
+
+
+def test_two_trainings_share_an_accelerator_only_where_that_is_allowed(tmp_path, monkeypatch):
+    monkeypatch.delenv("SCARFORGE_SHARE_ACCELERATOR", raising=False)
+    forge = Forge(home=str(tmp_path))
+    lock = forge.accelerator_lock()
+    with accelerator(SimpleNamespace(lock=lock, device="cpu")), pytest.raises(Timeout):
+        FileLock(lock, timeout=0).acquire()
+    FileLock(lock, timeout=0).acquire()
+    monkeypatch.setenv("SCARFORGE_SHARE_ACCELERATOR", "true")
+    assert forge.accelerator_lock() == ""
+    with accelerator(SimpleNamespace(lock="", device="cpu")):
+        pass
+
+
+def test_the_lock_is_free_as_soon_as_its_holder_is_killed(tmp_path):
+    code = f"""
+from filelock import FileLock
+import time
+lock = FileLock({str(tmp_path / "lock")!r})
+lock.acquire()
+print("held", flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        with pytest.raises(Timeout):
+            FileLock(tmp_path / "lock", timeout=0).acquire()
+        holder.kill()
+        holder.wait()
+        FileLock(tmp_path / "lock").acquire(timeout=5)

@@ -1,0 +1,94 @@
+"""What is unfit to train on is stopped: the asset's checks on generators that fail in one way each."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import uniform_filter
+
+from assets.quality import quality_checks
+from common.seeds import random_generator
+from engine.settings import load_settings
+from gan.quality.proof import assess_quality
+from tests.gan.quality_material import instruments, material
+
+LIKENESS = "beats_mean_paint_likeness"
+REALISM = {"adherence", "beats_mean_paint_frechet", LIKENESS}
+
+
+def noise(slices):
+    return random_generator(0, "noise").random(slices.images.shape, dtype=np.float32)
+
+
+def judged(made, profile="quick", **more):
+    """The report of a generator, and its checks by name."""
+    report = assess_quality(made, instruments(made.validation, **more))
+    return report, {check.name: check for check in quality_checks(report, load_settings(profile))}
+
+
+def failed(made, profile="quick"):
+    return {name for name, check in judged(made, profile)[1].items() if not check.passed}
+
+
+def test_a_faithful_generator_passes(tmp_path):
+    assert not failed(material(tmp_path))
+
+
+def test_a_painting_that_ssim_prefers_is_not_preferred(tmp_path):
+    report, checks = judged(material(tmp_path))
+    assert report.value("ssim", "ventricle", "pix2pix") < report.value("ssim", "ventricle", "mean_paint")
+    assert report.value("patches", "ventricle", "pix2pix") < report.value("patches", "ventricle", "mean_paint")
+    assert checks[LIKENESS].passed
+    assert checks[LIKENESS].description.startswith("Distance of patches")
+
+
+def test_grain_alone_is_not_bought_with_wrong_tissues(tmp_path):
+    def grain_everywhere(slices):
+        return np.clip(0.5 + random_generator(0, "grain").normal(0, 0.03, slices.masks.shape), 0, 1).astype(np.float32)
+
+    assert LIKENESS in failed(material(tmp_path, redrawn=grain_everywhere))
+
+
+def test_where_lpips_is_measured_its_first_network_decides(tmp_path):
+    def prefers_the_painting(first, second):
+        return uniform_filter(np.abs(first - uniform_filter(first, (0, 3, 3))), (0, 3, 3)).mean(axis=(1, 2))
+
+    networks = {"LPIPS one": prefers_the_painting, "LPIPS two": lambda *pair: np.zeros(len(pair[0]))}
+    report, checks = judged(material(tmp_path), perceptual=networks)
+    likeness = checks[LIKENESS]
+    assert likeness.figures["ours"] == report.value("lpips", "ventricle", "pix2pix")
+    assert likeness.figures["yardstick"] == report.value("lpips", "ventricle", "mean_paint")
+    assert not likeness.passed
+    assert likeness.description.startswith("LPIPS one to the real slice of the same mask")
+
+
+def test_noise_fails_every_check_of_realism(tmp_path):
+    assert failed(material(tmp_path, synthetic=noise, redrawn=noise)) == REALISM
+
+
+def test_a_copied_training_set_fails_the_copy_check_alone(tmp_path):
+    found = failed(material(tmp_path, synthetic=lambda slices: slices.images))
+    assert found - REALISM == {"no_copies"}
+    assert "adherence" not in found
+
+
+def test_a_copy_is_recognised_behind_other_contrast_and_noise(tmp_path):
+    def disguised(slices):
+        grain = random_generator(0, "disguise").normal(0, 0.01, slices.images.shape)
+        return np.clip(0.8 * slices.images + 0.1 + grain, 0, 1).astype(np.float32)
+
+    assert "no_copies" in failed(material(tmp_path, synthetic=disguised))
+
+
+def test_a_constant_generator_fails_variety(tmp_path):
+    found = failed(material(tmp_path, synthetic=lambda slices: np.full_like(slices.images, 0.4)))
+    assert "variety" in found
+    assert "no_copies" not in found
+
+
+def test_a_profile_whose_models_are_not_trained_blocks_nothing(tmp_path):
+    made = material(tmp_path, synthetic=noise, redrawn=noise)
+    assert failed(made, "tiny") <= REALISM - {"adherence"}
+
+
+@pytest.mark.parametrize("profile", ["quick", "paper"])
+def test_profiles_of_real_data_measure_the_use(profile):
+    assert load_settings(profile).quality.utility_steps is None

@@ -1,0 +1,340 @@
+"""`scarforge predict` from files to files, with an untrained network and a localiser that knows the place."""
+
+import json
+import sys
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+
+from common.errors import InputError
+from imaging.slices.regions import RegionConfig
+from imaging.volumes.dicom.segmentation import require_highdicom
+from pipeline.commands.models import ModelName, find_members, models_in
+from pipeline.commands.predict import predict as predict_module
+from pipeline.commands.predict.predict import PredictOptions, predict
+from segmentation.prediction.post_processing import STEPS
+from tests.imaging import fake_sunnybrook
+from tests.imaging.fake_emidec import SPACING_MM, image_of, label_map, write_nifti
+from tests.pipeline.toy_models import CentralBox, nothing_odd, write_localiser, write_member
+
+MODEL = "emidec/tiny/attention_res_unet/real_only"
+# What a DICOM segmentation takes over; a miniature slice has none of it.
+PATIENT_AND_STUDY = {
+    "StudyInstanceUID": "1.2.3",
+    "SeriesInstanceUID": "1.2.3.4",
+    "FrameOfReferenceUID": "1.2.3.5",
+    "PatientName": "A",
+    "PatientBirthDate": "",
+    "PatientSex": "",
+    "StudyDate": "",
+    "StudyTime": "",
+    "StudyID": "",
+    "AccessionNumber": "",
+    "ReferringPhysicianName": "",
+}
+
+
+def no_heart(regions, boxes, labels, seen):
+    return ["no heart at all"]
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setattr("segmentation.localiser.use.load_localiser", CentralBox)
+    write_member(tmp_path / "home", 0, 0)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def plausible(monkeypatch):
+    """An untrained network draws nothing plausible; let it pass."""
+    monkeypatch.setattr("segmentation.prediction.plausibility.implausibilities", nothing_odd)
+
+
+def write_study(path, case_id="Case_P002", **changes):
+    write_nifti(path, image_of(label_map(case_id)), **changes)
+    return path
+
+
+def run(home, output, *studies, **options):
+    return predict(home, studies, PredictOptions(MODEL, output, **options))
+
+
+def test_a_study_gives_map_numbers_pictures_and_a_page(tmp_path, home, plausible):
+    study = write_study(tmp_path / "in" / "Patient 7.nii.gz")
+    assert run(home, tmp_path / "out", study) == 0
+    out = tmp_path / "out"
+    written = nibabel.load(out / "Patient 7.nii.gz")
+    assert written.shape == nibabel.load(study).shape
+    np.testing.assert_array_equal(written.affine, nibabel.load(study).affine)
+    assert written.header.get_zooms() == SPACING_MM
+    content = json.loads((out / "Patient 7.json").read_text())
+    voxels = np.bincount(np.asarray(written.dataobj).astype(int).ravel(), minlength=5)
+    assert content["volumes_ml"]["cavity"] == pytest.approx(voxels[1] * np.prod(SPACING_MM) / 1000)
+    assert content["familiarity"] == "not checked"
+    assert content["model"]["localiser"] == "emidec/tiny, fold 0"
+    assert content["flags"] == []
+    row = pd.read_csv(out / "predictions.csv").loc[0]
+    assert row["likeness"] == "not checked"
+    assert row["infarction_ml"] == pytest.approx(voxels[3:].sum() * np.prod(SPACING_MM) / 1000)
+    assert (out / "overlays" / "Patient 7.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "entropy" / "Patient 7.png").exists()
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "Patient 7" in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert "<script" not in page
+
+
+@pytest.mark.parametrize("place", ["results", "."])
+def test_results_below_the_studies_are_no_studies_at_the_next_call(tmp_path, home, plausible, place):
+    studies = tmp_path / "in"
+    write_study(studies / "p1" / "a.nii.gz")
+    for _ in range(2):
+        assert run(home, studies / place, studies) == 0
+        assert list(pd.read_csv(studies / place / "predictions.csv")["case_id"]) == ["a"]
+    write_study(studies / place / "p2" / "b.nii.gz")
+    run(home, studies / place, studies)
+    assert sorted(pd.read_csv(studies / place / "predictions.csv")["case_id"]) == ["a", "b"]
+
+
+def test_flagged_results_are_no_studies_either(tmp_path, home):
+    studies = tmp_path / "in"
+    write_study(studies / "p1" / "a.nii.gz")
+    for _ in range(2):
+        assert run(home, studies / "out", studies) == 3
+    assert (studies / "out" / "flagged" / "a.nii.gz").is_file()
+
+
+def test_seeds_and_folds_are_averaged_unless_a_fold_is_named(tmp_path, home, plausible, capsys):
+    write_member(home, 0, 1)
+    write_member(home, 3, 0)
+    study = write_study(tmp_path / "a.nii.gz")
+    run(home, tmp_path / "all", study)
+    assert "3 networks, localiser emidec/tiny, fold 0, 3" in capsys.readouterr().err
+    content = json.loads((tmp_path / "all" / "a.json").read_text())
+    assert content["model"]["members"] == [{"fold": 0, "seed": 0}, {"fold": 0, "seed": 1}, {"fold": 3, "seed": 0}]
+    assert content["uncertainty"]["cavity"]["spread_ml"] >= 0
+    run(home, tmp_path / "one", study, fold=3)
+    content = json.loads((tmp_path / "one" / "a.json").read_text())
+    assert content["model"]["members"] == [{"fold": 3, "seed": 0}]
+    assert content["uncertainty"]["cavity"]["spread_ml"] is None
+
+
+def nothing_left(masks, labels):
+    return np.zeros_like(masks)
+
+
+def test_post_processing_is_off_until_asked_for_and_then_told_with_its_reason(tmp_path, home, plausible, monkeypatch):
+    monkeypatch.setattr("segmentation.prediction.post_processing.STEPS", {**STEPS, "largest_piece": nothing_left})
+    dice = {"none": 0.5, "largest_piece": 0.512, "one_ring": 0.5, "no_reflow_in_infarct": 0.5}
+    write_member(home, 0, 0, post_processing={"chosen": ["largest_piece"], "mean_dice": dice})
+    study = write_study(tmp_path / "a.nii.gz")
+    drawn = {}
+    for name, options in {"off": {}, "on": {"post_processing": True}}.items():
+        run(home, tmp_path / name, study, **options)
+        drawn[name] = np.count_nonzero(nibabel.load(tmp_path / name / "a.nii.gz").dataobj)
+    assert drawn["off"] > drawn["on"] == 0
+    told = {name: json.loads((tmp_path / name / "a.json").read_text())["model"]["post_processing"] for name in drawn}
+    assert told["off"] == "not asked for"
+    assert told["on"][0] == {"step": "largest_piece", "applied": True, "why": "validation Dice +0.0120"}
+    pages = {name: (tmp_path / name / "index.html").read_text(encoding="utf-8") for name in drawn}
+    assert "Post-processing: not asked for." in pages["off"]
+    assert "applied (validation Dice +0.0120)" in pages["on"]
+
+
+def test_an_implausible_result_goes_to_flagged_and_back_when_it_is_not(tmp_path, home, monkeypatch, capsys):
+    study, out = write_study(tmp_path / "a.nii.gz"), tmp_path / "out"
+    monkeypatch.setattr("segmentation.prediction.plausibility.implausibilities", no_heart)
+    assert run(home, out, study) == 3
+    assert "flagged: a: no heart at all" in capsys.readouterr().err
+    for name in ("a.nii.gz", "a.json", "overlays/a.png", "entropy/a.png"):
+        assert (out / "flagged" / name).exists()
+        assert not (out / name).exists()
+    row = pd.read_csv(out / "predictions.csv").loc[0]
+    assert (row["flags"], row["label_map"]) == ("no heart at all", "flagged/a.nii.gz")
+    assert "no heart at all" in (out / "index.html").read_text(encoding="utf-8")
+    monkeypatch.setattr("segmentation.prediction.plausibility.implausibilities", nothing_odd)
+    assert run(home, out, study) == 0
+    assert (out / "a.nii.gz").exists()
+    assert not (out / "flagged" / "a.nii.gz").exists()
+
+
+def test_bad_studies_are_one_line_each_and_the_others_go_on(tmp_path, home, plausible, capsys):
+    folder = tmp_path / "in"
+    write_study(folder / "good.nii.gz")
+    (folder / "page.nii.gz").write_bytes(b"<html>not found</html>")
+    write_nifti(folder / "flat.nii", np.full((20, 20, 3), 7, np.float32))
+    holes = image_of(label_map("Case_P001"))
+    holes[3, 3, 1] = np.nan
+    write_nifti(folder / "holes.nii", holes)
+    assert run(home, tmp_path / "out", folder) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("scarforge: ")]
+    assert len(lines) == 3
+    assert "every voxel is 7; export it again" in lines[0]
+    assert "1 of 5760 voxels are NaN or infinite" in lines[1]
+    assert "not a readable NIfTI file" in lines[2]
+    assert list(pd.read_csv(tmp_path / "out" / "predictions.csv")["case_id"]) == ["good"]
+    assert "&lt;html&gt;" not in (tmp_path / "out" / "index.html").read_text()
+    assert "every voxel is 7" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_two_studies_of_one_name_are_both_named(tmp_path, home):
+    first, second = write_study(tmp_path / "one" / "a.nii.gz"), write_study(tmp_path / "two" / "a.nii")
+    with pytest.raises(InputError, match=rf"{first} and {second} are both called 'a'"):
+        run(home, tmp_path / "out", tmp_path / "one", second)
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_beyond_ascii_work(tmp_path, home, plausible):
+    name = "Größe <b>&amp; 心臓"
+    assert run(home, tmp_path / "aus", write_study(tmp_path / "ein" / f"{name}.nii.gz")) == 0
+    assert (tmp_path / "aus" / f"{name}.nii.gz").exists()
+    assert pd.read_csv(tmp_path / "aus" / "predictions.csv").loc[0, "case_id"] == name
+    assert "Größe &lt;b&gt;&amp;amp; 心臓" in (tmp_path / "aus" / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("caf\udce9.nii", r"caf\udce9.nii': its name is not UTF-8; rename it"), ("new\rline.nii", "holds a line break")],
+)
+def test_a_name_that_cannot_be_written_is_one_line_and_the_others_go_on(
+    tmp_path, home, plausible, capsys, name, message
+):
+    write_study(tmp_path / "in" / "a.nii").rename(tmp_path / "in" / name)
+    write_study(tmp_path / "in" / "good.nii")
+    assert run(home, tmp_path / "out", tmp_path / "in") == 2
+    (line,) = [line for line in capsys.readouterr().err.split("\n") if line.startswith("scarforge: ")]
+    assert message in line
+    assert list(pd.read_csv(tmp_path / "out" / "predictions.csv")["case_id"]) == ["good"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("empty", "holds neither NIfTI files nor DICOM slices"),
+        ("nothing.nii.gz", "does not exist"),
+        ("text.txt", "is no NIfTI file"),
+    ],
+)
+def test_what_holds_no_study_is_refused(tmp_path, home, given, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.txt").write_text("hello")
+    with pytest.raises(InputError, match=message):
+        run(home, tmp_path / "out", tmp_path / given)
+
+
+def test_a_study_is_never_overwritten_by_its_label_map(tmp_path, home):
+    study = write_study(tmp_path / "a.nii.gz")
+    before = study.read_bytes()
+    with pytest.raises(InputError, match="would be overwritten by its own result"):
+        run(home, tmp_path, study)
+    assert study.read_bytes() == before
+
+
+def test_a_link_out_of_the_folder_is_one_line(tmp_path, home, capsys):
+    study = write_study(tmp_path / "elsewhere" / "a.nii.gz")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.nii.gz").symlink_to(study)
+    assert run(home, tmp_path / "out", tmp_path / "in") == 2
+    assert "leads out of the folder" in capsys.readouterr().err
+
+
+def test_a_cine_of_dicom_slices_is_one_study_a_phase(tmp_path, home, plausible):
+    fake_sunnybrook.write_case(tmp_path, "SCD0000101")
+    assert run(home, tmp_path / "out", tmp_path / "SCD0000101") == 0
+    names = ["dicom_frame08", "dicom_frame19"]
+    assert list(pd.read_csv(tmp_path / "out" / "predictions.csv")["case_id"]) == names
+    written = nibabel.load(tmp_path / "out" / "dicom_frame19.nii.gz")
+    assert written.shape == (fake_sunnybrook.COLUMNS, fake_sunnybrook.ROWS, len(fake_sunnybrook.PLACES))
+    assert run(home, tmp_path / "one", tmp_path / "SCD0000101", phase=8) == 0
+    assert list(pd.read_csv(tmp_path / "one" / "predictions.csv")["case_id"]) == names[:1]
+    assert run(home, tmp_path / "none", tmp_path / "SCD0000101", phase=3) == 2
+
+
+def test_an_lge_series_is_one_volume_whatever_its_header_says_of_phases(tmp_path, home, plausible):
+    fake_sunnybrook.write_case(tmp_path, "LGE", phases=(fake_sunnybrook.ED,))
+    for place in fake_sunnybrook.PLACES:
+        number = fake_sunnybrook.number_of(place, fake_sunnybrook.ED)
+        fake_sunnybrook.edit(fake_sunnybrook.dicom_path(tmp_path, "LGE", number), InstanceNumber=place)
+    assert run(home, tmp_path / "out", tmp_path / "LGE" / "dicom") == 0
+    assert (tmp_path / "out" / "dicom.nii.gz").exists()
+
+
+def test_dicom_segmentations_without_highdicom_say_what_to_install(tmp_path, home, monkeypatch):
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    with pytest.raises(InputError, match=r"pip install 'scarforge\[dicom\]'"):
+        run(home, tmp_path / "out", write_study(tmp_path / "a.nii.gz"), dicom_seg=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dicom_segmentation_holds_the_label_map(tmp_path, home, plausible):
+    pytest.importorskip("highdicom")
+    fake_sunnybrook.write_case(tmp_path, "LGE", phases=(fake_sunnybrook.ED,))
+    for number, path in enumerate(sorted((tmp_path / "LGE" / "dicom").iterdir())):
+        fake_sunnybrook.edit(path, **PATIENT_AND_STUDY, SOPInstanceUID=f"1.2.3.4.{number + 1}")
+    run(home, tmp_path / "out", tmp_path / "LGE" / "dicom", dicom_seg=True)
+    segmentation = require_highdicom().seg.segread(tmp_path / "out" / "dicom.dcm")
+    labels = np.asarray(nibabel.load(tmp_path / "out" / "dicom.nii.gz").dataobj)
+    names = {text.segment_label: text.segment_number for text in segmentation.SegmentSequence}
+    assert segmentation.NumberOfFrames >= 1
+    assert set(names) <= {"cavity", "normal myocardium", "infarct", "no reflow"}
+    assert segmentation.pixel_array.sum() == np.count_nonzero(labels)
+
+
+def test_a_missing_model_names_what_there_is_and_the_command(tmp_path, home):
+    assert models_in(home) == ["emidec/tiny/attention_res_unet/real_only (fold 0)"]
+    with pytest.raises(InputError) as error:
+        find_members(home, ModelName.parse("emidec/quick/halsr_net/real_only"))
+    assert "it holds emidec/tiny/attention_res_unet/real_only (fold 0)" in str(error.value)
+    assert "`scarforge run --source emidec --root DIR --profile quick --fold 0`" in str(error.value)
+    with pytest.raises(InputError, match="fold 4, is not in the workspace"):
+        find_members(home, ModelName.parse(MODEL), fold=4)
+    with pytest.raises(InputError, match="it holds no trained model"):
+        find_members(tmp_path / "nowhere", ModelName.parse(MODEL))
+    with pytest.raises(InputError, match="networks are attention_res_unet, halsr_net"):
+        find_members(home, ModelName.parse("emidec/tiny/unet/real_only"))
+
+
+@pytest.mark.parametrize("text", ["emidec/quick", "a/b/c/d/e", "../../etc/passwd", "emidec//x/y"])
+def test_what_is_no_model_name_is_refused(text):
+    with pytest.raises(InputError, match="SOURCE/PROFILE/NETWORK/TRAINING_SET"):
+        ModelName.parse(text)
+
+
+def test_an_unfinished_training_is_no_member(home):
+    folder = write_member(home, 1, 0)
+    (folder / "record.json").unlink()
+    assert [member.fold for member in find_members(home, ModelName.parse(MODEL))] == [0]
+
+
+def test_the_localisers_of_another_source_are_named(tmp_path, home, plausible):
+    for fold in (0, 2):
+        write_localiser(home, fold, "acdc", "quick")
+    run(home, tmp_path / "out", write_study(tmp_path / "a.nii.gz"), localiser="acdc/quick")
+    assert pd.read_csv(tmp_path / "out" / "predictions.csv").loc[0, "localiser"] == "acdc/quick, fold 0, 2"
+    with pytest.raises(InputError, match=r"mscmr/quick/lv_localiser: has no finished localiser; train it with"):
+        run(home, tmp_path / "out", tmp_path / "a.nii.gz", localiser="mscmr/quick")
+
+
+def test_members_that_were_trained_on_other_regions_are_not_averaged(tmp_path, home):
+    write_member(home, 1, 0, RegionConfig(size_px=32, percentiles=(1, 99)))
+    with pytest.raises(InputError, match="name one fold with --fold, or train them alike"):
+        run(home, tmp_path / "out", write_study(tmp_path / "a.nii.gz"))
+
+
+def test_the_command_ends_with_the_status_of_the_prediction(tmp_path, home, monkeypatch):
+    from typer.testing import CliRunner
+
+    from pipeline.cli import app
+
+    monkeypatch.setenv("SCARFORGE_HOME", str(home))
+    study = write_study(tmp_path / "a.nii.gz")
+    seen = {}
+    monkeypatch.setattr(predict_module, "predict", lambda *values: seen.update(values=values) or 3)
+    result = CliRunner().invoke(
+        app, ["predict", "--model", MODEL, "--fold", "2", "--post-processing", str(study), "-o", str(tmp_path / "o")]
+    )
+    assert result.exit_code == 3
+    assert seen["values"] == (home, [study], PredictOptions(MODEL, tmp_path / "o", fold=2, post_processing=True))

@@ -1,0 +1,43 @@
+"""What `scarforge run` says of a run that did not end well: the stage and its own words."""
+
+import dagster as dg
+import pytest
+
+from common.errors import InputError
+from pipeline.commands.run import _first_failure, _raise_failure
+from pipeline.outermost import InterruptedCommand
+
+
+def run_that_fails(error):
+    @dg.asset
+    def pix2pix() -> None:
+        raise error
+
+    job = dg.Definitions(assets=[pix2pix], jobs=[dg.define_asset_job("all")]).resolve_job_def("all")
+    return job.execute_in_process(raise_on_error=False)
+
+
+def test_the_stage_and_its_words():
+    with pytest.raises(InputError, match=r"pix2pix: batch 7 is odd$"):
+        _raise_failure(run_that_fails(InputError("batch 7 is odd")))
+
+
+def test_an_interrupted_run_is_no_failure_and_says_how_it_goes_on(capsys):
+    with pytest.raises(InterruptedCommand):
+        _raise_failure(run_that_fails(dg.DagsterExecutionInterruptedError()))
+    assert capsys.readouterr().err.endswith("interrupted; the same command again continues the run\n")
+
+
+def test_a_blocking_check_that_failed_is_named():
+    @dg.asset(check_specs=[dg.AssetCheckSpec("no_copies", asset="synthetic_slices", blocking=True)])
+    def synthetic_slices() -> dg.MaterializeResult:
+        return dg.MaterializeResult(check_results=[dg.AssetCheckResult(passed=False, check_name="no_copies")])
+
+    @dg.asset(deps=[synthetic_slices])
+    def training_set() -> None: ...
+
+    assets = [synthetic_slices, training_set]
+    job = dg.Definitions(assets=assets, jobs=[dg.define_asset_job("all")]).resolve_job_def("all")
+    said = _first_failure(job.execute_in_process(raise_on_error=False))
+    assert "no_copies" in said
+    assert "synthetic_slices" in said

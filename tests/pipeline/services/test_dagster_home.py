@@ -1,0 +1,87 @@
+"""Dagster's home: settings that its own instance accepts, written once."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from common.errors import InputError
+from pipeline.services.dagster_home import prepare_dagster_home
+
+POSTGRES = {"SCARFORGE_DAGSTER_POSTGRES": "postgresql+psycopg2://forge:secret@db/dagster"}
+
+
+@pytest.mark.parametrize("name", ["home", "it's a: strange # name"])
+def test_dagster_accepts_the_settings_and_keeps_its_files_there(tmp_path: Path, name: str) -> None:
+    import dagster as dg
+
+    folder = prepare_dagster_home(tmp_path / name)
+    assert folder == tmp_path / name / "dagster"
+    with dg.DagsterInstance.from_config(str(folder)) as instance:
+        assert not instance.telemetry_enabled
+        assert instance.run_monitoring_enabled
+        assert instance.storage_directory().startswith(str(folder))
+        assert instance.get_concurrency_config().pool_config.default_pool_limit == 1
+    assert (folder / "history").is_dir()
+
+
+def test_a_leaked_slot_is_freed_and_two_runs_at_most_go_side_by_side(tmp_path: Path) -> None:
+    settings = yaml.safe_load((prepare_dagster_home(tmp_path) / "dagster.yaml").read_text())
+    assert settings["run_monitoring"]["free_slots_after_run_end_seconds"] == 60
+    assert settings["run_monitoring"]["max_runtime_seconds"] == 2 * 24 * 3600
+    assert settings["concurrency"]["runs"]["max_concurrent_runs"] == 2
+    assert settings["concurrency"]["pools"] == {"default_limit": 1, "granularity": "op"}
+
+
+def test_settings_that_were_changed_by_hand_are_kept(tmp_path: Path) -> None:
+    folder = prepare_dagster_home(tmp_path)
+    (folder / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    prepare_dagster_home(tmp_path)
+    assert (folder / "dagster.yaml").read_text() == "telemetry: {enabled: false}\n"
+
+
+@pytest.fixture
+def postgres_driver(monkeypatch):
+    monkeypatch.setattr("pipeline.services.dagster_home.find_spec", lambda name: name)
+
+
+def storage_of(folder: Path) -> object:
+    return yaml.safe_load((folder / "dagster.yaml").read_text())["storage"]
+
+
+def test_postgresql_is_named_by_its_variable_so_that_no_password_is_on_disk(tmp_path: Path, postgres_driver) -> None:
+    folder = prepare_dagster_home(tmp_path, POSTGRES)
+    assert storage_of(folder) == {"postgres": {"postgres_url": {"env": "SCARFORGE_DAGSTER_POSTGRES"}}}
+    assert "secret" not in (folder / "dagster.yaml").read_text()
+    assert yaml.safe_load((folder / "dagster.yaml").read_text())["concurrency"]["pools"]["default_limit"] == 1
+
+
+def test_settings_nobody_changed_move_to_postgresql_when_it_is_asked_for(tmp_path: Path, postgres_driver) -> None:
+    folder = prepare_dagster_home(tmp_path, {})
+    assert "storage:" not in (folder / "dagster.yaml").read_text()
+    prepare_dagster_home(tmp_path, POSTGRES)
+    assert "postgres" in storage_of(folder)
+
+
+def test_settings_changed_by_hand_are_not_overruled_in_silence(tmp_path: Path, postgres_driver) -> None:
+    folder = prepare_dagster_home(tmp_path, {})
+    (folder / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    with pytest.raises(InputError, match=r"dagster.yaml was changed by hand(.|\n)*env: SCARFORGE_DAGSTER_POSTGRES"):
+        prepare_dagster_home(tmp_path, POSTGRES)
+    assert (folder / "dagster.yaml").read_text() == "telemetry: {enabled: false}\n"
+
+
+def test_a_forgotten_variable_does_not_start_a_second_history_in_sqlite(tmp_path: Path, postgres_driver) -> None:
+    prepare_dagster_home(tmp_path, POSTGRES)
+    with pytest.raises(InputError, match=r"keeps runs in PostgreSQL, while SCARFORGE_DAGSTER_POSTGRES is not set"):
+        prepare_dagster_home(tmp_path, {})
+
+
+def test_another_database_or_a_missing_driver_is_told_without_the_password(tmp_path: Path, monkeypatch) -> None:
+    for scheme in ("mysql", "postgresql"):  # the latter stands for a driver that dagster-postgres does not bring
+        with pytest.raises(InputError, match=r"expected postgresql\+psycopg2://USER") as wrong:
+            prepare_dagster_home(tmp_path, {"SCARFORGE_DAGSTER_POSTGRES": f"{scheme}://forge:secret@db/dagster"})
+        assert "secret" not in str(wrong.value)
+    monkeypatch.setattr("pipeline.services.dagster_home.find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"pip install 'scarforge\[postgres\]'"):
+        prepare_dagster_home(tmp_path, POSTGRES)

@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+import torch
+
+from common.config import FrozenConfig
+from common.errors import InputError
+from runtime.checkpoint import checkpoint_step, digest_of, load_checkpoint, save_checkpoint
+
+ORIGIN = {"seed": 0, "training_set": "a"}
+STATE = {"step": 3, "weights": torch.arange(4.0)}
+
+
+class OldPart(FrozenConfig):
+    width: int = 8
+
+
+class OldConfig(FrozenConfig):
+    steps: int = 10
+    rate: float | None = None
+    part: OldPart = OldPart()
+
+
+class Part(OldPart):
+    depth: int = 2
+
+
+class Config(OldConfig):
+    batch: int = 32
+    flips: tuple[int, ...] = (0, 1)
+    part: Part = Part()
+
+
+class Required(OldConfig):
+    seed: int
+
+
+def test_there_may_be_no_checkpoint_and_one_comes_back_as_it_was(tmp_path):
+    assert load_checkpoint(tmp_path, OldConfig(), ORIGIN) is None
+    save_checkpoint(tmp_path, OldConfig(), ORIGIN, STATE)
+    state = load_checkpoint(tmp_path, OldConfig(), ORIGIN)
+    assert state["step"] == 3
+    assert torch.equal(state["weights"], STATE["weights"])
+
+
+def test_a_key_that_is_younger_than_the_checkpoint_agrees_while_it_has_its_default(tmp_path):
+    save_checkpoint(tmp_path, OldConfig(steps=7, part=OldPart(width=4)), ORIGIN, STATE)
+    state = load_checkpoint(tmp_path, Config(steps=7, part=Part(width=4)), ORIGIN)
+    assert torch.equal(state["weights"], STATE["weights"])
+
+
+@pytest.mark.parametrize(
+    ("now", "named"),
+    [
+        (OldConfig(steps=11), "steps: 10 then, 11 now"),
+        (OldConfig(rate=0.1), "rate: None then, 0.1 now"),
+        (Config(batch=16), "batch: absent then, 16 now"),
+        (Config(flips=()), "flips: absent then, [] now"),
+        (Config(part=Part(depth=3)), "part.depth: absent then, 3 now"),
+        (Config(part=Part(width=4)), "part.width: 8 then, 4 now"),
+        (Required(seed=0), "seed: absent then, 0 now"),
+    ],
+)
+def test_any_other_value_is_refused_and_the_one_key_named(tmp_path, now, named):
+    save_checkpoint(tmp_path, OldConfig(), ORIGIN, STATE)
+    with pytest.raises(InputError) as refused:
+        load_checkpoint(tmp_path, now, ORIGIN)
+    assert f"was made with another configuration ({named}); restore those values or delete" in str(refused.value)
+
+
+def test_a_key_that_is_no_more_is_refused(tmp_path):
+    save_checkpoint(tmp_path, Config(), ORIGIN, STATE)
+    with pytest.raises(InputError, match="batch: 32 then, absent now; flips"):
+        load_checkpoint(tmp_path, OldConfig(), ORIGIN)
+
+
+@pytest.mark.parametrize(
+    ("now", "named"),
+    [
+        ({"seed": 1, "training_set": "a"}, "seed: 0 then, 1 now"),
+        ({"seed": 0, "training_set": "b"}, "training_set: 'a' then, 'b' now"),
+    ],
+)
+def test_a_checkpoint_of_other_data_or_another_seed_is_refused(tmp_path, now, named):
+    save_checkpoint(tmp_path, Config(), ORIGIN, STATE)
+    with pytest.raises(InputError) as refused:
+        load_checkpoint(tmp_path, Config(), now)
+    assert f"belongs to another training ({named}); train on the same data" in str(refused.value)
+
+
+def test_what_an_older_checkpoint_does_not_know_of_its_origin_agrees(tmp_path):
+    save_checkpoint(tmp_path, Config(), {"seed": 0}, STATE)
+    assert load_checkpoint(tmp_path, Config(), ORIGIN) is not None
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut"])
+def test_a_damaged_checkpoint_says_what_to_delete(tmp_path, content):
+    (tmp_path / "last.pt").write_bytes(content)
+    for read in (checkpoint_step, lambda folder: load_checkpoint(folder, Config(), ORIGIN)):
+        with pytest.raises(InputError, match=f"last.pt: is damaged or no checkpoint; delete {tmp_path} to start again"):
+            read(tmp_path)
+
+
+def test_a_file_of_tensors_is_no_checkpoint(tmp_path):
+    torch.save({"weights": torch.ones(2)}, tmp_path / "last.pt")
+    with pytest.raises(InputError, match="is damaged or no checkpoint"):
+        load_checkpoint(tmp_path, Config(), ORIGIN)
+
+
+def test_digests_tell_values_shapes_types_and_text_apart():
+    zeros = np.zeros((2, 3), np.float32)
+    others = [np.zeros((3, 2), np.float32), np.zeros((2, 3), np.int32), zeros + 1, np.array(["a", "b"])]
+    assert digest_of(zeros) == digest_of(zeros.copy())
+    assert len({digest_of(one) for one in [zeros, *others]}) == 5
+    counted = np.arange(6).reshape(2, 3)
+    assert digest_of(np.asfortranarray(counted)) == digest_of(counted)

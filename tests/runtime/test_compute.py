@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from common.errors import InputError
+from runtime import compute
+from runtime.compute import choose_compute, cpu_has_fast_bf16
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, "CPU, 1 thread, fp32"), (2, "CPU, 2 threads, fp32")])
+def test_one_line_says_what_is_computed_on(count, told):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(count)
+        assert choose_compute("cpu", "fp32").description == told
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_1x1_convolution_of_one_channel_answers_channels_last():
+    chosen = choose_compute("cpu", "bf16")
+    images = chosen.lay_out(torch.rand(2, 1, 4, 6))
+    layer = torch.nn.Conv2d(1, 8, 1).to(memory_format=torch.channels_last)
+    assert layer(images).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_laying_out_changes_no_value(precision, channels):
+    images = torch.rand(2, channels, 4, 6)
+    assert torch.equal(choose_compute("cpu", precision).lay_out(images), images)
+
+
+@pytest.mark.parametrize(
+    ("described", "fast"),
+    [
+        ("vendor_id : GenuineIntel\nflags : avx512_bf16 amx_bf16", True),
+        ("vendor_id : GenuineIntel\nflags : avx512_bf16", False),
+        ("vendor_id : AuthenticAMD\nflags : avx512_bf16", True),
+        ("vendor_id : AuthenticAMD\nflags : avx2", False),
+    ],
+)
+def test_bf16_is_chosen_where_it_is_faster(tmp_path, described, fast):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(described)
+    assert cpu_has_fast_bf16(cpuinfo) is fast
+
+
+def test_a_machine_that_does_not_describe_its_processor_computes_in_fp32(tmp_path):
+    assert cpu_has_fast_bf16(tmp_path / "absent") is False
+
+
+def test_a_gpu_that_is_not_there_is_refused_in_words(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="device cuda: PyTorch finds no GPU here; choose device cpu or auto"):
+        choose_compute("cuda")
+
+
+def test_more_processes_than_gpus_are_refused_in_words(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match="2 processes want a GPU each and 1 are visible here"):
+        choose_compute("auto", ranks=2)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_is_chosen_on_gpus_that_have_it_themselves(monkeypatch, native):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native or including_emulation)
+    assert compute._has_fast_bf16("cuda") is native

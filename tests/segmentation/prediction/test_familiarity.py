@@ -1,0 +1,216 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from common.errors import InputError
+from imaging.labels import CINE_LABELS, EMIDEC_LABELS
+from imaging.slices.store import ROW_COLUMNS, SliceStore, SliceStoreWriter
+from imaging.studies.box import Box
+from imaging.studies.split import FoldSplit
+from runtime.compute import choose_compute
+from segmentation.prediction.familiarity import (
+    FILE,
+    check_familiarity,
+    describe,
+    fit_cloud,
+    read_familiarity,
+    remember_training,
+    seen_range,
+)
+from segmentation.prediction.plausibility import SeenRange, implausibilities, ventricle_measures
+from segmentation.prediction.segmenter import load_segmenter
+from tests.segmentation.prediction.test_predict import write_model
+from tests.segmentation.toy_slices import draw_slices, write_toy_store
+
+TRAINING = tuple(f"Case_P{number:03}" for number in range(6))
+SPLIT = FoldSplit(0, TRAINING, ("Case_P006", "Case_P007"), ("Case_P008",))
+BOX = Box(10, 10, 50, 50)
+
+
+@pytest.fixture(scope="module")
+def compute():
+    return choose_compute("cpu", "fp32")
+
+
+@pytest.fixture
+def remembered(tmp_path, compute):
+    """An untrained model that remembers toy studies."""
+    store = write_patients(tmp_path / "slices.h5", patients=8)
+    folder = write_model(tmp_path / "model", 0)
+    remember_training(folder, store, SPLIT, compute)
+    return folder
+
+
+def write_patients(path, patients, each=4):
+    """A store of toy slices, `each` a patient."""
+    images, masks = draw_slices(patients * each, 32)
+    rows = pd.DataFrame({"case_id": np.repeat([f"Case_P{number:03}" for number in range(patients)], each)})
+    rows = rows.assign(
+        frame="",
+        donor_ids="",
+        slice_index=np.tile(np.arange(each), patients),
+        replica=0,
+        origin="real",
+        group="infarct",
+    )
+    with SliceStoreWriter(path, write_toy_store(path.with_name("toy.h5")).attributes) as writer:
+        writer.append(images, masks, rows[list(ROW_COLUMNS)])
+    return SliceStore.open(path)
+
+
+def ring(slices=6, side=64, radius=(8, 14), centre=(32, 32)):
+    rows, columns = np.mgrid[:side, :side]
+    distance = np.hypot(rows - centre[0], columns - centre[1])
+    plane = np.where(distance < radius[0], 1, np.where(distance < radius[1], 2, 0)).astype(np.uint8)
+    return np.repeat(plane[None], slices, axis=0)
+
+
+def oddities(regions, boxes=(BOX,), seen=None):
+    return " ".join(implausibilities(regions, boxes, EMIDEC_LABELS, seen))
+
+
+def test_distances_are_those_of_the_normal_distribution():
+    rng = np.random.default_rng(0)
+    training = rng.normal(size=(4000, 3)) @ np.diag([1.0, 10.0, 0.5]) + [5, 0, -3]
+    patients = np.repeat(np.arange(20), 200).astype(str)
+    cloud = fit_cloud(training, patients, training[:0])
+    found = cloud.distances(np.array([[5, 0, -3], [7, 0, -3], [5, -30, -3], [5, 0, -2]]))
+    np.testing.assert_allclose(found, [0, 2, 3, 2], atol=0.15)
+    assert cloud.threshold == pytest.approx(1.1 * 2.795, rel=0.05)  # chi with three degrees: 95 % lie within 2.795
+
+
+def test_the_threshold_rests_on_patients_left_out_and_on_validation():
+    rng = np.random.default_rng(1)
+    training = rng.normal(size=(12, 30))
+    cloud = fit_cloud(training, np.arange(12).astype(str), rng.normal(size=(5, 30)))
+    assert cloud.others.shape == (17,)
+    assert np.median(cloud.others) > cloud.distances(training).max()  # those seen lie closer than others
+
+
+def test_a_patient_is_left_out_with_all_frames():
+    rng = np.random.default_rng(2)
+    frames = rng.normal(size=(6, 1, 20)) + rng.normal(0, 0.01, size=(6, 2, 20))
+    patients = np.repeat(np.arange(6), 2).astype(str)
+    cloud = fit_cloud(frames.reshape(12, 20), patients, np.empty((0, 20)))
+    assert cloud.others.shape == (12,)
+    assert cloud.others.min() > 2 * cloud.distances(frames.reshape(12, 20)).max()
+
+
+def test_a_number_that_never_varied_does_not_make_everything_unlike():
+    rng = np.random.default_rng(3)
+    training = rng.normal(size=(30, 4))
+    training[:, 2] = 0
+    cloud = fit_cloud(training, np.arange(30).astype(str), training[:0])
+    assert np.isfinite(cloud.distances(training)).all()
+    assert cloud.distances(np.array([[0, 0, 0.05, 0]]))[0] < cloud.threshold
+
+
+def test_what_is_remembered_comes_back_from_the_model_folder(remembered, compute):
+    familiarity = read_familiarity(remembered)
+    assert set(familiarity.clouds) == {"features", "appearance"}
+    assert familiarity.clouds["features"].mean.shape == (8,)
+    assert familiarity.clouds["features"].others.shape == (8,)  # six training and two validation patients
+    assert 0.2 < familiarity.seen.lowest["infarction_share"] <= familiarity.seen.highest["infarction_share"] < 0.3
+    assert (remembered / FILE).stat().st_size < 20_000
+    again = remember_training(remembered, SliceStore.open(remembered.parent / "slices.h5"), SPLIT, compute)
+    np.testing.assert_array_equal(again.clouds["features"].covariance, familiarity.clouds["features"].covariance)
+
+
+def test_noise_is_unlike_and_a_training_study_is_not(remembered, compute):
+    segmenter, familiarity = load_segmenter(remembered, compute, flips=False), read_familiarity(remembered)
+    usual = draw_slices(6, 32, seed=0)[0]
+    noise = np.random.default_rng(0).uniform(size=(6, 32, 32)).astype(np.float32)
+    like = check_familiarity([segmenter.features(usual)], [familiarity], usual, segmenter.labels(usual))
+    unlike = check_familiarity([segmenter.features(noise)], [familiarity], noise, segmenter.labels(noise))
+    assert like.sentence == ""
+    assert "unlike the model's training studies" in unlike.sentence
+    assert "appearance at distance" in unlike.sentence
+
+
+def test_a_model_that_remembers_nothing_checks_nothing(tmp_path, compute):
+    folder = write_model(tmp_path / "m", 0)
+    segmenter = load_segmenter(folder, compute)
+    images = draw_slices(2, 32)[0]
+    assert read_familiarity(folder) is None
+    assert check_familiarity([segmenter.features(images)], [None], images, segmenter.labels(images)) is None
+    assert seen_range([None]) is None
+
+
+def test_three_training_patients_are_too_few_to_remember(tmp_path, compute):
+    store, folder = write_patients(tmp_path / "slices.h5", 4), write_model(tmp_path / "m", 0)
+    few = FoldSplit(0, TRAINING[:3], TRAINING[3:4], TRAINING[4:5])
+    assert remember_training(folder, store, few, compute) is None
+    assert not (folder / FILE).exists()
+
+
+@pytest.mark.parametrize("keep", [0, 100])
+def test_a_damaged_file_says_what_to_do(remembered, keep):
+    (remembered / FILE).write_bytes((remembered / FILE).read_bytes()[:keep])
+    with pytest.raises(InputError, match=r"familiarity.safetensors: cannot be read .*rematerialise"):
+        read_familiarity(remembered)
+
+
+def test_a_description_does_not_depend_on_the_order_of_slices(remembered, compute):
+    segmenter = load_segmenter(remembered, compute, flips=False)
+    images, labels = draw_slices(5, 32)
+    features = segmenter.features(images)
+    turned = describe(features[::-1], images[::-1].copy(), labels[::-1])
+    for name, description in describe(features, images, labels).items():
+        np.testing.assert_allclose(turned[name], description, atol=1e-5)
+
+
+def test_a_sound_ventricle_has_no_oddity():
+    assert oddities(ring()) == ""
+    with_empty_ends = ring()
+    with_empty_ends[[0, -1]] = 0
+    assert oddities(with_empty_ends) == ""
+
+
+def test_nothing_drawn_is_said_with_the_number_of_slices():
+    assert "no left ventricle was found in any of the 6 slices" in oddities(np.zeros((6, 64, 64), np.uint8))
+
+
+def test_scattered_slices_are_named():
+    scattered = ring(12)
+    scattered[[1, 2, 4, 5, 6, 7, 9, 10, 11]] = 0
+    assert "only in slices 1, 4, 9 of 12, with 6 empty slices between them" in oddities(scattered)
+
+
+def test_several_pieces_are_measured():
+    pieces = np.maximum(ring(radius=(5, 10), centre=(16, 16)), ring(radius=(5, 10), centre=(46, 46)))
+    assert "50% of the ventricle lies outside the largest piece" in oddities(pieces)
+
+
+def test_an_open_cavity_is_measured():
+    half = ring()
+    half[:, 32:][half[:, 32:] == 2] = 0
+    assert "the cavity is not enclosed" in oddities(half)
+    assert "no cavity was found in the 6 slices with myocardium" in oddities(np.where(ring() == 1, 2, ring()))
+
+
+def test_a_ventricle_at_the_region_s_border_is_said():
+    assert "touches the border of the region in 6 of 6 slices" in oddities(ring(centre=(5, 32)))
+
+
+def test_localisers_that_disagree_are_said():
+    assert "the 2 localisers disagree about the ventricle's place by up to 50 mm" in oddities(
+        ring(), (BOX, Box(40, 50, 80, 90))
+    )
+
+
+def test_a_size_that_training_never_showed_is_said():
+    seen = SeenRange(
+        {"ventricle_mm2": 1500, "cavity_share": 0.3, "infarction_share": 0},
+        {"ventricle_mm2": 3000, "cavity_share": 0.6, "infarction_share": 0.3},
+    )
+    text = oddities(ring(), seen=seen)
+    assert (
+        "mean cross-section of the ventricle (cavity and myocardium) is 609 mm², in training 1500 mm² to 3000 mm²"
+        in text
+    )
+    assert "cavity's share" not in text
+
+
+def test_measures_of_nothing_are_not_numbers():
+    assert np.isnan(list(ventricle_measures(np.zeros((2, 8, 8), np.uint8), EMIDEC_LABELS).values())).all()
+    assert np.isnan(ventricle_measures(ring(), CINE_LABELS)["infarction_share"])
