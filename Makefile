@@ -8,7 +8,7 @@ export SCARFORGE_HOME ?= workspace
 export MLFLOW_DISABLE_TELEMETRY = true
 export NO_ALBUMENTATIONS_UPDATE = 1
 
-.PHONY: install demo test test-ui test-cluster check format ui audit clean
+.PHONY: install demo test test-ui test-cluster test-wheel check format ui audit clean
 
 install: $(INSTALLED)
 
@@ -31,6 +31,15 @@ test-cluster: install ## a fold on a local Ray with PostgreSQL, kill and cancel,
 
 test-ui: install ## both web interfaces, driven in Debian's Chromium (apt-get install chromium)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m ui tests/ui
+
+test-wheel: install ## the wheel alone, in an environment and a folder of its own
+	rm -rf build/wheel
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(PYTHON) -m venv --without-pip build/wheel/env
+	$(BIN)/pip install --quiet --no-deps --target "$$(build/wheel/env/bin/python -c 'import site; print(site.getsitepackages()[0])')" build/wheel/*.whl
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$(build/wheel/env/bin/python -c 'import site; print(site.getsitepackages()[0])')/dependencies.pth"
+	cd build/wheel && env/bin/python -P ../../tests/installed_alone.py
+	cd build/wheel && env/bin/python -P -m pipeline.cli doctor
 
 check: install ## formatting, lints, types, import directions
 	$(BIN)/ruff format --check .
