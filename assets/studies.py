@@ -16,7 +16,7 @@ from engine.outcome import Check, Fact, Outcome, number
     group_name="data",
     kinds={"python", "hdf5"},
     owners=OWNERS,
-    code_version="3",
+    code_version="4",
     check_specs=[check_spec("few_rejected", asset="studies")],
     description="Reads and validates the source's studies and resamples them to 1 x 1 mm in plane.",
 )

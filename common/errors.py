@@ -1,10 +1,12 @@
-"""The one error that users are meant to read, and how it lists values."""
+"""The one error that users are meant to read, and how it tells foreign texts and lists values."""
 
 import re
 from collections.abc import Iterable
 
 # Control characters, line separators, and what stands for bytes that are no UTF-8: all of them can be in file names.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+_LONGEST = 120  # characters of a foreign text in a message
 
 
 class InputError(Exception):
@@ -18,6 +20,16 @@ class InputError(Exception):
 def escaped(text: str) -> str:
     """Return a text with what would break a line, or cannot be written as UTF-8, as an escape."""
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def one_line(value: object) -> str:
+    """Return what a file, a header or a library's error says, on one line and short enough for a message.
+
+    Args:
+        value: A text; an error that says nothing is told by its type.
+    """
+    text = escaped(" ".join(str(value).split())) or type(value).__name__
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def some_of(values: Iterable[object], most: int = 5, between: str = ", ") -> str:

@@ -115,6 +115,7 @@ def patient_group(mask: NDArray[np.integer], labels: LabelSet) -> str:
 
 
 _ROUNDING = 1e-3  # how far a label stored as a float may lie from a whole number
+_MOST_OPEN = 0.6  # of a cavity's rim: a right ventricle's is more, basal slices with the outflow tract are less
 _LARGEST = 2.0**53  # beyond it, neighbouring whole numbers are one float64
 
 
@@ -147,6 +148,27 @@ def to_labels(
     for number, label in values.items():
         translated[numbers == number] = label
     return translated
+
+
+def numbering_note(mask: NDArray[np.uint8], source: str) -> tuple[str, ...]:
+    """Return a sentence where label values (S, H, W) look like another numbering: a cavity that no myocardium encloses.
+
+    ACDC's and M&Ms' right ventricle, or a left one that is called infarct, would pass as tissues of another set.
+    """
+    cavity = mask == CineTissue.CAVITY
+    if not cavity.any():
+        if len(mask) == 1:  # beyond the apex of the cavity
+            return ()
+        what = "no voxel is cavity (1)"
+    else:
+        padded = np.pad(cavity, ((0, 0), (1, 1), (1, 1)))
+        beside = padded[:, :-2, 1:-1] | padded[:, 2:, 1:-1] | padded[:, 1:-1, :-2] | padded[:, 1:-1, 2:]
+        rim = mask[beside & ~cavity]
+        open_share = np.count_nonzero(rim == 0) / max(len(rim), 1)
+        if open_share <= _MOST_OPEN:
+            return ()
+        what = f"{open_share:.0%} of the rim of the cavity (1) is background"
+    return (f"{source}: {what}; look whether its numbers mean other tissues, which no score would tell",)
 
 
 def _whole(mask: NDArray[Any], source: str) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from common.errors import InputError, some_of
+from common.errors import InputError, one_line, some_of
 from imaging.labels import LabelSet
 from imaging.slices.writer import (
     EXTRA_PREFIX,
@@ -29,7 +29,6 @@ from imaging.slices.writer import (
     ContentDigest,
     SliceStoreWriter,
     StoreAttributes,
-    one_line,
 )
 
 __all__ = ["ROW_COLUMNS", "SliceStore", "SliceStoreWriter", "StoreAttributes"]

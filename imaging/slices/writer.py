@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from common.errors import InputError, some_of
+from common.errors import InputError, one_line, some_of
 from imaging.labels import LABEL_SETS, PATIENT_GROUPS, LabelSet
 
 FORMAT = "scarforge slice store"
@@ -74,11 +74,6 @@ class StoreAttributes:
 def canonical_json(content: Any) -> str:
     """Return JSON that is the same text for the same content; refuses NaN and infinity."""
     return json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def one_line(error: Exception) -> str:
-    """Return the text of an error on one line."""
-    return " ".join(str(error).split())
 
 
 def check_images(images: NDArray[np.floating], size: int, where: str) -> NDArray[np.float16]:

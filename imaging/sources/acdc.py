@@ -17,7 +17,7 @@ from common.errors import InputError
 from common.own_files import without_own
 from imaging.labels import CINE_LABELS, CineTissue
 from imaging.sources.config import DEFAULT, SourceConfig
-from imaging.sources.files import composed, files_below, inside, nifti_stem, source_folder, unread_files
+from imaging.sources.files import composed, files_below, inside, nifti_stem, source_folder
 from imaging.sources.nifti_studies import (
     NamedFile,
     NiftiPair,
@@ -27,6 +27,7 @@ from imaging.sources.nifti_studies import (
     read_clinical_text,
 )
 from imaging.sources.patient_names import NamedPlace, Place, tell_places
+from imaging.sources.unread_images import unread_studies
 from imaging.studies.study import RejectedStudy, Study, attempt, read_or_reject
 
 _LABELS = {
@@ -72,7 +73,7 @@ def _studies(
     if left:
         yield left
     read = {path for folder in folders for path in files_below(folder, refuse=False) if _is_named(folder, path)}
-    yield from unread_files(root, (), read, "call it as in patient001/patient001_frame01.nii.gz")
+    yield from unread_studies(root, (), read, "call it as in patient001/patient001_frame01.nii.gz")
 
 
 def _read_patient(root: Path, folder: Path, place: Place) -> Iterator[Study | RejectedStudy]:

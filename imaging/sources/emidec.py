@@ -13,9 +13,10 @@ from common.errors import InputError
 from common.own_files import without_own
 from imaging.labels import EMIDEC_LABELS
 from imaging.sources.config import DEFAULT, SourceConfig
-from imaging.sources.files import composed, files_below, find_file, inside, nifti_stem, source_folder, unread_files
+from imaging.sources.files import composed, files_below, find_file, inside, nifti_stem, source_folder
 from imaging.sources.nifti_studies import nifti_files, nifti_study, read_clinical_table, read_clinical_text
 from imaging.sources.patient_names import NamedPlace, Place, tell_places
+from imaging.sources.unread_images import unread_studies
 from imaging.studies.study import RejectedStudy, Study, read_or_reject
 
 _PARTS = ("Images", "Contours")
@@ -54,7 +55,7 @@ def _studies(
         yield left
     named = ((path, folder) for folder in folders for path in files_below(folder, refuse=False))
     known = {path for path, folder in named if path.parent.name in _PARTS and _is_named(path, folder)}
-    yield from unread_files(root, (), known, "call it as in Case_P001/Images/Case_P001.nii.gz")
+    yield from unread_studies(root, (), known, "call it as in Case_P001/Images/Case_P001.nii.gz")
 
 
 def _read_study(root: Path, folder: Path, place: Place, table: Mapping[str, str]) -> Study:

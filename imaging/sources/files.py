@@ -3,21 +3,13 @@
 import codecs
 import re
 import unicodedata
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from common.errors import InputError, some_of
+from common.errors import InputError
 from common.own_files import without_own
-from imaging.studies.study import RejectedStudy
 
-_MOST_ALONE = 5  # unread files of one kind that are named one by one
 _NIFTI = re.compile(r"(?P<stem>.+)\.nii(\.gz)?", re.IGNORECASE | re.DOTALL)
-_IMAGE = re.compile(
-    r".+(?P<ending>\.(nii|hdr|img|nii\.gz|hdr\.gz|img\.gz|mha|mhd|nrrd|mgh|mgz|dcm|ima|mat|npy|npz|png|tiff?"
-    r"|jpe?g|jp2|bmp|gif|webp))",
-    re.IGNORECASE | re.DOTALL,
-)
-_HALVES, _HALF = (".hdr", ".img", ".hdr.gz", ".img.gz"), "half of a pair and not read"
 
 
 def source_folder(root: Path, what: str, holds: str) -> Path:
@@ -143,35 +135,3 @@ def files_below(folder: Path, refuse: bool = True, within: tuple[Path, ...] = ()
             yield path
         elif own not in within:
             yield from files_below(path, refuse, (*within, own))
-
-
-def unread_files(root: Path, folders: Sequence[Path], read: Collection[Path], how: str) -> Iterator[RejectedStudy]:
-    """Yield what looks like an image by its ending and is not read, so that nothing is passed over unsaid.
-
-    Folders that cannot be listed are the reader's to name.
-
-    Args:
-        root: The source.
-        folders: Where its studies lie. Many files of one kind are named together, for each of these and the others.
-        read: The files that are read, or rejected by name.
-        how: What to do with a file, for the message, such as `save it as PNG`.
-    """
-    kinds: dict[tuple[Path, str], list[Path]] = {}
-    for path in files_below(root, refuse=False):
-        match = _IMAGE.fullmatch(path.name)
-        if match and path not in read:
-            place = next((folder for folder in folders if path.is_relative_to(folder)), root)
-            kinds.setdefault((place, match["ending"].lower()), []).append(path)
-    for (place, ending), paths in kinds.items():
-        what, remedy = (_HALF, "save the pair as one .nii.gz") if ending in _HALVES else ("not read", how)
-        if len(paths) <= _MOST_ALONE:
-            reasons = ((path, f"{path}: is {what}; {remedy}, or move it away") for path in paths)
-            yield from (RejectedStudy(_stem(path), str(path), reason) for path, reason in reasons)
-            continue
-        names = some_of(path.name for path in paths)
-        reason = f"{place}: {len(paths)} files {ending} ({names}) are {what}; {remedy}, or move them away"
-        yield RejectedStudy(some_of(map(_stem, paths)), str(place), reason)
-
-
-def _stem(path: Path) -> str:
-    return nifti_stem(path) or path.stem

@@ -13,9 +13,10 @@ from pathlib import Path
 from common.errors import InputError
 from imaging.labels import CINE_LABELS, CineTissue
 from imaging.sources.config import DEFAULT, SourceConfig
-from imaging.sources.files import listed, nifti_stem, source_folder, unread_files
+from imaging.sources.files import listed, nifti_stem, source_folder
 from imaging.sources.nifti_studies import NamedFile, NiftiPair, nifti_files, nifti_study, pair_by_name
 from imaging.sources.patient_names import FileName, Place, tell_patients, unmatched
+from imaging.sources.unread_images import unread_studies
 from imaging.studies.study import RejectedStudy, Study, read_or_reject
 
 _HOLDS = "images/subject1_DE.nii.gz, labels/subject1_DE_manual.nii.gz and so on"
@@ -59,7 +60,7 @@ def _studies(root: Path, pairs: Sequence[NiftiPair], places: Mapping[str, Place]
         yield left
     named = ((nifti_stem(path), path) for place in _places(root) for path in listed(place))
     read = {path for stem, path in named if stem and (_NAME.fullmatch(stem) or _OTHER_SEQUENCE.fullmatch(stem))}
-    yield from unread_files(root, (), read, f"call it as in {_HOLDS}")
+    yield from unread_studies(root, (), read, f"call it as in {_HOLDS}")
 
 
 def _places(root: Path) -> tuple[Path, ...]:

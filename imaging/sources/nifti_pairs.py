@@ -11,29 +11,27 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import nibabel
 import numpy as np
-from nibabel.openers import ImageOpener
+from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from common.errors import InputError, some_of
 from imaging.labels import LABEL_SETS, patient_group
 from imaging.sources.config import SourceConfig
-from imaging.sources.files import composed, files_below, nifti_stem, source_folder, unread_files
+from imaging.sources.files import composed, files_below, nifti_stem, source_folder
 from imaging.sources.nifti_studies import NamedFile, NiftiPair, nifti_study, pair_by_name
 from imaging.sources.patient_names import FileName, Place, by_study, in_order, tell_patients, unmatched
+from imaging.sources.unread_images import unread_studies
 from imaging.studies.study import RejectedStudy, Study, read_or_reject
+from imaging.volumes.nifti_header import read_header
 
-_nibabel: Any = nibabel  # its type information is partial
 _HOLDS = "images/NAME.nii.gz and labels/NAME.nii.gz"
 _IMAGES, _MASKS = "images", ("labels", "masks")
 _MASK_NAME = re.compile("(?P<name>.+)[-_](gt|seg|label|labels|mask|manual)", re.DOTALL)
 _FIRST_CHANNEL = "_0000"  # nnU-Net's, of images alone
-_NIFTI_2_BYTES = 540  # length of its header
-_NO_HEADER = (OSError, EOFError, zlib.error, ValueError, HeaderDataError, WrapStructError)
+_NO_HEADER = (InputError, OSError, EOFError, zlib.error, ValueError, HeaderDataError, WrapStructError, ImageFileError)
 
 
 def read_nifti_pairs(root: Path, config: SourceConfig) -> Iterator[Study | RejectedStudy]:
@@ -107,7 +105,7 @@ def _studies(found: _Pairs) -> Iterator[Study | RejectedStudy]:
         yield left
     read = {path for pair in found.pairs for path in (*pair.images, *pair.masks)}
     folders = [found.root / name for name in (_IMAGES, *_MASKS)]
-    yield from unread_files(found.root, folders, read, "save it as .nii.gz in images or labels")
+    yield from unread_studies(found.root, folders, read, "save it as .nii.gz in images or labels")
 
 
 def _files(folder: Path) -> list[NamedFile]:
@@ -138,11 +136,7 @@ def _is_volume(root: Path, path: Path) -> bool:
     if not path.resolve().is_relative_to(root):
         return True
     try:
-        with ImageOpener(str(path)) as stream:
-            second = _nibabel.Nifti2Header.may_contain_header(stream.read(_NIFTI_2_BYTES))
-            stream.seek(0)
-            header = (_nibabel.Nifti2Header if second else _nibabel.Nifti1Header).from_fileobj(stream, check=False)
-            shape = header.get_data_shape()
+        shape = read_header(path).get_data_shape()
     except _NO_HEADER:
         return True
     return len(shape) > 2 and min(shape[:3]) > 1

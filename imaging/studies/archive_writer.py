@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import InputError, some_of
+from common.errors import InputError, one_line, some_of
 from common.progress import track
 from imaging.labels import PATIENT_GROUPS, LabelSet
 from imaging.studies.archive import FORMAT, USER_BLOCK, SteadyFile, seal
@@ -204,7 +204,7 @@ class _ArchiveWriter:
         try:
             yield
         except OSError as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise InputError(
                 f"{self._path}: cannot be written ({reason}); free disk space or correct the permissions, "
                 "then run again"

@@ -4,7 +4,7 @@ A reader yields `Study` or `RejectedStudy`: one bad study never stops the others
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from common.errors import InputError, escaped
 from common.guard import guarded
-from imaging.labels import LABEL_SETS, PATIENT_GROUPS, LabelSet
+from imaging.labels import LABEL_SETS, PATIENT_GROUPS, LabelSet, numbering_note
 
-# Beyond these a header is in other units or damaged: cardiac pixels are 0.5 to 3 mm, slices 3 to 20 mm apart.
-_PLAUSIBLE_PIXEL_MM = (0.1, 10.0)
+# Beyond these a header is in other units (0.14 for 1.4 mm is centimetres) or damaged: cardiac pixels are 0.5 to 3 mm,
+# slices 3 to 20 mm apart.
+_PLAUSIBLE_PIXEL_MM = (0.2, 10.0)
 _PLAUSIBLE_SLICE_MM = (0.1, 50.0)
 _DONOR_SEPARATOR = ";"  # between the patients in a store's `donor_ids`
 
@@ -75,7 +76,7 @@ def read_or_reject(case_id: str, path: Path, read: Callable[[], Study]) -> Study
     def read_and_check() -> Study:
         study = read()
         check_study(study)
-        return study
+        return replace(study, notes=(*study.notes, *numbering_note(study.mask, study.path)))
 
     return attempt(case_id, path, read_and_check)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from common.errors import InputError
+from common.errors import InputError, one_line, some_of
 from imaging.volumes.nifti import MOST_VOXELS
 
 _FORMATS = ("PNG", "TIFF")  # Pillow would try sixty others
@@ -89,8 +89,7 @@ def read_pixels(path: Path) -> NDArray[Any]:
     except _UNREADABLE as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the file system's, not the format's
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: not a readable PNG or TIFF ({detail}); export it again") from error
+        raise InputError(f"{path}: not a readable PNG or TIFF ({one_line(error)}); export it again") from error
 
 
 def _pages(path: Path, image: Image.Image) -> NDArray[Any]:
@@ -127,6 +126,7 @@ def _page(path: Path, image: Image.Image) -> NDArray[Any]:
     if image.mode == "PA":
         _opaque(path, np.array(image))
     if image.mode in ("P", "PA"):
+        _check_palette(path, image)
         return np.array(image.convert("RGB"))
     if image.mode == "LA":
         return _opaque(path, np.array(image))[..., 0]
@@ -144,6 +144,19 @@ def _check_stored(path: Path, image: Image.Image) -> None:
     photometric = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC)
     if photometric == 0 and image.mode not in ("1", "L"):  # which Pillow inverts
         raise InputError(f"{path}: stores white as zero; save it with black as zero (MinIsBlack)")
+
+
+def _check_palette(path: Path, image: Image.Image) -> None:
+    """Refuse pixels whose palette has no entry of their number, which Pillow would take for black: background."""
+    entries, numbers = (
+        len(image.getpalette() or ()) // 3,
+        np.array(image).reshape(image.height, image.width, -1)[..., 0],
+    )
+    if numbers.max() >= entries:
+        raise InputError(
+            f"{path}: {np.count_nonzero(numbers >= entries)} pixels have no colour, as its palette has {entries} "
+            f"entries and they are number {some_of(np.unique(numbers[numbers >= entries]))}; save it again"
+        )
 
 
 def _opaque(path: Path, values: NDArray[Any]) -> NDArray[Any]:

@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import InputError, some_of
+from common.errors import InputError, one_line, some_of
 from imaging.volumes.nifti import MOST_VOXELS
 
 _HEADER_BYTES = 128
@@ -246,8 +246,9 @@ def open_mat(path: Path) -> MatFile:
 
 
 def _unreadable(path: Path, error: BaseException) -> InputError:
-    detail = " ".join(str(error).split()) or type(error).__name__
-    return InputError(f"{path}: not a readable MATLAB file ({detail}); copy it again, or save it with -v7 or -v7.3")
+    return InputError(
+        f"{path}: not a readable MATLAB file ({one_line(error)}); copy it again, or save it with -v7 or -v7.3"
+    )
 
 
 def _list_hdf5(path: Path) -> dict[str, _Hdf5Array]:

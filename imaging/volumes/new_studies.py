@@ -104,12 +104,16 @@ def _besides(error: InputError, notes: Sequence[str]) -> str:
 def find_studies(given: Sequence[Path]) -> list[FoundStudy]:
     """Return the studies among files and folders, folders searched to any depth, in the order of names.
 
-    In folders, what this program wrote is passed over; a file that is named is taken, whoever wrote it.
+    In folders, what this program wrote is passed over; a file that is named is taken, whoever wrote it. What is given
+    twice, or below a folder that is given too, is one study.
 
     Raises:
         InputError: A path does not exist or holds no study, or two studies have the same name.
     """
-    found = _named_apart([study for path in given for study in _studies_at(path)])
+    once: dict[Path, FoundStudy] = {}
+    for study in (study for path in given for study in _studies_at(path)):
+        once.setdefault(study.path.absolute(), study)
+    found = _named_apart(list(once.values()))
     names: dict[str, FoundStudy] = {}
     for study in found:
         other = names.setdefault(study.case_id, study)

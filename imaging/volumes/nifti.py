@@ -13,12 +13,11 @@ from typing import Any, Protocol
 import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
-from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
-from common.errors import InputError
+from common.errors import InputError, one_line
 from common.files import written_aside
 from imaging.studies.study import check_affine, check_geometry
 from imaging.volumes.nifti_header import (
@@ -28,6 +27,7 @@ from imaging.volumes.nifti_header import (
     likely_sides,
     mm_in_unit,
     new_geometry,
+    nibabel_silent,
     place_note,
     places,
     read_header,
@@ -195,15 +195,15 @@ def write_label_map(path: Path, mask: NDArray[np.uint8], like: Gridded) -> None:
 def _load(path: Path, spacing_is_told: bool) -> _StoredVolume:
     """Return a volume in its file's order; sides that contradict each other do not matter where the spacing is told."""
     try:
-        header, file = _opened(path)
-        content, surplus = read_whole(header, path)
-        stored = file.dataobj
-        spec = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
-        data = np.asanyarray(_nibabel.arrayproxy.ArrayProxy(BytesIO(content), spec), dtype=np.float64)
-        affine = np.asarray(file.affine, dtype=np.float64)
+        with nibabel_silent():
+            header, file = _opened(path)
+            content, surplus = read_whole(header, path)
+            stored = file.dataobj
+            spec = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
+            data = np.asanyarray(_nibabel.arrayproxy.ArrayProxy(BytesIO(content), spec), dtype=np.float64)
+            affine = np.asarray(file.affine, dtype=np.float64)
     except _UNREADABLE as error:
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: not a readable NIfTI file ({detail}); copy or download it again") from error
+        raise InputError(f"{path}: not a readable NIfTI file ({one_line(error)}); copy or download it again") from error
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     if data.ndim != 3:
@@ -218,8 +218,7 @@ def _load(path: Path, spacing_is_told: bool) -> _StoredVolume:
 def _opened(path: Path) -> tuple[Any, Any]:
     """Return a file's header as it is written, and the file as nibabel opens it, its voxels not yet read."""
     header = read_header(path)
-    with LoggingOutputSuppressor():  # what nibabel would repair is refused below, or does not matter
-        file = _nibabel.load(path)
+    file = _nibabel.load(path)
     if not isinstance(file, _nibabel.Nifti1Image):  # NIfTI-2 is one too; CIFTI is not
         raise ImageFileError(f"it holds a {type(file).__name__}")
     _check_size(file.shape)

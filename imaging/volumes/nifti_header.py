@@ -4,12 +4,16 @@ Two statements that cannot both be true are refused, or one of them is taken and
 """
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import nibabel
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import logger
 from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
@@ -24,12 +28,14 @@ _NUMBER_CODES = frozenset((2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280))
 _MM_IN_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI's codes for metre, millimetre, micrometre; 0 is unknown
 _SPACE_UNITS = 7  # the bits of `xyzt_units` that hold the unit of space
 _NIFTI_2_BYTES = 540  # length of its header
+_GZIP = b"\x1f\x8b"  # how such a file begins
 _SINGLE_FILE = (b"n+1", b"n+2")
 _PLACED = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
 _ROWS = ("srow_x", "srow_y", "srow_z")
 _CHUNK_BYTES = 2**20
 _SAME_SIDE = 0.01  # as a share
 _SHEARED = 1e-3  # how much longer than the distance of slices the way between them is, as a share
+_FEWEST_MM = 40  # a left ventricle is 70 to 100 mm long
 _SAME_PLACE = 0.1  # of the smallest voxel side
 _ORTHONORMAL = 7.5e-5  # of products of direction cosines; ITK 5.4 refuses matrices from 8e-5 to 1.2e-4 on
 
@@ -46,12 +52,49 @@ class Placed(Protocol):
         """The file's."""
 
 
+@contextmanager
+def nibabel_silent() -> Iterator[None]:
+    """Keep nibabel's own words about a header away from the terminal: what it would repair is judged here."""
+    was, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = was
+
+
 def read_header(path: Path) -> Any:
-    """Read a file's header as it is written: nibabel's loader would repair, and reset what it has used."""
-    with ImageOpener(str(path)) as stream:
-        second = _nibabel.Nifti2Header.may_contain_header(stream.read(_NIFTI_2_BYTES))
+    """Read a file's header as it is written: nibabel's loader would repair, and reset what it has used.
+
+    Raises:
+        InputError: The file is compressed and not called so, or called so and not compressed.
+        ImageFileError: It begins otherwise.
+    """
+    _check_compression(path)
+    with nibabel_silent(), ImageOpener(str(path)) as stream:
+        kind = _header_kind(stream.read(_NIFTI_2_BYTES))
+        if kind is None:
+            raise ImageFileError("it does not begin with a NIfTI header")
         stream.seek(0)
-        return (_nibabel.Nifti2Header if second else _nibabel.Nifti1Header).from_fileobj(stream, check=False)
+        return kind.from_fileobj(stream, check=False)
+
+
+def _check_compression(path: Path) -> None:
+    """Raise `InputError` where a NIfTI file's name, by which every program opens it, hides whether it is compressed."""
+    with path.open("rb") as stream:
+        start = stream.read(_NIFTI_2_BYTES)
+    said = f"{path}: not a readable NIfTI file"
+    called_gz, is_gz = path.suffix.lower() == ".gz", start.startswith(_GZIP)
+    if is_gz and not called_gz:
+        raise InputError(f"{said} (compressed, unlike its name); rename it to {path.name}.gz")
+    if called_gz and not is_gz and _header_kind(start):
+        raise InputError(f"{said} (not compressed, unlike its name); rename it to {path.name[:-3]}")
+
+
+def _header_kind(start: bytes) -> Any:
+    kinds = (_nibabel.Nifti2Header, _nibabel.Nifti1Header)
+    return next((kind for kind in kinds if kind.may_contain_header(start)), None)
 
 
 def mm_in_unit(header: Any) -> float:
@@ -129,7 +172,7 @@ def voxel_sides(header: Any, affine: NDArray[np.float64], path: Path) -> tuple[S
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     usable = np.isfinite(affine).all() and all(0 < side < float("inf") for side in pixdim)
     if not usable or _same_sides(pixdim, affine):
-        return _triple(pixdim), ()
+        return _triple(pixdim), _forgotten(pixdim, header, path)
     said = f"pixdim says {_sides(pixdim)} and its affine {_sides(lengths)} (column, row, slice as stored)"
     if _unset(lengths):
         silent = says_nothing(affine)  # a unit matrix is no statement at all
@@ -139,6 +182,15 @@ def voxel_sides(header: Any, affine: NDArray[np.float64], path: Path) -> tuple[S
         taken = f"{path}: {said}; that of the affine is taken: correct the header, volumes depend on it"
         return _triple(lengths.round(6)), (taken,)
     raise InputError(f"{path}: {said}, so that volumes cannot be told; correct the header")
+
+
+def _forgotten(pixdim: Sequence[float], header: Any, path: Path) -> tuple[str, ...]:
+    """Return a sentence where a file says 1 mm throughout and its stack would be thinner than a heart."""
+    fewest = min(header.get_data_shape()[:3])
+    if not _unset(pixdim) or fewest >= _FEWEST_MM:
+        return ()
+    said = "pixdim and affine both say 1 x 1 x 1, as programs write that know no spacing"
+    return (f"{path}: {said}, so that {fewest} slices are {fewest} mm: correct the header, volumes depend on it",)
 
 
 def likely_sides(header: Any, affine: NDArray[np.float64]) -> Sides:

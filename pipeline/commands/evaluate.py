@@ -4,6 +4,7 @@ Tables of an evaluation's summary for a console: one model's with all columns, s
 """
 
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def evaluate(reference: Path, prediction: Path, form: str, output: Path) -> int:
 def _print(evaluation: Evaluation, summary: pd.DataFrame, output: Path) -> None:
     console = wide_console()
     print_summary(console, {"": summary})
-    for note in evaluation.notes:
+    for note in chain.from_iterable(evaluation.notes.values()):
         say(f"warning: {note}")
     for problem in evaluation.problems:
         say(f"scarforge: {problem}")

@@ -174,7 +174,8 @@ class ExternalTestRun:
         for name, table in tables.by_name().items():
             _write_or_remove(options.output / f"{name}.csv", table)
         own = [self._facts_of(*pair, each) for pair, each in zip(self.pairs, evaluations, strict=True)]
-        content = {**facts, "label_set": self.references.labels.name, "warnings": self.references.notes, "models": own}
+        warnings = [note for notes in self.references.notes.values() for note in notes]
+        content = {**facts, "label_set": self.references.labels.name, "warnings": warnings, "models": own}
         write_json(options.output / "external_test.json", content)
         self._print(tables, evaluations, options.output)
         problems = any(evaluation.problems for evaluation in evaluations)

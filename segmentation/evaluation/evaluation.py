@@ -85,7 +85,7 @@ class Evaluation:
         unscored: Why, by patient, where a study could not be scored.
         studies: Number of studies (patients and frames) in the reference folder.
         scored: How many of them were scored.
-        notes: What the files say differently in two places, which is scored all the same.
+        notes: What the files say differently in two places, by patient, which is scored all the same.
     """
 
     scores: pd.DataFrame
@@ -94,7 +94,7 @@ class Evaluation:
     unscored: Mapping[str, str]
     studies: int
     scored: int
-    notes: tuple[str, ...] = ()
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def evaluate_folders(reference: Path, prediction: Path, form: LabelFormat) -> Evaluation:
@@ -128,7 +128,7 @@ def evaluate_folders(reference: Path, prediction: Path, form: LabelFormat) -> Ev
         unscored=reader.unscored,
         studies=reader.studies,
         scored=len(volumes) - len(failed),
-        notes=tuple(reader.notes),
+        notes=reader.notes,
     )
 
 
@@ -158,7 +158,7 @@ class _Reader:
     references: LabelFolder
     predictions: LabelFolder
     problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     unscored: dict[str, str] = field(default_factory=dict)
     known: list[tuple[str, str, LabelMap]] = field(default_factory=list)
     numbers: NumberConfusion = field(default_factory=NumberConfusion)
@@ -200,12 +200,12 @@ class _Reader:
         predicted = self._predicted(case_id, names, files)
         for frame, labels in maps.items():
             self.known.append((case_id, names[frame], labels))
-            self.notes += labels.notes
+            self._note(case_id, labels.notes)
             found: list[LabelMap] = []
             with guarded(predicted.get(names[frame], case_id), partial(self.refuse, case_id)):
                 found.append(self._prediction(case_id, names[frame], predicted, volumes[frame]))
             for each in found:
-                self.notes += each.notes
+                self._note(case_id, each.notes)
                 self.numbers.count(labels.numbers, each.numbers)
                 yield ScoredVolume(case_id, names[frame], labels.mask, each.mask, labels.spacing_mm)
 
@@ -236,6 +236,10 @@ class _Reader:
         if name not in predicted:
             raise InputError(f"{f'{case_id} {name}'.strip()}: its prediction is missing; add it")
         return read_prediction(predicted[name], self.form, reference)
+
+    def _note(self, case_id: str, notes: tuple[str, ...]) -> None:
+        if notes:
+            self.notes[case_id] = (*self.notes.get(case_id, ()), *notes)
 
     def _refuse_reference(self, case_id: str, reason: str) -> None:
         self.refuse(case_id, f"reference {reason}")
@@ -292,9 +296,10 @@ def summarise_evaluation(evaluation: Evaluation) -> pd.DataFrame:
 
 
 def patient_table(evaluation: Evaluation) -> pd.DataFrame:
-    """Return one row a patient: `case_id`, `problem`, then `metric/rule/tissue` and for cine `…/frame`.
+    """Return one row a patient: `case_id`, `problem`, `warnings`, then `metric/rule/tissue` and for cine `…/frame`.
 
-    Slices are averaged. A patient of whom nothing could be scored has empty cells and a problem.
+    Slices are averaged. `warnings` are what the files say differently in two places; they change no score. A patient
+    of whom nothing could be scored has empty cells and a problem.
     """
     scores = patient_rows(evaluation.scores)
     names = scores["metric"] + "/" + scores["rule"] + "/" + scores["tissue"]
@@ -305,6 +310,7 @@ def patient_table(evaluation: Evaluation) -> pd.DataFrame:
     everyone = sorted(set(patient_rows(evaluation.yardstick)["case_id"]) | set(evaluation.unscored))
     wide = wide.reindex(everyone).rename_axis(index="case_id", columns=None).reset_index()
     wide.insert(1, "problem", [evaluation.unscored.get(case_id, "") for case_id in wide["case_id"]])
+    wide.insert(2, "warnings", [" | ".join(evaluation.notes.get(case_id, ())) for case_id in wide["case_id"]])
     return wide
 
 

@@ -87,14 +87,14 @@ class References:
         known: (case_id, frame, mask (S, H, W), spacing in mm) of every usable study.
         rejected: Why, by patient, where a study of the source cannot be used.
         problems: One line for each of these.
-        notes: What the files of usable studies say differently in two places.
+        notes: What the files of usable studies say differently in two places, by patient.
     """
 
     labels: LabelSet
     known: list[tuple[str, str, Mask, tuple[float, float, float]]] = field(default_factory=list)
     rejected: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def add(self, item: Study | RejectedStudy) -> bool:
         """Take in what a source yields, and tell whether it can be scored; a study that comes twice counts once."""
@@ -107,7 +107,8 @@ class References:
             return False
         mask = merge_labels(item.mask, LABEL_SETS[item.label_set], self.labels)
         self.known.append((item.case_id, item.frame, mask, item.spacing_mm))
-        self.notes += item.notes
+        if item.notes:
+            self.notes[item.case_id] = (*self.notes.get(item.case_id, ()), *item.notes)
         return True
 
 
@@ -188,6 +189,7 @@ def evaluate_tested(references: References, tested: ModelUnderTest) -> Evaluatio
         unscored=unscored,
         studies=studies,
         scored=len(volumes) - (len(problems) - before),
+        notes=references.notes,
     )
 
 

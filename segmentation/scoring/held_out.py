@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from common.errors import InputError
+from common.errors import InputError, one_line
 from common.files import write_atomically
 from imaging.slices.store import SliceStore
 from imaging.studies.archive import StudyArchive
@@ -84,7 +84,7 @@ def read_predictions(path: Path) -> PredictedSlices:
             places = pd.DataFrame({**texts, "slice_index": file["slice_index"][:]})
             return PredictedSlices(places, file["reference"][:], file["prediction"][:], str(file.attrs["digest"]))
     except (OSError, RuntimeError, KeyError, ValueError, InputError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(
             f"{path}: is not a readable file of predictions ({reason}); rematerialise the scores asset that wrote it"
         ) from error

@@ -36,7 +36,7 @@ def lines_of(capsys):
 
 def scored(folder, output, form="emidec"):
     status = evaluate(folder / "ref", folder / "pred", form, output)
-    return status, pd.read_csv(output / "patients.csv", keep_default_na=False).set_index("case_id")
+    return status, read_csv(output / "patients.csv", keep_default_na=False).set_index("case_id")
 
 
 def segmented(home, given, output):
@@ -224,3 +224,24 @@ def write_pair(root, name, label_map):
     for folder, data in (("images", image), ("labels", mask.astype(np.uint8))):
         (root / folder).mkdir(parents=True, exist_ok=True)
         nibabel.save(nibabel.Nifti1Image(data, labels.affine), root / folder / f"{name}.nii.gz")
+
+
+NAMES = ("001", "01", "1", "1e5", "-1", "NaN", "NA", "null", "None", "True", "inf", "all", "mean", "a,b", 'q"x', "=1+1")
+
+
+def test_ids_that_look_like_numbers_or_gaps_stay_texts_in_every_table(tmp_path):
+    mask = np.zeros((20, 20, 4), np.uint8)
+    mask[5:15, 5:15], mask[8:12, 8:12] = 2, 1
+    for folder, data in (("ref", mask), ("pred", np.roll(mask, 1, 0))):
+        (tmp_path / folder).mkdir()
+        for name in NAMES:
+            image = nibabel.Nifti1Image(data, np.diag([-1.4, -1.4, 8, 1]))
+            nibabel.save(image, tmp_path / folder / f"{name}.nii.gz")
+    assert evaluate(tmp_path / "ref", tmp_path / "pred", "emidec", tmp_path) == 0
+    patients = read_csv(tmp_path / "patients.csv", dtype=str, keep_default_na=False)
+    assert sorted(patients["case_id"]) == sorted(NAMES)
+    assert len(set(patients["dice/official/myocardium"])) == 1
+    scores = read_scores(tmp_path / "scores.csv")
+    assert set(scores.query("rule == 'official'")["case_id"]) == set(NAMES)
+    summary = pd.read_csv(tmp_path / "summary.csv").query("rule == 'official' and metric == 'dice'")
+    assert set(summary["patients"]) == set(summary["of_patients"]) == {len(NAMES)}

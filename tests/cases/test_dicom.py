@@ -205,3 +205,10 @@ def test_phases_of_one_series_are_volumes_of_their_own_beside_another_series(tmp
     names = ["d_series1_frame01", "d_series1_frame02", "d_series2"]
     assert [volume.case_id for volume in volumes_of(found)] == names
     assert [volume.case_id for volume in volumes_of(found, phase=2)] == names[1:]
+
+
+def test_a_study_that_is_given_twice_is_one_study(case: Callable[[str], Path]) -> None:
+    folder = case("14") / "d"
+    once = [study.case_id for study in find_studies([folder])]
+    assert [study.case_id for study in find_studies([folder, folder])] == once
+    assert [study.case_id for study in find_studies([folder, folder / "ANISO"])] == once

@@ -136,11 +136,13 @@ def test_a_spacing_that_one_of_two_places_lacks_is_taken_from_the_other_and_said
     predict(home, images, PredictOptions(MODEL, tmp_path / "maps"))
     told = capsys.readouterr().err
     page = (tmp_path / "maps" / "index.html").read_text(encoding="utf-8")
+    predictions = pd.read_csv(tmp_path / "maps" / "predictions.csv").set_index("case_id")
     for stem, said in BOTH.items():
         assert f"warning: {stem}: {root / 'images' / stem}.nii.gz: {said}" in told
         assert said in page
         content = json.loads((tmp_path / "maps" / f"{stem}.json").read_text())
         assert said in content["warnings"][0]
+        assert said in predictions.loc[stem, "warnings"]
         assert content["spacing_mm"] == pytest.approx(TRUE_MM)
     labels = root / "labels"
     assert evaluate(labels, labels, "emidec", tmp_path / "scores") == 2
@@ -149,6 +151,9 @@ def test_a_spacing_that_one_of_two_places_lacks_is_taken_from_the_other_and_said
     assert external_test(home, ExternalTestOptions((MODEL,), "nifti", root, tmp_path / "tested")) == 2
     warnings = json.loads((tmp_path / "tested" / "external_test.json").read_text())["warnings"]
     assert len(warnings) == 4  # image and mask of two studies
+    patients = pd.read_csv(tmp_path / "tested" / "patients.csv").set_index("case_id")
+    for stem, said in BOTH.items():
+        assert patients.loc[stem, "warnings"].count(said) == 2
 
 
 def test_a_spacing_that_disagrees_reaches_the_dataset_card(case: Case, tmp_path: Path) -> None:
@@ -328,7 +333,7 @@ def test_an_odd_mask_is_one_bounded_line_and_the_rest_is_scored(
 def test_a_harmless_oddity_of_a_mask_is_read_right(case: Case, tmp_path: Path, folder: str) -> None:
     place = case("17") / "d" / folder
     assert evaluate(place / "ref", place / "pred", "emidec", tmp_path) == 0
-    patients = pd.read_csv(tmp_path / "patients.csv").set_index("case_id").drop(columns="problem")
+    patients = pd.read_csv(tmp_path / "patients.csv").set_index("case_id").drop(columns=["problem", "warnings"])
     np.testing.assert_array_equal(patients.loc["x"], patients.loc["good"])
 
 
@@ -340,5 +345,7 @@ def test_forgotten_sides_are_said_and_volumes_are_right(
     told = capsys.readouterr().err
     assert "ref/x.nii.gz: pixdim says 1 x 1 x 1 and its affine 1.457 x 1.457 x 8" in told
     assert "pred/x.nii.gz: pixdim says 1 x 1 x 1 and its affine 1.457 x 1.457 x 8" in told
-    patients = pd.read_csv(tmp_path / "patients.csv").set_index("case_id").drop(columns="problem")
-    np.testing.assert_allclose(patients.loc["x"], patients.loc["good"], rtol=1e-5)
+    patients = pd.read_csv(tmp_path / "patients.csv", keep_default_na=False).set_index("case_id")
+    assert patients["warnings"].map(lambda told: told.count("pixdim says 1 x 1 x 1")).to_dict() == {"good": 0, "x": 2}
+    values = patients.drop(columns=["problem", "warnings"]).replace("", "nan").astype(float)
+    np.testing.assert_allclose(values.loc["x"], values.loc["good"], rtol=1e-5)

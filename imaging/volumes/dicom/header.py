@@ -28,7 +28,7 @@ from pydicom.uid import (
     MRImageStorage,
 )
 
-from common.errors import InputError
+from common.errors import InputError, one_line
 
 # What pydicom raises for an element whose bytes are not what its type says.
 _UNDECODABLE = (BytesLengthException, ValueError, TypeError, OverflowError)
@@ -38,7 +38,6 @@ _UNREADABLE = (
     *(AttributeError, LookupError, RuntimeError, AssertionError, EOFError, MemoryError),
     *(struct.error, zlib.error),
 )
-_LONGEST = 120  # characters of a foreign text in a message
 
 
 @dataclass(frozen=True)
@@ -132,13 +131,6 @@ def pydicom_on(path: Path) -> Iterator[None]:
             raise InputError(
                 f"{path}: not a readable DICOM file ({one_line(error)}); export or copy it again"
             ) from error
-
-
-def one_line(value: object) -> str:
-    """Return what a file or an error says, short enough for a message."""
-    words = " ".join(str(value).split()) or type(value).__name__
-    text = "".join(letter if letter.isprintable() else "?" for letter in words)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 _MULTI_FRAME = (EnhancedMRImageStorage, EnhancedMRColorImageStorage, LegacyConvertedEnhancedMRImageStorage)

@@ -15,14 +15,13 @@ from pydicom import FileDataset, dcmread
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
-from common.errors import InputError
+from common.errors import InputError, one_line
 from imaging.volumes.dicom.header import (
     IMAGES_IN_MOSAIC,
     DicomHeader,
     check_kind,
     check_scanned,
     image_type,
-    one_line,
     pydicom_on,
     type_text,
 )

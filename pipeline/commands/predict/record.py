@@ -86,6 +86,7 @@ def as_row(predicted: Predicted, model: Mapping[str, Any]) -> dict[str, Any]:
         "study": str(predicted.study.path),
         "label_map": str(predicted.folder / f"{predicted.case_id}.nii.gz"),
         "flags": " | ".join(predicted.flags),
+        "warnings": " | ".join(predicted.study.notes),
         "likeness": (check.sentence or "like the training studies") if check else NOT_CHECKED,
         **({f"{name}_distance": one.distance for name, one in check.distances.items()} if check else {}),
         **{f"{name}_ml": value for name, value in prediction.volumes_ml.items()},
