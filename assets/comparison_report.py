@@ -65,6 +65,8 @@ def report_setup(forge: Forge) -> "Setup":
     settings, studies = forge.settings(), open_studies(forge)
     pix2pix, simulator = settings.pix2pix, settings.simulator
     shares = simulator.shares.model_dump()
+    if simulator.paint == "lesion":  # which keeps real anatomies
+        shares.pop("synthetic_anatomy")
     synthesis = Synthesis(
         steps=pix2pix.steps,
         batch=pix2pix.batch,
@@ -74,6 +76,8 @@ def report_setup(forge: Forge) -> "Setup":
         strategy_shares={name: share / sum(shares.values()) for name, share in shares.items()},
         infarct_limits=simulator.infarct_limits,
         no_reflow_limits=simulator.no_reflow_limits,
+        transplanted=settings.transplants,
+        lesions_alone=settings.paints == "lesion",
     )
     groups = pd.Series(studies.groups()).value_counts()
     return Setup(
@@ -89,8 +93,9 @@ def report_setup(forge: Forge) -> "Setup":
         training_slices=settings.training_slices,
         synthetic_slices=settings.synthetic_slices,
         localiser_steps=settings.localiser.steps,
+        mixing=settings.mixing,
         synthesis=synthesis,
-        networks={name: settings.network(name) for name in ("attention_res_unet", "halsr_net")},
+        networks={name: settings.training(name, "real_only") for name in ("attention_res_unet", "halsr_net")},
     )
 
 

@@ -15,10 +15,12 @@ from assets.quality_instruments import JUDGE, instruments_of, utility_config
 from common.tables import write_csv
 from engine.forge import Forge, require_fold
 from engine.outcome import Check, Fact, Outcome, image, number
+from imaging.labels import Tissue
 
 if TYPE_CHECKING:
     from engine.settings import QualitySettings, Settings
     from gan.quality.proof import Material, PairedSlices, QualityReport
+    from gan.quality.slices import Images
     from runtime.compute import Compute
 
 
@@ -27,7 +29,7 @@ def quality_checks(report: "QualityReport", settings: "Settings") -> tuple[Check
     limits = settings.quality
     return (
         _adherence(report, limits),
-        _no_copies(report, limits),
+        _no_copies(report, settings),
         _variety(report, limits),
         *_against_mean_paint(report),
     )
@@ -49,19 +51,26 @@ def _adherence(report: "QualityReport", limits: "QualitySettings") -> Check:
     )
 
 
-def _no_copies(report: "QualityReport", limits: "QualitySettings") -> Check:
-    """Pixels decide: pooled features see the shape too, which a patient's own anatomy shares by design."""
+def _no_copies(report: "QualityReport", settings: "Settings") -> Check:
+    """Pixels decide: pooled features see the shape too, which a patient's own anatomy shares by design.
+
+    A repainted heart is compared inside its holes, its own patient left out. Transplanted lesions are a donor's by
+    design, and block nothing.
+    """
+    limits = settings.quality
     shares = report.table[report.table["measure"].str.startswith("copies/")]
     figures = {
         f"{row['features']}/{row['subject']}/{row['measure'].removeprefix('copies/')}": float(row["value"])
         for row in shares.to_dict("records")
     }
-    found = report.value("copies/copied", "ventricle", "synthetic")
+    region = str(shares["region"].iloc[0])
+    found = report.value("copies/copied", region, "synthetic")
     return Check(
         "no_copies",
-        found <= limits.maximum_copied_share,
+        settings.transplants or found <= limits.maximum_copied_share,
         {"copied_share": found, "maximum": limits.maximum_copied_share, **figures},
-        "Few synthetic ventricles are as near to one training patient, and to no other, as 1 % of real patients are.",
+        f"Few synthetic {region}s are as near to one training patient, and to no other, as 1 % of real patients are."
+        + (" Not judged: transplanted lesions are their donors'." if settings.transplants else ""),
     )
 
 
@@ -155,6 +164,7 @@ def _assess(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Ou
     write_csv(report.copies.worst, folder / "closest_pairs.csv")
     verdicts = [(check.name, check.passed, check.description) for check in checks]
     title = f"{forge.source}, profile {forge.profile}, fold {require_fold(context)}"
+    title += ", transplanted lesions" if settings.transplants else ""
     write_quality_page(report, folder / "quality.html", title, verdicts)
     save_pairs(report, forge, folder / "pairs.png")
     return Outcome(_facts(context, forge, folder, report), checks)
@@ -162,26 +172,38 @@ def _assess(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Ou
 
 def _material(forge: Forge, fold: int, compute: "Compute") -> "Material":
     from gan.generation.hole import mean_paint
-    from gan.generation.slices import redraw
     from gan.quality.proof import Material
 
     settings = forge.settings()
     training, validation = _real_slices_with_ventricle(forge, fold)
     images, masks = validation.images, validation.masks
     painter = mean_paint(open_slices(forge, "augmented_slices", fold))
-    # Where Pix2Pix is given the real background, the yardstick is given it too.
-    context, margin_px = settings.pix2pix.context, settings.pix2pix.hole_margin_px
+    # Where the real background is kept, the yardstick is given it too.
+    context, margin_px = settings.pix2pix.context or settings.transplants, settings.pix2pix.hole_margin_px
     return Material(
         open_slices(forge, "synthetic_slices", fold),
         training,
         validation,
-        redraw(forge.finished("pix2pix", fold).model(), images, masks, compute, settings.split_seed),
-        painter.in_context(images, masks, margin_px) if context else painter(masks),
+        _redrawn(forge, fold, validation, compute),
+        painter.in_context(images, masks, margin_px, settings.paints) if context else painter(masks),
     )
 
 
+def _redrawn(forge: Forge, fold: int, validation: "PairedSlices", compute: "Compute") -> "Images":
+    from gan.generation.slices import redraw
+    from gan.generation.transplant import retransplant
+
+    settings, images, masks = forge.settings(), validation.images, validation.masks
+    if settings.transplants:
+        return retransplant(images, masks, settings.transplant)
+    return redraw(forge.finished("pix2pix", fold).model(), images, masks, compute, settings.split_seed)
+
+
 def _real_slices_with_ventricle(forge: Forge, fold: int) -> tuple["PairedSlices", "PairedSlices"]:
-    """Return training and validation patients' slices that show the ventricle; without one there is nothing to draw."""
+    """Return training and validation patients' slices that show the ventricle; without one there is nothing to draw.
+
+    Where lesions alone are painted, a validation slice without any would be drawn again as it is, and is left out.
+    """
     from gan.quality.proof import PairedSlices
 
     split = open_split(forge, fold)
@@ -189,7 +211,10 @@ def _real_slices_with_ventricle(forge: Forge, fold: int) -> tuple["PairedSlices"
     seen = store.masks().any(axis=(1, 2))
     cases = store.rows["case_id"]
     rows = [np.flatnonzero(cases.isin(patients).to_numpy() & seen) for patients in (split.train, split.validation)]
-    return PairedSlices.of(store, rows[0]), PairedSlices.of(store, rows[1])
+    training, validation = (PairedSlices.of(store, part) for part in rows)
+    if forge.settings().paints == "lesion":
+        validation = validation.at(np.flatnonzero((validation.masks >= Tissue.INFARCT).any(axis=(1, 2))))
+    return training, validation
 
 
 def save_pairs(report: "QualityReport", forge: Forge, path: Path) -> None:
@@ -220,7 +245,7 @@ def _facts(context: dg.AssetExecutionContext, forge: Forge, folder: Path, report
         scores,
         files,
         stage="synthesis_quality",
-        network="pix2pix",
+        network=forge.settings().synthesis.method,
         training_set="synthetic",
     )
     if run_id:

@@ -37,7 +37,7 @@ def instruments_of(
     return Instruments(
         extractors(settings.quality, judge, compute),
         judge.labels,
-        _draw(forge.finished("pix2pix", fold).model(), validation, compute),
+        _draw(forge, fold, validation, compute),
         perceptual_distances(settings.quality, compute),
         _taught_by_synthetic(context, forge, folder, compute),
     )
@@ -87,13 +87,18 @@ def utility_config(settings: "Settings") -> "TrainConfig | None":
     return type(config).model_validate({**config.model_dump(mode="json"), **changed})
 
 
-def _draw(model: Path, validation: "PairedSlices", compute: "Compute") -> "Draw":
-    """Return a function that draws validation slices again with given seeds of the noise."""
-    from gan.generation.hole import ventricle_hole
+def _draw(forge: Forge, fold: int, validation: "PairedSlices", compute: "Compute") -> "Draw":
+    """Return a function that draws validation slices again with given seeds of the noise, which transplants lack."""
+    from gan.generation.hole import own_hole
     from gan.generation.slices import load_generator
+    from gan.generation.transplant import retransplant
 
-    generator = load_generator(model, compute)
-    holes = ventricle_hole(validation.masks, generator.config.hole_margin_px)
+    settings = forge.settings()
+    if settings.transplants:
+        again = retransplant(validation.images, validation.masks, settings.transplant)
+        return lambda rows, _: again[rows]
+    generator = load_generator(forge.finished("pix2pix", fold).model(), compute)
+    holes = own_hole(validation.masks, generator.config.paint, generator.config.hole_margin_px)
 
     def draw(rows: NDArray[np.integer[Any]], seeds: Sequence[int]) -> NDArray[np.float32]:
         return generator.draw(validation.masks[rows], validation.images[rows], holes[rows], seeds)

@@ -35,7 +35,7 @@ def segmenter(name: str, network: str, training_set: str, description: str) -> d
         from segmentation.training.start_weights import start_versions  # brings torch, which only a step needs
 
         fold, settings = require_fold(context), forge.settings()
-        config = settings.network(network)
+        config = settings.training(network, training_set)
         parents = {**forge.parent_versions(context), **start_versions(config)}
         records = {}
         for seed in settings.seeds:
@@ -57,7 +57,7 @@ def _training(
         }
         # The run is named by these: the arm first, since MLflow cuts long names.
         tags = {"training_set": training_set, "network": network, "stage": "training"}
-        config = forge.settings().network(network)
+        config = forge.settings().training(network, training_set)
         result = train_in_own_process(context, forge, folder, "segmenter", inputs, config, seed, tags)
         return as_outcome(folder, result, forge)
 

@@ -1,10 +1,11 @@
-"""Label map to image: Pix2Pix, simulated lesion masks, and the synthetic slices drawn from them."""
+"""Label map to image: Pix2Pix, lesion masks, and the synthetic slices drawn from them; or transplanted lesions."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
 import numpy as np
+import pandas as pd
 
 from assets.parts.checks import FOLDS, OWNERS, check_spec, class_balance, leak_check
 from assets.parts.inputs import VARIED_SLICES, open_slices, open_split, slices_file, split_file
@@ -14,7 +15,7 @@ from assets.slices import code_version_of, store_facts, training_rows
 from common.errors import InputError
 from common.tables import write_csv
 from engine.forge import Forge, require_fold
-from engine.outcome import Fact, Outcome, image
+from engine.outcome import Check, Fact, Outcome, image, text
 from imaging.slices.store import SliceStore
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def pix2pix(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeRe
         )
         return as_outcome(folder, result, forge)
 
+    if settings.transplants:
+        return forge.materialise(context, lambda _: _not_trained(), settings.synthesis)
     return forge.materialise(context, build, settings.pix2pix, _weights_read(settings))
 
 
@@ -58,6 +61,11 @@ def _weights_read(settings: "Settings") -> dict[str, str]:
     """Return the content of VGG16's weights where the loss reads them."""
     weights = settings.quality.weights if settings.pix2pix.perceptual_weight else {}
     return {"vgg16_weights": weights["vgg16_weights"]} if "vgg16_weights" in weights else {}
+
+
+def _not_trained() -> Outcome:
+    nothing = Check("finite_losses", True, {"rounds": 0}, "Nothing was trained.")
+    return Outcome({"used": text("not used: synthesis.method is transplant, which needs no generator")}, (nothing,))
 
 
 @dg.asset(
@@ -71,7 +79,7 @@ def _weights_read(settings: "Settings") -> dict[str, str]:
         check_spec("no_patient_leak", asset="lesion_masks", blocking=True),
         check_spec("class_balance", asset="lesion_masks"),
     ],
-    description="Simulated label maps: grown lesions, lesions carried over from other patients, synthetic anatomy.",
+    description="Label maps: grown lesions, lesions of other patients, synthetic anatomy; or transplanted slices.",
 )
 def lesion_masks(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
     """Simulate masks, each with the background slice it will be drawn into."""
@@ -81,13 +89,12 @@ def lesion_masks(context: dg.AssetExecutionContext, forge: Forge) -> dg.Material
         "balance": settings.balance.model_dump(mode="json"),
         "masks": settings.synthetic_slices,
     }
+    if settings.transplants:
+        config |= {"transplant": settings.transplant.model_dump(mode="json")}
     return forge.materialise(context, lambda folder: _simulate(context, forge, folder), config)
 
 
 def _simulate(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outcome:
-    from common.workers import worker_processes
-    from gan.simulator import write_lesion_masks
-
     fold, settings = require_fold(context), forge.settings()
     split = open_split(forge, fold)
     real = open_slices(forge, "real_slices", fold)
@@ -97,22 +104,43 @@ def _simulate(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> 
             "run the job `cine`, which is the real-only half of the graph"
         )
     path = folder / "slices.h5"
-    statistics = write_lesion_masks(
-        path,
-        real,
-        training_rows(real, split.train),
-        settings.synthetic_slices,
-        settings.simulator,
-        settings.balance,
-        settings.split_seed,
-        worker_processes(settings.processes),
-        code_version_of(context),
-    )
+    write = _write_transplants if settings.transplants else _write_masks
+    statistics = write(path, real, training_rows(real, split.train), settings, code_version_of(context))
     write_csv(statistics, folder / "statistics.csv")
     store = SliceStore.open(path, verify=False)
     facts = store_facts(store, folder) | {"strategies": Fact.table(statistics.head(60))}
     facts |= _beside_training_slices(real, training_rows(real, split.train), store, settings.simulator, folder)
     return Outcome(facts, (leak_check(store, split), class_balance(store, settings.balance)))
+
+
+def _write_masks(
+    path: Path, real: SliceStore, train: np.ndarray, settings: "Settings", code_version: str
+) -> pd.DataFrame:
+    from common.workers import worker_processes
+    from gan.simulator import write_lesion_masks
+
+    return write_lesion_masks(
+        path,
+        real,
+        train,
+        settings.synthetic_slices,
+        settings.simulator,
+        settings.balance,
+        settings.split_seed,
+        worker_processes(settings.processes),
+        code_version,
+    )
+
+
+def _write_transplants(
+    path: Path, real: SliceStore, train: np.ndarray, settings: "Settings", code_version: str
+) -> pd.DataFrame:
+    """Write the slices with their transplanted lesions: label maps and images in one."""
+    from gan.generation.transplant import summarise_transplants, write_transplants
+
+    count, balance = settings.synthetic_slices, settings.balance
+    write_transplants(path, real, train, count, settings.transplant, balance, settings.split_seed, code_version)
+    return summarise_transplants(SliceStore.open(path, verify=False))
 
 
 def _beside_training_slices(
@@ -139,7 +167,7 @@ def _beside_training_slices(
     code_version="3",
     pool="gpu",
     check_specs=[check_spec("no_patient_leak", asset="synthetic_slices", blocking=True)],
-    description="Slices that Pix2Pix drew from the simulated masks, as drawn and varied like real ones for training.",
+    description="Slices drawn by Pix2Pix from the masks, or transplanted; as they are, and varied for training.",
 )
 def synthetic_slices(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
     """Draw one slice for every simulated mask, and vary each by the recipe of `augmented_slices`."""
@@ -150,21 +178,11 @@ def synthetic_slices(context: dg.AssetExecutionContext, forge: Forge) -> dg.Mate
 
 def _draw(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outcome:
     from common.workers import worker_processes
-    from gan.generation.slices import generate_slices
     from imaging.augmentation.varied import write_varied_slices
-    from runtime.compute import choose_compute
 
     fold, settings = require_fold(context), forge.settings()
     path = folder / "slices.h5"
-    generate_slices(
-        forge.finished("pix2pix", fold).model(),
-        open_slices(forge, "lesion_masks", fold),
-        path,
-        settings.synthetic_slices,
-        choose_compute(settings.device, settings.precision),
-        settings.split_seed,
-        code_version_of(context),
-    )
+    _write_synthetic(forge, fold, path, code_version_of(context))
     store, split = SliceStore.open(path, verify=False), open_split(forge, fold)
     processes = worker_processes(settings.processes)
     varied = folder / VARIED_SLICES
@@ -173,3 +191,16 @@ def _draw(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outc
         "varied": store_preview(SliceStore.open(varied, verify=False), folder, "varied.png")
     }
     return Outcome(facts, (leak_check(store, split),))
+
+
+def _write_synthetic(forge: Forge, fold: int, path: Path, code_version: str) -> None:
+    from gan.generation.slices import generate_slices
+    from gan.generation.transplant import take_transplants
+    from runtime.compute import choose_compute
+
+    settings, masks = forge.settings(), open_slices(forge, "lesion_masks", fold)
+    if settings.transplants:
+        return take_transplants(masks, path, settings.split_seed, code_version)
+    compute = choose_compute(settings.device, settings.precision)
+    model, count = forge.finished("pix2pix", fold).model(), settings.synthetic_slices
+    return generate_slices(model, masks, path, count, compute, settings.split_seed, code_version)

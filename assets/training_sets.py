@@ -1,4 +1,4 @@
-"""What the segmenters train on: two arms of the same size."""
+"""What the segmenters train on: two arms, of the same size unless synthetic slices are added to all real ones."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from imaging.slices.store import SliceStore
 )
 def training_set_real_only(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
     """Take every augmented slice."""
-    return _mix(context, forge, {"augmented_slices": forge.settings().training_slices})
+    return _mix(context, forge, forge.settings().arm("real_only"))
 
 
 @dg.asset(
@@ -41,17 +41,19 @@ def training_set_real_only(context: dg.AssetExecutionContext, forge: Forge) -> d
         check_spec("no_patient_leak", asset="training_set_real_plus_gan", blocking=True),
         check_spec("size_as_configured", asset="training_set_real_plus_gan", blocking=True),
     ],
-    description="The real-plus-GAN arm: augmented slices and synthetic slices, in total as many as the other arm.",
+    description="The real-plus-GAN arm: augmented slices and synthetic slices, mixed as `mixing.protocol` says.",
 )
 def training_set_real_plus_gan(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
-    """Take part of the augmented slices and fill up with synthetic ones, varied by the same recipe."""
-    settings = forge.settings()
-    synthetic = settings.synthetic_slices
-    return _mix(
-        context,
-        forge,
-        {"augmented_slices": settings.training_slices - synthetic, "synthetic_slices": synthetic},
-    )
+    """Take augmented slices, part of them or all, and synthetic ones, varied by the same recipe."""
+    return _mix(context, forge, forge.settings().arm("real_plus_gan"))
+
+
+_SAME_SIZE = "Both arms hold the configured total, so that they differ in nothing but what they are made of."
+_SIZES = {
+    "replace": _SAME_SIZE,
+    "synthetic_first": _SAME_SIZE,
+    "add": "Both arms hold all real slices; both are trained for as many more steps as one holds synthetic slices.",
+}
 
 
 def _mix(context: dg.AssetExecutionContext, forge: Forge, counts: dict[str, int]) -> dg.MaterializeResult:
@@ -72,9 +74,9 @@ def _write(context: dg.AssetExecutionContext, forge: Forge, folder: Path, counts
     facts["slices_by_origin"] = Fact.table(origins)
     size = Check(
         "size_as_configured",
-        len(store) == settings.training_slices,
-        {"slices": len(store), "configured": settings.training_slices},
-        "Both arms hold the configured total, so that they differ in nothing but what they are made of.",
+        len(store) == sum(counts.values()),
+        {"slices": len(store), "configured": sum(counts.values())},
+        _SIZES[settings.mixing.protocol],
     )
     return Outcome(facts, (leak_check(store, split), size))
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.training import _slices, _wait
-from gan.generation.hole import ventricle_hole
+from gan.generation.hole import own_hole
 from gan.generation.shades import ShadeBook
 from gan.generation.synthesiser import noise_seeds, prepare
 from gan.training.batches import ResidentSlices
@@ -114,7 +114,7 @@ def _our_drawing(
     images: NDArray[np.float32], masks: NDArray[np.uint8], config: Pix2PixConfig, compute: Compute
 ) -> float:
     generator, _ = build_networks(config, EMIDEC_LABELS, 0)
-    holes, seeds = ventricle_hole(masks, config.hole_margin_px), noise_seeds(0, "benchmark", range(len(masks)))
+    holes, seeds = own_hole(masks, config.paint, config.hole_margin_px), noise_seeds(0, "benchmark", range(len(masks)))
     book = ShadeBook.of(images, masks, holes, EMIDEC_LABELS.num_classes) if config.shades else None
     synthesiser = prepare(generator, config, EMIDEC_LABELS, compute, book)
     return len(masks) * _rate(lambda _: synthesiser.draw(masks, images, holes, seeds), 2, compute)

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from common.config import FrozenConfig, read_yaml
 from common.errors import InputError
 from gan.simulator import SimulatorConfig
-from gan.training.config import PRESETS, Pix2PixConfig
+from gan.training.config import HOLE_FIELDS, PRESETS, Paint, Pix2PixConfig, SynthesisConfig, TransplantConfig
 from imaging.augmentation.recipe import AugmentConfig
 from imaging.phantom import PhantomConfig
 from imaging.slices.balance import BalanceConfig
@@ -22,11 +22,10 @@ from imaging.slices.regions import RegionConfig
 from imaging.sources.config import SourceConfig
 from runtime.options import Device, Precision
 from segmentation.localiser.config import LocaliserConfig
-from segmentation.training.config import TrainConfig
+from segmentation.training.config import MixingConfig, TrainConfig
 
 FOLDS = 5
 _WEIGHTS = ("vgg16_weights", "alexnet_weights", "inception_weights")
-_HOLES = ("hole_margin_px", "hole_spread_px")
 _MOST_SEED = 2**32 - 1  # torch's and NumPy's generators take more; people and file names do not
 _MOST_SLICES = 1_000_000
 
@@ -100,8 +99,12 @@ class Settings(FrozenConfig):
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1, description="one segmenter is trained for each seed")
     split_seed: Seed = 0
     validation_share: float = Field(default=0.15, gt=0, lt=0.5, description="of a fold's training patients")
-    training_slices: int = Field(default=10_000, ge=10, le=_MOST_SLICES, description="slices in each arm")
-    synthetic_share: float = Field(default=0.5, gt=0, lt=1, description="of the real-plus-GAN arm")
+    training_slices: int = Field(
+        default=10_000, ge=10, le=_MOST_SLICES, description="slices in each arm; mixing.protocol=add puts more beside"
+    )
+    synthetic_share: float = Field(
+        default=0.5, gt=0, lt=1, description="of the real-plus-GAN arm, unless mixing.protocol is add"
+    )
     processes: int = Field(default=0, ge=0, description="worker processes for slices; 0: one a core")
     device: Device = "auto"
     precision: Precision = "auto"
@@ -111,8 +114,11 @@ class Settings(FrozenConfig):
     localiser: LocaliserConfig = LocaliserConfig()
     augment: AugmentConfig = AugmentConfig()
     balance: BalanceConfig = BalanceConfig()
+    synthesis: SynthesisConfig = SynthesisConfig()
+    transplant: TransplantConfig = TransplantConfig()
     simulator: SimulatorConfig = SimulatorConfig()
     pix2pix: Pix2PixConfig = PRESETS["context"]
+    mixing: MixingConfig = MixingConfig()
     attention_res_unet: TrainConfig
     halsr_net: TrainConfig
     quality: QualitySettings = QualitySettings()
@@ -120,7 +126,7 @@ class Settings(FrozenConfig):
     @model_validator(mode="after")
     def _check_holes(self) -> Self:
         drawn, cut = self.pix2pix, self.simulator
-        for name in _HOLES:
+        for name in HOLE_FIELDS:
             if drawn.context and getattr(drawn, name) != getattr(cut, name):
                 raise ValueError(
                     f"pix2pix.{name} {getattr(drawn, name)} and simulator.{name} {getattr(cut, name)} must be equal: "
@@ -173,9 +179,30 @@ class Settings(FrozenConfig):
         return config
 
     @property
+    def transplants(self) -> bool:
+        """Whether lesions are transplanted instead of drawn."""
+        return self.synthesis.method == "transplant"
+
+    @property
+    def paints(self) -> Paint:
+        """What of a synthetic slice is not the camera's."""
+        return "lesion" if self.transplants else self.pix2pix.paint
+
+    @property
     def synthetic_slices(self) -> int:
         """How many slices of the real-plus-GAN arm are synthetic."""
-        return round(self.training_slices * self.synthetic_share)
+        return self.mixing.synthetic_slices(self.training_slices, self.synthetic_share)
+
+    def arm(self, training_set: str) -> dict[str, int]:
+        """Return how many slices of each asset make up `real_only` or `real_plus_gan`."""
+        if training_set == "real_only":
+            return {"augmented_slices": self.training_slices}
+        real = self.mixing.real_slices(self.training_slices, self.synthetic_share)
+        return {"augmented_slices": real, "synthetic_slices": self.synthetic_slices}
+
+    def training(self, network: str, training_set: str) -> TrainConfig:
+        """Return how `attention_res_unet` or `halsr_net` is trained on `real_only` or `real_plus_gan`."""
+        return self.mixing.training(self.network(network), training_set == "real_plus_gan")
 
     @property
     def digest(self) -> str:
@@ -237,7 +264,7 @@ def _with_preset(content: dict[str, Any]) -> dict[str, Any]:
         raise InputError(f"pix2pix.preset={name!r} does not exist; choose one of {', '.join(PRESETS)}")
     own = {key: value for key, value in values.items() if key != "preset"}
     pix2pix = {**PRESETS[name].model_dump(), **own}
-    holes = {key: pix2pix[key] for key in _HOLES}
+    holes = {key: pix2pix[key] for key in HOLE_FIELDS}
     return {**content, "pix2pix": pix2pix, "simulator": {**holes, **(content.get("simulator") or {})}}
 
 

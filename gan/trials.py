@@ -21,7 +21,7 @@ from gan.quality.distances import frechet_distance, kernel_distance
 from gan.quality.fidelity import local_texture, peak_signal_to_noise, structural_similarity_of
 from gan.quality.realism import Extractor
 from gan.quality.slices import Images, PairDistance, PairedSlices, Segment, inside_ventricle
-from gan.training.config import PRESETS, Pix2PixConfig
+from gan.training.config import HOLE_FIELDS, PRESETS, Pix2PixConfig
 from imaging.labels import LabelSet
 
 # As the source's table words them, and what is new here.
@@ -83,7 +83,7 @@ def _plan(name: str, profile: Pix2PixConfig, values: Mapping[str, Any], perceptu
     # The profile's average is as long as its trainings.
     shared = {"average_decay": min(base.average_decay, profile.average_decay)} if base.average_decay else {}
     # The fold's masks were cut with the profile's holes.
-    holes = {name: getattr(profile, name) for name in ("hole_margin_px", "hole_spread_px")} if base.context else {}
+    holes = {name: getattr(profile, name) for name in HOLE_FIELDS} if base.context else {}
     try:
         config = Pix2PixConfig.model_validate({**base.model_dump(), **shared, **holes, **values})
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The hole that the generator fills: the ventricle, filled and widened by a margin.
+"""The hole that the generator fills: the ventricle, filled and widened by a margin, or lesions within their wall.
 
 The simulator, the training and the generation share it, so that the context means the same everywhere.
 
@@ -12,10 +12,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
+from gan.training.config import Paint
+from imaging.labels import Tissue
 from imaging.slices.store import SliceStore
 
 _FAR = 255
 _ROUNDING = 1e-3  # of the distance transform, in pixels
+
+
+def own_hole(masks: NDArray[np.integer], paint: Paint, margin_px: int) -> NDArray[np.uint8]:
+    """Return the hole of what is seen in label maps (N, H, W): their ventricle, or their own lesions."""
+    if paint == "ventricle":
+        return ventricle_hole(masks, margin_px)
+    lesions, walls = masks >= Tissue.INFARCT, masks >= Tissue.NORMAL_MYOCARDIUM
+    return np.stack([lesion_hole(lesion, wall, margin_px) for lesion, wall in zip(lesions, walls, strict=True)])
+
+
+def lesion_hole(lesion: NDArray[np.bool_], wall: NDArray[np.bool_], margin_px: int) -> NDArray[np.uint8]:
+    """Return 1 within `margin_px` of a lesion (H, W) and inside the wall (H, W); all 0 where there is no lesion."""
+    if not lesion.any():
+        return np.zeros(lesion.shape, dtype=np.uint8)
+    return ((_distance_to(lesion) <= margin_px) & wall).astype(np.uint8)
 
 
 def ventricle_hole(masks: NDArray[np.integer], margin_px: int | NDArray[np.integer]) -> NDArray[np.uint8]:
@@ -51,10 +68,14 @@ def ventricle_distance(masks: NDArray[np.integer]) -> NDArray[np.uint8]:
     distances = np.full(np.shape(masks), _FAR, dtype=np.uint8)
     for index, mask in enumerate(np.asarray(masks)):
         if mask.any():
-            outside = (~_fill(mask > 0)).astype(np.uint8)
-            distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-            distances[index] = np.minimum(np.ceil(distance - _ROUNDING), _FAR)
+            distances[index] = np.minimum(_distance_to(_fill(mask > 0)), _FAR)
     return distances
+
+
+def _distance_to(region: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return each pixel's Euclidean distance to a region (H, W), rounded up to whole pixels; 0 inside."""
+    distance = cv2.distanceTransform((~region).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(np.ceil(distance - _ROUNDING))
 
 
 def _fill(ventricle: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -83,10 +104,14 @@ class MeanPaint:
         return self.intensities[masks]
 
     def in_context(
-        self, images: NDArray[np.floating], masks: NDArray[np.uint8], hole_margin_px: int
+        self,
+        images: NDArray[np.floating],
+        masks: NDArray[np.uint8],
+        hole_margin_px: int,
+        paint: Paint = "ventricle",
     ) -> NDArray[np.float32]:
-        """Return images (N, H, W) painted inside the ventricle's hole and real outside it."""
-        hole = ventricle_hole(masks, hole_margin_px) > 0
+        """Return images (N, H, W) painted inside the hole and real outside it."""
+        hole = own_hole(masks, paint, hole_margin_px) > 0
         return np.where(hole, self(masks), np.asarray(images, dtype=np.float32))
 
 

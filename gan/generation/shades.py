@@ -5,6 +5,10 @@ is not told draws every ventricle in the mean shade. In training it is told the 
 a mask borrows those of a training slice which shows the same tissues and whose surroundings of the ventricle look
 alike, so that left and right ventricle hold the same blood. The ventricle of the slice that is drawn into is
 never looked at.
+
+Where lesions alone are painted, blood and the wall outside the hole are seen, and are their own shades. A lesion's
+shade is borrowed as what it is to the lender's wall and blood, so that a scar that outshines the lender's blood by a
+tenth of the contrast outshines the recipient's by as much.
 """
 
 from collections.abc import Sequence
@@ -21,10 +25,14 @@ from torch import Tensor
 from common.errors import InputError
 from common.files import write_atomically
 from common.seeds import random_generator
+from gan.training.config import Paint
+from imaging.labels import Tissue
 
 _QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
 _REACH_PX = 24  # of the surroundings: the right ventricle, the fat and the lung beside the heart
 _BLOCK_SLICES = 256
+_LEAST_CONTRAST = 0.02  # of blood over wall, below which a lender's lesion cannot be carried over
+_PLAIN = (int(Tissue.NORMAL_MYOCARDIUM), int(Tissue.CAVITY))
 _FILE = "shades.safetensors"
 
 Floats = NDArray[np.float32]
@@ -36,7 +44,8 @@ class ShadeBook:
 
     Attributes:
         shades: (N, C) mean intensity of each label in [0, 1], NaN where a slice does not show it.
-        surroundings: (N, 5) quantiles of what surrounds the ventricle, in [0, 1].
+        surroundings: (N, 5) quantiles of what surrounds the ventricle, in [0, 1]; of lesions, (N, 2) the shades of
+            wall and blood.
     """
 
     shades: Floats
@@ -44,7 +53,12 @@ class ShadeBook:
 
     @classmethod
     def of(
-        cls, images: NDArray[np.floating], masks: NDArray[np.uint8], holes: NDArray[np.uint8], labels: int
+        cls,
+        images: NDArray[np.floating],
+        masks: NDArray[np.uint8],
+        holes: NDArray[np.uint8],
+        labels: int,
+        paint: Paint = "ventricle",
     ) -> "ShadeBook":
         """Read the slices that show a ventricle: images (N, H, W) in [0, 1], masks and holes (N, H, W).
 
@@ -55,10 +69,10 @@ class ShadeBook:
         if not len(rows):
             raise InputError(f"none of {len(masks)} training slices shows a ventricle; check the masks and the split")
         blocks = [rows[start : start + _BLOCK_SLICES] for start in range(0, len(rows), _BLOCK_SLICES)]
-        return cls(
-            np.concatenate([tissue_shades(images[block], masks[block], labels) for block in blocks]),
-            np.concatenate([describe_surroundings(images[block], holes[block]) for block in blocks]),
-        )
+        shades = np.concatenate([tissue_shades(images[block], masks[block], labels) for block in blocks])
+        if paint == "lesion":
+            return cls(shades, np.ascontiguousarray(np.nan_to_num(shades[:, _PLAIN], nan=0.5)))
+        return cls(shades, np.concatenate([describe_surroundings(images[block], holes[block]) for block in blocks]))
 
     def choose(
         self,
@@ -86,6 +100,51 @@ class ShadeBook:
             taken = self.shades[random_generator(seed, "shades").choice(nearest)]
             chosen[row] = np.where(np.isfinite(taken), taken, chosen[row])
         return chosen
+
+    def choose_for_lesions(
+        self,
+        images: NDArray[np.floating],
+        masks: NDArray[np.uint8],
+        holes: NDArray[np.uint8],
+        seeds: Sequence[int],
+        neighbours: int,
+    ) -> Floats:
+        """Return shades (N, C) for masks (N, H, W) whose lesions are painted into the holes of images (N, H, W).
+
+        Wall and blood have the shades that are seen outside the hole; lesions those of one of the `neighbours`
+        slices likest in both, drawn by its seed, relative to them.
+        """
+        own = tissue_shades(images, np.where((holes > 0) & (masks == Tissue.NORMAL_MYOCARDIUM), 0, masks), self._labels)
+        chosen = np.full(own.shape, 0.5, dtype=np.float32)
+        for row, (mask, seed) in enumerate(zip(masks, seeds, strict=True)):
+            lender = self._lender(np.unique(mask[mask >= Tissue.INFARCT]), own[row, _PLAIN], seed, neighbours)
+            chosen[row] = _carried(lender, own[row])
+        return chosen
+
+    @property
+    def _labels(self) -> int:
+        return self.shades.shape[1]
+
+    def _lender(self, lesions: NDArray[np.uint8], plain: Floats, seed: int, neighbours: int) -> Floats:
+        """Return the shades (C,) of a slice with all of `lesions` and about the shades `plain` of wall and blood."""
+        contrast = self.shades[:, Tissue.CAVITY] - self.shades[:, Tissue.NORMAL_MYOCARDIUM]
+        able = np.flatnonzero(np.isfinite(self.shades[:, lesions]).all(axis=1) & (contrast >= _LEAST_CONTRAST))
+        if not len(able):
+            return np.full(self._labels, np.nan, dtype=np.float32)
+        distance = ((self.surroundings[able] - np.nan_to_num(plain, nan=0.5)) ** 2).sum(axis=1)
+        nearest = able[np.argsort(distance, kind="stable")[:neighbours]]
+        return np.asarray(self.shades[random_generator(seed, "shades").choice(nearest)])
+
+
+def _carried(lender: Floats, own: Floats) -> Floats:
+    """Return the shades (C,) of a slice that lacks its lesions' own: what it shows, and the lender's relative to it."""
+    remote, blood = own[[*_PLAIN]]
+    shades = lender.copy()
+    if np.isfinite(remote) and np.isfinite(blood):
+        scale = (blood - remote) / (lender[Tissue.CAVITY] - lender[Tissue.NORMAL_MYOCARDIUM])
+        shades = remote + (lender - lender[Tissue.NORMAL_MYOCARDIUM]) * scale
+        shades[[*_PLAIN]] = remote, blood
+    return np.clip(np.nan_to_num(shades, nan=0.5), 0, 1)
 
 
 def write_shades(folder: Path, book: ShadeBook) -> None:
@@ -139,6 +198,11 @@ def paint_shades(masks: Tensor, shades: Tensor) -> Tensor:
     """Return each pixel's shade (N, 1, H, W) in [-1, 1] for masks (N, H, W) and shades (N, C); 0 outside."""
     painted = torch.gather(shades * 2 - 1, 1, masks.flatten(1).long()).view(masks.shape)
     return (painted * (masks > 0)).unsqueeze(1)
+
+
+def seen_labels(masks: Tensor, holes: Tensor) -> Tensor:
+    """Return masks (N, 1, H, W) without the wall inside holes (N, 1, H, W): its shade is that of the wall outside."""
+    return torch.where((holes > 0) & (masks == int(Tissue.NORMAL_MYOCARDIUM)), torch.zeros_like(masks), masks)
 
 
 def own_shades(images: Tensor, masks: Tensor, labels: int) -> Tensor:

@@ -8,7 +8,7 @@ What does not live here: the store itself. A slice store is written in one go an
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from common.errors import InputError
 from common.files import write_atomically, write_json
 from common.progress import track
-from gan.generation.hole import ventricle_hole
+from gan.generation.hole import own_hole
 from gan.generation.synthesiser import GROUP, Synthesiser, load_exportable, load_generator, noise_seeds, prepare
 from imaging.slices.store import SliceStore, SliceStoreWriter, StoreAttributes
 from runtime.compute import Compute
@@ -86,6 +86,8 @@ def redraw(
 ) -> NDArray[np.float32]:
     """Draw real slices again from their own masks (and, with context, their own background).
 
+    Where lesions alone are painted, a slice without any stays as it is.
+
     Args:
         model_folder: A trained generator.
         images: (N, H, W) in [0, 1].
@@ -97,7 +99,7 @@ def redraw(
         (N, H, W) in [0, 1], the image that pairs with each real slice.
     """
     synthesiser = load_generator(model_folder, compute)
-    holes = ventricle_hole(masks, synthesiser.config.hole_margin_px)
+    holes = own_hole(masks, synthesiser.config.paint, synthesiser.config.hole_margin_px)
     return synthesiser.draw(masks, images, holes, noise_seeds(seed, "redraw", range(len(masks))))
 
 
@@ -118,7 +120,8 @@ def generate_slices(
     Args:
         model_folder: A trained generator.
         masks: Simulated masks; their images are the backgrounds, and their extra `hole` says where to draw.
-        path: The slice store to write. Image `i` has replica `i`; donors and group are its mask's.
+        path: The slice store to write. Image `i` has replica `i`; donors and group are its mask's. Where lesions alone
+            are painted, the extra `hole` says where.
         count: How many slices to draw.
         compute: What to run on.
         seed: Seed of the noise.
@@ -138,9 +141,10 @@ def generate_slices(
     missing = [start for start in batches if start not in parts]
     for start in track(missing, "drawing synthetic slices (batches)"):
         parts.write(start, _drawn(synthesiser, masks, batches[start], seed))
-    with SliceStoreWriter(path, attributes) as writer:
+    extras = ("hole",) if synthesiser.config.paint == "lesion" else ()
+    with SliceStoreWriter(path, attributes, extras) as writer:
         for start, positions in batches.items():
-            _append(writer, parts.read(start), masks, positions)
+            _append(writer, parts.read(start), masks, positions, extras)
     parts.discard()
 
 
@@ -155,11 +159,18 @@ def _drawn(
 
 
 def _append(
-    writer: SliceStoreWriter, drawn: NDArray[np.float16], masks: SliceStore, positions: NDArray[np.integer]
+    writer: SliceStoreWriter,
+    drawn: NDArray[np.float16],
+    masks: SliceStore,
+    positions: NDArray[np.integer],
+    extras: Sequence[str],
 ) -> None:
     sources = positions % len(masks)
     rows = masks.rows.iloc[sources].reset_index(drop=True)
-    writer.append(drawn, masks.masks(sources), rows.assign(origin="synthetic", replica=positions.astype(np.int32)))
+    rows = rows.assign(origin="synthetic", replica=positions.astype(np.int32))
+    # A slice store's further images, not Django's SQL.
+    kept = {name: masks.extra(name, sources) for name in extras}  # noqa: S610
+    writer.append(drawn, masks.masks(sources), rows, **kept)
 
 
 def _check_masks(synthesiser: Synthesiser, masks: SliceStore, model_folder: Path) -> None:

@@ -24,7 +24,7 @@ from common.seeds import derive_seed
 from gan.generation.shades import ShadeBook, paint_shades, read_shades
 from gan.networks.generator import Generator
 from gan.training.config import Pix2PixConfig
-from imaging.labels import LABEL_SETS, LabelSet
+from imaging.labels import LABEL_SETS, LabelSet, Tissue
 from runtime.compute import Compute
 from runtime.model_folder import read_config, read_model_json, read_weights
 
@@ -40,6 +40,8 @@ class Condition:
         noise: (N, noise_channels, H, W) Gaussian.
         shades: (N, 1, H, W) in [-1, 1] how bright each pixel's tissue shall be; None where it is not told.
         judged: The labels as the discriminator sees them; no channel where it does not.
+        wall: (N, 1, H, W) 1 inside the wall where the hole is one of lesions, which fades towards the wall alone;
+            else None.
     """
 
     labels: Tensor
@@ -48,6 +50,7 @@ class Condition:
     noise: Tensor
     judged: Tensor
     shades: Tensor | None = None
+    wall: Tensor | None = None
 
     def for_generator(self) -> Tensor:
         """Return everything as channels (N, C, H, W)."""
@@ -62,12 +65,13 @@ class Condition:
         """Put a drawing (N, 1, H, W) into its context; without context it is the whole image.
 
         Outside the hole the result is the context itself. Just inside, over `seam_px` pixels, the drawing
-        fades in over the context continued inwards.
+        fades in over the context continued inwards; in a wall only over wall, or blood would shine into it.
         """
         if self.context is None or self.hole is None:
             return drawn
-        share = soft_share(self.hole, seam_px)
-        inside = share * drawn + (1 - share) * continue_inwards(self.context, self.hole, seam_px)
+        faded = self.hole if self.wall is None else 1 - self.wall * (1 - self.hole)
+        share = soft_share(faded, seam_px)
+        inside = share * drawn + (1 - share) * continue_inwards(self.context, faded, seam_px)
         return torch.where(self.hole > 0, inside, self.context)
 
 
@@ -115,7 +119,8 @@ def build_condition(
     if not config.context:
         return Condition(encoded, None, None, own, judged)
     painted = None if shades is None else paint_shades(masks, shades)
-    return Condition(encoded, images * (1 - holes), holes, own, judged, painted)
+    wall = (masks >= int(Tissue.NORMAL_MYOCARDIUM)).unsqueeze(1).to(images.dtype) if config.paint == "lesion" else None
+    return Condition(encoded, images * (1 - holes), holes, own, judged, painted, wall)
 
 
 def encode_labels(config: Pix2PixConfig, labels: LabelSet, masks: Tensor) -> Tensor:
@@ -243,7 +248,8 @@ class Synthesiser:
     ) -> NDArray[np.float32]:
         if self.shades is None:
             return np.zeros((len(masks), self.labels.num_classes), np.float32)
-        return self.shades.choose(images, masks, holes, seeds, self.config.shade_neighbours)
+        choose = self.shades.choose if self.config.paint == "ventricle" else self.shades.choose_for_lesions
+        return choose(images, masks, holes, seeds, self.config.shade_neighbours)
 
     def _full_group(self, part: NDArray[np.generic]) -> Tensor:
         padding = [(0, GROUP - len(part)), *[(0, 0)] * (part.ndim - 1)]

@@ -96,9 +96,15 @@ class TissueReader(nn.Module):
         return self.head(features)
 
 
-def reading_loss(logits: Tensor, masks: Tensor, tissue_weights: Tensor) -> Tensor:
-    """Return the cross-entropy of logits (N, C, H, W) against masks (N, H, W), weighted by tissue (C,)."""
-    return F.cross_entropy(logits.float(), masks, weight=tissue_weights)
+def reading_loss(logits: Tensor, masks: Tensor, tissue_weights: Tensor, region: Tensor | None = None) -> Tensor:
+    """Return the cross-entropy of logits (N, C, H, W) against masks (N, H, W), weighted by tissue (C,).
+
+    With a region (N, H, W) of 0 and 1, that of its pixels; 0 where it has none.
+    """
+    if region is None:
+        return F.cross_entropy(logits.float(), masks, weight=tissue_weights)
+    by_pixel = F.cross_entropy(logits.float(), masks, weight=tissue_weights, reduction="none")
+    return (by_pixel * region).sum() / (tissue_weights[masks] * region).sum().clamp_min(1e-6)
 
 
 def _block(before: int, after: int) -> nn.Sequential:

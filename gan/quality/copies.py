@@ -1,4 +1,8 @@
-"""Whether synthetic ventricles are copies of training ventricles: each with its nearest one, in pixels and features."""
+"""Whether synthetic ventricles are copies of training ventricles: each with its nearest one, in pixels and features.
+
+Where lesions alone are painted, all but the hole is the recipient's by design: holes are compared, each with the same
+place of other patients' ventricles.
+"""
 
 from dataclasses import dataclass
 
@@ -7,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from common.errors import InputError
+from common.seeds import random_generator
 from gan.quality.slices import Images, Vectors, ventricle_crops
 from imaging.slices.store import SliceStore
 
@@ -16,6 +21,7 @@ _CHUNK = 1024
 _READ = 512
 _RARE = 0.01
 _NO_LENGTH = 1e-4
+_FEWEST_PX = 24  # of a hole, on the crops, below which it shows no pattern
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,22 @@ def appearance(images: Images, masks: NDArray[np.uint8]) -> NDArray[np.float32]:
     return unit_vectors(np.where(inside > 0, blurred / np.maximum(share, 1e-3), 0).reshape(len(crops), -1))
 
 
+def appearance_in_holes(
+    images: Images, masks: NDArray[np.uint8], holes: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return what holes (N, H, W) hold beyond what the mask dictates, and where they lie, both (N, 48 * 48).
+
+    As `appearance`, with each tissue's mean inside the hole taken away, and all outside it set to 0.
+    """
+    within, _ = ventricle_crops((holes > 0).astype(np.float32), masks, _SIZE_PX)
+    crops, _ = ventricle_crops(_within_tissues(images, np.where(holes > 0, masks, 0)), masks, _SIZE_PX)
+    inside = within > 0.5
+    smoothed = (gaussian_filter(part, (0, _SMOOTHING_PX, _SMOOTHING_PX)) for part in (crops * inside, inside * 1.0))
+    blurred, share = smoothed
+    pattern = np.where(inside, blurred / np.maximum(share, 1e-3), 0).reshape(len(crops), -1)
+    return unit_vectors(pattern), inside.reshape(len(crops), -1)
+
+
 def _within_tissues(images: Images, masks: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return images less the mean of each pixel's tissue; 0 outside."""
     pattern = np.zeros(masks.shape, np.float32)
@@ -106,6 +128,7 @@ def nearest(
     training: NDArray[np.float32],
     cases: NDArray[np.str_],
     own: NDArray[np.str_] | None = None,
+    within: NDArray[np.bool_] | None = None,
 ) -> Nearest:
     """Find the nearest training vector of each vector, in products of chunks.
 
@@ -114,15 +137,21 @@ def nearest(
         training: (M, D) of length 1.
         cases: (M,) the patient of each training vector.
         own: (N,) the patient of each vector, whose training vectors are left out.
+        within: (N, D) where each vector is compared; None for everywhere.
 
     Raises:
         InputError: Fewer than three patients: no nearest, no next one of another patient.
     """
     if len(np.unique(cases)) < 3:
         raise InputError(f"copies: {len(np.unique(cases))} training patients; at least 3 are needed to tell a copy")
+    chunks = [slice(start, start + _CHUNK) for start in range(0, len(vectors), _CHUNK)]
     parts = [
-        _nearest_of(1 - vectors[s : s + _CHUNK] @ training.T, cases, None if own is None else own[s : s + _CHUNK])
-        for s in range(0, len(vectors), _CHUNK)
+        _nearest_of(
+            1 - _alike(vectors[chunk], training, None if within is None else within[chunk]),
+            cases,
+            None if own is None else own[chunk],
+        )
+        for chunk in chunks
     ]
     return Nearest(
         np.concatenate([part.place for part in parts]),
@@ -136,11 +165,70 @@ def search_copies(vectors: NDArray[np.float32], training: NDArray[np.float32], c
     return CopySearch(nearest(vectors, training, cases), nearest(training, training, cases, own=cases))
 
 
+def search_copies_in_holes(
+    holes: tuple[NDArray[np.float32], NDArray[np.bool_]],
+    recipients: NDArray[np.str_],
+    training: NDArray[np.float32],
+    cases: NDArray[np.str_],
+    seed: int,
+) -> CopySearch:
+    """Search the copies among what holes hold, the recipient's own slices left out.
+
+    Args:
+        holes: `appearance_in_holes` of synthetic slices, N vectors and places (N, D).
+        recipients: (N,) whose slices they are.
+        training: (M, D) `appearance` of training ventricles.
+        cases: (M,) their patients.
+        seed: Draws the hole in which each training ventricle is compared with other patients'.
+    """
+    vectors, within = holes
+    return CopySearch(
+        nearest(vectors, training, cases, recipients, within),
+        nearest(training, training, cases, cases, borrowed_holes(within, len(training), seed)),
+    )
+
+
+def borrowed_holes(within: NDArray[np.bool_], count: int, seed: int) -> NDArray[np.bool_]:
+    """Return the holes (count, D) of synthetic slices drawn for as many real ones: chance is compared in like holes."""
+    return within[random_generator(seed, "copies: holes").integers(len(within), size=count)]
+
+
+def _alike(
+    vectors: NDArray[np.float32], training: NDArray[np.float32], within: NDArray[np.bool_] | None
+) -> NDArray[np.float32]:
+    """Return the correlation (N, M) of vectors (N, D) of length 1, or of what of them lies within places (N, D).
+
+    Where either has no pattern it is 0.
+    """
+    if within is None:
+        return np.asarray(vectors @ training.T)
+    places = within.astype(np.float32)
+    count = np.maximum(places.sum(axis=1, keepdims=True), 1)
+    inside = vectors * places
+    inside -= places * (inside.sum(axis=1, keepdims=True) / count)
+    length = np.linalg.norm(inside, axis=1, keepdims=True)
+    variation = places @ np.square(training).T - (places @ training.T) ** 2 / count
+    spread = length * np.sqrt(np.maximum(variation, 0))
+    shown = (count >= _FEWEST_PX) & (length > _NO_LENGTH) & (variation > _NO_LENGTH**2)
+    return np.where(shown, (inside @ training.T) / np.maximum(spread, _NO_LENGTH**2), 0).astype(np.float32)
+
+
 def store_appearance(store: SliceStore) -> NDArray[np.float32]:
     """Return the appearance of every slice of a store, read piece by piece."""
     starts = range(0, len(store), _READ)
     rows = (np.arange(start, min(start + _READ, len(store))) for start in starts)
     return np.concatenate([appearance(store.images(part), store.masks(part)) for part in rows])
+
+
+def store_appearance_in_holes(
+    store: SliceStore, rows: NDArray[np.integer]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return the appearance in the holes of some rows of a store, and where they lie, read piece by piece."""
+    blocks = [rows[start : start + _READ] for start in range(0, len(rows), _READ)]
+    # A slice store's further images, not Django's SQL.
+    read = ((store.images(part), store.masks(part), store.extra("hole", part)) for part in blocks)  # noqa: S610
+    vectors, within = zip(*(appearance_in_holes(*block) for block in read), strict=True)
+    return np.concatenate(vectors), np.concatenate(within)
 
 
 def standardised(vectors: Vectors, like: Vectors) -> NDArray[np.float32]:

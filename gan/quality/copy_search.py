@@ -4,20 +4,34 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gan.quality.copies import CopySearch, Nearest, appearance, nearest, search_copies, standardised, store_appearance
+from common.errors import InputError
+from gan.quality.copies import (
+    CopySearch,
+    Nearest,
+    appearance,
+    borrowed_holes,
+    nearest,
+    search_copies,
+    search_copies_in_holes,
+    standardised,
+    store_appearance,
+    store_appearance_in_holes,
+)
 from gan.quality.report import Copies
 from gan.quality.slices import Features, PairedSlices, Vectors, inside_ventricle
 from gan.quality.table import Cases, Row, over_halves, ratio_of_sums
 from imaging.slices.store import SliceStore
 
+HOLE = "hole"  # the extra of a store that says where its slices were painted
 _WORST = 8
+_READ = 512
 _PIXELS = "pixels"
 
 
 def report_copies(
     store: SliceStore, training: PairedSlices, validation: PairedSlices, features: Features, seed: int
 ) -> tuple[Copies, list[Row]]:
-    """Search the whole store for copies by appearance.
+    """Search the whole store for copies by appearance; where it says where it was painted, inside those holes.
 
     The shares of `real` are those of validation slices, which cannot be copies: what chance brings.
 
@@ -29,13 +43,41 @@ def report_copies(
         seed: Seed of the halves.
     """
     looks = appearance(training.images, training.masks)
-    search = search_copies(store_appearance(store), looks, training.cases)
-    unseen = nearest(appearance(validation.images, validation.masks), looks, training.cases)
+    of_unseen = appearance(validation.images, validation.masks)
+    places = np.arange(len(store))
     recipients = store.rows["case_id"].to_numpy(dtype=str)
+    if HOLE in store.extras:
+        places = painted_rows(store)
+        recipients, holes = recipients[places], store_appearance_in_holes(store, places)
+        search = search_copies_in_holes(holes, recipients, looks, training.cases, seed)
+        like = borrowed_holes(holes[1], len(of_unseen), seed)
+        unseen = nearest(of_unseen, looks, training.cases, within=like)
+    else:
+        search = search_copies(store_appearance(store), looks, training.cases)
+        unseen = nearest(of_unseen, looks, training.cases)
     counts = (len(training), _PIXELS)
-    rows = _shares(search, search.synthetic, recipients, "synthetic", counts, seed)
-    rows += _shares(search, unseen, validation.cases, "real", counts, seed)
-    return _closest(search, store, training, features), rows
+    rows = _shares(search, search.synthetic, recipients, "synthetic", counts, seed, _region(store))
+    rows += _shares(search, unseen, validation.cases, "real", counts, seed, _region(store))
+    return _closest(search, store, places, training, features), rows
+
+
+def painted_rows(store: SliceStore) -> NDArray[np.intp]:
+    """Return the rows of a store in whose hole anything was painted.
+
+    Raises:
+        InputError: Nothing was.
+    """
+    starts = range(0, len(store), _READ)
+    # A slice store's further images, not Django's SQL.
+    blocks = (store.extra(HOLE, np.arange(start, min(start + _READ, len(store)))) for start in starts)  # noqa: S610
+    rows = np.flatnonzero(np.concatenate([block.any(axis=(1, 2)) for block in blocks]))
+    if not len(rows):
+        raise InputError(f"{store.path}: nothing was painted in any of {len(store)} slices; check the masks' balance")
+    return rows
+
+
+def _region(store: SliceStore) -> str:
+    return "hole" if HOLE in store.extras else "ventricle"
 
 
 def copies_in_features(
@@ -64,23 +106,26 @@ def _shares(
     subject: str,
     counts: tuple[int, str],
     seed: int,
+    region: str = "ventricle",
 ) -> list[Row]:
     rows = []
     for measure, which in (("copies/near", search.near(found)), ("copies/copied", search.copied(found))):
         figure = over_halves(ratio_of_sums(which.astype(float), np.ones(len(which))), seed, cases)
-        rows.append(Row(measure, "ventricle", subject, figure, len(which), *counts))
+        rows.append(Row(measure, region, subject, figure, len(which), *counts))
     return rows
 
 
-def _closest(search: CopySearch, store: SliceStore, training: PairedSlices, features: Features) -> Copies:
-    """List the pairs that come closest to being copies: copied ones first, by distance."""
+def _closest(
+    search: CopySearch, store: SliceStore, places: NDArray[np.intp], training: PairedSlices, features: Features
+) -> Copies:
+    """List the pairs that come closest to being copies: copied ones first, by distance; `places` were searched."""
     own, copied = search.synthetic, search.copied()
     rows = np.lexsort((own.distance, ~copied))[:_WORST]
-    drawn, found = PairedSlices.of(store, rows), training.at(own.place[rows])
-    donors = store.rows["donor_ids"].to_numpy(dtype=str)[rows]
+    drawn, found = PairedSlices.of(store, places[rows]), training.at(own.place[rows])
+    donors = store.rows["donor_ids"].to_numpy(dtype=str)[places[rows]]
     worst = pd.DataFrame(
         {
-            "row": rows,
+            "row": places[rows],
             "case_id": drawn.cases,
             "donors": donors,
             "nearest_case": found.cases,

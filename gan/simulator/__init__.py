@@ -19,10 +19,11 @@ if TYPE_CHECKING:
         plot_distributions,
         summarise_distributions,
     )
-    from gan.simulator.simulator import WARPED_ANATOMY, Draft, MaskSimulator
+    from gan.simulator.simulator import HEALED_ANATOMY, WARPED_ANATOMY, Draft, MaskSimulator
     from gan.simulator.write import SimulatedMask, write_lesion_masks
 
 __all__ = [
+    "HEALED_ANATOMY",
     "STRATEGIES",
     "WARPED_ANATOMY",
     "Draft",
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 _MODULE_OF = {
+    "HEALED_ANATOMY": "simulator",
     "WARPED_ANATOMY": "simulator",
     "Draft": "simulator",
     "MaskSimulator": "simulator",

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from common.config import FrozenConfig
+from gan.training.config import Paint
 
 STRATEGIES = ("synthetic_anatomy", "hybrid_injection", "cross_subject_fusion")
 
@@ -38,7 +39,11 @@ class SimulatorConfig(FrozenConfig):
         shares: How often each strategy is tried.
         infarct_limits: Accepted share of the myocardium that is infarct or no-reflow.
         no_reflow_limits: Accepted share of that lesion that is no-reflow.
-        hole_margin_px: How far the hole reaches beyond the ventricle at least; equal to the generator's.
+        paint: What the generator paints. `lesion`: every mask is a real slice's anatomy, with its own lesion turned
+            back to wall and another put into it; equal to the generator's.
+        lesion_plans: Where lesions are painted, a patient's follow one of so many plans, each of which gives all
+            slices one direction, extent and depth, so that neighbours continue each other.
+        hole_margin_px: How far the hole reaches beyond what is painted at least; equal to the generator's.
         hole_spread_px: By up to so much further, at random; equal to the generator's.
         neighbours: Among how many of the nearest anatomies a lender is drawn.
         shift_px: Furthest shift of a donor's lesion along rows and columns.
@@ -52,6 +57,8 @@ class SimulatorConfig(FrozenConfig):
     shares: StrategyShares = StrategyShares()
     infarct_limits: tuple[Share, Share] = (0.10, 0.50)
     no_reflow_limits: tuple[Share, Share] = (0.10, 0.40)
+    paint: Paint = "ventricle"
+    lesion_plans: int = Field(6, ge=1)
     hole_margin_px: int = Field(3, ge=0)
     hole_spread_px: int = Field(0, ge=0, le=64)
     neighbours: int = Field(8, ge=1)
@@ -64,6 +71,10 @@ class SimulatorConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _limits_are_ordered(self) -> "SimulatorConfig":
+        if self.paint == "lesion" and not self.shares.hybrid_injection + self.shares.cross_subject_fusion:
+            raise ValueError(
+                "paint 'lesion' keeps real anatomies: give hybrid_injection or cross_subject_fusion a share"
+            )
         for name in ("infarct_limits", "no_reflow_limits"):
             low, high = getattr(self, name)
             if low >= high:

@@ -2,22 +2,26 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from gan.generation.hole import ventricle_hole
+from common.seeds import random_generator
+from gan.generation.hole import lesion_hole, ventricle_hole
 from gan.simulator.anatomy import Anatomy, read_anatomy
 from gan.simulator.config import STRATEGIES, SimulatorConfig
 from gan.simulator.fusion import Donor, carry_lesion
 from gan.simulator.growth import grow_lesion
-from gan.simulator.lesion_model import LesionModel, measure_lesion
+from gan.simulator.lesion_model import LesionModel, LesionPlan, measure_lesion
 from gan.simulator.ring_model import RingModel, warp_anatomy
 from imaging.labels import LabelSet, Tissue
 
 WARPED_ANATOMY = "warped_anatomy"
+HEALED_ANATOMY = "healed_anatomy"
+_TURN_SPREAD = 0.12  # rad, of a lesion's direction from slice to slice
+_SHARE_SPREAD = 0.15  # of the logarithm of its share of the wall
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,10 +30,10 @@ class Draft:
 
     Attributes:
         mask: (H, W) uint8.
-        hole: (H, W) uint8, 1 within the new ventricle or the one that was there.
+        hole: (H, W) uint8, 1 within the new ventricle or the one that was there; of lesions, within their wall.
         row: The recipient: which training slice gives the background.
         lenders: Rows of all training slices that lent a lesion, an anatomy or the background.
-        strategy: One of `STRATEGIES`, or `warped_anatomy` for a real anatomy without infarct.
+        strategy: One of `STRATEGIES`, or `warped_anatomy` or `healed_anatomy` for a real anatomy without infarct.
         refusals: Why earlier tries were refused, by strategy and reason.
     """
 
@@ -43,13 +47,17 @@ class Draft:
 
 @dataclass(frozen=True, eq=False)
 class _Try:
-    """One attempt: a crop of labels on an anatomy, or the reason why there is none."""
+    """One attempt: a crop of labels on an anatomy, or the reason why there is none.
+
+    `repainted` (h, w) marks healthy wall that is painted again as what it is.
+    """
 
     reason: str = ""
     anatomy: Anatomy | None = None
     labels: NDArray[np.uint8] | None = None
     row: int = -1
     lenders: tuple[int, ...] = ()
+    repainted: NDArray[np.bool_] | None = None
 
 
 class MaskSimulator:
@@ -61,6 +69,7 @@ class MaskSimulator:
         labels: Their label set; without an infarct label only masks without infarct can be made.
         config: The simulator's configuration.
         spacing_mm: In-plane pixel size.
+        seed: Of the plans that patients' lesions follow where lesions are painted.
 
     Raises:
         InputError: No slice shows a ventricle.
@@ -73,8 +82,9 @@ class MaskSimulator:
         labels: LabelSet,
         config: SimulatorConfig,
         spacing_mm: float = 1.0,
+        seed: int = 0,
     ) -> None:
-        self.config = config
+        self.config, self.seed = config, seed
         self.patients = tuple(patients)
         self.masks = masks
         read = ((row, read_anatomy(mask, spacing_mm)) for row, mask in enumerate(masks))
@@ -84,6 +94,8 @@ class MaskSimulator:
         self.holds_lesions = "no_reflow" in labels.tissues
         self.rows = tuple(self.anatomies)
         self.bearers = tuple(row for row in self.rows if self.anatomies[row].bears_lesions)
+        self._numbers = {patient: number for number, patient in enumerate(dict.fromkeys(self.patients))}
+        self._heights = _heights(self.patients)
         self._read_lesions()
         self.rings = RingModel.fit([self.anatomies[row] for row in self.bearers])
         self._shapes = np.array([self.anatomies[row].shape for row in self.bearers]).reshape(-1, 3)
@@ -116,10 +128,13 @@ class MaskSimulator:
     def possible(self, category: str) -> dict[str, float]:
         """Return the strategies possible for a category with their shares, which sum to 1."""
         shares = {name: getattr(self.config.shares, name) for name in STRATEGIES}
-        if self.rings is None:
+        if self.rings is None or self.config.paint == "lesion":
             shares.pop("synthetic_anatomy")
+        if self.config.paint == "lesion" and not (self.holds_lesions and self.bearers):
+            return {}
         if category == "no_infarct":
-            real = {WARPED_ANATOMY: shares.pop("hybrid_injection") + shares.pop("cross_subject_fusion")}
+            kept = HEALED_ANATOMY if self.config.paint == "lesion" else WARPED_ANATOMY
+            real = {kept: shares.pop("hybrid_injection") + shares.pop("cross_subject_fusion")}
             return _normalised(shares | real)
         if not self.holds_lesions or not self.bearers:
             return {}
@@ -158,6 +173,8 @@ class MaskSimulator:
     def _try(self, strategy: str, category: str, rng: np.random.Generator) -> _Try:
         if strategy == WARPED_ANATOMY:
             return self._warp(rng)
+        if strategy == HEALED_ANATOMY:
+            return self._heal(rng)
         if strategy == "synthetic_anatomy":
             return self._synthesise(category, rng)
         if strategy == "hybrid_injection":
@@ -171,6 +188,20 @@ class MaskSimulator:
         if warped is None:
             return _Try("the ring opened")
         return _Try(anatomy=warped, labels=warped.labels, row=row, lenders=(row,))
+
+    def _heal(self, rng: np.random.Generator) -> _Try:
+        """Turn a lesion back to wall; where there is none, choose wall to be painted again as it is.
+
+        Else all that is painted would be lesion, and the painting itself would give it away.
+        """
+        row = self.bearers[rng.integers(len(self.bearers))]
+        anatomy = self.anatomies[row]
+        if (self.masks[row] >= Tissue.INFARCT).any():
+            return _Try(anatomy=anatomy, labels=anatomy.labels, row=row, lenders=(row,))
+        grown = grow_lesion(anatomy, self.lesions.draw(False, rng), rng)
+        if grown is None:
+            return _Try("no such lesion grew in the wall")
+        return _Try(anatomy=anatomy, labels=anatomy.labels, row=row, lenders=(row,), repainted=grown >= Tissue.INFARCT)
 
     def _synthesise(self, category: str, rng: np.random.Generator) -> _Try:
         """Draw a ring, then put it in place of a ventricle of about its size."""
@@ -189,22 +220,53 @@ class MaskSimulator:
         return self._grow(moved, category, row, rng)
 
     def _grow(self, anatomy: Anatomy, category: str, row: int, rng: np.random.Generator) -> _Try:
-        plan = self.lesions.draw(category == "no_reflow", rng)
+        if self.config.paint == "lesion":
+            plan = self._plan(row, category, rng)
+        else:
+            plan = self.lesions.draw(category == "no_reflow", rng)
         labels = grow_lesion(anatomy, plan, rng)
         if labels is None:
             return _Try("no such lesion grew in the wall")
         return _Try(anatomy=anatomy, labels=labels, row=row, lenders=(row,))
 
-    def _fuse(self, category: str, rng: np.random.Generator) -> _Try:
-        row = self.bearers[rng.integers(len(self.bearers))]
+    def _plan(self, row: int, category: str, rng: np.random.Generator) -> LesionPlan:
+        """Draw one of the plans of the row's patient, and vary it from slice to slice a little."""
+        plan = self.lesions.draw(category == "no_reflow", self._patient_generator(row, rng))
+        low, high = self.config.infarct_limits
+        share = plan.infarct_share * float(np.exp(_SHARE_SPREAD * rng.standard_normal()))
+        turn = _TURN_SPREAD * float(rng.standard_normal())
+        return replace(plan, infarct_share=float(np.clip(share, low, high)), angle=plan.angle + turn)
+
+    def _patient_generator(self, row: int, rng: np.random.Generator) -> np.random.Generator:
+        """Return the source of what all slices of a patient share in one of its plans, which `rng` draws."""
+        patient = self._numbers[self.patients[row]]
+        return random_generator(self.seed, "lesion plans", patient, int(rng.integers(self.config.lesion_plans)))
+
+    def _lend(self, row: int, category: str, rng: np.random.Generator) -> tuple[Donor, np.random.Generator] | None:
+        """Return the lesion that a slice borrows, and the source of the choices by which it is placed.
+
+        Where lesions are painted, a plan of the recipient's patient names the lender, of whose slices the one at the
+        recipient's height is taken, and the placement.
+        """
         donors = [d for d in self._lenders_of(category) if self.patients[d.row] != self.patients[row]]
         if not donors:
+            return None
+        if self.config.paint == "ventricle":
+            near = self._neighbours(self.anatomies[row], np.array([donor.row for donor in donors]))
+            chosen = int(rng.choice(near))
+            return next(d for d in donors if d.row == chosen), rng
+        shared = self._patient_generator(row, rng)
+        patient = shared.choice(sorted({self.patients[donor.row] for donor in donors}))
+        own = [donor for donor in donors if self.patients[donor.row] == patient]
+        return min(own, key=lambda donor: abs(self._heights[donor.row] - self._heights[row])), shared
+
+    def _fuse(self, category: str, rng: np.random.Generator) -> _Try:
+        row = self.bearers[rng.integers(len(self.bearers))]
+        lent = self._lend(row, category, rng)
+        if lent is None:
             return _Try("no other patient lends a lesion")
-        recipient = self.anatomies[row]
-        near = self._neighbours(recipient, np.array([donor.row for donor in donors]))
-        chosen = int(rng.choice(near))
-        donor = next(d for d in donors if d.row == chosen)
-        labels = carry_lesion(donor, recipient, category == "no_reflow", self.config, rng)
+        (donor, placing), recipient = lent, self.anatomies[row]
+        labels = carry_lesion(donor, recipient, category == "no_reflow", self.config, placing)
         if labels is None:
             return _Try("the lesion does not fit")
         return _Try(anatomy=recipient, labels=labels, row=row, lenders=(row, donor.row))
@@ -238,8 +300,24 @@ class MaskSimulator:
         mask = tried.anatomy.paste(tried.labels)
         both = np.stack([mask, self.masks[tried.row]])
         margin = self.config.hole_margin_px + int(rng.integers(self.config.hole_spread_px + 1))
-        hole = ventricle_hole(both, margin).max(axis=0)
+        if self.config.paint == "ventricle":
+            hole = ventricle_hole(both, margin).max(axis=0)
+        else:
+            painted = both.max(axis=0) >= Tissue.INFARCT
+            if tried.repainted is not None:
+                painted[tried.anatomy.box] |= tried.repainted
+            hole = lesion_hole(painted, self.masks[tried.row] >= Tissue.NORMAL_MYOCARDIUM, margin)
         return Draft(mask, hole, tried.row, tried.lenders, strategy, refusals)
+
+
+def _heights(patients: Sequence[str]) -> NDArray[np.float64]:
+    """Return how far up its patient's stack each slice lies, 0 to 1; a patient's rows are in the stack's order."""
+    names = np.asarray(patients)
+    heights = np.zeros(len(names))
+    for patient in np.unique(names):
+        rows = np.flatnonzero(names == patient)
+        heights[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+    return heights
 
 
 def _move_to(anatomy: Anatomy, centre: tuple[float, float]) -> Anatomy | None:

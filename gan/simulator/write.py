@@ -66,7 +66,7 @@ class SimulationTask:
 
     def simulator(self) -> MaskSimulator:
         """Return the simulator fitted on the training slices."""
-        return MaskSimulator(self.masks, self.patients, self.labels, self.config, self.spacing_mm)
+        return MaskSimulator(self.masks, self.patients, self.labels, self.config, self.spacing_mm, self.seed)
 
     @property
     def labels(self) -> LabelSet:

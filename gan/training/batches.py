@@ -15,9 +15,10 @@ from torch import Tensor
 
 from common.seeds import derive_seed, random_generator
 from gan.generation.hole import ventricle_distance
-from gan.generation.shades import ShadeBook, own_shades
+from gan.generation.shades import ShadeBook, own_shades, seen_labels
 from gan.generation.synthesiser import Condition, build_condition, noise_planes, row_noise, to_gan_range
 from gan.training.config import Pix2PixConfig
+from gan.training.holes import VARIANTS, complete_rows, training_holes
 from gan.training.losses import tissue_weight_table
 from imaging.labels import LabelSet
 from imaging.slices.store import SliceStore
@@ -79,7 +80,7 @@ class Batch:
         pixel_weights: (N, 1, H, W) weight of each pixel's tissue.
         ventricle: (N, 1, H, W) 1 inside the ventricle.
         masks: (N, 1, H, W) label values.
-        holes: (N, 1, H, W) 1 around the ventricle.
+        holes: (N, 1, H, W) 1 where is drawn.
         detail_px: Side of the windows that the losses of details look at.
     """
 
@@ -114,7 +115,10 @@ class ResidentSlices:
     Attributes:
         images: (N, H, W) float16 in [0, 1].
         masks: (N, H, W) uint8.
-        distances: (N, H, W) uint8, of each pixel to the ventricle (`gan.generation.hole`).
+        places: (N, H, W) uint8 from which holes are made: the distance of each pixel to the ventricle
+        (`gan.generation.hole`),
+            or the holes of lesions (`gan.training.holes`).
+        rows: Which slices are trained on.
         tissue_weights: (num_classes,).
         labels: The label set of the masks.
         digest: Of the store that they are from.
@@ -125,7 +129,8 @@ class ResidentSlices:
 
     images: Tensor
     masks: Tensor
-    distances: Tensor
+    places: Tensor
+    rows: NDArray[np.integer]
     tissue_weights: Tensor
     labels: LabelSet
     digest: str
@@ -134,42 +139,57 @@ class ResidentSlices:
     shades: ShadeBook | None = None
 
     @classmethod
-    def load(cls, training: SliceStore, config: Pix2PixConfig, compute: Compute) -> "ResidentSlices":
-        """Read a whole store."""
+    def load(cls, training: SliceStore, config: Pix2PixConfig, compute: Compute, seed: int = 0) -> "ResidentSlices":
+        """Read a whole store; `seed` decides the holes of lesions.
+
+        Raises:
+            InputError: There is nothing to paint.
+        """
         masks = training.masks()
-        distances = ventricle_distance(masks)
-        holes = (distances <= config.hole_margin_px).astype(np.uint8)
-        parts = (training.images(), masks, distances)
+        distances, rows = ventricle_distance(masks), np.arange(len(masks))
+        ventricles, places = (distances <= config.hole_margin_px).astype(np.uint8), distances
+        if config.paint == "lesion":
+            places = training_holes(masks, config, seed)
+            rows = np.flatnonzero(complete_rows(places))
+        parts = (training.images(), masks, places)
         resident = [torch.from_numpy(np.ascontiguousarray(part)).to(compute.device) for part in parts]
         weights = tissue_weight_table(config.tissue_weights, training.label_set).to(compute.device)
-        crops = windows_around(torch.from_numpy(holes).unsqueeze(1), config.crop_px) if config.crop_px else None
-        shades = ShadeBook.of(parts[0], masks, holes, training.label_set.num_classes) if config.shades else None
+        crops = windows_around(torch.from_numpy(ventricles).unsqueeze(1), config.crop_px) if config.crop_px else None
         labels, digest = training.label_set, training.digest
-        return cls(resident[0], resident[1], resident[2], weights, labels, digest, config, crops, shades)
+        shades = ShadeBook.of(parts[0], masks, ventricles, labels.num_classes, config.paint) if config.shades else None
+        return cls(resident[0], resident[1], resident[2], rows, weights, labels, digest, config, crops, shades)
 
     def batch(self, seed: int, step: int) -> Batch:
         """Return a step's slices: which ones, their holes and their noise are decided by (seed, step) alone."""
-        rows = random_generator(seed, "pix2pix rows", step).integers(len(self.images), size=self.config.batch)
-        images, masks, distances = self._rows(rows)
-        images, holes = to_gan_range(images.float()), (distances <= self._margins(seed, step)).float()
+        drawn = random_generator(seed, "pix2pix rows", step).integers(len(self.rows), size=self.config.batch)
+        rows = self.rows[drawn]
+        images, masks, places = self._rows(rows)
+        images, holes = to_gan_range(images.float()), self._holes(places, seed, step)
         size = (len(rows), noise_planes(self.config), *images.shape[2:])
         noise = send(row_noise(derive_seed(seed, "pix2pix training noise", step), size), images.device)
-        shades = own_shades(images, masks[:, 0], self.labels.num_classes) if self.config.shades else None
+        shades = self._shades(images, masks, holes) if self.config.shades else None
         condition = build_condition(self.config, self.labels, masks[:, 0], images, holes, noise, shades)
         weights = self.tissue_weights[masks.long()]
         ventricle = (masks > 0).float()
         return Batch(condition, images, weights, ventricle, masks.long(), holes, self.config.detail_px)
 
-    def _margins(self, seed: int, step: int) -> Tensor:
-        """Return how far each slice's hole reaches (N, 1, 1, 1)."""
-        config = self.config
-        more = random_generator(seed, "pix2pix holes", step).integers(config.hole_spread_px + 1, size=config.batch)
-        return send(torch.from_numpy(config.hole_margin_px + more).view(-1, 1, 1, 1), self.images.device)
+    def _holes(self, places: Tensor, seed: int, step: int) -> Tensor:
+        """Return each slice's hole (N, 1, H, W): the ventricle with a margin, or one of its variants."""
+        config, rng = self.config, random_generator(seed, "pix2pix holes", step)
+        choices = VARIANTS if config.paint == "lesion" else config.hole_spread_px + 1
+        drawn = send(torch.from_numpy(rng.integers(choices, size=config.batch)).view(-1, 1, 1, 1), places.device)
+        if config.paint == "lesion":
+            return (places.long() >> drawn & 1).float()
+        return (places <= config.hole_margin_px + drawn).float()
+
+    def _shades(self, images: Tensor, masks: Tensor, holes: Tensor) -> Tensor:
+        labels = masks if self.config.paint == "ventricle" else seen_labels(masks, holes)
+        return own_shades(images, labels[:, 0], self.labels.num_classes)
 
     def _rows(self, rows: NDArray[np.integer]) -> list[Tensor]:
-        """Return images, masks and distances (N, 1, H, W) of some rows, cut where training is on windows."""
+        """Return images, masks and places of holes (N, 1, H, W) of some rows, cut where training is on windows."""
         index = send(torch.from_numpy(rows), self.images.device)
-        parts = [part[index].unsqueeze(1) for part in (self.images, self.masks, self.distances)]
+        parts = [part[index].unsqueeze(1) for part in (self.images, self.masks, self.places)]
         if self.crops is None:
             return parts
         windows = self.crops.at(rows.tolist())

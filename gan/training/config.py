@@ -1,4 +1,4 @@
-"""The configuration of Pix2Pix and its named presets.
+"""The configuration of synthesis: its method, transplants, and Pix2Pix with its named presets.
 
 What does not live here: how any of it is built or trained.
 """
@@ -38,6 +38,48 @@ CONTEXT_TISSUE_WEIGHTS: Mapping[str, float] = MappingProxyType(
     }
 )
 
+Paint = Literal["ventricle", "lesion"]
+
+# What simulator and generator must agree on: one learns to fill the hole that the other cuts.
+HOLE_FIELDS = ("paint", "hole_margin_px", "hole_spread_px")
+
+
+class SynthesisConfig(FrozenConfig):
+    """How synthetic slices are made.
+
+    Attributes:
+        method: `pix2pix` draws simulated masks; `transplant` carries lesions of real slices into healthy walls, without
+            a network: the yardstick that a generator of lesions has to beat.
+    """
+
+    method: Literal["pix2pix", "transplant"] = "pix2pix"
+
+
+class TransplantConfig(FrozenConfig):
+    """How lesions are carried over.
+
+    Attributes:
+        turn_deg: A lesion is turned about the ventricle by up to so much to either side.
+        any_turn_share: In this share of the slices it is turned by any angle.
+        mirror_share: In this share it is mirrored.
+        smooth_px: Deviation of the Gaussian that smooths the carried intensities.
+        grain_px: Deviation of the Gaussian that parts the recipient's grain from its shades.
+        grain_share: How much of that grain is laid on the lesion.
+        fade_px: Deviation of the Gaussian by which the lesion, widened by one pixel, fades into the wall.
+        minimum_infarct_px: Slices with a smaller lesion are refused, in pixels of 1 mm.
+        minimum_no_reflow_px: The same of no-reflow, where it is asked for.
+    """
+
+    turn_deg: float = Field(40.0, ge=0, le=180)
+    any_turn_share: float = Field(0.3, ge=0, le=1)
+    mirror_share: float = Field(0.5, ge=0, le=1)
+    smooth_px: float = Field(0.5, ge=0, le=4)
+    grain_px: float = Field(1.2, gt=0, le=8)
+    grain_share: float = Field(0.6, ge=0, le=1)
+    fade_px: float = Field(0.8, ge=0, le=4)
+    minimum_infarct_px: int = Field(25, ge=1)
+    minimum_no_reflow_px: int = Field(12, ge=1)
+
 
 class Pix2PixConfig(FrozenConfig):
     """Everything that identifies a Pix2Pix model and its training.
@@ -45,8 +87,10 @@ class Pix2PixConfig(FrozenConfig):
     Attributes:
         label_input: `scalar` gives the label map as one channel holding 0 to 4, `one_hot` one channel a
             tissue.
-        context: Give the real slice with the ventricle removed, and draw only inside that hole.
-        hole_margin_px: How far the hole reaches beyond the ventricle at least, in pixels.
+        context: Give the real slice with what `paint` names removed, and draw only inside that hole.
+        paint: What the hole takes out of the slice: the `ventricle`, or the `lesion` alone, whose hole stays inside
+            the wall.
+        hole_margin_px: How far the hole reaches beyond it at least, in pixels.
         hole_spread_px: By up to so much further, at random: else where drawing begins would give the epicardium
             away to a segmenter that is trained on it.
         seam_px: Width of the soft seam just inside the hole, in pixels.
@@ -87,6 +131,7 @@ class Pix2PixConfig(FrozenConfig):
 
     label_input: Literal["scalar", "one_hot"] = "one_hot"
     context: bool = True
+    paint: Paint = "ventricle"
     hole_margin_px: int = Field(3, ge=0)
     hole_spread_px: int = Field(0, ge=0, le=64)
     seam_px: int = Field(2, ge=0)
@@ -143,6 +188,8 @@ class Pix2PixConfig(FrozenConfig):
             )
         if self.crop_px and not self.context:
             raise ValueError("crop_px needs context: without it the whole slice is to be learned")
+        if self.paint == "lesion" and not self.context:
+            raise ValueError("paint 'lesion' needs context: the real slice around the lesion is what is kept")
         if self.shades and not self.context:
             raise ValueError("shades needs context: they are those of slices with like surroundings")
         if self.decoder_noise and not self.noise_channels:
@@ -255,6 +302,29 @@ PRESETS: Mapping[str, Pix2PixConfig] = MappingProxyType(
             reader_weight=6.0,
             # Around the wall, a background that costs little is filled with what fools the discriminator anywhere.
             tissue_weights={**CONTEXT_TISSUE_WEIGHTS, "background": 3.0, "infarct": 8.0, "no_reflow": 12.0},
+        ),
+        # The real heart stays; its lesion is taken out of the wall, and another is painted in.
+        "repaint": Pix2PixConfig(
+            paint="lesion",
+            hole_margin_px=1,
+            hole_spread_px=2,
+            seam_px=1,
+            crop_px=96,
+            shades=True,
+            shade_neighbours=64,
+            decoder_noise=True,
+            decoder_labels=True,
+            grain_px=(0.0, 0.8, 1.6),
+            grain_weight=3.0,
+            fine_discriminator_widths=(16, 32),
+            adversarial_weight=5.0,
+            l1_weight=60.0,
+            l1_blur_px=1.0,
+            reader_weight=6.0,
+            detail_px=48,
+            average_decay=0.99,
+            # Of a hole half is wall that was healthy; a lesion is to be seen, not to be drawn larger than it is.
+            tissue_weights={**CONTEXT_TISSUE_WEIGHTS, "infarct": 5.0, "no_reflow": 8.0},
         ),
         # The whole slice from the labels and noise alone; needs VGG16's weights.
         "improved_no_context": Pix2PixConfig(

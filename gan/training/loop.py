@@ -31,7 +31,7 @@ from common.errors import InputError
 from common.files import CHECKPOINT, write_atomically
 from common.progress import track
 from common.tables import write_csv
-from gan.generation.hole import ventricle_hole
+from gan.generation.hole import own_hole
 from gan.generation.shades import tissue_shades, write_shades
 from gan.generation.synthesiser import Synthesiser, noise_seeds
 from gan.quality.distances import patch_distance
@@ -39,6 +39,7 @@ from gan.quality.proof import local_texture, mean_absolute_error, pairwise_varie
 from gan.training.batches import ResidentSlices
 from gan.training.config import Pix2PixConfig
 from gan.training.steps import Players
+from imaging.labels import Tissue
 from imaging.slices.store import SliceStore
 from runtime.checkpoint import digest_of, load_checkpoint, save_checkpoint
 from runtime.compute import Compute
@@ -94,33 +95,40 @@ _SMOOTHING_PX = 1.5
 
 @dataclass(frozen=True)
 class ValidationSlices:
-    """Slices that show a ventricle: images (N, H, W) in [0, 1], masks and holes (N, H, W), shades (N, labels)."""
+    """Slices that show what is painted.
+
+    Images are (N, H, W) in [0, 1], masks, holes and regions (N, H, W), shades (N, labels).
+    A region is where the drawing is measured: the ventricle, or the hole of its lesions.
+    """
 
     images: NDArray[np.float32]
     masks: NDArray[np.uint8]
     holes: NDArray[np.uint8]
+    regions: NDArray[np.bool_]
     shades: NDArray[np.float32]
 
     @classmethod
     def choose(
         cls, images: NDArray[np.floating], masks: NDArray[np.uint8], config: Pix2PixConfig
     ) -> "ValidationSlices":
-        """Take at most `validation_slices`, evenly spread over those that show a ventricle.
+        """Take at most `validation_slices`, evenly spread over those that show a ventricle, or a lesion.
 
         Raises:
             InputError: None does.
         """
-        rows = np.flatnonzero((masks > 0).any(axis=(1, 2)))
+        painted = masks >= (Tissue.INFARCT if config.paint == "lesion" else Tissue.CAVITY)
+        rows = np.flatnonzero(painted.any(axis=(1, 2)))
         if not len(rows):
             raise InputError(
-                f"pix2pix: none of {len(masks)} validation slices shows a ventricle; check the split and the masks"
+                f"pix2pix: none of {len(masks)} validation slices shows a {config.paint}; check the split and the masks"
             )
         count = min(config.validation_slices, len(rows))
         rows = rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
-        holes = ventricle_hole(masks[rows], config.hole_margin_px)
+        holes = own_hole(masks[rows], config.paint, config.hole_margin_px)
+        regions = (masks[rows] > 0) if config.paint == "ventricle" else holes > 0
         chosen = np.asarray(images[rows], dtype=np.float32)
         shades = tissue_shades(chosen, masks[rows], int(masks.max()) + 1)
-        return cls(chosen, masks[rows], holes, np.nan_to_num(shades, nan=0.5))
+        return cls(chosen, masks[rows], holes, regions, np.nan_to_num(shades, nan=0.5))
 
 
 def validation_figures(
@@ -128,7 +136,7 @@ def validation_figures(
     slices: ValidationSlices,
     seed: int,
 ) -> dict[str, float]:
-    """Draw real slices again and measure how well they are met inside the ventricle.
+    """Draw real slices again and measure how well they are met inside the ventricle, or the hole of their lesions.
 
     The measure that selects is `selection` = the share of the ventricle's shading that is met, with both slices
     smoothed by a Gaussian of 1.5 px - patch_weight x the distance between drawn and real patches around the
@@ -147,7 +155,7 @@ def validation_figures(
     images, masks = slices.images, slices.masks
     seeds = noise_seeds(seed, "validation", range(len(masks)))
     drawn = synthesiser.draw(masks, images, slices.holes, seeds, slices.shades)
-    ventricle = masks > 0
+    ventricle = slices.regions
     shading = _share_met(_smoothed(drawn)[ventricle], _smoothed(images)[ventricle])
     patches = patch_distance(drawn, images, slices.holes > 0, seed)
     return {
@@ -222,11 +230,11 @@ def train_pix2pix(
         vgg16_weights: A safetensors file of VGG16, which a `perceptual_weight` above 0 needs.
 
     Raises:
-        InputError: No validation slice shows a ventricle, a checkpoint belongs to another configuration, or
+        InputError: No validation slice shows what is painted, a checkpoint belongs to another configuration, or
             VGG16's weights are wanted and missing.
         TrainingDivergedError: A loss was not finite.
     """
-    slices = ResidentSlices.load(training, config, compute)
+    slices = ResidentSlices.load(training, config, compute, seed)
     validation = ValidationSlices.choose(validation_images, validation_masks, config)
     run = _Training(Players(slices, compute, seed, vgg16_weights), validation, folder)
     if (result := run.found(card)) is not None:

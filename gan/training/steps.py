@@ -106,14 +106,14 @@ class Objective:
             terms["structure_loss"] = 1 - weighted_mean(similarity, batch.ventricle)
             weights.append(config.structure_weight)
         if config.grain_weight > 0:
-            terms["grain_loss"] = grain_loss(drawing.grain, batch.real, self._tissues(batch))
+            terms["grain_loss"] = grain_loss(drawing.grain, batch.real, self._tissues(batch) * batch.holes)
             weights.append(config.grain_weight)
         if self.perceptual is not None:
             terms["perceptual_loss"] = self._perceived(batch, drawn, self.perceptual)
             weights.append(config.perceptual_weight)
         if reader is not None:
             terms["reading_loss"] = reading_loss(
-                reader(batch.detail.cut(drawn)), batch.detail_masks(), self.tissue_weights
+                reader(batch.detail.cut(drawn)), batch.detail_masks(), self.tissue_weights, self._read_in(batch)
             )
             weights.append(config.reader_weight)
         loss = torch.stack([weight * term for weight, term in zip(weights, terms.values(), strict=True)]).sum()
@@ -128,6 +128,10 @@ class Objective:
     def _tissues(self, batch: Batch) -> Tensor:
         """Return the ventricle's tissues (N, C - 1, H, W): what is fine around it is edges, not grain."""
         return F.one_hot(batch.masks[:, 0], len(self.tissue_weights)).permute(0, 3, 1, 2)[:, 1:].float()
+
+    def _read_in(self, batch: Batch) -> Tensor | None:
+        """Return where the tissues shall be read (N, h, w): of a repainted lesion all else is the camera's."""
+        return batch.detail.cut(batch.holes)[:, 0] if self.config.paint == "lesion" else None
 
     def _fooling(self, batch: Batch, logits: list[Tensor]) -> Tensor:
         adversarial = ADVERSARIAL_LOSSES[self.config.adversarial]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from common.errors import InputError
 from common.files import write_atomically
 from common.tables import read_csv, write_csv
 from engine.finished import Finished
@@ -283,6 +284,10 @@ class TrialBench:
         from runtime.compute import choose_compute
 
         settings = forge.settings()
+        if settings.transplants:
+            raise InputError(
+                "trials train Pix2Pix, which synthesis.method=transplant does without; use synthesis.method=pix2pix"
+            )
         versions = {asset: forge.version(asset, fold) for asset in _NEEDED}
         judge = _finished(forge, JUDGE, fold, settings.seeds[0], versions)
         masks = _finished(forge, "lesion_masks", fold, None, versions)

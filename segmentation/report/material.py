@@ -18,7 +18,7 @@ from imaging.slices.store import SliceStore
 from segmentation.comparison.arms import Comparison
 from segmentation.scoring.held_out import PredictedSlices
 from segmentation.scoring.joint_scores import patient_rows
-from segmentation.training.config import TrainConfig
+from segmentation.training.config import MixingConfig, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Synthesis:
         strategy_shares: Share of each mask strategy.
         infarct_limits: Accepted share of the myocardium.
         no_reflow_limits: Accepted share of the lesion.
+        transplanted: Whether lesions were carried over without a network; the other values then decided nothing.
+        lesions_alone: Whether lesions were drawn into real hearts, or whole ventricles.
     """
 
     steps: int
@@ -44,6 +46,8 @@ class Synthesis:
     strategy_shares: Mapping[str, float]
     infarct_limits: tuple[float, float]
     no_reflow_limits: tuple[float, float]
+    transplanted: bool = False
+    lesions_alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,11 +64,12 @@ class Setup:
         seeds: Configured seeds.
         region: How regions are cut.
         balance: Class shares of the augmented slices.
-        training_slices: Slices in each arm.
-        synthetic_slices: Of these in the real-plus-GAN arm.
+        training_slices: Slices in each arm; added ones come beside them.
+        synthetic_slices: Of the real-plus-GAN arm.
         localiser_steps: Optimiser steps of the localiser.
         synthesis: How synthetic slices were made.
         networks: Training configuration by network.
+        mixing: How synthetic slices come beside real ones.
     """
 
     source: str
@@ -81,6 +86,13 @@ class Setup:
     localiser_steps: int
     synthesis: Synthesis
     networks: Mapping[str, TrainConfig]
+    mixing: MixingConfig
+
+    @property
+    def real_beside_synthetic(self) -> int:
+        """How many slices of the real-plus-GAN arm are real."""
+        added = self.mixing.protocol == "add"
+        return self.training_slices if added else self.training_slices - self.synthetic_slices
 
     @property
     def simulated(self) -> bool:

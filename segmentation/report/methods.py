@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from imaging.labels import PATIENT_GROUPS
 from segmentation.comparison.statistics import CONFIDENCE, MINIMUM_PAIRS, one_training_set, sources_of_variation
-from segmentation.report.material import ReportMaterial
+from segmentation.report.material import ReportMaterial, Setup, Synthesis
 from segmentation.report.words import ARMS, count, listed, upper_first, words
 from segmentation.training.config import TrainConfig
 
@@ -50,32 +50,64 @@ def _data(material: ReportMaterial) -> str:
 
 
 def _training_sets(material: ReportMaterial) -> str:
-    setup, made = material.setup, material.setup.synthesis
-    total, synthetic = setup.training_slices, setup.synthetic_slices
+    setup = material.setup
+    return (
+        f"{_mixed(setup)} Augmented slices were drawn so that {setup.balance.infarct_share:.0%} held an infarct and "
+        f"{setup.balance.no_reflow_share:.0%} no-reflow. {_synthesis(setup.synthesis)}, and the slices were varied by "
+        "the recipe of the augmented ones. Localiser, generator, simulated lesions and segmenters used "
+        "training patients of the fold only."
+    ).replace("%", _PERCENT)
+
+
+def _mixed(setup: Setup) -> str:
+    mixing, total = setup.mixing, setup.training_slices
+    real, synthetic = setup.real_beside_synthetic, setup.synthetic_slices
+    if mixing.protocol == "add":
+        said = (
+            f"Each network was trained on {total:,} augmented slices of training patients, alone or with "
+            f"{synthetic:,} synthetic ones beside them."
+        )
+    else:
+        said = (
+            f"Each network was trained on two sets of {total:,} slices: augmented slices of training patients only, or "
+            f"{real:,} of these and {synthetic:,} synthetic ones."
+        )
+    if mixing.protocol == "synthetic_first":
+        said += f" The last {mixing.real_last_share:.0%} of the steps drew no synthetic ones."
+    if mixing.synthetic_weight != 1:
+        said += f" A synthetic slice weighed {mixing.synthetic_weight:g} in the loss, a real one 1."
+    return said
+
+
+def _synthesis(made: Synthesis) -> str:
+    if made.transplanted:
+        return (
+            "Synthetic slices are healthy slices of training patients into whose wall another training patient's "
+            "lesion was carried, pixel by pixel at the same depth of the wall"
+        )
     strategies = listed([f"{words(name)} ({share:.0%})" for name, share in made.strategy_shares.items()])
     drew = "the ventricle into real slices" if made.in_context else "whole slices"
+    drew = "lesions into the walls of real slices" if made.lesions_alone else drew
     limits = (
         f"{_range(made.infarct_limits)} of the myocardium and no-reflow {_range(made.no_reflow_limits)} of the lesion"
     )
     return (
-        f"Each network was trained on two sets of {total:,} slices: augmented slices of training patients only, or "
-        f"{total - synthetic:,} of these and {synthetic:,} synthetic ones. Augmented slices were drawn so that "
-        f"{setup.balance.infarct_share:.0%} held an infarct and {setup.balance.no_reflow_share:.0%} no-reflow. Label "
-        f"maps of synthetic slices were simulated by {strategies}, with infarct accepted at {limits}. A Pix2Pix "
+        f"Label maps of synthetic slices were simulated by {strategies}, with infarct accepted at {limits}. A Pix2Pix "
         f"generator ({made.steps:,} steps of {count(made.batch, 'slice')}, {words(made.adversarial)} adversarial loss, "
-        f"L1 weight {made.l1_weight:g}) drew {drew}, and the slices were varied by the recipe of the augmented ones. "
-        "Localiser, generator, simulated lesions and segmenters used "
-        "training patients of the fold only."
-    ).replace("%", _PERCENT)
+        f"L1 weight {made.l1_weight:g}) drew {drew}"
+    )
 
 
 def _networks(material: ReportMaterial) -> str:
     seeds = sorted({training.arm.seed for training in material.trainings}) or list(material.setup.seeds)
     sentences = [_network(material, name, config) for name, config in material.setup.networks.items()]
+    same = "Both arms had the same number of " + (
+        "steps" if material.setup.mixing.protocol == "add" else "slices and steps"
+    )
     precision = sorted({str(training.card["precision"]) for training in material.trainings})
     computed = f" Training ran in {listed(precision)}." if precision else ""
     return (
-        f"{' '.join(sentences)} Both arms had the same number of slices and steps and the same "
+        f"{' '.join(sentences)} {same} and the same "
         f"{'seed' if len(seeds) == 1 else 'seeds'} ({listed([str(seed) for seed in seeds])}); the weights with the "
         f"best mean Dice on the validation patients were kept.{computed}"
     )

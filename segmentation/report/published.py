@@ -168,7 +168,7 @@ def _three(without: float, with_gan: float, digits: int = 3) -> tuple[str, str, 
 def _our_protocol(material: ReportMaterial) -> Mapping[str, str]:
     setup, folds = material.setup, material.comparison.folds
     low, high = setup.region.percentiles
-    real = setup.training_slices - setup.synthetic_slices
+    real = setup.real_beside_synthetic
     seeds = sorted({training.arm.seed for training in material.trainings}) or list(setup.seeds)
     return {
         "data": "built-in phantom, simulated patients" if setup.simulated else f"source {setup.source}",

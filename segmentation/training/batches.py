@@ -34,6 +34,10 @@ class RowSampler:
         balance: Shares of the categories, or None.
         seed: The training's seed.
         part: Which of a batch's rows this process trains on; all of them where it trains alone.
+        real_from: From this step on only real slices are drawn; None for never.
+
+    Raises:
+        InputError: There is nothing to draw.
     """
 
     def __init__(
@@ -43,30 +47,68 @@ class RowSampler:
         balance: BalanceConfig | None,
         seed: int,
         part: slice = slice(None),
+        real_from: int | None = None,
     ) -> None:
         if len(training) == 0:
             raise InputError(f"{training.path}: holds no slices to train on; rematerialise the training set")
-        self._count, self._batch, self._balance, self._seed, self._part = len(training), batch, balance, seed, part
-        self._orders: dict[int, NDArray[np.int64]] = {}
-        self._by_category = None if balance is None else rows_by_category(read_categories(training))
+        self._part, self._real_from = part, real_from
+        categories = None if balance is None else read_categories(training)
+        self._all = _Pool(np.arange(len(training)), 0, batch, balance, categories, seed, "order")
+        if real_from is None:
+            return
+        real = np.flatnonzero(~are_synthetic(training))
+        if not len(real):
+            raise InputError(f"{training.path}: holds no real slices, which the last steps want; set real_last_share=0")
+        self._real = _Pool(real, real_from, batch, balance, categories, seed, "order of real slices")
 
     def rows(self, step: int) -> NDArray[np.int64]:
         """Return the row numbers of this process's part of a step's batch; steps and rows are counted from 0."""
-        return self._batch_rows(step)[self._part]
+        return self.batch_rows(step)[self._part]
 
-    def _batch_rows(self, step: int) -> NDArray[np.int64]:
+    def batch_rows(self, step: int) -> NDArray[np.int64]:
+        """Return the row numbers of a step's whole batch."""
+        real_alone = self._real_from is not None and step >= self._real_from
+        return (self._real if real_alone else self._all).batch_rows(step)
+
+
+class _Pool:
+    """Rows of a training set from which batches are drawn, beginning at one step."""
+
+    def __init__(
+        self,
+        rows: NDArray[np.int64],
+        first_step: int,
+        batch: int,
+        balance: BalanceConfig | None,
+        categories: NDArray[np.str_] | None,
+        seed: int,
+        purpose: str,
+    ) -> None:
+        self._rows, self._first_step, self._batch, self._balance = rows, first_step, batch, balance
+        self._seed, self._purpose = seed, purpose
+        self._orders: dict[int, NDArray[np.int64]] = {}
+        self._by_category = None if categories is None else rows_by_category(categories[rows])
+
+    def batch_rows(self, step: int) -> NDArray[np.int64]:
         if self._by_category is not None and self._balance is not None:
             rng = random_generator(self._seed, "rows", step)
-            return draw_balanced(self._by_category, self._batch, self._balance, rng).astype(np.int64)
-        positions = step * self._batch + np.arange(self._batch)
-        epochs, places = np.divmod(positions, self._count)
+            return self._rows[draw_balanced(self._by_category, self._batch, self._balance, rng)]
+        positions = (step - self._first_step) * self._batch + np.arange(self._batch)
+        epochs, places = np.divmod(positions, len(self._rows))
         self._orders = {epoch: self._order(epoch) for epoch in np.unique(epochs).tolist()}
         return np.array([self._orders[e][p] for e, p in zip(epochs.tolist(), places.tolist(), strict=True)])
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         """Return the order of an epoch: that of the step before, mostly, which is not drawn again."""
         known = self._orders.get(epoch)
-        return random_generator(self._seed, "order", epoch).permutation(self._count) if known is None else known
+        if known is not None:
+            return known
+        return random_generator(self._seed, self._purpose, epoch).permutation(self._rows)
+
+
+def are_synthetic(training: SliceStore) -> NDArray[np.bool_]:
+    """Return which rows of a training set were drawn or transplanted."""
+    return np.asarray(training.rows["origin"] == "synthetic")
 
 
 def read_categories(training: SliceStore) -> NDArray[np.str_]:

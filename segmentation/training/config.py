@@ -150,6 +150,9 @@ class TrainConfig(FrozenConfig):
         patience: Rounds without a better score after which training stops early; None never does.
         balanced_sampling: Class shares of each batch; None goes through a random order of all rows.
         augmentation: Random changes on the device; None leaves the stored slices as they are.
+        real_last_share: Over this last share of the steps real slices alone are drawn, from a set that also holds
+            synthetic ones.
+        synthetic_weight: Weight of a synthetic slice in the loss, beside 1 of a real one.
         flips_at_test_time: Average the predictions of the four mirrored copies of a slice.
         resident_limit_mb: Training sets larger than this are streamed from their file.
         compiled: Train with `torch.compile`, on CUDA with its graphs; takes a C++ compiler, on CUDA Triton too. No
@@ -177,6 +180,46 @@ class TrainConfig(FrozenConfig):
     patience: PositiveInt | None = None
     balanced_sampling: BalanceConfig | None = BalanceConfig()
     augmentation: DeviceAugmentConfig | None = DeviceAugmentConfig()
+    real_last_share: float = Field(0.0, ge=0, lt=1)
+    synthetic_weight: float = Field(1.0, gt=0)
     flips_at_test_time: bool = True
     resident_limit_mb: PositiveInt = 4_000
     compiled: bool = False
+
+
+class MixingConfig(FrozenConfig):
+    """How synthetic slices come beside real ones, the same number of steps in both arms.
+
+    Attributes:
+        protocol: `replace`, the source's: a share of the slices is synthetic, in sets of equal size. `add`: all real
+            slices and `synthetic_per_real` times as many synthetic ones, so many more steps in both arms, and so as
+            many draws of real slices as without synthetic ones. `synthetic_first`: the sets of `replace`, of which the
+            last steps draw real slices alone.
+        synthetic_per_real: Of `add`.
+        real_last_share: Of `synthetic_first`: share of the steps that draw real slices alone.
+        synthetic_weight: Weight of a synthetic slice in the loss, beside 1 of a real one.
+    """
+
+    protocol: Literal["replace", "add", "synthetic_first"] = "replace"
+    synthetic_per_real: float = Field(1 / 3, gt=0, le=10)
+    real_last_share: float = Field(0.4, gt=0, lt=1)
+    synthetic_weight: float = Field(1.0, gt=0)
+
+    def synthetic_slices(self, total: int, share: float) -> int:
+        """Return how many slices of the arm are synthetic: of `total`, or beside as many real ones."""
+        return round(total * (self.synthetic_per_real if self.protocol == "add" else share))
+
+    def real_slices(self, total: int, share: float) -> int:
+        """Return how many of its slices are real."""
+        return total if self.protocol == "add" else total - self.synthetic_slices(total, share)
+
+    def training(self, config: TrainConfig, with_synthetic: bool) -> TrainConfig:
+        """Return how an arm is trained, with or without synthetic slices, from how real slices alone would be."""
+        changes: dict[str, Any] = {}
+        if self.protocol == "add":
+            changes["steps"] = round(config.steps * (1 + self.synthetic_per_real))
+        if with_synthetic and self.protocol == "synthetic_first":
+            changes["real_last_share"] = self.real_last_share
+        if with_synthetic:
+            changes["synthetic_weight"] = self.synthetic_weight * config.synthetic_weight
+        return config.model_copy(update=changes)

@@ -31,7 +31,7 @@ from common.tables import read_csv, write_csv
 from imaging.labels import LabelSet
 from imaging.slices.store import SliceStore, StoreAttributes
 from runtime.checkpoint import digest_of, load_checkpoint, save_checkpoint
-from runtime.compute import Compute
+from runtime.compute import Compute, send
 from runtime.model_folder import finished_card, write_model_folder
 from runtime.processes import Ranks
 from runtime.report import Report, TrainingDivergedError
@@ -40,7 +40,7 @@ from segmentation.networks.table import build_network
 from segmentation.prediction.post_processing import choose_steps
 from segmentation.prediction.segmenter import Segmenter
 from segmentation.training.augmentation import apply_changes, draw_changes
-from segmentation.training.batches import BatchSource, RowSampler, count_pixels, open_batches
+from segmentation.training.batches import BatchSource, RowSampler, are_synthetic, count_pixels, open_batches
 from segmentation.training.config import TrainConfig
 from segmentation.training.losses import class_weights, loss_of_step, segmentation_loss
 from segmentation.training.optimisers import WeightAverage, build_optimiser, learning_rate_at, set_learning_rate
@@ -200,8 +200,10 @@ class _Training:
         # Fabric's wrapper runs the forward pass in autocast; weights and state stay in the plain objects.
         forward = _compile(self.network, compute) if config.compiled else self.network
         self.forward, self.step_optimiser = compute.fabric.setup(forward, self.optimiser)
-        sampler = RowSampler(training, config.batch, config.balanced_sampling, seed, self.part)
-        self.batches: BatchSource = open_batches(training, sampler, compute, config.resident_limit_mb)
+        real_from = config.steps - round(config.real_last_share * config.steps) if config.real_last_share else None
+        self.sampler = RowSampler(training, config.batch, config.balanced_sampling, seed, self.part, real_from)
+        self.batches: BatchSource = open_batches(training, self.sampler, compute, config.resident_limit_mb)
+        self.row_weights = _row_weights(training, config.synthetic_weight)
         weights = class_weights(config, self.labels, lambda: count_pixels(training))
         self.class_weights = None if weights is None else torch.tensor(weights, device=compute.device)
         self.step, self.best_step, self.best_score = 0, 0, -1.0
@@ -253,7 +255,7 @@ class _Training:
         loss, parts = segmentation_loss(
             output,
             masks,
-            loss_of_step(self.config, self.step, masks, self.labels.num_classes),
+            loss_of_step(self.config, self.step, masks, self.labels.num_classes, self._slice_weights()),
             self.class_weights,
             self.config.auxiliary_weight,
         )
@@ -350,6 +352,13 @@ class _Training:
         auxiliary = None if output.auxiliary is None else self.ranks.gather(output.auxiliary.float())
         return SegmentationOutput(self.ranks.gather(output.logits.float()), auxiliary), self.ranks.gather(masks)
 
+    def _slice_weights(self) -> Tensor | None:
+        """Return the weight of each slice (N,) of the step's whole batch; None where all weigh the same."""
+        if self.row_weights is None:
+            return None
+        weights = self.row_weights[self.sampler.batch_rows(self.step)]
+        return send(torch.from_numpy(weights), self.compute.device)
+
     def _augmented_batch(self) -> tuple[Tensor, Tensor]:
         images, masks = self.batches.batch(self.step)
         config = self.config
@@ -386,6 +395,14 @@ class _Training:
             f"{self.config.network.name}: {what}; last metrics: {known or 'none yet'}; "
             f"lower learning_rate or look at the training set; {kept}"
         )
+
+
+def _row_weights(training: SliceStore, synthetic_weight: float) -> NDArray[np.float32] | None:
+    """Return the weight of each row of a training set in the loss; None where all weigh the same."""
+    synthetic = are_synthetic(training)
+    if synthetic_weight == 1 or not synthetic.any():
+        return None
+    return np.where(synthetic, np.float32(synthetic_weight), np.float32(1))
 
 
 def _check_sizes(config: TrainConfig, region_px: int) -> None:

@@ -1,11 +1,12 @@
 """The table of losses, the cross-entropies and sums in it, class weights, and deep supervision.
 
-Every loss takes logits (N, C, H, W) in float32 and a mask (N, H, W) of label values and returns a scalar. What does
-not live here: `overlap_losses` and `boundary_loss`.
+Every loss takes logits (N, C, H, W) in float32, a mask (N, H, W) of label values and, on choice, a weight of each slice
+(N,), and returns a scalar. What does not live here: `overlap_losses` and `boundary_loss`.
 
 Losses of how well predicted and true areas overlap: soft Dice, generalised Dice, focal Tversky.
 
-Every loss takes logits (N, C, H, W) in float32 and a mask (N, H, W) of label values and returns a scalar. Intersections
+Every loss takes logits (N, C, H, W) in float32, a mask (N, H, W) of label values and, on choice, a weight of each slice
+(N,), and returns a scalar. Intersections
 and sums are pooled over the whole batch, so that a rare tissue that is absent from one slice does not decide the loss.
 
 Boundary loss (Kervadec et al. 2019): how far predicted pixels lie from the tissue's true border.
@@ -18,6 +19,7 @@ kept with the stored slice would be wrong after the first enlargement.
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,17 +36,21 @@ _SMOOTHING = 1.0  # pixels; makes an absent and unpredicted tissue cost nothing
 _MISS, _FALSE_ALARM, _FOCUS = 0.7, 0.3, 0.75  # Abraham and Khan 2019, section 3
 
 
-def soft_dice(logits: Tensor, mask: Tensor, class_weights: Tensor | None = None) -> Tensor:
+def soft_dice(
+    logits: Tensor, mask: Tensor, class_weights: Tensor | None = None, slice_weights: Tensor | None = None
+) -> Tensor:
     """One minus the soft Dice of each foreground tissue over the batch, averaged over tissues."""
     del class_weights  # each tissue counts once, whatever its size
     probabilities, target = logits.softmax(dim=1), one_hot(mask, logits)
-    overlap = _pixels(probabilities * target)
-    total = _pixels(probabilities) + _pixels(target)
+    overlap = _pixels(probabilities * target, slice_weights)
+    total = _pixels(probabilities, slice_weights) + _pixels(target, slice_weights)
     dice = (2 * overlap + _SMOOTHING) / (total + _SMOOTHING)  # (C,)
     return (1 - dice)[1:].mean()
 
 
-def generalised_dice(logits: Tensor, mask: Tensor, class_weights: Tensor | None = None) -> Tensor:
+def generalised_dice(
+    logits: Tensor, mask: Tensor, class_weights: Tensor | None = None, slice_weights: Tensor | None = None
+) -> Tensor:
     """Generalised Dice loss (Sudre et al. 2017): each class weighs one over its area squared, background included.
 
     So a pixel of a rare tissue counts for many of a large one. A class that the batch lacks takes the largest weight
@@ -52,20 +58,22 @@ def generalised_dice(logits: Tensor, mask: Tensor, class_weights: Tensor | None 
     """
     del class_weights  # the weights are those of the batch
     probabilities, target = logits.softmax(dim=1), one_hot(mask, logits)
-    area = _pixels(target)
+    area = _pixels(target, slice_weights)
     least = torch.where(area > 0, area, torch.inf).amin()
     weights = torch.where(area > 0, area, least) ** -2
-    overlap = (weights * _pixels(probabilities * target)).sum()
-    total = (weights * (_pixels(probabilities) + area)).sum()
+    overlap = (weights * _pixels(probabilities * target, slice_weights)).sum()
+    total = (weights * (_pixels(probabilities, slice_weights) + area)).sum()
     return 1 - 2 * overlap / total
 
 
-def focal_tversky(logits: Tensor, mask: Tensor, class_weights: Tensor | None = None) -> Tensor:
+def focal_tversky(
+    logits: Tensor, mask: Tensor, class_weights: Tensor | None = None, slice_weights: Tensor | None = None
+) -> Tensor:
     """Focal Tversky loss (Abraham and Khan 2019): misses cost 0.7, false alarms 0.3, exponent 3/4."""
     del class_weights
     probabilities, target = logits.softmax(dim=1), one_hot(mask, logits)
-    hit = _pixels(probabilities * target)
-    false_alarm, miss = _pixels(probabilities) - hit, _pixels(target) - hit
+    hit = _pixels(probabilities * target, slice_weights)
+    false_alarm, miss = _pixels(probabilities, slice_weights) - hit, _pixels(target, slice_weights) - hit
     index = (hit + _SMOOTHING) / (hit + _MISS * miss + _FALSE_ALARM * false_alarm + _SMOOTHING)
     # The floor keeps the gradient of x ** 0.75 finite where a tissue is matched exactly.
     return (1 - index[1:]).clamp_min(1e-6).pow(_FOCUS).mean()
@@ -77,14 +85,14 @@ def one_hot(mask: Tensor, like: Tensor) -> Tensor:
     return target.scatter_(1, mask.unsqueeze(1), 1.0)
 
 
-def _pixels(x: Tensor) -> Tensor:
-    return x.sum(dim=(0, 2, 3))  # (C,)
+def _pixels(x: Tensor, slice_weights: Tensor | None) -> Tensor:
+    return (x if slice_weights is None else x * slice_weights.view(-1, 1, 1, 1)).sum(dim=(0, 2, 3))  # (C,)
 
 
 _FAR = 1e4  # pixels; farther than any two pixels of a region, and its square is exact enough in float32
 
 
-def boundary(logits: Tensor, distances: Tensor) -> Tensor:
+def boundary(logits: Tensor, distances: Tensor, slice_weights: Tensor | None = None) -> Tensor:
     """Mean over pixels and foreground tissues of the probability times the signed distance to the tissue's border.
 
     In pixels, and negative where the prediction lies inside the tissue; the less, the better. Alone it has the trivial
@@ -93,8 +101,12 @@ def boundary(logits: Tensor, distances: Tensor) -> Tensor:
     Args:
         logits: (N, C, H, W) float32.
         distances: (N, C, H, W) of `signed_distances`.
+        slice_weights: (N,) or None for equal ones.
     """
-    return (logits.softmax(dim=1)[:, 1:] * distances[:, 1:]).mean()
+    products = logits.softmax(dim=1)[:, 1:] * distances[:, 1:]
+    if slice_weights is None:
+        return products.mean()
+    return (products.mean(dim=(1, 2, 3)) * slice_weights).sum() / slice_weights.sum()
 
 
 def signed_distances(mask: Tensor, num_classes: int) -> Tensor:
@@ -140,24 +152,41 @@ def _distance_in_row(places: Tensor) -> Tensor:
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-def cross_entropy(logits: Tensor, mask: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """Cross-entropy averaged over pixels, each weighed by its class: the sum over weights is one."""
-    return F.cross_entropy(logits, mask, weight=class_weights)
+def cross_entropy(
+    logits: Tensor, mask: Tensor, class_weights: Tensor | None = None, slice_weights: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy averaged over pixels, each weighed by its class and slice: the sum over weights is one."""
+    if slice_weights is None:
+        return F.cross_entropy(logits, mask, weight=class_weights)
+    by_pixel = F.cross_entropy(logits, mask, weight=class_weights, reduction="none")
+    weights = torch.ones_like(by_pixel) if class_weights is None else class_weights[mask]
+    of_slice = slice_weights.view(-1, 1, 1)
+    return (by_pixel * of_slice).sum() / (weights * of_slice).sum()
 
 
-def cross_entropy_dice(logits: Tensor, mask: Tensor, class_weights: Tensor | None = None) -> Tensor:
+def cross_entropy_dice(
+    logits: Tensor, mask: Tensor, class_weights: Tensor | None = None, slice_weights: Tensor | None = None
+) -> Tensor:
     """Cross-entropy plus soft Dice."""
-    return cross_entropy(logits, mask, class_weights) + soft_dice(logits, mask)
+    return cross_entropy(logits, mask, class_weights, slice_weights) + soft_dice(
+        logits, mask, slice_weights=slice_weights
+    )
 
 
-def bce_dice(logits: Tensor, mask: Tensor, class_weights: Tensor | None = None) -> Tensor:
+def bce_dice(
+    logits: Tensor, mask: Tensor, class_weights: Tensor | None = None, slice_weights: Tensor | None = None
+) -> Tensor:
     """Binary cross-entropy of each class's softmax probability plus soft Dice: HALSR-Net's loss."""
     target, log_probabilities = one_hot(mask, logits), logits.log_softmax(dim=1)
     others = torch.log1p(-log_probabilities.exp().clamp_max(1 - 1e-6))
     by_pixel = -torch.where(target > 0, log_probabilities, others)
     weights = torch.ones(logits.shape[1], device=logits.device) if class_weights is None else class_weights
     weights = weights / weights.mean()
-    return (by_pixel.mean(dim=(0, 2, 3)) * weights).mean() + soft_dice(logits, mask)
+    if slice_weights is None:
+        of_class = by_pixel.mean(dim=(0, 2, 3))
+    else:
+        of_class = (by_pixel.mean(dim=(2, 3)) * slice_weights.unsqueeze(1)).sum(dim=0) / slice_weights.sum()
+    return (of_class * weights).mean() + soft_dice(logits, mask, slice_weights=slice_weights)
 
 
 def generalised_dice_boundary(
@@ -166,6 +195,7 @@ def generalised_dice_boundary(
     class_weights: Tensor | None = None,
     distances: Tensor | None = None,
     weight: float = 1.0,
+    slice_weights: Tensor | None = None,
 ) -> Tensor:
     """Generalised Dice plus `weight` times the boundary loss, as Kervadec et al. 2019 train small lesions.
 
@@ -175,9 +205,11 @@ def generalised_dice_boundary(
         class_weights: Not used; generalised Dice has its own.
         distances: `signed_distances` of the mask where they are known already.
         weight: Of the boundary loss; `loss_of_step` lets it rise.
+        slice_weights: (N,) or None for equal ones.
     """
     known = signed_distances(mask, logits.shape[1]) if distances is None else distances
-    return generalised_dice(logits, mask, class_weights) + weight * boundary(logits, known)
+    overlap = generalised_dice(logits, mask, class_weights, slice_weights)
+    return overlap + weight * boundary(logits, known, slice_weights)
 
 
 LOSSES: Mapping[str, Loss] = MappingProxyType(
@@ -193,16 +225,25 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
 )
 
 
-def loss_of_step(config: TrainConfig, step: int, mask: Tensor, num_classes: int) -> Loss:
+def loss_of_step(
+    config: TrainConfig, step: int, mask: Tensor, num_classes: int, slice_weights: Tensor | None = None
+) -> Loss:
     """Return the configured loss for one step, counted from 0.
 
     Only the boundary loss changes: its weight rises linearly to one at the last step ("increase" in section 3.3 of
     Kervadec et al. 2019), and its distance maps are computed here, once for both outputs of a network.
+
+    Args:
+        config: Which loss, and the steps.
+        step: Counted from 0.
+        mask: (N, H, W) of the step's batch.
+        num_classes: Of the label set.
+        slice_weights: (N,) of the step's batch; None for equal ones.
     """
-    if config.loss != "generalised_dice_boundary":
-        return LOSSES[config.loss]
-    distances = signed_distances(mask, num_classes)
-    return partial(generalised_dice_boundary, distances=distances, weight=(step + 1) / config.steps)
+    given: dict[str, Any] = {} if slice_weights is None else {"slice_weights": slice_weights}
+    if config.loss == "generalised_dice_boundary":
+        given |= {"distances": signed_distances(mask, num_classes), "weight": (step + 1) / config.steps}
+    return partial(LOSSES[config.loss], **given) if given else LOSSES[config.loss]
 
 
 def segmentation_loss(

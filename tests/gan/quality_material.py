@@ -33,7 +33,8 @@ def mean_painted(masks):
     return (0.95 * LEVELS).astype(np.float32)[masks]
 
 
-def store_of(slices: PairedSlices, path: Path) -> SliceStore:
+def store_of(slices: PairedSlices, path: Path, holes=None) -> SliceStore:
+    extras = {} if holes is None else {"hole": holes}
     attributes = StoreAttributes("emidec", SIZE, 1.0, "test", "source", {}, 0, "test", {})
     rows = pd.DataFrame(
         {
@@ -46,8 +47,8 @@ def store_of(slices: PairedSlices, path: Path) -> SliceStore:
             "group": "no_reflow",
         }
     )
-    with SliceStoreWriter(path, attributes, ()) as writer:
-        writer.append(slices.images, slices.masks, rows)
+    with SliceStoreWriter(path, attributes, tuple(extras)) as writer:
+        writer.append(slices.images, slices.masks, rows, **extras)
     return SliceStore.open(path)
 
 

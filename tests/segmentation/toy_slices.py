@@ -38,7 +38,11 @@ def write_toy_store(path: Path, count: int = 8, size: int = 32, seed: int = 0) -
 
 
 def write_store(
-    path: Path, images: NDArray[np.float32], masks: NDArray[np.uint8], first_patient: int = 0
+    path: Path,
+    images: NDArray[np.float32],
+    masks: NDArray[np.uint8],
+    first_patient: int = 0,
+    origin: str | list[str] = "real",
 ) -> SliceStore:
     """Write and open a store of these slices (N, S, S) of four patients."""
     count = len(images)
@@ -49,7 +53,7 @@ def write_store(
             "donor_ids": "",
             "slice_index": np.arange(count),
             "replica": 0,
-            "origin": "real",
+            "origin": origin,
             "group": "no_reflow",
         }
     )

@@ -3,7 +3,17 @@ import pytest
 
 from common.errors import InputError
 from common.seeds import random_generator
-from gan.quality.copies import appearance, nearest, search_copies, standardised, unit_vectors
+from gan.generation.hole import own_hole
+from gan.quality.copies import (
+    appearance,
+    appearance_in_holes,
+    borrowed_holes,
+    nearest,
+    search_copies,
+    search_copies_in_holes,
+    standardised,
+    unit_vectors,
+)
 
 CASES = np.repeat([f"P{number:02d}" for number in range(20)], 3)
 
@@ -93,3 +103,62 @@ def test_features_that_hardly_vary_do_not_decide():
     like[:, 3] = 0
     odd = like.mean(axis=0) + np.array([3, 0, 0, 0.01])
     assert abs(standardised(odd[None], like)[0, 0]) > 0.9
+
+
+@pytest.fixture
+def ventricles():
+    """Training ventricles (60, 400), and as many holes of 100 pixels."""
+    rng = random_generator(0, "ventricles")
+    looks = unit_vectors(rng.normal(size=(60, 400)))
+    starts = rng.integers(300, size=60)
+    within = (np.arange(400) >= starts[:, None]) & (np.arange(400) < starts[:, None] + 100)
+    return looks, within
+
+
+def test_a_hole_filled_with_another_patients_pixels_is_a_copy(ventricles):
+    looks, within = ventricles
+    filled = unit_vectors(np.where(within, 3 * looks + 0.4, 0))
+    others, own = np.roll(CASES, 3), CASES
+    copied = search_copies_in_holes((filled, within), others, looks, CASES, seed=0)
+    assert copied.copied().all()
+    assert np.array_equal(copied.synthetic.place, np.arange(60))
+    assert copied.synthetic.distance == pytest.approx(0, abs=1e-5)
+    left_out = search_copies_in_holes((filled, within), own, looks, CASES, seed=0)
+    assert (CASES[left_out.synthetic.place] != CASES).all()
+    assert not left_out.copied().any()
+
+
+def test_fresh_pixels_in_a_hole_are_no_copy(ventricles):
+    looks, within = ventricles
+    fresh = unit_vectors(np.where(within, random_generator(1, "fresh").normal(size=within.shape), 0))
+    assert search_copies_in_holes((fresh, within), CASES, looks, CASES, seed=0).copied().mean() < 0.05
+
+
+def test_likeness_within_a_place_is_the_correlation_of_what_lies_there(ventricles):
+    looks, within = ventricles
+    found = nearest(looks[:1], looks, CASES, own=CASES[:1], within=within[:1])
+    inside = looks[:, within[0]]
+    expected = 1 - np.corrcoef(inside)[0]
+    assert found.distance[0] == pytest.approx(expected[3:].min(), abs=1e-5)
+
+
+def test_a_hole_of_few_pixels_shows_no_pattern(ventricles):
+    looks, _ = ventricles
+    few = np.arange(400)[None] < 20
+    assert nearest(looks[:1], looks, CASES, within=few).distance[0] == 1
+
+
+def test_chance_is_compared_in_the_same_holes(ventricles):
+    _, within = ventricles
+    like = borrowed_holes(within, 200, seed=0)
+    assert {row.tobytes() for row in like} <= {row.tobytes() for row in within}
+
+
+def test_the_appearance_in_a_hole_sees_nothing_outside_it(make_slices):
+    images, masks = make_slices(3)
+    holes = own_hole(masks, "lesion", 1)
+    other = np.where(holes > 0, images, 0.5 * images[::-1])
+    (ours, within), (theirs, _) = (appearance_in_holes(part, masks, holes) for part in (images, other))
+    assert ours == pytest.approx(theirs, abs=1e-5)
+    assert not ours[~within].any()
+    assert np.linalg.norm(ours, axis=1) == pytest.approx(1)

@@ -1,5 +1,7 @@
 """What is unfit to train on is stopped: the asset's checks on generators that fail in one way each."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.ndimage import uniform_filter
@@ -7,8 +9,9 @@ from scipy.ndimage import uniform_filter
 from assets.quality import quality_checks
 from common.seeds import random_generator
 from engine.settings import load_settings
+from gan.generation.hole import own_hole
 from gan.quality.proof import assess_quality
-from tests.gan.quality_material import instruments, material
+from tests.gan.quality_material import drawn_well, instruments, material, store_of
 
 LIKENESS = "beats_mean_paint_likeness"
 REALISM = {"adherence", "beats_mean_paint_frechet", LIKENESS}
@@ -22,6 +25,13 @@ def judged(made, profile="quick", **more):
     """The report of a generator, and its checks by name."""
     report = assess_quality(made, instruments(made.validation, **more))
     return report, {check.name: check for check in quality_checks(report, load_settings(profile))}
+
+
+def repainted(made, path, images):
+    """The material with hearts that are real but for their lesions, drawn or copied from `images`."""
+    holes = own_hole(made.training.masks, "lesion", 1)
+    drawn = np.where(holes > 0, images, made.training.images)
+    return replace(made, synthetic=store_of(made.training.painted_as(drawn), path / "repainted.h5", holes))
 
 
 def failed(made, profile="quick"):
@@ -68,6 +78,28 @@ def test_a_copied_training_set_fails_the_copy_check_alone(tmp_path):
     found = failed(material(tmp_path, synthetic=lambda slices: slices.images))
     assert found - REALISM == {"no_copies"}
     assert "adherence" not in found
+
+
+def test_a_real_heart_with_a_drawn_lesion_is_no_copy(tmp_path):
+    made = material(tmp_path)
+    whole = replace(made, synthetic=store_of(made.training, tmp_path / "whole.h5"))
+    assert "no_copies" in failed(whole)  # compared as a whole
+    report, checks = judged(repainted(made, tmp_path, drawn_well(made.training.masks, 5)))
+    assert checks["no_copies"].passed
+    assert report.rows("copies/copied", "hole", "real")["value"].iloc[0] < 0.1
+    assert report.rows("copies/copied", "ventricle", "synthetic").empty
+
+
+def test_copies_of_transplants_are_told_and_block_nothing(tmp_path):
+    made = material(tmp_path, synthetic=lambda slices: slices.images)
+    report = assess_quality(made, instruments(made.validation))
+    plain, transplants = (load_settings("quick", given) for given in ([], ["synthesis.method=transplant"]))
+    (plainly,) = (check for check in quality_checks(report, plain) if check.name == "no_copies")
+    (told,) = (check for check in quality_checks(report, transplants) if check.name == "no_copies")
+    assert not plainly.passed
+    assert told.passed
+    assert told.figures == plainly.figures
+    assert told.description.endswith("Not judged: transplanted lesions are their donors'.")
 
 
 def test_a_copy_is_recognised_behind_other_contrast_and_noise(tmp_path):

@@ -1,11 +1,13 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from gan.generation.hole import own_hole
 from gan.quality.page import number, render_quality_page, write_quality_page
 from gan.quality.proof import assess_quality
-from tests.gan.quality_material import instruments, material, segment_by_shade
+from tests.gan.quality_material import drawn_well, instruments, material, segment_by_shade, store_of
 
 VERDICTS = [("no_copies", True, "Few copies."), ("variety", False, "All <alike>.")]
 
@@ -60,6 +62,18 @@ def test_without_utility_the_page_leaves_it_out(tmp_path):
     page = render_quality_page(assess_quality(made, instruments(made.validation), most_images=40), "phantom")
     assert "synthetic slices only" not in page
     assert "Checks" not in page
+
+
+def test_repainted_hearts_are_said_to_be_compared_where_they_were_painted(tmp_path, page):
+    made = material(tmp_path)
+    holes = own_hole(made.training.masks, "lesion", 1)
+    synthetic = store_of(made.training.painted_as(drawn_well(made.training.masks, 3)), tmp_path / "holes.h5", holes)
+    changed = replace(made, synthetic=synthetic)
+    words = "compared are the painted places alone"
+    assert words in render_quality_page(
+        assess_quality(changed, instruments(made.validation), most_images=40), "phantom"
+    )
+    assert words not in page
 
 
 def test_numbers_are_short_and_missing_ones_a_dash():

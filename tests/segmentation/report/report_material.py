@@ -12,7 +12,7 @@ from imaging.slices.regions import RegionConfig
 from segmentation.comparison.arms import ScoredTable, compare_arms
 from segmentation.report.material import Arm, Case, Provenance, ReportMaterial, Setup, Synthesis, Training
 from segmentation.scoring.scores import ScoreIdentity, score_table
-from segmentation.training.config import NetworkConfig, TrainConfig
+from segmentation.training.config import MixingConfig, NetworkConfig, TrainConfig
 
 ARMS = ("real_only", "real_plus_gan")
 NETWORK = "attention_res_unet"
@@ -59,6 +59,7 @@ def setup(**changed):
         localiser_steps=321,
         synthesis=synthesis,
         networks={NETWORK: TrainConfig(network=network, steps=999, batch=7, learning_rate=0.004)},
+        mixing=MixingConfig(),
     )
     return replace(made, **changed)
 

@@ -16,6 +16,7 @@ from segmentation.report.published import (
     SYNTHESIS_STUDY,
     figures_beside,
 )
+from segmentation.training.config import MixingConfig
 from tests.segmentation.report.report_material import ARMS, material, setup
 
 SECTIONS = ("published", "summary", "differences", "patients", "volumes", "segments", "curves", "repeat", "methods")
@@ -115,6 +116,18 @@ def test_methods_follow_the_configuration(made):
         "Training ran in fp32",
     ):
         assert phrase in text
+    for mixing, phrase in (
+        (MixingConfig(protocol="add"), "640 augmented slices of training patients, alone or with 160 synthetic ones"),
+        (MixingConfig(protocol="synthetic_first", real_last_share=0.3), "The last 30\N{NO-BREAK SPACE}% of the steps"),
+        (MixingConfig(synthetic_weight=0.5), "A synthetic slice weighed 0.5 in the loss"),
+    ):
+        assert phrase in methods_paragraphs(replace(made, setup=replace(made.setup, mixing=mixing)))[1]
+    for changes, phrase in (
+        ({"transplanted": True}, "another training patient's lesion was carried"),
+        ({"lesions_alone": True}, "drew lesions into the walls of real slices"),
+    ):
+        synthesis = replace(made.setup.synthesis, **changes)
+        assert phrase in methods_paragraphs(replace(made, setup=replace(made.setup, synthesis=synthesis)))[1]
     simulated = replace(made, setup=setup(source="phantom"))
     assert "simulated patients of a built-in phantom" in methods_paragraphs(simulated)[0]
     assert "Simulated patients." in render_report(simulated)

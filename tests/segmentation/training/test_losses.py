@@ -192,3 +192,25 @@ def test_the_boundary_s_weight_rises_to_one_and_its_distances_are_reused():
 
 def test_other_losses_do_not_change_with_the_step():
     assert loss_of_step(TrainConfig(loss="dice"), 7, MASK, 3) is soft_dice
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_a_slice_without_weight_costs_nothing_and_equal_weights_change_nothing(name):
+    torch.manual_seed(0)
+    logits, masks = 2 * torch.randn(2, 3, 16, 16), torch.randint(3, (2, 16, 16))
+    alone = LOSSES[name](logits[:1], masks[:1], None)
+    torch.testing.assert_close(LOSSES[name](logits, masks, None, slice_weights=torch.tensor([1.0, 0.0])), alone)
+    both = LOSSES[name](logits, masks, None)
+    torch.testing.assert_close(LOSSES[name](logits, masks, None, slice_weights=torch.ones(2)), both)
+    half = LOSSES[name](logits, masks, None, slice_weights=torch.tensor([1.0, 0.5]))
+    assert not torch.isclose(half, both, rtol=1e-5)
+    assert min(alone, both) - 0.1 < half < max(alone, both) + 0.1
+
+
+def test_weighted_cross_entropy_is_the_mean_over_slices_and_classes():
+    logits, masks = torch.randn(2, 3, 4, 4), torch.randint(3, (2, 4, 4))
+    classes, weights = torch.tensor([1.0, 2.0, 5.0]), torch.tensor([1.0, 0.25])
+    by_pixel = -logits.log_softmax(1).gather(1, masks.unsqueeze(1))[:, 0] * classes[masks]
+    shares = classes[masks] * weights.view(-1, 1, 1)
+    expected = (by_pixel * weights.view(-1, 1, 1)).sum() / shares.sum()
+    torch.testing.assert_close(cross_entropy(logits, masks, classes, weights), expected)
