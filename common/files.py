@@ -39,10 +39,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         fault = _fault_of_writing(error)
         if fault is None:
             raise
-        raise InputError(
-            f"{path}: cannot be written ({fault}); free disk space or correct the permissions. "
-            "What was there before is kept"
-        ) from error
+        remedy = "correct the permissions" if isinstance(error, PermissionError) else "free disk space"
+        raise InputError(f"{path}: cannot be written ({fault}); {remedy}. What was there before is kept") from error
     finally:
         temporary.unlink(missing_ok=True)
 

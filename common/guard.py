@@ -23,14 +23,27 @@ _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 def guarded(what: object, refuse: Callable[[str], None]) -> Iterator[None]:
     """Run the body for one study; where it raises, hand `refuse` the reason as one line of bounded length.
 
+    A disk that takes no more is no study's fault and would meet the others, too: that goes on to whoever called.
+
     Args:
         what: The file, folder or name of the study, for messages.
         refuse: Takes the reason.
     """
     try:
         yield
-    except Exception as error:  # noqa: BLE001 # one bad study never stops the others
+    except Exception as error:
+        if _is_of_writing(error):
+            raise
         refuse(reason_of(what, error))
+
+
+def _is_of_writing(error: BaseException | None) -> bool:
+    """Tell whether an error, or what it was raised from, is a disk that is full or cannot be written."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _OF_WRITING:
+            return True
+        error = error.__cause__
+    return False
 
 
 def reason_of(what: object, error: Exception) -> str:
@@ -56,5 +69,4 @@ def _bounded(text: str, most: int = _MOST_OF_LINE) -> str:
 
 def _unreadable(what: object, error: OSError) -> str:
     words = error.strerror or str(error) or type(error).__name__
-    done = "written" if error.errno in _OF_WRITING else "read"
-    return f"{error.filename or what}: cannot be {done} ({words}); correct it and run again"
+    return f"{error.filename or what}: cannot be read ({words}); correct it and run again"

@@ -50,8 +50,12 @@ def mark_own(folder: Path, names: Iterable[str], patterns: Iterable[str] = ()) -
         return
     folder.mkdir(parents=True, exist_ok=True)
     lines = new if known else [_HEADING, *new]
-    with (folder / MARK).open("a", encoding="utf-8", errors="surrogateescape") as file:
-        file.write("".join(f"{line}\n" for line in lines))
+    try:
+        with (folder / MARK).open("a", encoding="utf-8", errors="surrogateescape") as file:
+            file.write("".join(f"{line}\n" for line in lines))
+    except OSError as error:
+        error.filename = error.filename or str(folder / MARK)  # a full disk tells it when the text is flushed, unnamed
+        raise
 
 
 def without_own(paths: Iterable[Path]) -> Iterator[Path]:

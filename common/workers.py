@@ -10,8 +10,9 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, Protocol, TypeVar
 
@@ -59,13 +60,32 @@ def _blocks_from_workers(task: BlockTask[Block], processes: int, what: str) -> G
         for number in range(processes):
             ours, theirs = context.Pipe(duplex=False)
             worker = context.Process(target=_work, args=(theirs, task, number, processes), daemon=True)
-            worker.start()
+            with interrupts_held():
+                worker.start()
             theirs.close()  # so that the end of the worker is the end of the pipe
             stack.callback(worker.join)
-            stack.callback(ours.close)  # runs before the join: a worker that still writes is told to stop
+            stack.callback(worker.terminate)  # runs before the join: a worker in the midst of a block writes nothing
+            stack.callback(ours.close)
             pipes.append(ours)
         for block in range(task.blocks):
             yield _receive(pipes[block % processes], what)
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back for a moment: what is started meanwhile never hears of it, from its first instruction on.
+
+    A terminal sends it to all processes of a command. It reaches this one when the moment is over.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # lets go of what is held, where it has to start first
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _receive(pipe: "Connection[Any, Any]", what: str) -> Any:
@@ -82,7 +102,7 @@ def _receive(pipe: "Connection[Any, Any]", what: str) -> Any:
 
 def _work(pipe: "Connection[Any, Any]", task: BlockTask[Any], number: int, processes: int) -> None:
     """Send every `processes`-th block, from `number` on; runs in a process of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent closes the pipe when it is interrupted
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # elsewhere than where it is held; the parent closes the pipe
     # albumentations imports torch only for a converter not used here: 1.5 s and 500 MB for each worker.
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type] # None makes the import fail at once
     try:

@@ -13,11 +13,14 @@ import os
 import signal
 import sqlite3
 import sys
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
+
+import yaml
 
 from common.errors import InputError
 
@@ -44,8 +47,10 @@ _REMEDIES = {
 def run_command(command: Callable[[], object]) -> NoReturn:
     """Run a command and end the process with its status; faults and signals are told in one line.
 
-    SIGINT and SIGTERM interrupt the command; one that has not ended nine seconds later is ended.
+    SIGINT and SIGTERM interrupt the command; one that has not ended nine seconds later is ended. Processes that the
+    command starts import nothing from the current folder, which may hold a `yaml.py` or a `pipeline/` of its own.
     """
+    os.environ["PYTHONSAFEPATH"] = "1"
     received = _SignalWatch()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -76,6 +81,8 @@ def explain(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, UnicodeDecodeError):
         return f"a text is not UTF-8 ({error.reason} at byte {error.start}); save the file as UTF-8"
+    if isinstance(error, yaml.YAMLError):
+        return f"{' '.join(str(error).split())[:_MOST_LETTERS]}; correct the YAML file"
     if isinstance(error, MemoryError):
         return _REMEDIES[errno.ENOMEM]
     if isinstance(error, sqlite3.Error) or type(error).__module__.startswith("sqlalchemy"):
@@ -87,7 +94,7 @@ def explain(error: BaseException) -> str | None:
 
 def _explain_system(error: OSError) -> str | None:
     if "AF_UNIX path too long" in str(error):
-        return "the folder of temporary files has too long a path for a socket; set TMPDIR to a shorter one (/tmp)"
+        return f"{tempfile.gettempdir()}: is too long a path for a socket; set TMPDIR to a shorter one, such as /tmp"
     named = error.filename if error.filename is not None else ""
     place = f"{os.fsdecode(named) if isinstance(named, bytes) else named}: " if named else ""
     if error.errno in _REMEDIES:
@@ -159,4 +166,6 @@ class _SignalWatch:
 
 
 def _interrupt(*_: object) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # once is enough: a second one would break off the tidying up
+        signal.signal(number, lambda *_: None)
     raise InterruptedCommand

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -113,10 +114,32 @@ def weights_digest(folder: Path) -> str:
 
 
 def read_model_json(folder: Path, name: str) -> dict[str, Any]:
-    """Read `config.json` or `model_card.json` of a model folder."""
+    """Read `config.json` or `model_card.json` of a model folder.
+
+    Raises:
+        InputError: The file is absent, no JSON or no mapping; also later, when an entry is asked for that it lacks.
+    """
     path = folder / name
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_hook=partial(_Entries, path))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); rematerialise the model asset") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds no names with values; rematerialise the model asset")
     return content
+
+
+class _Entries(dict[str, Any]):
+    """What a model's file says, at any depth; an entry that it lacks is the file's fault, told in one line."""
+
+    def __init__(self, path: Path, entries: Mapping[str, Any]) -> None:
+        super().__init__(entries)
+        self._path = path
+
+    def __missing__(self, name: str) -> Any:
+        raise InputError(
+            f"{self._path}: lacks {name!r}: another version wrote it, or it was edited; rematerialise the model asset"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)  # a copy in another process is a plain one

@@ -3,18 +3,21 @@
 What does not live here: runs and what they hold (`engine.tracking.tracker`), the spool (`engine.tracking.spool`).
 
 MLflow's store in PostgreSQL: its tables are made once, by one process, before any step writes to it.
+
+Why a workspace's tracking database cannot be used, and what mends it without losing the runs it holds.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
 import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +32,16 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
+_REMEDIES = (
+    ("authentication failed", "correct name and password in MLFLOW_TRACKING_URI, or in the file that PGPASSFILE names"),
+    ("no password supplied", "write a password into MLFLOW_TRACKING_URI, or into the file that PGPASSFILE names"),
+    ("permission denied", "have the database's owner grant this user all rights on it"),
+    ("No space left", "free some space on the database's disk, and run this again"),
+    ("does not exist", "create the database and its user (createdb, createuser)"),
+    ("Connection refused", "start PostgreSQL, or correct the host and port in MLFLOW_TRACKING_URI"),
+    ("could not translate host name", "correct the host in MLFLOW_TRACKING_URI"),
+    ("too many clients", "wait for others to disconnect, or raise max_connections"),
+)
 _LOCK = 5_417_226_273  # any number: those who make MLflow's tables at the same time agree on it
 
 
@@ -51,10 +64,13 @@ def prepare_postgres(uri: str) -> None:
         ) from error
     except SQLAlchemyError as error:
         reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{shown}: cannot be used as MLflow's store ({reason}); check that PostgreSQL runs, that the database "
-            "exists (createdb) and that this user owns it"
-        ) from error
+        raise InputError(f"{shown}: cannot be used as MLflow's store ({reason}); {_remedy(str(error))}") from error
+
+
+def _remedy(words: str) -> str:
+    """Return what mends the cause that PostgreSQL's words tell of."""
+    known = (remedy for sign, remedy in _REMEDIES if sign in words)
+    return next(known, "check that PostgreSQL runs, that the database exists (createdb) and that this user owns it")
 
 
 @contextmanager
@@ -83,6 +99,88 @@ def _create_or_compare(utils: Any, engine: Any, shown: str) -> None:
             f"{shown}: was written by another MLflow (schema {found}, here {ours}); save a copy (pg_dump), then "
             "`mlflow db upgrade` with this address, or install the MLflow that wrote it"
         )
+
+
+_OWN_HOME = "set SCARFORGE_HOME to a folder of your own"
+_DAMAGED = ("not a database", "malformed", "encrypted", "disk image", "no such table", "no such column")
+_NEWER = ("can't locate revision", "out-of-date database schema", "newer")
+
+
+def explain_store(path: Path, error: BaseException) -> str:
+    """Return in one line why an SQLite store cannot be used, with the remedy of that cause.
+
+    Args:
+        path: The database.
+        error: What opening, preparing or writing it raised; what that was raised from is looked at, too.
+    """
+    found = list(_chain(error))
+    words = " ".join(_first_line(one) for one in found).lower()
+    numbers = {one.errno for one in found if isinstance(one, OSError)}
+    if numbers & {errno.ENOSPC, errno.EDQUOT} or "disk is full" in words:
+        return f"{path}: its disk is full; free some space, or move SCARFORGE_HOME to another disk, and run this again"
+    if any(isinstance(one, TimeoutError) for one in found) or "locked" in words or "busy" in words:
+        return f"{path}: is in use by {_holders(path)}; wait for it, or end it, and run this again"
+    if numbers & {errno.EACCES, errno.EPERM, errno.EROFS} or "readonly" in words or "unable to open" in words:
+        return _not_permitted(path, read_only_disk=errno.EROFS in numbers)
+    if any(word in words for word in _NEWER):
+        return (
+            f"{path}: was written by another MLflow, probably a newer one ({_first_line(error)}); install the MLflow "
+            f"that wrote it (pip install --upgrade mlflow), or {_OWN_HOME}. Its runs are whole"
+        )
+    if any(word in words for word in _DAMAGED):
+        return _damaged(path, _first_line(found[-1]))
+    return f"{path}: cannot be used as MLflow's store ({_first_line(error)}); check its disk, and run this again"
+
+
+def _not_permitted(path: Path, read_only_disk: bool) -> str:
+    if read_only_disk:
+        return f"{path}: lies on a disk that is read-only; {_OWN_HOME}, on a disk that can be written"
+    owner = _owner(path)
+    return (
+        f"{path}: belongs to {owner} and may not be written by you, or its folder may not; {_OWN_HOME}, or ask "
+        f"{owner} for the right to write there"
+    )
+
+
+def _damaged(path: Path, reason: str) -> str:
+    copies = sorted(path.parent.glob(f"{path.name}.*.bak"))
+    backup = f"{copies[-1]} or another backup" if copies else "a backup"
+    return (
+        f"{path}: is damaged ({reason}); restore {backup}. Only without one move the file away: all results stay, but "
+        "the list of runs starts anew, with what `scarforge track replay` still has to send"
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what it was raised from; SQLAlchemy keeps the database's own in `orig`."""
+    seen: set[int] = set()
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen:
+        seen.add(id(following))
+        yield following
+        following = getattr(following, "orig", None) or following.__cause__ or following.__context__
+
+
+def _holders(path: Path) -> str:
+    """Name the processes that have a database or its lock open, as far as this user may see them."""
+    import psutil
+
+    wanted, found = {str(path), f"{path}.lock"}, []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and wanted & {file.path for file in process.open_files()}:
+                found.append(f"process {process.pid} ({process.name()})")
+    return ", ".join(found[:3]) or "another process"
+
+
+def _owner(path: Path) -> str:
+    with suppress(OSError, KeyError, NotImplementedError):
+        return next(place for place in (path, *path.parents) if place.exists()).owner()
+    return "another user"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 EXPERIMENT = "scarforge"
@@ -174,8 +272,8 @@ def prepare_store(uri: str, artifact_root: Path | None = None, experiment: str =
         experiment: Name of the experiment.
 
     Raises:
-        InputError: The URI is of an unknown kind, the file is damaged or written by a newer MLflow, or the database
-            cannot be used.
+        InputError: The URI is of an unknown kind, or the database cannot be used: it is another user's, in use, on a
+            full disk, written by a newer MLflow, or damaged. The message has the remedy of that cause.
     """
     if not uri.startswith(_SCHEMES):
         raise InputError(
@@ -199,11 +297,7 @@ def prepare_store(uri: str, artifact_root: Path | None = None, experiment: str =
             _migrate(uri, path)
         experiment_id(connect(uri), experiment, artifact_root)
     except (CommandError, MlflowException, SQLAlchemyError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{path}: cannot be used as MLflow's store ({reason}); install the MLflow that wrote it, "
-            "or move the file away to start a new one"
-        ) from error
+        raise InputError(explain_store(path, error)) from error
 
 
 def experiment_id(client: MlflowClient, name: str, artifact_root: Path | None) -> str:

@@ -8,6 +8,8 @@ Python tells a fork of its server everything but the server's address: a step wo
 training, which imports torch and MLflow anew (7 s). So the server keeps its address in mind, and forks find it there.
 """
 
+import atexit
+import contextlib
 import multiprocessing
 import os
 import re
@@ -19,6 +21,7 @@ from multiprocessing import forkserver, reduction
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from common.workers import interrupts_held
 from runtime.orphans import die_with_parent, end_with_spawner, name_process
 
 _KNOWN = sys.version_info < (3, 14)  # from then on the server also wants a key that forks are not told
@@ -46,6 +49,14 @@ def join_server() -> bool:
     return True
 
 
+def end_server() -> None:
+    """End the server that this process started: it would else first import all, which takes seconds, to no end."""
+    started = vars(forkserver)["_forkserver"]._forkserver_pid
+    if started is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(started, signal.SIGTERM)
+
+
 PROCESS_NAME = "scarforge-train"  # as `top` shows it; Linux keeps 15 letters
 
 
@@ -53,7 +64,9 @@ def start_server() -> None:
     """Have a server import the libraries in the background, for the trainings to come. Does not wait."""
     if not join_server() and _context().get_start_method() == "forkserver":
         _context().set_forkserver_preload(["engine.worker.preloaded"])
-        forkserver.ensure_running()
+        with interrupts_held():  # while it imports, too
+            forkserver.ensure_running()
+        atexit.register(end_server)
 
 
 def start_training(pipes: Mapping[str, str]) -> BaseProcess:
@@ -65,7 +78,8 @@ def start_training(pipes: Mapping[str, str]) -> BaseProcess:
     start_server()
     environment = {**os.environ, **pipes}
     process = _context().Process(target=_train, args=(_Stream(1), _Stream(2), environment), name=PROCESS_NAME)
-    process.start()
+    with interrupts_held():
+        process.start()
     return process
 
 
@@ -98,11 +112,22 @@ def _train(output: _Stream, errors: _Stream, environment: Mapping[str, str]) -> 
         os.close(received.number)
     os.environ.clear()
     os.environ.update(environment)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # cancelling sends it; a server in the background has none
     name_process(PROCESS_NAME)
     die_with_parent()  # the server
     end_with_spawner()  # the step
     try:
+        _heed_one_interrupt()
         main()
     except KeyboardInterrupt:  # the step tells of it
         raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _heed_one_interrupt() -> None:
+    """Have the first SIGINT end the training in order: a cancellation's, which may follow the terminal's own."""
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the server holds it

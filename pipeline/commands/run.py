@@ -6,9 +6,9 @@ What a run prints at its end: the comparison or, without lesions, the scores; an
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import dagster as dg
 import pandas as pd
@@ -18,6 +18,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from common.errors import InputError
+from common.workers import interrupts_held
 from engine.cluster.executor import executor_name
 from engine.forge import Forge, say
 from engine.preflight import check_before_run
@@ -105,6 +106,7 @@ def _execute(forge: Forge, fold: int, has_lesions: bool) -> "ExecutionResult":
     }
     here = executor_name(os.environ) == "multiprocess"
     with _in_workspace(forge.workspace.home), _instance(without_pools=here) as instance:
+        _start_log_readers_deaf(instance)
         for run in end_lost_runs(instance):
             say(f"  run {run[:8]} had been killed and is ended; the same command again continues it")
         if here:
@@ -135,6 +137,21 @@ def _instance(without_pools: bool) -> dg.DagsterInstance:
     """
     by_run = {"concurrency": {"pools": {"granularity": "run"}}} if without_pools else None
     return dg.DagsterInstance.from_ref(InstanceRef.from_dir(os.environ["DAGSTER_HOME"], overrides=by_run))
+
+
+def _start_log_readers_deaf(instance: dg.DagsterInstance) -> None:
+    """Have Ctrl-C pass by the processes that Dagster starts to copy a step's output: they would print a traceback."""
+    manager = instance.compute_log_manager
+    captured = manager.capture_logs
+
+    @contextmanager
+    def capture_logs(log_key: Sequence[str]) -> Iterator[Any]:
+        with ExitStack() as stack:
+            with interrupts_held():
+                log = stack.enter_context(captured(log_key))
+            yield log
+
+    manager.capture_logs = capture_logs  # type: ignore[method-assign] # whichever manager dagster.yaml names
 
 
 def resolve_job(name: str) -> dg.JobDefinition:

@@ -1,5 +1,6 @@
 """The last guard around one study: any exception is one line, and the others go on."""
 
+import errno
 import logging
 from pathlib import Path
 
@@ -37,8 +38,18 @@ def test_a_file_that_cannot_be_read_is_named_with_the_systems_words():
     error = OSError(5, "Input/output error", "/in/x.nii.gz")
     said = "/in/x.nii.gz: cannot be read (Input/output error); correct it and run again"
     assert told("x", error) == said
-    assert told("x", OSError(28, "No space left", "/out")).startswith("/out: cannot be written (No space left)")
     assert told("/in/x", TimeoutError()).startswith("/in/x: cannot be read (TimeoutError)")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_takes_no_more_is_no_studys_fault_and_ends_the_command(number):
+    full = OSError(number, "No space left", "/out")
+    with pytest.raises(OSError, match="/out"):
+        told("x", full)
+    explained = InputError("/out/x.png: cannot be written; free disk space")
+    explained.__cause__ = full
+    with pytest.raises(InputError, match=r"/out/x\.png"):
+        told("x", explained)
 
 
 def test_memory_that_runs_out_is_no_fault_of_ours(guarded_faults):

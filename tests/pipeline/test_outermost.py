@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pathlib
 import re
 import signal
 import sqlite3
@@ -10,6 +11,7 @@ import sys
 import time
 
 import pytest
+import yaml
 
 from common.errors import InputError
 from pipeline.outermost import explain, run_command
@@ -42,6 +44,13 @@ def test_a_fault_of_the_surroundings_is_one_line_with_its_remedy(error, line):
     words = explain(error)
     assert line in words
     assert "\n" not in words
+
+
+def test_a_broken_yaml_file_is_named_with_the_line():
+    with pytest.raises(yaml.YAMLError) as told, pathlib.Path(__file__).open() as file:
+        yaml.safe_load(file)
+    assert re.search(rf'in "{__file__}", line \d+, column \d+; correct the YAML file', explain(told.value))
+    assert "\n" not in explain(told.value)
 
 
 def test_a_database_behind_sqlalchemy_is_explained_alike():

@@ -1,7 +1,7 @@
 """`scarforge predict`: new studies in, label maps, volumes and one page out."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -140,10 +140,21 @@ class PredictionRun:
             say(f"warning: {predicted.case_id}: {text}")
         for text in predicted.flags:
             say(f"flagged: {predicted.case_id}: {text}")
-        pictures = self._write(predicted)
+        with self._whole_or_none(predicted.case_id):
+            pictures = self._write(predicted)
         row = as_row(predicted, self.facts)
         self.rows.append(row)
         self.parts.append(PagePart(predicted, pictures))
+
+    @contextmanager
+    def _whole_or_none(self, case_id: str) -> Iterator[None]:
+        """Leave nothing of a study whose files cannot all be written, or that a signal interrupts."""
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):
+                _remove_earlier(self.options.output, case_id)
+            raise
 
     def _write(self, predicted: Predicted) -> dict[str, bytes]:
         """Write a study's own files and return its pictures."""

@@ -1,5 +1,6 @@
 """The SQLite store: prepared once, whoever comes first, and refused in one clear line."""
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import Timeout
+from sqlalchemy.exc import OperationalError
 
 from common.errors import InputError
 from engine.tracking.store import connect, prepare_store, tracking_places
@@ -58,17 +61,97 @@ def test_an_unknown_kind_of_store_is_refused() -> None:
 
 def test_a_damaged_file_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"no database at all, but long enough to be looked at" * 40)
-    with pytest.raises(InputError, match=r"mlflow\.db: cannot be used as MLflow's store.*move the file away"):
+    with pytest.raises(
+        InputError, match=r"mlflow\.db: is damaged \(file is not a database\); restore a backup\. Only"
+    ) as told:
         prepare_store(f"sqlite:///{tmp_path}/mlflow.db")
+    assert "all results stay" in str(told.value)
+    assert "scarforge track replay" in str(told.value)
 
 
 def test_a_file_of_a_newer_mlflow_is_refused_and_kept(prepared: Path) -> None:
     with sqlite3.connect(prepared / "mlflow.db") as database:
         database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
     database.close()
-    with pytest.raises(InputError, match="install the MLflow that wrote it"):
+    with pytest.raises(InputError, match=r"written by another MLflow.*install the MLflow that wrote it") as told:
         prepare_store(f"sqlite:///{prepared}/mlflow.db")
+    assert "move the file" not in str(told.value)
     assert (prepared / "mlflow.db.ffffffffffff.bak").exists()
+
+
+def test_a_page_torn_by_a_full_disk_is_damage_with_the_kept_copy_as_its_remedy(prepared: Path) -> None:
+    (prepared / "mlflow.db.aaaa.bak").touch()
+    with (prepared / "mlflow.db").open("r+b") as file:
+        file.seek(100)
+        file.write(b"\xff" * 4000)
+    with pytest.raises(InputError, match=r"is damaged \(.*malformed.*restore .*mlflow\.db\.aaaa\.bak"):
+        prepare_store(f"sqlite:///{prepared}/mlflow.db")
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (OSError(errno.EACCES, "Permission denied"), r"belongs to \S+ and may not .*set SCARFORGE_HOME to a folder of"),
+        (
+            sqlite3.OperationalError("attempt to write a readonly database"),
+            "set SCARFORGE_HOME to a folder of your own",
+        ),
+        (sqlite3.OperationalError("unable to open database file"), "set SCARFORGE_HOME to a folder of your own"),
+        (OSError(errno.EROFS, "Read-only file system"), "on a disk that is read-only; set SCARFORGE_HOME"),
+        (OSError(errno.ENOSPC, "No space left on device"), "its disk is full; free some space"),
+        (sqlite3.OperationalError("database or disk is full"), "its disk is full; free some space"),
+        (sqlite3.OperationalError("database is locked"), "is in use by another process; wait for it, or end it"),
+        (Timeout("mlflow.db.lock"), "is in use by another process; wait for it, or end it"),
+    ],
+)
+def test_what_is_no_damage_is_told_by_its_cause_and_moves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, remedy: str
+) -> None:
+    def fails(*_: object) -> None:
+        if isinstance(error, sqlite3.Error):
+            raise OperationalError("SELECT 1", {}, error)
+        raise error
+
+    monkeypatch.setattr("engine.tracking.store._migrate", fails)
+    with pytest.raises(InputError, match=remedy) as told:
+        prepare_store(f"sqlite:///{tmp_path}/mlflow.db")
+    assert "move the file" not in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_who_holds_the_database_is_named(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.tracking.store._LOCK_TIMEOUT_S", 0.2)
+    lock = prepared / "mlflow.db.lock"
+    code = (
+        f"import filelock; lock = filelock.FileLock({str(lock)!r}); lock.acquire(); print('held', flush=True); input()"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=rf"is in use by process {holder.pid} \("):
+            prepare_store(f"sqlite:///{prepared}/mlflow.db")
+        holder.communicate("\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        ('FATAL:  password authentication failed for user "mlflow"', "correct name and password"),
+        ('FATAL:  database "mlflow" does not exist', "createdb"),
+        ("connection failed: Connection refused", "start PostgreSQL"),
+        ("permission denied for schema public", "have the database's owner grant"),
+        ("could not extend file: No space left on device", "free some space on the database's disk"),
+    ],
+)
+def test_postgresql_has_the_remedy_of_the_cause(monkeypatch: pytest.MonkeyPatch, words: str, remedy: str) -> None:
+    def fails(_: str) -> None:
+        raise OperationalError("SELECT 1", {}, Exception(words))
+
+    monkeypatch.setattr("engine.tracking.store._engine", fails)
+    with pytest.raises(InputError, match=remedy) as told:
+        prepare_store("postgresql+psycopg2://mlflow:secret@db/mlflow")
+    assert "secret" not in str(told.value)
 
 
 @pytest.mark.slow

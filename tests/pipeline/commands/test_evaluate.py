@@ -1,5 +1,7 @@
 """Two folders of label maps in, tables and a status out; a file that cannot be scored is one line."""
 
+import errno
+import os
 import re
 import shutil
 
@@ -301,3 +303,18 @@ def test_hopeless_input_is_one_line(folders, form, reference, prediction, messag
     with pytest.raises(InputError, match=message):
         evaluate(folders / reference, folders / prediction, form, folders / "out")
     assert not (folders / "out").exists()
+
+
+def test_a_full_disk_keeps_the_earlier_table(folders, monkeypatch):
+    run(folders)
+    before = (folders / "out" / "scores.csv").read_bytes()
+
+    def full(table, part):
+        part.write_text("half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("segmentation.scoring.scores.write_csv", full)
+    with pytest.raises(InputError, match=r"/out/scores\.csv: cannot be written \(No space left.*\); free disk space"):
+        run(folders)
+    assert (folders / "out" / "scores.csv").read_bytes() == before
+    assert not list((folders / "out").glob(".*partial"))

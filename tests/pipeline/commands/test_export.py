@@ -12,6 +12,7 @@ from runtime.model_folder import write_model_folder
 from segmentation.networks.table import build_network
 from segmentation.prediction.export import OPENERS, SUFFIXES
 from segmentation.training.config import TrainConfig
+from tests.pipeline import toy_models
 from tests.pipeline.sealed import seal
 
 MODEL = "emidec/tiny/attention_res_unet/real_only"
@@ -56,3 +57,10 @@ def test_formats_and_models_that_do_not_exist_are_refused(tmp_path):
     with pytest.raises(InputError, match="is not in the workspace"):
         export(tmp_path, MODEL, "onnx", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_card_that_lacks_what_is_read_is_refused_by_name(tmp_path):
+    folder = toy_models.write_member(tmp_path, 0, 0)
+    with pytest.raises(InputError, match=rf"{folder}/model_card\.json: lacks 'input_size'"):
+        export(tmp_path, MODEL, "torch_export", tmp_path / "out")
+    assert not (tmp_path / "out" / "export.json").exists()

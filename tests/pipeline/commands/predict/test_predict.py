@@ -1,6 +1,8 @@
 """`scarforge predict` from files to files, with an untrained network and a localiser that knows the place."""
 
+import errno
 import json
+import os
 import sys
 
 import nibabel
@@ -14,6 +16,7 @@ from imaging.volumes.dicom.segmentation import require_highdicom
 from pipeline.commands.models import ModelName, find_members, models_in
 from pipeline.commands.predict import predict as predict_module
 from pipeline.commands.predict.predict import PredictOptions, predict
+from pipeline.outermost import InterruptedCommand
 from segmentation.prediction.post_processing import STEPS
 from tests.imaging import fake_sunnybrook
 from tests.imaging.fake_emidec import SPACING_MM, image_of, label_map, write_nifti
@@ -178,6 +181,27 @@ def test_bad_studies_are_one_line_each_and_the_others_go_on(tmp_path, home, plau
     assert list(pd.read_csv(tmp_path / "out" / "predictions.csv")["case_id"]) == ["good"]
     assert "&lt;html&gt;" not in (tmp_path / "out" / "index.html").read_text()
     assert "every voxel is 7" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_a_full_disk_ends_the_command_at_the_file_and_leaves_no_half_of_a_study(tmp_path, home, plausible, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    studies = [write_study(tmp_path / "in" / f"{name}.nii.gz") for name in "ab"]
+    monkeypatch.setattr(predict_module, "_write_bytes", full)
+    with pytest.raises(InputError, match=r"/out/overlays/a\.png: cannot be written \(No space left.*free disk space"):
+        run(home, tmp_path / "out", *studies)
+    assert {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()} == {".scarforge"}
+
+
+def test_a_signal_leaves_no_half_of_a_study(tmp_path, home, plausible, monkeypatch):
+    def interrupted(path, content):
+        raise InterruptedCommand
+
+    monkeypatch.setattr(predict_module, "_write_bytes", interrupted)
+    with pytest.raises(InterruptedCommand):
+        run(home, tmp_path / "out", write_study(tmp_path / "in" / "a.nii.gz"))
+    assert {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()} == {".scarforge"}
 
 
 def test_two_studies_of_one_name_are_both_named(tmp_path, home):

@@ -1,0 +1,200 @@
+"""Whole commands among signals, foreign modules in the current folder, full disks, long paths and bare terminals."""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from engine.worker.fork import PROCESS_NAME
+from pipeline.outermost import WRONG_INPUT
+from tests.imaging.fake_emidec import label_map, write_nifti
+from tests.imaging.slow_blocks import PATIENCE_S
+
+ROOT = Path(__file__).parents[2]
+SCARFORGE = Path(sys.executable).with_name("scarforge")
+ENDS_WITHIN_S = 10.0
+# Of ours, of a library, and of Python's own that a process needs before anything else.
+FOREIGN = ("pipeline/__init__.py", "imaging/__init__.py", "gql.py", "yaml.py", "socket.py")
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """A current folder whose modules have names that we import, too, and that tell when they are imported."""
+    folder = tmp_path / "current"
+    for name in FOREIGN:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"open({str(tmp_path / 'imported')!r}, 'a').write({name!r}); raise SystemExit(9)")
+    return folder
+
+
+class Command:
+    """A command with a group of processes of its own, as a shell gives it, and no threads to spare."""
+
+    def __init__(self, line, folder, home, **environment):
+        self.output, self.errors = folder.parent / "output", folder.parent / "errors"
+        environment = {**os.environ, "SCARFORGE_HOME": str(home), "OMP_NUM_THREADS": "1", **environment}
+        with self.output.open("w") as output, self.errors.open("w") as errors:
+            self.process = psutil.Popen(
+                line, cwd=folder, env=environment, stdout=output, stderr=errors, start_new_session=True
+            )
+        self.helpers = {}
+
+    def wait_until(self, ready):
+        until = time.monotonic() + PATIENCE_S
+        while not ready(self._helpers()):
+            assert self.process.poll() is None, self.errors.read_text()
+            assert time.monotonic() < until, self.errors.read_text()
+            time.sleep(0.05)
+
+    def ends_by(self, number, group):
+        """Send a signal, to all processes as a terminal does or to the command alone, and return the status."""
+        self._helpers()
+        began = time.monotonic()
+        (os.killpg if group else os.kill)(self.process.pid, number)
+        status = self.process.wait(ENDS_WITHIN_S)
+        left = psutil.wait_procs(self.helpers.values(), ENDS_WITHIN_S - (time.monotonic() - began))[1]
+        assert not left, "outlived their command: " + ", ".join(str(process) for process in left)
+        return status
+
+    def kill(self):
+        for process in (self.process, *self.helpers.values()):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def _helpers(self):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self.helpers |= {child.pid: child for child in self.process.children(recursive=True)}
+        return list(self.helpers.values())
+
+
+@pytest.fixture
+def started(foreign, tmp_path):
+    commands = []
+
+    def start(*line, **environment):
+        commands.append(Command(list(line), foreign, tmp_path / "home", **environment))
+        return commands[-1]
+
+    start.folder = foreign
+    yield start
+    for command in commands:
+        command.kill()
+
+
+def trains(helpers):
+    """Tell whether a training is well under way: it has used the processor."""
+    for helper in helpers:
+        with contextlib.suppress(psutil.Error):
+            if helper.name() == PROCESS_NAME and helper.cpu_times().user > 1:
+                return True
+    return False
+
+
+@pytest.mark.slow
+def test_a_run_ends_quietly_in_the_middle_of_a_training_and_continues(started, tmp_path):
+    """One workspace: Ctrl-C at a terminal, then the same command again, which is ended alone."""
+    line = (SCARFORGE, "run", "--profile", "tiny", "--set", "localiser.steps=20000", "--set", "device=cpu")
+    for number, group, found in ((signal.SIGINT, True, "  + "), (signal.SIGTERM, False, "  = ")):
+        command = started(*line)
+        command.wait_until(trains)
+        command.wait_until(lambda _, errors=command.errors: "lv_localiser: " in errors.read_text())
+        assert command.ends_by(number, group) == 128 + number
+        told = command.errors.read_text().splitlines()
+        assert "Traceback" not in "\n".join(told)
+        assert [row[:15] for row in told if row.startswith(("  +", "  ="))] == [
+            f"{found}studies    ",
+            f"{found}patient_spl",
+        ]
+        assert told[-1] == "  interrupted; the same command again continues the run"
+        assert len(told) == 5, told  # the heading, two stages, the training's device, and the last line
+        assert command.output.read_text() == ""
+    assert not (tmp_path / "imported").exists(), "a module of the current folder was imported"
+
+
+HELPERS = """
+import time
+from common.workers import make_blocks
+from pipeline.outermost import run_command
+from engine.worker.fork import start_server
+from tests.imaging.slow_blocks import SlowBlocks
+def works():
+    start_server()
+    for _ in make_blocks(SlowBlocks(), 2, "a process"):
+        pass
+run_command(works)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_helpers_that_still_start_say_nothing_when_the_command_is_ended(started, tmp_path, number):
+    command = started(sys.executable, "-P", "-c", HELPERS, PYTHONPATH=str(ROOT))
+    command.wait_until(lambda helpers: len(helpers) == 4)  # tracker, fork server, two workers
+    assert command.ends_by(number, group=True) == 128 + number
+    assert command.errors.read_text() == ""
+    assert not (tmp_path / "imported").exists(), "a module of the current folder was imported"
+
+
+FULL_DISK = """
+import errno, os, sys
+import common.files
+def full(_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+common.files.os.fsync = full
+from pipeline.cli import main
+if __name__ == "__main__":
+    main()
+"""
+
+
+def ended(started, *line, **environment):
+    command = started(*line, **environment)
+    status = command.process.wait(PATIENCE_S)
+    return status, command.output.read_text(), command.errors.read_text()
+
+
+def test_a_run_on_a_full_disk_is_one_line_that_names_the_file_and_leaves_no_half_of_it(started, tmp_path):
+    (tmp_path / "full.py").write_text(FULL_DISK)
+    line = (sys.executable, "-P", str(tmp_path / "full.py"), "run", "--profile", "tiny")
+    status, output, errors = ended(started, *line, PYTHONPATH=str(ROOT))
+    assert (status, output) == (WRONG_INPUT, "")
+    place = tmp_path / "home" / "dagster" / "dagster.yaml"
+    assert errors.startswith(f"scarforge: {place}: cannot be written (No space left on device); free disk space")
+    assert errors.count("\n") == 1
+    assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file() and path.name != ".scarforge"]
+
+
+def test_a_folder_of_temporary_files_too_long_for_a_socket_is_one_line(started, tmp_path):
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    status, output, errors = ended(started, SCARFORGE, "run", "--profile", "tiny", TMPDIR=str(long))
+    assert (status, output) == (WRONG_INPUT, "")
+    assert errors == f"scarforge: {long}: is too long a path for a socket; set TMPDIR to a shorter one, such as /tmp\n"
+
+
+def test_a_number_for_a_group_of_settings_is_one_line(started):
+    status, output, errors = ended(started, SCARFORGE, "run", "--set", "pix2pix=5")
+    assert (status, output) == (WRONG_INPUT, "")
+    assert errors == "scarforge: setting 'pix2pix': has keys below it, such as pix2pix.steps=2000, got 5\n"
+
+
+@pytest.mark.parametrize(
+    "terminal",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+)
+def test_a_terminal_of_ascii_letters_gets_the_whole_of_a_table(started, terminal):
+    for name in ("ref", "pred"):
+        (started.folder / name).mkdir()
+        write_nifti(started.folder / name / "x.nii.gz", label_map("Case_P002"))
+    line = ("evaluate", "--reference", "ref", "--prediction", "pred", "--output", "out")
+    status, output, errors = ended(started, SCARFORGE, *line, **terminal)
+    assert (status, errors) == (0, "")
+    assert "1 of 1 studies were scored" in output
+    assert "Tables: " in output
