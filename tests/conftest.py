@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.mlflow_stores import empty_store, mlflow_server, prepared, silent_uri  # noqa: F401 # fixtures of several rooms
+
 
 class _Faults(logging.Handler):
     """Keeps what the guard around a study caught and could not lay on the input."""

@@ -111,7 +111,7 @@ def test_what_guards_the_science_blocks():
     blocking = {
         (key.asset_key.to_user_string(), key.name)
         for assets in defs.assets
-        for key, spec in ((s.key, s) for s in assets.parts.checks)
+        for key, spec in ((s.key, s) for s in assets.check_specs)
         if spec.blocking
     }
     for store in ("augmented_slices", "lesion_masks", "synthetic_slices"):

@@ -67,7 +67,7 @@ def test_runs_are_kept_in_postgresql_as_on_a_single_machine(tmp_path):
 
 def read_variables():
     """Every variable that the code reads."""
-    folders = ("imaging", "training", "gan", "segmentation", "assets", "pipeline")
+    folders = ("common", "imaging", "runtime", "gan", "segmentation", "engine", "assets", "pipeline")
     source = "\n".join(path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py"))
     nights = {f"{PREFIX}{name}" for name in ("PROFILE", "FOLDS", "CRON", "TIMEZONE", "FORCE")}
     return set(re.findall(r"[\"'](SCARFORGE_[A-Z0-9_]*[A-Z0-9])[\"']", source)) | nights

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.pipeline.conftest import free_port
+from tests.mlflow_stores import free_port
 
 ROOT = Path(__file__).parents[2]
 PROFILE = os.environ.get("SCARFORGE_UI_PROFILE", "tiny")  # demo, for pictures worth showing

@@ -21,7 +21,7 @@ from runtime.model_folder import write_model_folder
 from segmentation.networks.table import build_network
 from segmentation.prediction.segmenter import load_exportable, load_segmenter
 from segmentation.training.config import TrainConfig
-from tests.pipeline.conftest import free_port
+from tests.mlflow_stores import free_port
 from tests.segmentation.toy_slices import draw_slices
 
 CONFIG = TrainConfig.model_validate({"network": {"widths": (4, 8), "bottleneck": 8}})

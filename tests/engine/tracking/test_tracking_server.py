@@ -91,7 +91,8 @@ def _all_runs(uri: str) -> list[Any]:
 
 
 def _replay_in_two_processes(spool: Path, uri: str) -> list[int]:
-    code = f"from pathlib import Path; from engine.tracking.tracker import replay;print(replay(Path({str(spool)!r}), {uri!r}))"
+    imports = "from pathlib import Path; from engine.tracking.sender import replay"
+    code = f"{imports}; print(replay(Path({str(spool)!r}), {uri!r}))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code]
     processes = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
