@@ -19,12 +19,12 @@ from common.config import FrozenConfig
 from common.errors import InputError
 from engine.cluster.executor import executor_name
 from engine.finished import Finished
+from engine.locks import retried
 from engine.outcome import Outcome, check_results_of, metadata_of
 from engine.record import Record, cache_key, produce, read_record
 from engine.remote import Remote
 from engine.run_tags import YES, forced_attempt, night_tags
 from engine.tracking.store import shown
-from engine.transient import retried
 from engine.workspace import Workspace, home_of
 from runtime.orphans import end_with_spawner
 

@@ -19,9 +19,8 @@ from dagster_pipes import PipesContext, open_dagster_pipes
 from common.errors import InputError
 from common.files import CHECKPOINT, write_json
 from common.quiet import quieten
-from engine.locks import held
+from engine.locks import held, is_transient
 from engine.tracking.tracker import Tracker
-from engine.transient import is_transient
 from engine.worker.stages import STAGES, Trained
 from engine.worker.task import ERROR_FILE, PASSING_FAULT, RESULT_FILE, WRONG_INPUT, TrainingTask
 from runtime.checkpoint import checkpoint_step

@@ -24,7 +24,7 @@ from segmentation.evaluation.evaluation import (
     patient_table,
     summarise_evaluation,
 )
-from segmentation.evaluation.folders import LABEL_FORMATS
+from segmentation.evaluation.label_maps import LABEL_FORMATS
 from segmentation.scoring.rules import DETECTION
 from segmentation.scoring.scores import write_scores
 

@@ -23,16 +23,18 @@ from common.guard import guarded
 from imaging.labels import CineTissue
 from imaging.volumes.nifti import NiftiVolume
 from segmentation.comparison.statistics import Contributions, Estimate, estimate_score
-from segmentation.evaluation.folders import (
+from segmentation.evaluation.label_maps import (
     ACDC,
     PHASES,
     PREDICTION,
     REFERENCE,
     LabelFolder,
     LabelFormat,
+    LabelMap,
     find_label_maps,
+    read_prediction,
+    read_reference,
 )
-from segmentation.evaluation.label_maps import LabelMap, read_prediction, read_reference
 from segmentation.scoring.joint_scores import patient_rows
 from segmentation.scoring.overlap import slice_confusions
 from segmentation.scoring.rules import COUNT_METRICS, DETECTION, OVERLAP, RULES, UNITS, metric_bounds

@@ -1,15 +1,224 @@
-"""Reads a reference's and a prediction's label map into one arrangement, or says why they do not belong together."""
+"""Reads a reference's and a prediction's label map into one arrangement, or says why they do not belong together.
 
-from dataclasses import dataclass
+Finds the label maps in a folder: EMIDEC's or ACDC's layout, or flat files named for their patients.
+
+emidec: `Case_P001/Contours/Case_P001.nii.gz`, or flat `Case_P001.nii.gz`; predictions may also be
+`Case_P001/Case_P001_seg.nii.gz`, as MONAI writes them, or flat with that ending.
+acdc: `patient001/patient001_frame01_gt.nii.gz` (also in `training` and `testing`; without `_gt` in a patient's folder
+that has no such file), or flat `patient001_frame01.nii.gz`, `patient001_01.nii.gz` or `patient001_ED.nii.gz`.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError, some_of
-from imaging.labels import distinct_values, to_labels
+from common.guard import guarded
+from imaging.labels import CINE_LABELS, EMIDEC_LABELS, CineTissue, LabelSet, distinct_values, to_labels
+from imaging.sources.files import composed, inside, source_folder
+from imaging.sources.nifti_studies import NamedFile, nifti_files, read_clinical_text
+from imaging.sources.unread_images import images_below, unread_lines
 from imaging.volumes.nifti import NiftiVolume, read_nifti, read_nifti_on
-from segmentation.evaluation.folders import LabelFormat
+
+PHASES = ("ED", "ES")
+REFERENCE, PREDICTION = "reference", "prediction"
+
+
+class LabelFormat(NamedTuple):
+    """A layout of folders and its numbering.
+
+    Attributes:
+        name: As the command names it.
+        labels: The label set that is scored.
+        values: Label value by the number in a file; None where the two are the same.
+        example: File names, for messages.
+        numbering: What the numbers in a file stand for, for messages.
+    """
+
+    name: str
+    labels: LabelSet
+    values: Mapping[int, int] | None
+    example: str
+    numbering: str
+
+
+EMIDEC = LabelFormat(
+    "emidec",
+    EMIDEC_LABELS,
+    None,
+    "Case_P001/Contours/Case_P001.nii.gz or Case_P001.nii.gz",
+    "1 cavity, 2 normal myocardium, 3 infarct, 4 no-reflow",
+)
+ACDC = LabelFormat(
+    "acdc",
+    CINE_LABELS,
+    # 1 is the right ventricle, which is not scored.
+    MappingProxyType(
+        {0: CineTissue.BACKGROUND, 1: CineTissue.BACKGROUND, 2: CineTissue.MYOCARDIUM, 3: CineTissue.CAVITY}
+    ),
+    "patient001/patient001_frame01_gt.nii.gz or patient001_frame01.nii.gz",
+    "1 right ventricle, 2 myocardium, 3 cavity",
+)
+LABEL_FORMATS: Mapping[str, LabelFormat] = MappingProxyType({form.name: form for form in (EMIDEC, ACDC)})
+
+_ENDINGS = ("_seg", "_pred", "_label", "_mask")  # of predictions
+_FRAME = re.compile(r"(?P<case>.+)_(?:(?P<phase>ED|ES)|(?:frame)?(?P<number>[0-9]+))(?P<truth>_gt)?")
+
+
+@dataclass(frozen=True)
+class LabelFolder:
+    """What a folder holds.
+
+    Attributes:
+        files: Path by frame by patient; the frame is empty (emidec), or `ED`, `ES` or a number such as `01`.
+        phases: Number of the frame by `ED` and `ES` by patient, where an `Info.cfg` tells.
+        problems: One line for each file that cannot be told apart or named.
+    """
+
+    files: dict[str, dict[str, Path]] = field(default_factory=dict)
+    phases: dict[str, dict[str, str]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, root: Path, case_id: str, frame: str, path: Path) -> None:
+        """Take in a file; a link out of `root` is a problem, as is the second of two files for one study."""
+        try:
+            inside(root, path)
+        except InputError as error:
+            self.problems.append(str(error))
+            return
+        first = self.files.setdefault(case_id, {}).setdefault(frame, path)
+        if first != path:
+            self.problems.append(f"{path}: {first} is the same study; {first.name} was scored, remove one of them")
+
+    def name_as(self, known: Collection[str]) -> None:
+        """Name each patient as `known` does where an ending such as `_seg`, or how Unicode is composed, differs."""
+        by_form = {composed(name): name for name in known}
+        for case_id in [name for name in self.files if name not in known]:
+            other = by_form.get(composed(case_id)) or by_form.get(composed(_without_ending(case_id)))
+            if other is not None and other not in self.files:
+                self.files[other] = self.files.pop(case_id)
+
+
+def find_label_maps(root: Path, form: LabelFormat, what: str) -> LabelFolder:
+    """List the label maps of a folder, in the order of names.
+
+    Args:
+        root: The folder.
+        form: Its layout; nested and flat files may both be there.
+        what: `REFERENCE` or `PREDICTION`.
+
+    Raises:
+        InputError: `root` is no folder or holds no label map.
+    """
+    root = source_folder(root, what, form.example)
+    found = LabelFolder()
+    try:
+        for case_id, frame, path in _emidec_files(root, found, what) if form is EMIDEC else _acdc_files(root, found):
+            found.add(root, case_id, frame, path)
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be listed ({error.strerror}); correct its permissions") from error
+    found.problems.extend(_unread(root, found, form))
+    if not found.files:
+        first = f" ({found.problems[0]})" if found.problems else ""
+        raise InputError(f"{what} folder {root} holds no label map of format {form.name}{first}; give {form.example}")
+    return found
+
+
+def _emidec_files(root: Path, found: LabelFolder, what: str) -> Iterator[tuple[str, str, Path]]:
+    for folder in _folders(root):
+        name = composed(folder.name)
+        named = [path for stem, path in _label_files(folder / "Contours", found) if stem == name]
+        if not named and what == PREDICTION:
+            named = [path for stem, path in _label_files(folder, found) if _without_ending(stem) == name]
+        yield from ((name, "", path) for path in named)
+    for stem, path in _label_files(root, found):
+        yield stem, "", path
+
+
+def _label_files(folder: Path, found: LabelFolder) -> Iterator[NamedFile]:
+    """Yield the NIfTI files of a folder; of a folder that is called as a file, the file of that name in it."""
+    for stem, path in nifti_files(folder, own=True):
+        if not path.is_dir():
+            yield stem, path
+        elif within := [inner for name, inner in nifti_files(path, own=True) if name == stem and not inner.is_dir()]:
+            yield stem, within[0]
+        else:
+            found.problems.append(f"{path}: is a folder and holds no file called so; put the file itself in its place")
+
+
+def _without_ending(name: str) -> str:
+    return next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
+
+
+def _unread(root: Path, found: LabelFolder, form: LabelFormat) -> list[str]:
+    """Return a line for each folder without a label map that was taken in, if it holds files that look like images."""
+    read = [path for frames in found.files.values() for path in frames.values()]
+    served = {_owner(root, path) for path in read} - {root}
+    stems = {path.with_name(path.name.split(".")[0]) for path in read}  # probabilities lie beside a map, called alike
+    others = [
+        path
+        for path in images_below([root], pictures=False)
+        if not (_owner(root, path) in served or path.with_name(path.name.split(".")[0]) in stems)
+        and not any(problem.startswith(f"{path}: ") for problem in found.problems)
+    ]
+    return unread_lines(others, f"name label maps as {form.example}")
+
+
+def _owner(root: Path, path: Path) -> Path:
+    """Return the patient's folder that a file lies in, or `root`."""
+    parts = path.relative_to(root).parts[:-1]
+    while parts[:1] and parts[0] in ("training", "testing"):
+        root, parts = root / parts[0], parts[1:]
+    return root / parts[0] if parts else root
+
+
+def _acdc_files(root: Path, found: LabelFolder) -> Iterator[tuple[str, str, Path]]:
+    for folder in (folder for place in (root, root / "training", root / "testing") for folder in _folders(place)):
+        with guarded(folder, found.problems.append):
+            found.phases[composed(folder.name)] = _phases(root, folder)
+        yield from (named for named in _frames(folder, found) if named[0] == composed(folder.name))
+    for stem, path in nifti_files(root, own=True):
+        if not _FRAME.fullmatch(stem):
+            found.problems.append(f"{path}: the name tells no frame; name it as {ACDC.example}")
+    yield from _frames(root, found)
+
+
+def _frames(folder: Path, found: LabelFolder) -> list[tuple[str, str, Path]]:
+    """Return patient, frame and path; where some files are ground truth, only those."""
+    matches = [(match, path) for stem, path in _label_files(folder, found) if (match := _FRAME.fullmatch(stem))]
+    any_truth = any(match["truth"] for match, _ in matches)
+    return [
+        (match["case"], match["phase"] or frame_number(match["number"]), path)
+        for match, path in matches
+        if match["truth"] or not any_truth
+    ]
+
+
+def frame_number(digits: str) -> str:
+    """Return a frame's number as ACDC writes it: `01`."""
+    return f"{int(digits):02d}"
+
+
+def _phases(root: Path, folder: Path) -> dict[str, str]:
+    path = folder / "Info.cfg"
+    if not path.is_file():
+        return {}
+    info = read_clinical_text(inside(root, path))
+    told = {phase: info.get(phase.lower(), "") for phase in PHASES}
+    return {phase: frame_number(value) for phase, value in told.items() if value.isascii() and value.isdigit()}
+
+
+def _folders(root: Path) -> list[Path]:
+    """Return the folders in a folder, without those that are called as files."""
+    files = {path for _, path in nifti_files(root)}
+    return sorted(path for path in root.iterdir() if path.is_dir() and path not in files) if root.is_dir() else []
+
 
 _SPACING_TOLERANCE = 0.01
 

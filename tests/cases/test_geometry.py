@@ -27,8 +27,7 @@ from imaging.volumes.nifti import NiftiVolume, read_nifti, read_nifti_pair, writ
 from pipeline.commands.evaluate import evaluate
 from pipeline.commands.external_test import ExternalTestOptions, external_test
 from pipeline.commands.predict.predict import PredictOptions, predict
-from segmentation.evaluation.folders import EMIDEC
-from segmentation.evaluation.label_maps import read_reference
+from segmentation.evaluation.label_maps import EMIDEC, read_reference
 from segmentation.scoring.scores import read_scores
 from tests.pipeline.toy_models import CentralBox, nothing_odd, write_member
 

@@ -22,7 +22,7 @@ from imaging.studies.archive import StudyArchive
 from imaging.studies.archive_writer import write_studies
 from imaging.studies.split import split_patients
 from imaging.studies.study import RejectedStudy, Study
-from segmentation.evaluation.folders import EMIDEC, find_label_maps
+from segmentation.evaluation.label_maps import EMIDEC, find_label_maps
 from tests.imaging.fake_emidec import SPACING_MM, write_case, write_nifti
 from tests.imaging.fake_emidec import image_of as volume_of
 from tests.imaging.fake_emidec import label_map as volume_labels

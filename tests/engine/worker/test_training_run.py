@@ -18,7 +18,7 @@ from assets.parts import training_run
 from assets.parts.training_run import TrainingProcessError, _wait_for, run_pipes
 from common.errors import InputError
 from engine.forge import Forge
-from engine.transient import PassingFaultError
+from engine.locks import PassingFaultError
 from engine.worker.process import _verdict, accelerator
 from engine.worker.task import PASSING_FAULT, WRONG_INPUT
 from runtime.report import TrainingDivergedError

@@ -17,9 +17,8 @@ from gan.networks.discriminator import reading_loss
 from gan.simulator import HEALED_ANATOMY, MaskSimulator, SimulatorConfig, StrategyShares, write_lesion_masks
 from gan.simulator.anatomy import read_anatomy
 from gan.simulator.lesion_model import angle_between, measure_lesion
-from gan.training.batches import ResidentSlices
+from gan.training.batches import VARIANTS, ResidentSlices, complete_rows, training_holes
 from gan.training.config import PRESETS, Pix2PixConfig
-from gan.training.holes import VARIANTS, complete_rows, training_holes
 from gan.training.loop import ValidationSlices, train_pix2pix
 from gan.training.steps import Players
 from imaging.labels import EMIDEC_LABELS, Tissue

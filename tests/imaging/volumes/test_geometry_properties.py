@@ -23,8 +23,7 @@ from imaging.volumes.dicom.series import read_dicom_slices
 from imaging.volumes.dicom.volume import dicom_volume
 from imaging.volumes.new_studies import find_studies, volumes_of
 from imaging.volumes.nifti import read_nifti, write_label_map
-from segmentation.evaluation.folders import EMIDEC
-from segmentation.evaluation.label_maps import read_prediction, read_reference
+from segmentation.evaluation.label_maps import EMIDEC, read_prediction, read_reference
 from tests.imaging.fake_emidec import SPACING_MM, image_of, label_map
 
 COMMON = Path(__file__).parents[2] / "cases" / "scripts" / "common.py"

@@ -12,8 +12,7 @@ import pytest
 
 from common.errors import InputError
 from pipeline.commands.evaluate import evaluate
-from segmentation.evaluation.folders import EMIDEC
-from segmentation.evaluation.label_maps import read_prediction, read_reference
+from segmentation.evaluation.label_maps import EMIDEC, read_prediction, read_reference
 from segmentation.scoring.scores import read_scores
 from tests.imaging import fake_acdc
 from tests.imaging.fake_emidec import CASES, SPACING_MM, label_map, write_nifti
