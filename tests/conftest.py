@@ -1,6 +1,7 @@
 """What holds for every test."""
 
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,15 @@ class _Faults(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.found.append(record)
+
+
+@pytest.fixture(autouse=True)
+def own_search_path() -> Iterator[None]:
+    """A command that runs within a test has its children import nothing from the current folder; later tests do."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    yield
+    if before is None:
+        os.environ.pop("PYTHONSAFEPATH", None)
 
 
 @pytest.fixture(autouse=True)

@@ -359,9 +359,16 @@ def _answers(health: urllib.request.Request) -> bool:
         return False
 
 
+def _children(leader: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    try:
+        return psutil.Process(leader.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
 def _end_all(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """End every process and what it started, runs included, politely first."""
-    family = psutil.Process().children(recursive=True)  # some lead groups of their own
+    family = [child for leader in processes for child in _children(leader)]  # some lead groups of their own
     for leader in processes:
         _signal_group(leader, signal.SIGTERM)
     give_up = time.monotonic() + _STOP_TIMEOUT_S
