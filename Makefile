@@ -33,7 +33,7 @@ test-ui: install ## both web interfaces, driven in Debian's Chromium (apt-get in
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m ui tests/ui
 
 test-wheel: install ## the wheel alone, in an environment and a folder of its own
-	rm -rf build/wheel
+	rm -rf build/wheel build/lib build/bdist.* # an older build would leave its modules in the wheel
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir build/wheel .
 	$(PYTHON) -m venv --without-pip build/wheel/env
 	$(BIN)/pip install --quiet --no-deps --target "$$(build/wheel/env/bin/python -c 'import site; print(site.getsitepackages()[0])')" build/wheel/*.whl
