@@ -29,35 +29,39 @@ def start(home):
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """The workspace and the lines of the second of two runs, the first of which was killed."""
+    """The workspace, the lines of the second of two runs, its table, and what the first had made when it was killed."""
     home = tmp_path_factory.mktemp("home")
-    first = start(home)
+    first, told = start(home), []
     for line in first.stderr:
+        told.append(line)
         if line.strip().startswith("+ real_slices"):
             break
     time.sleep(2)  # into the middle of the next stage
     os.killpg(first.pid, signal.SIGKILL)
-    first.communicate()
+    told += first.communicate()[1].splitlines()
+    made = tuple(line.split()[1] for line in told if line.startswith("  + "))
     second = start(home)
     table, lines = second.communicate()
     assert second.returncode == 0, lines
-    return home / "phantom" / "tiny", lines.splitlines(), table
+    return home / "phantom" / "tiny", lines.splitlines(), table, made
 
 
 def test_what_was_finished_before_the_kill_is_found_again(workspace):
-    _, lines, _ = workspace
-    found = [line.split()[1] for line in lines if line.startswith("  = ")]
-    assert tuple(found) == ASSETS_BEFORE_THE_KILL
+    _, lines, _, made = workspace
+    found = tuple(line.split()[1] for line in lines if line.startswith("  = "))
+    assert made[: len(ASSETS_BEFORE_THE_KILL)] == ASSETS_BEFORE_THE_KILL
+    assert found[: len(made)] == made
+    assert len(found) <= len(made) + 1  # one may have been sealed and not yet told
 
 
 def test_nothing_half_written_is_left(workspace):
-    root, _, _ = workspace
+    root, _, _, _ = workspace
     assert not list(root.rglob(".*.partial"))
     assert not list(root.rglob(".*.old"))
 
 
 def test_every_model_has_scores_of_every_tissue_under_every_rule(workspace):
-    root, _, _ = workspace
+    root, _, _, _ = workspace
     for network in NETWORKS:
         for arm in ARMS:
             scores = pd.read_csv(root / f"{network}_{arm}_scores" / "fold_1" / "seed_0" / "scores.csv")
@@ -69,7 +73,7 @@ def test_every_model_has_scores_of_every_tissue_under_every_rule(workspace):
 
 
 def test_the_table_shows_both_arms_of_both_networks(workspace):
-    _, _, table = workspace
+    _, _, table, _ = workspace
     for word in (*NETWORKS, *ARMS, "cavity", "normal_myocardium", "infarct", "no_reflow", "too few patients"):
         assert word in table
 
@@ -77,7 +81,7 @@ def test_the_table_shows_both_arms_of_both_networks(workspace):
 def test_arms_are_of_equal_size_and_only_one_holds_synthetic_slices(workspace):
     from imaging.slices.store import SliceStore
 
-    root, _, _ = workspace
+    root, _, _, _ = workspace
     origins = {}
     for arm in ARMS:
         with SliceStore.open(root / f"training_set_{arm}" / "fold_1" / "slices.h5") as store:
@@ -91,7 +95,7 @@ def test_no_validation_or_test_patient_reaches_what_is_trained(workspace):
     from imaging.studies.leakage import find_leaks
     from imaging.studies.split import read_split
 
-    root, _, _ = workspace
+    root, _, _, _ = workspace
     split = read_split(root / "patient_split" / "patient_split.json", 1)
     for asset in ("augmented_slices", "lesion_masks", "synthetic_slices", "training_set_real_plus_gan"):
         with SliceStore.open(root / asset / "fold_1" / "slices.h5") as store:
@@ -100,7 +104,7 @@ def test_no_validation_or_test_patient_reaches_what_is_trained(workspace):
 
 
 def test_the_report_shows_patients_segments_and_every_training(workspace):
-    root, _, _ = workspace
+    root, _, _, _ = workspace
     page = (root / "comparison" / "report.html").read_text(encoding="utf-8")
     assert "tiny" in page
     assert page.count("data:image/png") >= 1
@@ -111,7 +115,7 @@ def test_the_report_shows_patients_segments_and_every_training(workspace):
 def test_every_training_and_evaluation_is_a_finished_mlflow_run(workspace):
     from mlflow import MlflowClient
 
-    root, _, _ = workspace
+    root, _, _, _ = workspace
     home = root.parents[1]
     client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("scarforge")
