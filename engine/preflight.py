@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from segmentation.training.config import TrainConfig
 
 NETWORKS = ("attention_res_unet", "halsr_net")
-_WEIGHTS = ("vgg16_weights", "alexnet_weights", "inception_weights")
 _SHAPE = ("name", "widths", "bottleneck", "module_width")
 _BYTES_A_PIXEL = 3  # float16 and uint8
 _STORES = 4.5  # of the arm's size: augmented slices, both training sets, masks, and synthetic slices twice
@@ -31,8 +30,8 @@ def check_before_run(settings: "Settings", workspace: Workspace) -> None:
     Raises:
         InputError: Something is missing or does not fit; the message names the setting and the remedy.
     """
-    for name in _WEIGHTS:
-        _check_weights_file(f"quality.{name}", getattr(settings.quality, name))
+    for name, file in settings.quality.weight_files.items():
+        _check_weights_file(f"quality.{name}", file)
     if settings.pix2pix.perceptual_weight and not settings.quality.vgg16_weights:
         raise InputError(
             f"pix2pix.perceptual_weight {settings.pix2pix.perceptual_weight:g} needs VGG16's features: give "
@@ -44,7 +43,7 @@ def check_before_run(settings: "Settings", workspace: Workspace) -> None:
 
 
 def _check_weights_file(setting: str, value: str) -> None:
-    if value and not Path(value).is_file():
+    if not Path(value).is_file():
         raise InputError(f"{setting} {value!r}: there is no such file; give a safetensors file, or leave it empty")
 
 

@@ -67,13 +67,18 @@ class QualitySettings(FrozenConfig):
     )
 
     @property
+    def weight_files(self) -> dict[str, str]:
+        """Every weights file that is named, by the setting's name."""
+        return {name: getattr(self, name) for name in _WEIGHTS if getattr(self, name)}
+
+    @property
     def weights(self) -> dict[str, str]:
         """A digest of the content of every weights file that is named, by the setting's name: for cache keys.
 
         Raises:
             InputError: A file cannot be read.
         """
-        return {name: _content_digest(name, getattr(self, name)) for name in _WEIGHTS if getattr(self, name)}
+        return {name: _content_digest(name, file) for name, file in self.weight_files.items()}
 
     @property
     def key(self) -> dict[str, Any]:
