@@ -62,6 +62,9 @@ class TransplantConfig(FrozenConfig):
         turn_deg: A lesion is turned about the ventricle by up to so much to either side.
         any_turn_share: In this share of the slices it is turned by any angle.
         mirror_share: In this share it is mirrored.
+        contrast_power: A lesion's difference to remote wall is carried by this power of how much more blood differs from
+            remote wall in the recipient than in the donor: 1 as blood does, 0 as it is. Between patients a lesion's
+            brightness goes with neither alone.
         smooth_px: Deviation of the Gaussian that smooths the carried intensities.
         grain_px: Deviation of the Gaussian that parts the recipient's grain from its shades.
         grain_share: How much of that grain is laid on the lesion.
@@ -73,6 +76,7 @@ class TransplantConfig(FrozenConfig):
     turn_deg: float = Field(40.0, ge=0, le=180)
     any_turn_share: float = Field(0.3, ge=0, le=1)
     mirror_share: float = Field(0.5, ge=0, le=1)
+    contrast_power: float = Field(0.5, ge=0, le=1)
     smooth_px: float = Field(0.5, ge=0, le=4)
     grain_px: float = Field(1.2, gt=0, le=8)
     grain_share: float = Field(0.6, ge=0, le=1)

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from common.errors import InputError
 from gan.generation.transplant import (
@@ -60,10 +61,14 @@ def test_a_mirrored_lesion_lies_on_the_other_side_of_the_axis():
     assert rows.mean() < labels.shape[0] / 2 < np.nonzero(lower == 3)[0].mean()
 
 
-def test_intensities_are_matched_to_the_recipients_wall_and_blood():
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_intensities_are_matched_to_the_recipients_wall_and_blood(power):
     donor, recipient = walls("infarct", gain=0.5)
-    image, labels = transplant(donor, recipient, Placement(0.0, mirrored=False), PLAIN)
-    np.testing.assert_allclose(image[labels == 3], 0.45, atol=2e-3)  # half of the donor's infarct
+    config = PLAIN.model_copy(update={"contrast_power": power})
+    image, labels = transplant(donor, recipient, Placement(0.0, mirrored=False), config)
+    bright = np.median(donor.image[donor.labels == 3]) - donor.remote
+    deep = ndimage.binary_erosion(labels == 3) & ndimage.binary_erosion(recipient.anatomy.filled, iterations=3)
+    np.testing.assert_allclose(image[deep], recipient.remote + bright * 0.5**power, atol=0.01)
 
 
 def test_nothing_changes_outside_the_wall():
