@@ -3,8 +3,8 @@
 The yardstick that a generator of lesions has to beat, and an arm of its own (`synthesis.method: transplant`). Cut and
 paste between real scans follows Soft-CP (arXiv 2203.10507), TumorCP and CarveMix; here the lesion bends with the wall:
 each pixel of the recipient's wall takes label and intensity from the place of the same angle and depth (0 at the
-endocardium, 1 at the epicardium) in the donor's wall, read between its pixels. Cavity, both borders of the wall and all that lies outside stay the
-camera's pixels and the expert's labels.
+endocardium, 1 at the epicardium) in the donor's wall, read between its pixels. Cavity, both borders of the wall and all
+that lies outside stay the camera's pixels and the expert's labels.
 """
 
 from collections.abc import Sequence

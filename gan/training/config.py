@@ -62,9 +62,8 @@ class TransplantConfig(FrozenConfig):
         turn_deg: A lesion is turned about the ventricle by up to so much to either side.
         any_turn_share: In this share of the slices it is turned by any angle.
         mirror_share: In this share it is mirrored.
-        contrast_power: A lesion's difference to remote wall is carried by this power of how much more blood differs from
-            remote wall in the recipient than in the donor: 1 as blood does, 0 as it is. Between patients a lesion's
-            brightness goes with neither alone.
+        contrast_power: By which power of the recipient's contrast of blood over the donor's a lesion's own contrast to
+            remote wall is multiplied: 1 as blood does, 0 as it is. Between patients it goes with neither alone.
         smooth_px: Deviation of the Gaussian that smooths the carried intensities.
         grain_px: Deviation of the Gaussian that parts the recipient's grain from its shades.
         grain_share: How much of that grain is laid on the lesion.
