@@ -35,6 +35,10 @@ _MOST_TRIES = 60
 _RAY_SMOOTHING = 1.0  # of a wall's borders, in rays: their steps of a pixel must not show in what is carried
 _LESIONS = (Tissue.INFARCT, Tissue.NO_REFLOW)
 _HALF = 0.5
+_PENUMBRA_PX = 2  # around a lesion, not remote wall either
+_LEAST_REMOTE = 0.4  # of a wall whose lesion is covered
+_LEAST_COVERED = 0.9  # of a lesion by remote wall at one other angle
+_HEALED_FADE_PX = 0.8
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +92,7 @@ class Wall:
 
     def wall_only(self, image: NDArray[np.generic]) -> Floats:
         """Return an image (h, w) whose pixels outside the wall are those of the nearest pixel of the wall."""
-        _, (rows, columns) = ndimage.distance_transform_edt(~self.anatomy.myocardium, return_indices=True)
-        return image[rows, columns].astype(np.float64)
+        return _nearest_of(self.anatomy.myocardium, image)
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,33 @@ def transplant(
     return _blend(recipient, labels, shades, config).astype(np.float16), labels
 
 
+def heal(wall: Wall) -> Wall | None:
+    """Return a slice's wall with its lesion covered by its own remote wall at another angle.
+
+    Hearts with an infarct are shaped otherwise than healthy ones: they, too, must be seen with other lesions.
+
+    Returns:
+        The slice without lesion; None where too little of its wall is remote, or nothing of it fits over the lesion.
+    """
+    tissue = wall.anatomy.myocardium
+    lesion = ndimage.binary_dilation(wall.labels >= Tissue.INFARCT, iterations=_PENUMBRA_PX) & tissue
+    if (tissue & ~lesion).sum() < _LEAST_REMOTE * tissue.sum():
+        return None
+    covered, depths = wall.anatomy.angle[lesion], wall.depths[lesion[tissue]]
+    remote = wall.wall_only(tissue & ~lesion)
+    views = [(turn, sign) for turn in ray_angles()[::3] for sign in (1, -1)]
+    found = [_read(remote, wall.places(sign * covered + turn, depths)).mean() for turn, sign in views]
+    if max(found) < _LEAST_COVERED:
+        return None
+    turn, sign = views[int(np.argmax(found))]
+    shades = wall.image.copy()
+    shades[lesion] = _read(_nearest_of(tissue & ~lesion, wall.image), wall.places(sign * covered + turn, depths))
+    share = ndimage.gaussian_filter(lesion.astype(np.float64), _HEALED_FADE_PX) * tissue
+    share[wall.labels >= Tissue.INFARCT] = 1
+    image = wall.image + share * (shades - wall.image)
+    return replace(wall, labels=np.minimum(wall.labels, Tissue.NORMAL_MYOCARDIUM).astype(np.uint8), image=image)
+
+
 def _labels_at(donor: Wall, places: Floats) -> Labels:
     """Return the (P,) labels at places between the donor's pixels: each tissue where it covers half of the place."""
     at_least = {value: _read(donor.wall_only(donor.labels >= value), places) for value in _LESIONS}
@@ -145,6 +175,12 @@ def _labels_at(donor: Wall, places: Floats) -> Labels:
     for value, covered in at_least.items():
         labels[covered >= _HALF] = value
     return labels
+
+
+def _nearest_of(region: NDArray[np.bool_], image: NDArray[np.generic]) -> Floats:
+    """Return an image (h, w) whose pixels outside the region are those of the region's nearest pixel."""
+    _, (rows, columns) = ndimage.distance_transform_edt(~region, return_indices=True)
+    return image[rows, columns].astype(np.float64)
 
 
 def _read(image: Floats, places: Floats) -> Floats:
@@ -216,6 +252,8 @@ class Transplanter:
         self._walls = {row: wall for row, wall in walls if wall is not None}
         content = {row: int(wall.labels.max()) for row, wall in self._walls.items()}
         self._healthy = [row for row, value in content.items() if value < Tissue.INFARCT]
+        healed = {row: heal(wall) for row, wall in self._walls.items() if content[row] >= Tissue.INFARCT}
+        self._healed = {row: wall for row, wall in healed.items() if wall is not None}
         self._donors = {
             "infarct": [row for row, value in content.items() if value == Tissue.INFARCT],
             "no_reflow": [row for row, value in content.items() if value == Tissue.NO_REFLOW],
@@ -250,11 +288,10 @@ class Transplanter:
         )
 
     def _try(self, category: str, rng: np.random.Generator) -> TransplantedSlice | None:
-        recipient = self._healthy[rng.integers(len(self._healthy))]
+        recipient, wall = self._draw_recipient(rng)
         donor = self._draw_donor(category, self._patients[recipient], rng)
         if donor is None:
             return None
-        wall = self._walls[recipient]
         image, labels = transplant(self._walls[donor], wall, draw_placement(self._config, rng), self._config)
         enough = (labels >= Tissue.INFARCT).sum() >= self._config.minimum_infarct_px
         if category == "no_reflow":
@@ -266,6 +303,14 @@ class Transplanter:
         whole[wall.anatomy.box] = image
         hole = ((whole != before) | (mask >= Tissue.INFARCT)).astype(np.uint8)
         return TransplantedSlice(recipient, (recipient, donor), whole, mask, hole)
+
+    def _draw_recipient(self, rng: np.random.Generator) -> tuple[int, Wall]:
+        """Draw a slice to carry a lesion into: a healthy one, or one whose own lesion is covered."""
+        if self._healed and rng.random() < self._config.healed_share:
+            row = list(self._healed)[rng.integers(len(self._healed))]
+            return row, self._healed[row]
+        row = self._healthy[rng.integers(len(self._healthy))]
+        return row, self._walls[row]
 
     def _draw_donor(self, category: str, recipient: str, rng: np.random.Generator) -> int | None:
         """Draw a donor's slice: first the patient, so that each lends as often, then one of the slices."""

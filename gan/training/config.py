@@ -75,6 +75,7 @@ class TransplantConfig(FrozenConfig):
     turn_deg: float = Field(40.0, ge=0, le=180)
     any_turn_share: float = Field(0.3, ge=0, le=1)
     mirror_share: float = Field(0.5, ge=0, le=1)
+    healed_share: float = Field(0.5, ge=0, le=1)
     contrast_power: float = Field(0.5, ge=0, le=1)
     smooth_px: float = Field(0.5, ge=0, le=4)
     grain_px: float = Field(1.2, gt=0, le=8)
