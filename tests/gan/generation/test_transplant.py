@@ -8,6 +8,7 @@ from common.errors import InputError
 from gan.generation.transplant import (
     Placement,
     Transplanter,
+    heal,
     read_wall,
     retransplant,
     summarise_transplants,
@@ -28,6 +29,14 @@ TONES = np.array([0.1, 0.7, 0.3, 0.9, 0.2])  # background, blood, remote wall, i
 
 def painted(mask, gain=1.0):
     return (TONES[mask] * gain).astype(np.float16)
+
+
+def quarter(category):
+    """Return a mask whose lesion takes a quarter of the ring: that of `ring`, where it lies below the middle."""
+    mask = ring(category, SIZE)
+    upper = mask[: SIZE // 2]
+    upper[upper >= 3] = 2
+    return mask
 
 
 def walls(category, gain=1.0):
@@ -80,6 +89,36 @@ def test_nothing_changes_outside_the_wall():
     assert set(np.unique(labels[~outside])) <= {2, 3, 4}
 
 
+@pytest.mark.parametrize("category", ["infarct", "no_reflow"])
+def test_a_lesion_is_covered_by_the_slices_own_remote_wall(category):
+    mask = quarter(category)
+    lesioned = read_wall(painted(mask), mask)
+    healed = heal(lesioned)
+    assert healed.labels.max() == 2
+    covered = lesioned.labels >= 3
+    np.testing.assert_allclose(healed.image[covered], lesioned.remote, atol=1e-3)
+    far = ndimage.distance_transform_edt(~covered) > 5
+    np.testing.assert_array_equal(healed.image[far], lesioned.image[far])
+    outside = ~lesioned.anatomy.myocardium
+    np.testing.assert_array_equal(healed.image[outside], lesioned.image[outside])
+
+
+def test_a_wall_that_is_mostly_lesion_is_not_covered():
+    mask = ring("infarct", SIZE)
+    mask[(mask == 2) & (np.arange(SIZE) > SIZE * 0.3)] = 3
+    assert heal(read_wall(painted(mask), mask)) is None
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_recipients_are_healthy_or_covered_slices(share):
+    masks = np.stack([quarter(name) for name in ("no_infarct", "infarct", "no_reflow", "no_reflow")])
+    config = TransplantConfig(healed_share=share)
+    maker = Transplanter(np.stack([painted(m) for m in masks]), masks, ["N1", "I1", "R1", "R2"], config)
+    made = [maker.make("no_reflow", np.random.default_rng(seed)) for seed in range(12)]
+    assert {m.row for m in made} == ({0} if share == 0 else {1, 2, 3})
+    assert all(len(set(m.lenders)) == 2 for m in made)
+
+
 @pytest.mark.parametrize("fault", ["open wall", "no contrast", "empty"])
 def test_walls_that_say_nothing_are_left_out(fault):
     mask = ring("no_infarct", SIZE)
@@ -111,7 +150,7 @@ def test_the_store_is_balanced_repeats_and_names_its_donors(real, tmp_path):
     assert store.digest == again.digest
     counts = dict(zip(*np.unique(slice_categories(store.masks(), EMIDEC_LABELS), return_counts=True), strict=True))
     assert counts == {"no_infarct": 25, "infarct": 2, "no_reflow": 23}
-    assert set(store.rows["case_id"]) == {"N1", "N2"}
+    assert set(store.rows["case_id"]) <= {"N1", "N2", "I1", "R1", "R2"}
     lenders = {name for names in store.rows["donor_ids"] for name in names.split(";")}
     assert lenders == {"N1", "N2", "I1", "R1", "R2"}
     categories = slice_categories(store.masks(), EMIDEC_LABELS)
