@@ -23,13 +23,9 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.schedule import Task, critical_path_s, list_schedule
+from segmentation.model_kind import model_kinds
 
-TRAININGS = (
-    "attention_res_unet_real_only",
-    "halsr_net_real_only",
-    "attention_res_unet_real_plus_gan",
-    "halsr_net_real_plus_gan",
-)
+TRAININGS = tuple(kind.name for kind in sorted(model_kinds(), key=lambda kind: kind.training_set))
 ONCE = frozenset({"studies", "patient_split"})  # for all folds; `comparison` is made anew after each
 FOLD = 0
 
