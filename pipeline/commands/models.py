@@ -16,6 +16,7 @@ from engine.remote import Remote
 from engine.workspace import Workspace
 from imaging.labels import LABEL_SETS
 from imaging.slices.regions import RegionConfig
+from imaging.sources.table import reads_folder
 from runtime.model_folder import read_model_json
 from segmentation.model_kind import TRAINING_SETS, ModelKind, model_kinds
 from segmentation.networks.table import NETWORKS
@@ -244,7 +245,7 @@ def _missing(home: Path, name: ModelName, fold: int | None) -> str:
 
 
 def _command(source: str, profile: str, fold: str) -> str:
-    root = "" if source == "phantom" else " --root DIR"
+    root = " --root DIR" if reads_folder(source) else ""
     return f"scarforge run --source {source}{root} --profile {profile} --fold {fold}"
 
 

@@ -24,7 +24,6 @@ from imaging.labels import CineTissue
 from imaging.volumes.nifti import NiftiVolume
 from segmentation.comparison.statistics import Contributions, Estimate, estimate_score
 from segmentation.evaluation.label_maps import (
-    ACDC,
     PHASES,
     PREDICTION,
     REFERENCE,
@@ -186,11 +185,8 @@ class _Reader:
                 f"the predictions seem to be numbered otherwise: their {told}; renumber them as format "
                 f"{self.form.name} does ({self.form.numbering})"
             )
-        if self.form is ACDC and without_cavity and all(without_cavity):
-            self.problems.append(
-                "no prediction holds a 3, ACDC's number of the cavity; if they number it 1, renumber them "
-                "(1 right ventricle, 2 myocardium, 3 cavity)"
-            )
+        if self.form.without_cavity and without_cavity and all(without_cavity):
+            self.problems.append(f"{self.form.without_cavity} ({self.form.numbering})")
 
     def _patient(self, case_id: str, files: Mapping[str, Path]) -> Iterator[ScoredVolume]:
         volumes: dict[str, NiftiVolume] = {}
@@ -212,7 +208,7 @@ class _Reader:
                 yield ScoredVolume(case_id, names[frame], labels.mask, each.mask, labels.spacing_mm)
 
     def _names(self, case_id: str, maps: Mapping[str, LabelMap]) -> dict[str, str]:
-        if self.form is not ACDC:
+        if not self.form.has_phases:
             return {frame: frame for frame in maps}
         told = self.references.phases.get(case_id) or self.predictions.phases.get(case_id, {})
         return name_frames(maps, told)
