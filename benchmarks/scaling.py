@@ -26,6 +26,7 @@ from benchmarks.schedule import Task, critical_path_s, list_schedule
 from segmentation.model_kind import model_kinds
 
 TRAININGS = tuple(kind.name for kind in sorted(model_kinds(), key=lambda kind: kind.training_set))
+SCORES = tuple(kind.scores for kind in model_kinds())
 ONCE = frozenset({"studies", "patient_split"})  # for all folds; `comparison` is made anew after each
 FOLD = 0
 
@@ -96,7 +97,7 @@ def experiment(steps: dict[str, float], folds: int, seeds: int) -> list[Task]:
         for name, seconds in steps.items():
             if name in ONCE and fold:
                 continue
-            times = seeds if name in TRAININGS or name.endswith("_scores") else 1
+            times = seeds if name in (*TRAININGS, *SCORES) else 1
             after = [_task(parent, fold) for parent in reads[name]]
             tasks.append(Task(_task(name, fold), seconds * times, "gpu" if name in on_gpu else "cpu", after))
     return tasks

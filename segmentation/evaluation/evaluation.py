@@ -40,7 +40,7 @@ from segmentation.scoring.rules import COUNT_METRICS, DETECTION, OVERLAP, RULES,
 from segmentation.scoring.scores import ScoredVolume, ScoreIdentity, score_table
 from segmentation.scoring.yardsticks import ALL_BACKGROUND
 
-_NUMBERS = 8  # more than any format has
+_NUMBERS = 256  # of the type that label maps are read as
 _SAME_DICE = 0.5  # of two numbers that mean the same, at least
 _OTHER_DICE = 0.1  # of a number with itself, where it means something else, at most
 _FEWEST = 2  # numbers that a permutation moves
@@ -54,7 +54,8 @@ class NumberConfusion:
 
     def count(self, reference: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> None:
         """Take in one study (S, H, W)."""
-        self.voxels += slice_confusions(reference, prediction, _NUMBERS).sum(axis=0)
+        as_one = (1, 1, -1)  # a table a slice would take half a megabyte each
+        self.voxels += slice_confusions(reference.reshape(as_one), prediction.reshape(as_one), _NUMBERS)[0]
 
     def permuted(self) -> dict[int, int]:
         """Return the reference's number by the prediction's where these surely mean the same, but are not the same.
