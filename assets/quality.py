@@ -126,7 +126,7 @@ _BLOCKING = ("adherence", "no_copies", "variety")
 
 
 @dg.asset(
-    deps=["synthetic_slices", "real_slices", "pix2pix", "augmented_slices", "patient_split", JUDGE],
+    deps=["synthetic_slices", "real_slices", "pix2pix", "augmented_slices", "patient_split", JUDGE.name],
     partitions_def=FOLDS,
     group_name="synthesis",
     kinds={"pytorch", "mlflow"},

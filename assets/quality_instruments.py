@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from assets.parts.inputs import slices_file, split_file, varied_slices_file
 from assets.parts.training_run import train_in_own_process
 from engine.forge import Forge, require_fold
+from segmentation.model_kind import ModelKind
 
 if TYPE_CHECKING:
     from engine.settings import QualitySettings, Settings
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from segmentation.prediction.segmenter import Segmenter
     from segmentation.training.config import TrainConfig
 
-JUDGE = "attention_res_unet_real_only"
-_NETWORK = "attention_res_unet"
+JUDGE = ModelKind.parse("attention_res_unet_real_only")
 
 
 def instruments_of(
@@ -33,7 +33,7 @@ def instruments_of(
     from segmentation.prediction.segmenter import load_segmenter
 
     fold, settings = require_fold(context), forge.settings()
-    judge = load_segmenter(forge.finished(JUDGE, fold, settings.seeds[0]).model(), compute)
+    judge = load_segmenter(forge.finished(JUDGE.name, fold, settings.seeds[0]).model(), compute)
     return Instruments(
         extractors(settings.quality, judge, compute),
         judge.labels,
@@ -61,7 +61,7 @@ def extractors(settings: "QualitySettings", judge: "Segmenter", compute: "Comput
 
         inception = InceptionFeatures(Path(settings.inception_weights), compute)
         found.append(Extractor("ImageNet Inception", inception, inception.probabilities))
-    return [*found, Extractor(f"encoder stages of {JUDGE}", judge.stage_statistics)]
+    return [*found, Extractor(f"encoder stages of {JUDGE.name}", judge.stage_statistics)]
 
 
 def perceptual_distances(settings: "QualitySettings", compute: "Compute") -> dict[str, "PairDistance"]:
@@ -78,7 +78,7 @@ def perceptual_distances(settings: "QualitySettings", compute: "Compute") -> dic
 
 def utility_config(settings: "Settings") -> "TrainConfig | None":
     """Return how the segmenter on synthetic slices is trained, None where it is switched off."""
-    config, steps = settings.network(_NETWORK), settings.quality.utility_steps
+    config, steps = settings.network(JUDGE.network), settings.quality.utility_steps
     if steps == 0:
         return None
     if steps is None:
@@ -123,6 +123,6 @@ def _taught_by_synthetic(
         "real_slices": slices_file(forge, "real_slices", fold),
         "patient_split": split_file(forge),
     }
-    tags = {"stage": "utility", "network": _NETWORK, "training_set": "synthetic"}
+    tags = {"stage": "utility", "network": JUDGE.network, "training_set": "synthetic"}
     train_in_own_process(context, forge, model, "segmenter", inputs, config, settings.seeds[0], tags)
     return load_segmenter(model, compute).labels

@@ -14,6 +14,7 @@ from assets.parts.inputs import open_slices, open_split, open_studies
 from assets.segmenters import seeds_together
 from engine.forge import Forge, require_fold
 from engine.outcome import Check, Fact, Outcome, image, number, text
+from segmentation.model_kind import ModelKind
 
 if TYPE_CHECKING:
     from segmentation.prediction.segmenter import Segmenter
@@ -23,36 +24,36 @@ if TYPE_CHECKING:
 RULES_THAT_JUDGE = ("positive", "pooled", "per_slice")
 
 
-def scores(name: str, network: str, training_set: str) -> dg.AssetsDefinition:
-    """Return the asset that scores every seed of one model."""
-    model = f"{network}_{training_set}"
+def scores(name: str) -> dg.AssetsDefinition:
+    """Return the asset that scores every seed of one kind of model."""
+    kind = ModelKind.of_scores(name)
 
     @dg.asset(
         name=name,
-        deps=[model, "real_slices", "studies", "patient_split"],
+        deps=[kind.name, "real_slices", "studies", "patient_split"],
         partitions_def=FOLDS,
         group_name="evaluation",
         kinds={"pandas", "mlflow"},
         owners=OWNERS,
         code_version="7",
         pool="gpu",
-        tags={"network": network, "training_set": training_set},
+        tags={"network": kind.network, "training_set": kind.training_set},
         check_specs=[
             check_spec("beats_all_background", asset=name),
             check_spec("beats_mean_mask", asset=name),
             check_spec("official_rule_beats_all_background", asset=name),
         ],
-        description=f"Scores of {model} on the fold's test patients, put back into the studies' own grids.",
+        description=f"Scores of {kind.name} on the fold's test patients, put back into the studies' own grids.",
     )
     def score(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
         fold, settings = require_fold(context), forge.settings()
         parents = forge.parent_versions(context)
         records = {}
         for seed in settings.seeds:
-            own = {**parents, model: forge.version(model, fold, seed)}
+            own = {**parents, kind.name: forge.version(kind.name, fold, seed)}
 
             def build(folder: Path, seed: int = seed) -> Outcome:
-                return _score(context, forge, folder, network, training_set, seed)
+                return _score(context, forge, folder, kind, seed)
 
             made_with = {"seed": seed, "manifest": forge.manifest()}
             records[seed] = forge.produce(context, name, fold, seed, own, made_with, build)
@@ -61,9 +62,7 @@ def scores(name: str, network: str, training_set: str) -> dg.AssetsDefinition:
     return score
 
 
-def _score(
-    context: dg.AssetExecutionContext, forge: Forge, folder: Path, network: str, training_set: str, seed: int
-) -> Outcome:
+def _score(context: dg.AssetExecutionContext, forge: Forge, folder: Path, kind: ModelKind, seed: int) -> Outcome:
     from common.files import write_json
     from runtime.compute import choose_compute
     from segmentation.prediction.segmenter import load_segmenter
@@ -73,11 +72,11 @@ def _score(
 
     fold, settings = require_fold(context), forge.settings()
     compute = choose_compute(settings.device, settings.precision)
-    segmenter = load_segmenter(forge.finished(f"{network}_{training_set}", fold, seed).model(), compute)
+    segmenter = load_segmenter(forge.finished(kind.name, fold, seed).model(), compute)
     patients = _held_out(forge, fold)
     probabilities = segmenter.probabilities(patients.images())
     predicted = probabilities.argmax(axis=1).astype(np.uint8)
-    own = ScoreIdentity(fold, network, training_set, seed)
+    own = ScoreIdentity(fold, kind.network, kind.training_set, seed)
     tables = [score_table(patients.cases(predicted), own, patients.labels)]
     for yardstick, masks in patients.yardsticks(settings.split_seed).items():
         tables.append(score_table(patients.cases(masks), ScoreIdentity(fold, yardstick), patients.labels))
@@ -88,7 +87,7 @@ def _score(
     save_overlays(patients, predicted, folder / "overlays.png")
     believed = _without_unsure_lesions(forge, fold, segmenter, patients, probabilities, folder, own)
     pixels = pixel_scores(patients.store.masks(patients.test), predicted, patients.labels)
-    return _outcome(context, forge, folder, table, believed, pixels, network, training_set, seed)
+    return _outcome(context, forge, folder, table, believed, pixels, kind, seed)
 
 
 def _without_unsure_lesions(
@@ -110,7 +109,7 @@ def _without_unsure_lesions(
         return None
     validation = ValidationData.of(patients.store, open_split(forge, fold))
     judgement = judge(validation, segmenter.probabilities(validation.images), patients.labels)
-    judgement["model"] = forge.version(f"{own.network}_{own.training_set}", fold, own.seed)
+    judgement["model"] = forge.version(ModelKind(own.network, own.training_set).name, fold, own.seed)
     drawn = probabilities.argmax(axis=1).astype(np.uint8)
     believed = without_unsure_lesions(drawn, probabilities, patients.studies, patients.labels)
     table = score_table(patients.cases(believed), own, patients.labels)
@@ -178,28 +177,27 @@ def _outcome(
     table: pd.DataFrame,
     believed: pd.DataFrame | None,
     pixels: Mapping[str, float],
-    network: str,
-    training_set: str,
+    kind: ModelKind,
     seed: int,
 ) -> Outcome:
     from segmentation.scoring.yardsticks import absent_yardsticks
 
     means = dice_means(table)
     values = _by_name(means)
-    own = _named("dice", values[network])
-    without = {} if believed is None else _by_name(dice_means(believed))[network]
+    own = _named("dice", values[kind.network])
+    without = {} if believed is None else _by_name(dice_means(believed))[kind.network]
     wide = means.pivot_table(index=["rule", "tissue"], columns="network", values="dice", sort=False).reset_index()
     run_id = forge.track_evaluation(
         context,
-        f"{training_set} {network} scores",  # the arm first: MLflow cuts long names
+        f"{kind.training_set} {kind.network} scores",  # the arm first: MLflow cuts long names
         own
         | _named("dice_without_unsure_lesions", without)
         | {f"pixels/{name}": value for name, value in pixels.items()},
         [path for path in sorted(folder.iterdir()) if path.suffix in (".csv", ".png", ".json")],
         seed=seed,
         stage="evaluation",
-        network=network,
-        training_set=training_set,
+        network=kind.network,
+        training_set=kind.training_set,
     )
     facts = {name: number(value) for name, value in own.items()}
     facts |= {"dice": Fact.table(wide), "overlays": image(folder / "overlays.png", folder)}
@@ -211,12 +209,12 @@ def _outcome(
     if run_id:
         facts["mlflow_run"] = Fact("url", forge.run_url(run_id))
     checks = (
-        _beats_yardstick("beats_all_background", values, network, "all_background", RULES_THAT_JUDGE),
-        _beats_yardstick("beats_mean_mask", values, network, "mean_mask", RULES_THAT_JUDGE),
+        _beats_yardstick("beats_all_background", values, kind.network, "all_background", RULES_THAT_JUDGE),
+        _beats_yardstick("beats_mean_mask", values, kind.network, "mean_mask", RULES_THAT_JUDGE),
         _beats_yardstick(
             "official_rule_beats_all_background",
             values,
-            network,
+            kind.network,
             "all_background",
             ("official",),
             warning=True,
@@ -249,9 +247,7 @@ def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
     return {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in row.items()}
 
 
-attention_res_unet_real_only_scores = scores("attention_res_unet_real_only_scores", "attention_res_unet", "real_only")
-halsr_net_real_only_scores = scores("halsr_net_real_only_scores", "halsr_net", "real_only")
-attention_res_unet_real_plus_gan_scores = scores(
-    "attention_res_unet_real_plus_gan_scores", "attention_res_unet", "real_plus_gan"
-)
-halsr_net_real_plus_gan_scores = scores("halsr_net_real_plus_gan_scores", "halsr_net", "real_plus_gan")
+attention_res_unet_real_only_scores = scores("attention_res_unet_real_only_scores")
+halsr_net_real_only_scores = scores("halsr_net_real_only_scores")
+attention_res_unet_real_plus_gan_scores = scores("attention_res_unet_real_plus_gan_scores")
+halsr_net_real_plus_gan_scores = scores("halsr_net_real_plus_gan_scores")

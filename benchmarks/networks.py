@@ -33,8 +33,9 @@ from benchmarks.own_process import in_own_process
 from imaging.slices.store import SliceStore
 from runtime import enlarged_convolution
 from runtime.compute import choose_compute, keep_freed_memory
+from segmentation.networks import blocks
 from segmentation.networks.blocks import count_parameters
-from segmentation.networks.table import blocks, build_network
+from segmentation.networks.table import build_network
 from segmentation.training import loop as train
 from segmentation.training.config import TrainConfig
 from segmentation.training.validation import ValidationData

@@ -28,7 +28,7 @@ from pipeline.commands.predict.predict import PredictionRun, PredictOptions
 from pipeline.commands.predict.record import model_facts
 from runtime.compute import Compute, choose_compute
 from runtime.model_folder import write_model_folder
-from segmentation.networks.table import build_network
+from segmentation.networks.table import NETWORKS, build_network
 from segmentation.prediction.familiarity import Familiarity, describe, fit_cloud
 from segmentation.prediction.plausibility import MEASURES, SeenRange
 from segmentation.prediction.segmenter import Segmenter, load_ensemble
@@ -109,7 +109,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--profile", nargs="+", default=["quick", "paper"])
-    parser.add_argument("--network", nargs="+", default=["attention_res_unet", "halsr_net"])
+    parser.add_argument("--network", nargs="+", default=list(NETWORKS))
     parser.add_argument("--studies", type=int, default=4)
     options = parser.parse_args()
     compute = choose_compute()

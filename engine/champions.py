@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from segmentation.comparison.arms import ScoredTable
     from segmentation.comparison.promotion import Judgement
+    from segmentation.model_kind import ModelKind
 
 
 _FIELDS = ("network", "training_set", "source", "profile", "fold", "seed", "label_set", "slices", "steps", "precision")
@@ -63,17 +64,11 @@ _BEGUN = "begun.json"
 class Candidate:
     """A model that has just been scored, all its seeds; `trainings` and `cards` go by seed."""
 
-    network: str
-    training_set: str
+    kind: "ModelKind"
     version: str
     table: "ScoredTable"
     trainings: Mapping[int, str]
     cards: Mapping[int, Mapping[str, Any]]
-
-    @property
-    def kind(self) -> str:
-        """Network and training set."""
-        return f"{self.network}_{self.training_set}"
 
 
 @dataclass(frozen=True)
@@ -115,13 +110,13 @@ class ChampionBook:
             write_json(path, {"begun": _now()})
         return str(self._json(path)["begun"])
 
-    def champion(self, kind: str) -> Champion | None:
+    def champion(self, kind: "ModelKind") -> Champion | None:
         """Return the champion of a kind, None where there is none yet.
 
         Raises:
             InputError: What is written about it cannot be read.
         """
-        path = self.folder / f"{kind}.json"
+        path = self.folder / f"{kind.name}.json"
         try:
             return Champion(**self._json(path)) if path.exists() else None
         except TypeError as error:  # written by another version of this program
@@ -148,12 +143,12 @@ class ChampionBook:
         """Write down a new champion: its scores first, so that a kill in between leaves the old one whole."""
         from segmentation.scoring.scores import write_scores
 
-        file = f"{candidate.kind}.{_digest(candidate)}.csv"
+        file = f"{candidate.kind.name}.{_digest(candidate)}.csv"
         write_scores(self.folder / file, candidate.table.scores)
         digest = known_digest(self.folder / file)
         champion = Champion(candidate.version, since, reason, dict(candidate.table.manifest), file, digest)
-        write_json(self.folder / f"{candidate.kind}.json", asdict(champion))
-        for old in self.folder.glob(f"{candidate.kind}.*.csv"):
+        write_json(self.folder / f"{candidate.kind.name}.json", asdict(champion))
+        for old in self.folder.glob(f"{candidate.kind.name}.*.csv"):
             if old.name != file:
                 old.unlink()
         return champion
@@ -185,9 +180,9 @@ def decide(book: ChampionBook, candidate: Candidate) -> Decision:
     return Decision(candidate, judgement, held)
 
 
-def registered_name(source: str, profile: str, kind: str, fold: int) -> str:
+def registered_name(source: str, profile: str, kind: "ModelKind", fold: int) -> str:
     """Return the name of a kind in MLflow's model registry."""
-    return f"scarforge-{source}-{profile}-{kind}-fold_{fold}"
+    return f"scarforge-{source}-{profile}-{kind.name}-fold_{fold}"
 
 
 def tell_registry(
@@ -214,8 +209,8 @@ def tell_registry(
 
 
 def _tell_kind(tracker: Any, name: str, decision: Decision, fold: int) -> None:
-    candidate, judgement = decision.candidate, decision.judgement
-    tags = {"network": candidate.network, "training_set": candidate.training_set, "fold": fold}
+    candidate, kind, judgement = decision.candidate, decision.candidate.kind, decision.judgement
+    tags = {"network": kind.network, "training_set": kind.training_set, "fold": fold}
     tags |= {"data_version": candidate.version, "judgement": judgement.reason}
     titles = [CANDIDATE]
     if decision.is_champion:
@@ -228,7 +223,7 @@ def _tell_kind(tracker: Any, name: str, decision: Decision, fold: int) -> None:
             training,
             [title if seed == first else f"{title}-seed-{seed}" for title in titles],
             {**tags, "seed": seed},
-            about=f"{candidate.network} trained on {candidate.training_set}, fold {fold}. `champion` is the version "
+            about=f"{kind.network} trained on {kind.training_set}, fold {fold}. `champion` is the version "
             "that no later one was shown to beat; `candidate` is the latest.",
             description=describe_version(candidate.cards[seed], candidate.table.scores, seed),
         )
@@ -237,7 +232,7 @@ def _tell_kind(tracker: Any, name: str, decision: Decision, fold: int) -> None:
 def _figures(decisions: Sequence[Decision]) -> dict[str, float]:
     figures = {}
     for decision in decisions:
-        kind = decision.candidate.kind
+        kind = decision.candidate.kind.name
         figures[f"promoted/{kind}"] = float(decision.judgement.promoted)
         for tissue in decision.judgement.tissues:
             figures[f"difference_to_champion/{kind}/{tissue.tissue}"] = tissue.difference.value

@@ -27,6 +27,7 @@ from engine.run_tags import YES, forced_attempt, night_tags
 from engine.tracking.store import shown
 from engine.workspace import Workspace, home_of
 from runtime.orphans import end_with_spawner
+from segmentation.model_kind import model_kinds
 
 if TYPE_CHECKING:
     from engine.settings import Settings
@@ -34,16 +35,8 @@ if TYPE_CHECKING:
 
 __version__ = version("scarforge")
 UNPARTITIONED = frozenset({"studies", "patient_split", "comparison"})
-TRAINED = frozenset(  # what a forced run makes again; what reads them follows where they differ
-    {
-        "lv_localiser",
-        "pix2pix",
-        "attention_res_unet_real_only",
-        "attention_res_unet_real_plus_gan",
-        "halsr_net_real_only",
-        "halsr_net_real_plus_gan",
-    }
-)
+# What a forced run makes again; what reads them follows where they differ.
+TRAINED = frozenset({"lv_localiser", "pix2pix", *(kind.name for kind in model_kinds())})
 
 
 class Forge(dg.ConfigurableResource):

@@ -8,6 +8,7 @@ import typer
 
 from common.quiet import quieten
 from pipeline.outermost import run_command
+from segmentation.networks.table import NETWORKS
 
 app = typer.Typer(
     help="Does GAN-synthesised data make a scar segmenter better, for which tissue and by how much?",
@@ -117,7 +118,7 @@ def sweep(
     fold: Annotated[int, typer.Option(min=0, max=4, help="Which fifth of the patients is tested.")] = 0,
     synthetic_share: Annotated[str, typer.Option(help="Shares of synthetic slices, 0 to 1.")] = "0,0.25,0.5,0.75,1",
     real_patients: Annotated[str, typer.Option(help="Numbers of real training patients, such as 10,20,all.")] = "all",
-    network: Annotated[str, typer.Option(help="attention_res_unet or halsr_net.")] = "attention_res_unet",
+    network: Annotated[str, typer.Option(help=f"{' or '.join(NETWORKS)}.")] = "attention_res_unet",
     slices: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=10, help="In every training set; default: as many as every point can have."),

@@ -8,6 +8,7 @@ from urllib.parse import quote
 from engine.forge import Forge
 from engine.outcome import Fact
 from engine.record import read_record
+from segmentation.model_kind import ModelKind
 
 _LABEL = "compare_{}_in_mlflow"
 
@@ -24,18 +25,18 @@ def compare_url(server: str, run_ids: Sequence[str], experiment_ids: Sequence[st
     return f"{server.rstrip('/')}/#/compare-runs?runs={runs}&experiments={experiments}&workflowType=machine_learning"
 
 
-def compare_facts(forge: Forge, found: Sequence[tuple[str, int, int]]) -> dict[str, Fact]:
+def compare_facts(forge: Forge, found: Sequence[tuple[ModelKind, int, int]]) -> dict[str, Fact]:
     """Return a link for each network: its evaluations after real-only training beside those with GAN slices.
 
     Args:
         forge: Of the run.
-        found: (score asset, fold, seed) that were compared. Those that MLflow did not get are left out.
+        found: (model kind, fold, seed) that were compared. Those that MLflow did not get are left out.
     """
     runs: dict[str, list[str]] = {}
-    for name, fold, seed in sorted(found, key=lambda place: (place[1:], place[0])):
-        run_id = run_id_of(forge.folder(name, fold, seed), name)
+    for kind, fold, seed in sorted(found, key=lambda place: (place[1:], place[0])):
+        run_id = run_id_of(forge.folder(kind.scores, fold, seed), kind.scores)
         if run_id:
-            runs.setdefault(name.split("_real_")[0], []).append(run_id)
+            runs.setdefault(kind.network, []).append(run_id)
     experiment = _experiment_id(forge) if runs else None
     if experiment is None:
         return {}

@@ -9,6 +9,7 @@ from filelock import FileLock
 
 from engine.forge import Forge
 from engine.run_tags import PARENT_KEY_TAG, night_name, night_tags
+from segmentation.model_kind import ModelKind
 
 
 def track_night(context: dg.AssetExecutionContext, forge: Forge, figures: Mapping[str, float]) -> None:
@@ -39,13 +40,12 @@ def track_night(context: dg.AssetExecutionContext, forge: Forge, figures: Mappin
             tracker.final({name: value for name, value in figures.items() if math.isfinite(value)})
 
 
-def night_figures(forge: Forge, kinds: Sequence[str], fold: int) -> dict[str, float]:
+def night_figures(forge: Forge, kinds: Sequence[ModelKind], fold: int) -> dict[str, float]:
     """Return the Dice of every model, the mean over seeds, as `fold_0/<model>/dice/<rule>/<tissue>`."""
     figures: dict[str, float] = {}
     for kind in kinds:
-        name = f"{kind}_scores"
-        rows = [forge.finished(name, fold, seed).record.outcome.facts for seed in forge.settings().seeds]
+        rows = [forge.finished(kind.scores, fold, seed).record.outcome.facts for seed in forge.settings().seeds]
         dice = [{key: fact.value for key, fact in facts.items() if key.startswith("dice/")} for facts in rows]
         means = pd.DataFrame(dice, dtype=float).mean()
-        figures |= {f"fold_{fold}/{kind}/{key}": float(value) for key, value in means.items()}
+        figures |= {f"fold_{fold}/{kind.name}/{key}": float(value) for key, value in means.items()}
     return figures

@@ -30,7 +30,7 @@ from imaging.sources.patient_names import NamedPlace, Place, tell_places
 from imaging.sources.unread_images import unread_studies
 from imaging.studies.study import RejectedStudy, Study, attempt, read_or_reject
 
-_LABELS = {
+LABELS = {
     0: CineTissue.BACKGROUND,
     1: CineTissue.BACKGROUND,  # right ventricle
     2: CineTissue.MYOCARDIUM,
@@ -103,7 +103,7 @@ def _list_patient(root: Path, folder: Path) -> tuple[dict[str, str], dict[str, s
 
 def _read_frame(root: Path, case_id: str, frame: NiftiPair, info: Mapping[str, str]) -> Study:
     image_path, mask_path = frame.files(root)
-    return nifti_study(case_id, image_path, mask_path, CINE_LABELS, values=_LABELS, clinical=info)
+    return nifti_study(case_id, image_path, mask_path, CINE_LABELS, values=LABELS, clinical=info)
 
 
 def _frames(folder: Path) -> list[NiftiPair]:

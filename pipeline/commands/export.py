@@ -19,8 +19,6 @@ from runtime.model_folder import read_model_json
 if TYPE_CHECKING:  # imports torch
     from segmentation.prediction.export import Exported
 
-FORMATS = ("onnx", "torch_export")
-
 
 def export(home: Path, model: str, format_: str, output: Path, fold: int | None = None) -> list[Path]:
     """Export every finished network of a model, one file a fold and seed, with `export.json` beside them.
@@ -28,7 +26,7 @@ def export(home: Path, model: str, format_: str, output: Path, fold: int | None 
     Args:
         home: The workspace.
         model: `SOURCE/PROFILE/NETWORK/TRAINING_SET`.
-        format_: `onnx` or `torch_export`.
+        format_: Key of `segmentation.prediction.export.EXPORT_FORMATS`.
         output: Folder of the files.
         fold: Only this fold's networks.
 
@@ -36,18 +34,18 @@ def export(home: Path, model: str, format_: str, output: Path, fold: int | None 
         InputError: There is no such model or format, a file's probabilities are not PyTorch's, or nothing can be
             written.
     """
-    from segmentation.prediction.export import SUFFIXES, export_model
+    from segmentation.prediction.export import EXPORT_FORMATS, export_model
 
-    if format_ not in SUFFIXES:
-        raise InputError(f"--format {format_!r} does not exist; choose {' or '.join(FORMATS)}")
+    if format_ not in EXPORT_FORMATS:
+        raise InputError(f"--format {format_!r} does not exist; choose {' or '.join(EXPORT_FORMATS)}")
     name = ModelName.parse(model)
     check_folder(output)
     members, done = find_members(home, name, fold), []
     for member in members:
-        path = output / f"fold_{member.fold}_seed_{member.seed}{SUFFIXES[format_]}"
+        path = output / f"fold_{member.fold}_seed_{member.seed}{EXPORT_FORMATS[format_].suffix}"
         mark_own(output, (path.name, "export.json"))
         folder = Finished.open(member.folder, name.asset).model()
-        done.append(export_model(folder, path, format_))  # type: ignore[arg-type] # checked above
+        done.append(export_model(folder, path, format_))
         say(f"{path}: {path.stat().st_size / 1e6:.1f} MB, at most {done[-1].difference:.1g} from PyTorch")
     write_json(output / "export.json", describe(name, members, done, format_))
     return [exported.path for exported in done]

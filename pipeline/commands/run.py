@@ -27,7 +27,7 @@ from engine.tracking.links import saved_links
 from engine.worker.fork import start_server
 from engine.workspace import Workspace
 from imaging.sources.table import source_labels
-from pipeline.automation.jobs import REAL_ONLY_HALF
+from pipeline.automation.jobs import REAL_ONLY_KINDS
 from pipeline.commands.output_place import HOME, check_folder
 from pipeline.outermost import InterruptedCommand
 from pipeline.services.dagster_home import end_lost_runs, prepare_dagster_home, process_tags
@@ -215,8 +215,8 @@ def _read(files: list[Path]) -> pd.DataFrame:
 
 
 def _score_files(forge: Forge, fold: int) -> list[Path]:
-    names = [name for name in REAL_ONLY_HALF if name.endswith("_scores")]
-    return [forge.finished(name, fold, seed).file("scores.csv") for name in names for seed in forge.settings().seeds]
+    seeds = forge.settings().seeds
+    return [forge.finished(kind.scores, fold, seed).file("scores.csv") for kind in REAL_ONLY_KINDS for seed in seeds]
 
 
 def _table(frame: pd.DataFrame, title: str) -> Table:

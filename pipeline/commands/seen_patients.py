@@ -9,7 +9,7 @@ from common.errors import InputError, some_of
 from engine.finished import Finished
 from engine.remote import Remote
 from engine.workspace import Workspace
-from imaging.sources.table import SOURCES
+from imaging.sources.table import reads_folder
 from imaging.studies.archive import StudyArchive
 from imaging.studies.split import read_split
 from pipeline.commands.models import LoadedModel, find_localisers, find_members
@@ -77,7 +77,7 @@ def seen_patients(trained: Trained, tested: str) -> SeenPatients:
     """
     source = trained.workspace.source
     own = source == tested
-    identified = source not in SOURCES or SOURCES[source].needs_root
+    identified = reads_folder(source)
     split_path = _fetched(trained.workspace, SPLIT) / "patient_split.json"
     archive_path = _fetched(trained.workspace, "studies") / "studies.h5"
     if own:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from assets.quality_instruments import JUDGE
 from common.errors import InputError
 from common.files import write_atomically
 from common.tables import read_csv, write_csv
@@ -203,7 +204,6 @@ def course_of(model: Path) -> dict[str, float]:
     }
 
 
-JUDGE = "attention_res_unet_real_only"
 _NEEDED = {"augmented_slices": "slices.h5", "real_slices": "slices.h5", "patient_split": "patient_split.json"}
 # Of the quality settings, those that change a figure here.
 _MEASURED_WITH = {"vgg16_weights", "alexnet_weights", "inception_weights", "slices"}
@@ -233,7 +233,7 @@ def run_trials(
     trials = plan_trials(profile, steps or profile.steps, _for_all(overrides, bench.settings), only, perceptual)
     say(f"{len(trials)} trials of {trials[0].config.steps} steps, fold {fold}, in {bench.folder}")
     if bench.judge is None:
-        say(f"  no adherence: {JUDGE} of this fold and seed is not finished; materialise it, then run this again")
+        say(f"  no adherence: {JUDGE.name} of this fold and seed is not finished; materialise it, then run this again")
     figures, measured = {}, []
     for position, trial in enumerate(trials, 1):
         say(f"  [{position}/{len(trials)}] {trial.name}: {trial.change}")
@@ -289,7 +289,7 @@ class TrialBench:
                 "trials train Pix2Pix, which synthesis.method=transplant does without; use synthesis.method=pix2pix"
             )
         versions = {asset: forge.version(asset, fold) for asset in _NEEDED}
-        judge = _finished(forge, JUDGE, fold, settings.seeds[0], versions)
+        judge = _finished(forge, JUDGE.name, fold, settings.seeds[0], versions)
         masks = _finished(forge, "lesion_masks", fold, None, versions)
         prepare_store(forge.tracking_uri(), artifact_root=forge.workspace.artifact_root)
         compute = choose_compute(settings.device, settings.precision)

@@ -24,11 +24,11 @@ from segmentation.comparison.statistics import (
     sources_of_variation,
     verdict,
 )
+from segmentation.model_kind import REAL_ONLY, REAL_PLUS_GAN, ModelKind
 from segmentation.scoring.joint_scores import patient_rows
 from segmentation.scoring.scores import RULES
 from segmentation.scoring.yardsticks import absent_yardsticks
 
-REAL_ONLY, REAL_PLUS_GAN = "real_only", "real_plus_gan"
 PER_FOLD_PREFIX = "fold_"
 FEW_FOLDS = 4  # fewer have at most two degrees of freedom
 
@@ -74,7 +74,7 @@ class ScoredTable:
     def name(self) -> str:
         """Whose scores these are, for messages."""
         first = self.scores.iloc[0]
-        return f"{first['network']}_{first['training_set']} (fold {first['fold']})"
+        return f"{ModelKind(first['network'], first['training_set']).name} (fold {first['fold']})"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from imaging.labels import CineTissue
 from imaging.volumes.nifti import NiftiVolume
 from segmentation.comparison.statistics import Contributions, Estimate, estimate_score
 from segmentation.evaluation.label_maps import (
-    ACDC,
     PHASES,
     PREDICTION,
     REFERENCE,
@@ -41,7 +40,7 @@ from segmentation.scoring.rules import COUNT_METRICS, DETECTION, OVERLAP, RULES,
 from segmentation.scoring.scores import ScoredVolume, ScoreIdentity, score_table
 from segmentation.scoring.yardsticks import ALL_BACKGROUND
 
-_NUMBERS = 8  # more than any format has
+_NUMBERS = 256  # of the type that label maps are read as
 _SAME_DICE = 0.5  # of two numbers that mean the same, at least
 _OTHER_DICE = 0.1  # of a number with itself, where it means something else, at most
 _FEWEST = 2  # numbers that a permutation moves
@@ -55,7 +54,8 @@ class NumberConfusion:
 
     def count(self, reference: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> None:
         """Take in one study (S, H, W)."""
-        self.voxels += slice_confusions(reference, prediction, _NUMBERS).sum(axis=0)
+        as_one = (1, 1, -1)  # a table a slice would take half a megabyte each
+        self.voxels += slice_confusions(reference.reshape(as_one), prediction.reshape(as_one), _NUMBERS)[0]
 
     def permuted(self) -> dict[int, int]:
         """Return the reference's number by the prediction's where these surely mean the same, but are not the same.
@@ -186,11 +186,8 @@ class _Reader:
                 f"the predictions seem to be numbered otherwise: their {told}; renumber them as format "
                 f"{self.form.name} does ({self.form.numbering})"
             )
-        if self.form is ACDC and without_cavity and all(without_cavity):
-            self.problems.append(
-                "no prediction holds a 3, ACDC's number of the cavity; if they number it 1, renumber them "
-                "(1 right ventricle, 2 myocardium, 3 cavity)"
-            )
+        if self.form.without_cavity and without_cavity and all(without_cavity):
+            self.problems.append(f"{self.form.without_cavity} ({self.form.numbering})")
 
     def _patient(self, case_id: str, files: Mapping[str, Path]) -> Iterator[ScoredVolume]:
         volumes: dict[str, NiftiVolume] = {}
@@ -212,7 +209,7 @@ class _Reader:
                 yield ScoredVolume(case_id, names[frame], labels.mask, each.mask, labels.spacing_mm)
 
     def _names(self, case_id: str, maps: Mapping[str, LabelMap]) -> dict[str, str]:
-        if self.form is not ACDC:
+        if not self.form.has_phases:
             return {frame: frame for frame in maps}
         told = self.references.phases.get(case_id) or self.predictions.phases.get(case_id, {})
         return name_frames(maps, told)

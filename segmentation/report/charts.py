@@ -16,7 +16,8 @@ from matplotlib.lines import Line2D
 
 from common.errors import InputError
 from common.pages import svg_style
-from segmentation.comparison.arms import REAL_ONLY, REAL_PLUS_GAN, Comparison
+from segmentation.comparison.arms import Comparison
+from segmentation.model_kind import REAL_ONLY, REAL_PLUS_GAN
 from segmentation.report.material import Training
 from segmentation.report.words import (
     ARM_COLOURS,

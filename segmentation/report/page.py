@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 
 from common.files import write_atomically
 from common.pages import svg_style
-from segmentation.comparison.arms import REAL_ONLY, REAL_PLUS_GAN, Comparison
+from segmentation.comparison.arms import Comparison
 from segmentation.comparison.statistics import one_training_set, sources_of_variation
 from segmentation.comparison.text import SUMMARY_HEADINGS, summary_lines
+from segmentation.model_kind import REAL_ONLY, REAL_PLUS_GAN, ModelKind
 from segmentation.report import bland_altman
 from segmentation.report import published as beside
 from segmentation.report.answer import answers
@@ -163,7 +164,7 @@ def _training(training: Training) -> dict[str, str]:
         "best": f"{card['best_step']:,}",
         "validation": number(float(card["validation"]["mean"])),
         "precision": str(card["precision"]),
-        "digest": str(card["parents"][f"training_set_{training.arm.training_set}"]),
+        "digest": str(card["parents"][ModelKind(training.arm.network, training.arm.training_set).slices]),
         "run_url": training.run_url,
         "scores_url": training.scores_url,
     }

@@ -12,17 +12,19 @@ from engine.champions import Candidate, ChampionBook, decide, registered_name, t
 from engine.run_tags import BY_SCHEDULE, NIGHT_TAG, STARTED_BY_TAG, night_tags
 from engine.tracking.store import connect
 from engine.tracking.tracker import Tracker, pending_events, replay, tracking_places
+from segmentation.model_kind import ModelKind
 from tests.segmentation.comparison.test_promotion import scored
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")]
 CARD = {"network": "halsr_net", "training_set": "real_only", "intended_use": "Research only."}
-NAME = registered_name("phantom", "tiny", "halsr_net_real_only", 0)
+KIND = ModelKind("halsr_net", "real_only")
+NAME = registered_name("phantom", "tiny", KIND, 0)
 
 
 def candidate(version: str, dice: float, split: str = "abc", seeds: tuple[int, ...] = (0,)) -> Candidate:
     table = scored({"infarct": dice}, seeds=(0, 1), manifest={"patient_split": split})
     trainings = {seed: f"halsr_net_real_only/{version}/{seed}" for seed in seeds}
-    return Candidate("halsr_net", "real_only", version, table, trainings, dict.fromkeys(seeds, CARD))
+    return Candidate(KIND, version, table, trainings, dict.fromkeys(seeds, CARD))
 
 
 def test_the_champion_stays_until_a_candidate_is_better(tmp_path: Path) -> None:
@@ -173,7 +175,7 @@ def test_what_mlflow_could_not_be_told_arrives_later_in_order(workspace: Any, ca
     for version, dice in (("v1", 0.5), ("v2", 0.6)):
         workspace.train(f"halsr_net_real_only/{version}/0", away)
         workspace.judge(candidate(version, dice), away)
-    assert workspace.book.champion("halsr_net_real_only").version == "v2"
+    assert workspace.book.champion(KIND).version == "v2"
     assert pending_events(workspace.spool)
     replay(workspace.spool, workspace.uri)
     assert pending_events(workspace.spool) == 0

@@ -19,6 +19,7 @@ from pipeline.cli import app, main
 from pipeline.commands.scores import pool_scores
 from segmentation.comparison.arms import ScoredTable
 from segmentation.comparison.text import pool_folds
+from segmentation.model_kind import ModelKind
 from segmentation.scoring.scores import ScoredVolume, ScoreIdentity, score_table, write_scores
 from tests.pipeline.sealed import reseal
 
@@ -108,7 +109,7 @@ def put(forge, asset, number, seed, write=lambda _: None, key="key", content="")
 
 def put_scores(forge, number):
     name = f"{MODEL}_scores"
-    key = scores_key(forge, name, number, 0, MANIFEST)
+    key = scores_key(forge, ModelKind.parse(MODEL), number, 0, MANIFEST)
     put(forge, name, number, 0, lambda folder: write_tables(folder, fold(number)), key)
 
 
