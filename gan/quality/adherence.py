@@ -3,13 +3,14 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from gan.quality.slices import PairedSlices, Segment
+from gan.quality.slices import Segment
 from gan.quality.table import Figure, Row, over_halves, ratio_of_sums
 from imaging.labels import LabelSet
+from imaging.slices.part import PartSlices
 
 
 def adherence(
-    subject: str, slices: PairedSlices, segment: Segment, labels: LabelSet, seed: int, measure: str = "adherence"
+    subject: str, slices: PartSlices, segment: Segment, labels: LabelSet, seed: int, measure: str = "adherence"
 ) -> list[Row]:
     """Return the Dice of each tissue over all slices between the mask and what a segmenter finds.
 
@@ -20,12 +21,12 @@ def adherence(
     for value, tissue in labels.foreground:
         shared, total = overlaps(slices.masks == value, found == value)
         if total.any():
-            figure = over_halves(ratio_of_sums(2 * shared, total, empty=1.0), seed, slices.cases)
+            figure = over_halves(ratio_of_sums(2 * shared, total, empty=1.0), seed, slices.case_ids)
             rows.append(Row(f"{measure}/{tissue}", "ventricle", subject, figure, len(slices)))
     return rows
 
 
-def utility(validation: PairedSlices, real: Segment, synthetic: Segment, labels: LabelSet, seed: int) -> list[Row]:
+def utility(validation: PartSlices, real: Segment, synthetic: Segment, labels: LabelSet, seed: int) -> list[Row]:
     """Compare a segmenter trained on synthetic slices only with one trained on real slices only.
 
     Both are tested on the same real slices of validation patients. `ratio` is synthetic over real.

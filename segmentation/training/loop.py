@@ -29,6 +29,7 @@ from common.progress import track
 from common.seeds import derive_seed
 from common.tables import read_csv, write_csv
 from imaging.labels import LabelSet
+from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore, StoreAttributes
 from runtime.checkpoint import digest_of, load_checkpoint, save_checkpoint
 from runtime.compute import Compute, send
@@ -45,7 +46,7 @@ from segmentation.training.config import TrainConfig
 from segmentation.training.losses import class_weights, loss_of_step, segmentation_loss
 from segmentation.training.optimisers import WeightAverage, build_optimiser, learning_rate_at, set_learning_rate
 from segmentation.training.start_weights import lineage, start_from
-from segmentation.training.validation import ValidationData, mean_dice, positive_dice
+from segmentation.training.validation import mean_dice, positive_dice
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> None:
@@ -124,7 +125,7 @@ _STEPS_BETWEEN_LOSS_CHECKS_ON_GPU = 25  # reading a loss waits for the GPU
 
 def train_segmenter(
     training: SliceStore,
-    validation: ValidationData,
+    validation: PartSlices,
     config: TrainConfig,
     compute: Compute,
     folder: Path,
@@ -173,7 +174,7 @@ class _Training:
     def __init__(
         self,
         training: SliceStore,
-        validation: ValidationData,
+        validation: PartSlices,
         config: TrainConfig,
         compute: Compute,
         folder: Path,
@@ -184,7 +185,7 @@ class _Training:
         self.part = self.ranks.part_of(config.batch)
         self.labels: LabelSet = training.label_set
         self.validation, self.attributes = validation, training.attributes
-        held_out = digest_of(validation.images, validation.masks, validation.case_ids)
+        held_out = digest_of(validation.images, validation.masks, validation.studies)
         self.origin: dict[str, str | int] = {"seed": seed, "training_set": training.digest, "validation": held_out}
         _check_sizes(config, training.attributes.region_px)
         torch.manual_seed(derive_seed(seed, "weights"))
@@ -343,7 +344,7 @@ class _Training:
 
     def _validation_dice(self) -> dict[str, float]:
         prediction = self._validation_labels()
-        return positive_dice(self.validation.masks, prediction, self.validation.case_ids, self.labels)
+        return positive_dice(self.validation.masks, prediction, self.validation.studies, self.labels)
 
     def _whole_batch(self, output: SegmentationOutput, masks: Tensor) -> tuple[SegmentationOutput, Tensor]:
         """Return output and masks of the whole batch, of which this process has computed a part."""

@@ -4,44 +4,11 @@ What does not live here: the scores that are published, with all their rules; se
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import InputError
 from imaging.labels import LabelSet
-from imaging.slices.store import SliceStore
-from imaging.studies.split import FoldSplit
-
-
-@dataclass(frozen=True)
-class ValidationData:
-    """Slices of the validation patients.
-
-    Attributes:
-        images: (N, H, W) in [0, 1].
-        masks: (N, H, W) label values.
-        case_ids: (N,) the patient of each slice.
-    """
-
-    images: NDArray[np.floating]
-    masks: NDArray[np.uint8]
-    case_ids: NDArray[np.str_]
-
-    def __post_init__(self) -> None:
-        if self.images.shape != self.masks.shape or len(self.images) != len(self.case_ids) or not len(self.images):
-            raise InputError(
-                f"validation images {self.images.shape}, masks {self.masks.shape} and {len(self.case_ids)} "
-                "patient names must be one or more slices and agree; rematerialise real_slices"
-            )
-
-    @classmethod
-    def of(cls, real: SliceStore, split: FoldSplit) -> "ValidationData":
-        """Take the validation patients' slices out of a store of real slices; each frame is a case of its own."""
-        rows = np.flatnonzero(real.rows["case_id"].isin(split.validation).to_numpy())
-        cases = (real.rows["case_id"] + "/" + real.rows["frame"]).to_numpy(dtype=str)[rows]
-        return cls(real.images(rows), real.masks(rows), cases)
 
 
 def positive_dice(
