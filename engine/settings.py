@@ -20,7 +20,7 @@ from imaging.phantom import PhantomConfig
 from imaging.slices.balance import BalanceConfig
 from imaging.slices.regions import RegionConfig
 from imaging.sources.config import SourceConfig
-from runtime.options import Device, Precision
+from runtime.report import Device, Precision
 from segmentation.localiser.config import LocaliserConfig
 from segmentation.training.config import MixingConfig, TrainConfig
 

@@ -16,12 +16,13 @@ from pydantic import ValidationError
 
 from common.errors import InputError
 from gan.networks.features import inception_score
-from gan.quality.adherence import dice
+from gan.quality.adherence import areas
 from gan.quality.distances import frechet_distance, kernel_distance
 from gan.quality.fidelity import local_texture, peak_signal_to_noise, structural_similarity_of
 from gan.quality.realism import Extractor
 from gan.quality.slices import Images, PairDistance, Segment, inside_ventricle
 from gan.training.config import HOLE_FIELDS, PRESETS, Pix2PixConfig
+from imaging.dice import dice
 from imaging.labels import LabelSet
 from imaging.slices.part import PartSlices
 
@@ -133,7 +134,9 @@ def measure_trial(
         for value, tissue in labels.foreground:
             reference, prediction = drawn.masks == value, found == value
             if reference.any() or prediction.any():
-                figures[f"adherence/{tissue}"] = dice(reference, prediction)
+                figures[f"adherence/{tissue}"] = float(
+                    dice(*(counted.sum() for counted in areas(reference, prediction)))
+                )
     return figures
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
-from runtime.options import Device, Precision
+from runtime.report import Device, Precision
 
 _UNWANTED = "torchmetrics"
 _absent = _UNWANTED not in sys.modules

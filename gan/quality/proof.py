@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from gan.quality.adherence import adherence, dice, utility
+from gan.quality.adherence import adherence, utility
 from gan.quality.copy_search import HOLE, copies_in_features, report_copies
 from gan.quality.fidelity import (
     fidelity,
@@ -35,7 +35,6 @@ __all__ = [
     "Material",
     "QualityReport",
     "assess_quality",
-    "dice",
     "inside_ventricle",
     "local_texture",
     "mean_absolute_error",

@@ -29,8 +29,7 @@ from scipy import ndimage
 from common.errors import InputError, some_of
 from imaging.labels import LabelSet, Tissue
 from imaging.slices.part import PartSlices
-from segmentation.scoring.overlap import Counts
-from segmentation.training.validation import mean_dice, positive_dice
+from segmentation.scoring.overlap import Counts, mean_dice, positive_dice
 
 Masks = NDArray[np.uint8]
 

@@ -40,13 +40,13 @@ from segmentation.networks.blocks import SegmentationOutput, check_image, count_
 from segmentation.networks.table import build_network
 from segmentation.prediction.post_processing import choose_steps
 from segmentation.prediction.segmenter import Segmenter
+from segmentation.scoring.overlap import mean_dice, positive_dice
 from segmentation.training.augmentation import apply_changes, draw_changes
 from segmentation.training.batches import BatchSource, RowSampler, are_synthetic, count_pixels, open_batches
 from segmentation.training.config import TrainConfig
 from segmentation.training.losses import class_weights, loss_of_step, segmentation_loss
 from segmentation.training.optimisers import WeightAverage, build_optimiser, learning_rate_at, set_learning_rate
 from segmentation.training.start_weights import lineage, start_from
-from segmentation.training.validation import mean_dice, positive_dice
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> None:

@@ -16,11 +16,11 @@ from runtime.report import TrainingDivergedError, silent
 from segmentation.networks.blocks import SegmentationOutput
 from segmentation.prediction.post_processing import STEPS
 from segmentation.prediction.segmenter import load_segmenter
+from segmentation.scoring.overlap import mean_dice, positive_dice
 from segmentation.training import loop as train
 from segmentation.training.config import TrainConfig
 from segmentation.training.loop import train_segmenter
 from segmentation.training.optimisers import count_plateaus, learning_rate_at
-from segmentation.training.validation import mean_dice, positive_dice
 from tests.part_slices import part_slices
 from tests.segmentation.toy_slices import draw_slices, toy_validation, write_store, write_toy_store
 
