@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from common.errors import InputError
-from common.files import write_atomically
+from common.files import write_atomically, write_text
 from common.tables import read_csv, write_csv
 from engine.finished import Finished
 from engine.forge import Forge, say
@@ -66,7 +66,7 @@ def write_table(table: pd.DataFrame, folder: Path) -> None:
     write_atomically(folder / "trials.csv", lambda part: write_csv(table, part))
     texts = {"trials.md": _markdown(names, shown), "trials.html": _page(names, shown, list(table["trial"]))}
     for name, text in texts.items():
-        write_atomically(folder / name, partial(_write, text))
+        write_text(folder / name, text)
 
 
 def save_pairs(real: PartSlices, redrawn: Images, labels: LabelSet, path: Path) -> None:
@@ -104,10 +104,6 @@ def _text(value: object) -> str:
     if isinstance(value, float):
         return "" if np.isnan(value) else f"{value:.4g}"
     return str(value)
-
-
-def _write(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import yaml
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from common.errors import InputError
-from common.files import write_atomically
+from common.files import write_text
 from engine.workspace import addressable, mark_home
 
 POSTGRES_VARIABLE = "SCARFORGE_DAGSTER_POSTGRES"
@@ -112,7 +112,7 @@ def _write_settings(folder: Path, postgres: bool) -> None:
     kept = _FIXED_PLACE.sub("", written)
     wanted = _settings(postgres) if not written or (postgres and kept == _settings(postgres=False)) else kept
     if wanted != written:
-        write_atomically(path, lambda part: _write(part, wanted))
+        write_text(path, wanted)
     if not written or wanted != kept:
         return
     there = _keeps_runs_in_postgres(path)
@@ -141,11 +141,7 @@ def _keeps_runs_in_postgres(path: Path) -> bool:
 
 def _write_once(path: Path, text: str) -> None:
     if not path.exists():
-        write_atomically(path, lambda part: _write(part, text))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+        write_text(path, text)
 
 
 PROCESS_TAG = "scarforge/process"  # of the command that executes the run
