@@ -10,18 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from common.config import FrozenConfig
-
-# The source's pixel weights (Cairo University 2025); `myocardium` is the cine studies' one wall tissue.
-PUBLISHED_TISSUE_WEIGHTS: Mapping[str, float] = MappingProxyType(
-    {
-        "background": 1.0,
-        "cavity": 7.0,
-        "normal_myocardium": 11.0,
-        "infarct": 26.0,
-        "no_reflow": 90.0,
-        "myocardium": 11.0,
-    }
-)
+from imaging.labels import PUBLISHED_TISSUE_WEIGHTS
 
 # What an unweighted L1 is.
 PLAIN_TISSUE_WEIGHTS: Mapping[str, float] = MappingProxyType(dict.fromkeys(PUBLISHED_TISSUE_WEIGHTS, 1.0))

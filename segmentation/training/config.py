@@ -34,18 +34,6 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 
-SOURCE_CLASS_WEIGHTS: Mapping[str, float] = MappingProxyType(
-    # Source A's pixel weights by tissue; cine's myocardium takes normal myocardium's.
-    {
-        "background": 1.0,
-        "cavity": 7.0,
-        "normal_myocardium": 11.0,
-        "myocardium": 11.0,
-        "infarct": 26.0,
-        "no_reflow": 90.0,
-    }
-)
-
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
