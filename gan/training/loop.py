@@ -92,6 +92,7 @@ def require_finite(step: int, losses: Mapping[str, float], last: Mapping[str, fl
 
 
 _SMOOTHING_PX = 1.5
+_PATCH_WEIGHT = 2.0  # how much unlike patches cost
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def validation_figures(
     """Draw real slices again and measure how well they are met inside the ventricle, or the hole of their lesions.
 
     The measure that selects is `selection` = the share of the ventricle's shading that is met, with both slices
-    smoothed by a Gaussian of 1.5 px - patch_weight x the distance between drawn and real patches around the
+    smoothed by a Gaussian of 1.5 px - 2 x the distance between drawn and real patches around the
     ventricle (`gan.quality.distances`). SSIM or L1 of slices as they are take other grain for an error, however
     real, and prefer early, smooth drawings; the patches charge for blur, for exaggerated grain and for edges that
     are none. Both are cheap, need no network, and are stable on a few dozen slices, which a Fréchet distance is
@@ -158,7 +159,7 @@ def validation_figures(
     shading = _share_met(_smoothed(drawn)[ventricle], _smoothed(images)[ventricle])
     patches = patch_distance(drawn, images, painted.holes > 0, seed)
     return {
-        "selection": shading - synthesiser.config.patch_weight * patches,
+        "selection": shading - _PATCH_WEIGHT * patches,
         "patch_distance": patches,
         "ssim_ventricle": structural_similarity_of(drawn, images, ventricle),
         "shading_met": shading,

@@ -8,7 +8,6 @@ where its process is known to be gone; another machine's or another container's 
 
 import json
 import os
-import re
 import socket
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -62,9 +61,6 @@ storage:
       env: {POSTGRES_VARIABLE} # read where it is needed, so that no password lies in this file
 """
 
-# Earlier versions named the folder itself, so that a moved workspace wrote into its old place.
-_FIXED_PLACE = re.compile(r"^storage:\n  sqlite:\n    base_dir: '(?:[^'\n]|'')*/dagster'\n\n?", re.MULTILINE)
-
 _WORKSPACE = """\
 load_from:
   - python_module:
@@ -109,11 +105,8 @@ def _asks_for_postgres(environment: Mapping[str, str]) -> bool:
 def _write_settings(folder: Path, postgres: bool) -> None:
     path = folder / "dagster.yaml"
     written = path.read_text(encoding="utf-8") if path.exists() else ""
-    kept = _FIXED_PLACE.sub("", written)
-    wanted = _settings(postgres) if not written or (postgres and kept == _settings(postgres=False)) else kept
-    if wanted != written:
-        write_text(path, wanted)
-    if not written or wanted != kept:
+    if not written or (postgres and written == _settings(postgres=False)):
+        write_text(path, _settings(postgres))
         return
     there = _keeps_runs_in_postgres(path)
     if postgres and not there:
