@@ -19,8 +19,9 @@ from imaging.labels import Tissue
 
 if TYPE_CHECKING:
     from engine.settings import QualitySettings, Settings
-    from gan.quality.proof import Material, PairedSlices, QualityReport
+    from gan.quality.proof import Material, QualityReport
     from gan.quality.slices import Images
+    from imaging.slices.part import PartSlices
     from runtime.compute import Compute
 
 
@@ -189,7 +190,7 @@ def _material(forge: Forge, fold: int, compute: "Compute") -> "Material":
     )
 
 
-def _redrawn(forge: Forge, fold: int, validation: "PairedSlices", compute: "Compute") -> "Images":
+def _redrawn(forge: Forge, fold: int, validation: "PartSlices", compute: "Compute") -> "Images":
     from gan.generation.slices import redraw
     from gan.generation.transplant import retransplant
 
@@ -199,19 +200,19 @@ def _redrawn(forge: Forge, fold: int, validation: "PairedSlices", compute: "Comp
     return redraw(forge.finished("pix2pix", fold).model(), images, masks, compute, settings.split_seed)
 
 
-def _real_slices_with_ventricle(forge: Forge, fold: int) -> tuple["PairedSlices", "PairedSlices"]:
+def _real_slices_with_ventricle(forge: Forge, fold: int) -> tuple["PartSlices", "PartSlices"]:
     """Return training and validation patients' slices that show the ventricle; without one there is nothing to draw.
 
     Where lesions alone are painted, a validation slice without any would be drawn again as it is, and is left out.
     """
-    from gan.quality.proof import PairedSlices
+    from imaging.slices.part import PartSlices
 
     split = open_split(forge, fold)
     store = open_slices(forge, "real_slices", fold)
     seen = store.masks().any(axis=(1, 2))
     cases = store.rows["case_id"]
     rows = [np.flatnonzero(cases.isin(patients).to_numpy() & seen) for patients in (split.train, split.validation)]
-    training, validation = (PairedSlices.of(store, part) for part in rows)
+    training, validation = (PartSlices.of(store, part) for part in rows)
     if forge.settings().paints == "lesion":
         validation = validation.at(np.flatnonzero((validation.masks >= Tissue.INFARCT).any(axis=(1, 2))))
     return training, validation

@@ -15,9 +15,10 @@ from segmentation.model_kind import ModelKind
 
 if TYPE_CHECKING:
     from engine.settings import QualitySettings, Settings
-    from gan.quality.proof import Extractor, Instruments, PairedSlices
+    from gan.quality.proof import Extractor, Instruments
     from gan.quality.slices import PairDistance, Segment
     from gan.quality.variety import Draw
+    from imaging.slices.part import PartSlices
     from runtime.compute import Compute
     from segmentation.prediction.segmenter import Segmenter
     from segmentation.training.config import TrainConfig
@@ -26,7 +27,7 @@ JUDGE = ModelKind.parse("attention_res_unet_real_only")
 
 
 def instruments_of(
-    context: dg.AssetExecutionContext, forge: Forge, folder: Path, validation: "PairedSlices", compute: "Compute"
+    context: dg.AssetExecutionContext, forge: Forge, folder: Path, validation: "PartSlices", compute: "Compute"
 ) -> "Instruments":
     """Return everything that measures, training the segmenter on synthetic slices where that is configured."""
     from gan.quality.proof import Instruments
@@ -87,7 +88,7 @@ def utility_config(settings: "Settings") -> "TrainConfig | None":
     return type(config).model_validate({**config.model_dump(mode="json"), **changed})
 
 
-def _draw(forge: Forge, fold: int, validation: "PairedSlices", compute: "Compute") -> "Draw":
+def _draw(forge: Forge, fold: int, validation: "PartSlices", compute: "Compute") -> "Draw":
     """Return a function that draws validation slices again with given seeds of the noise, which transplants lack."""
     from gan.generation.hole import own_hole
     from gan.generation.slices import load_generator

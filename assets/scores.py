@@ -86,7 +86,7 @@ def _score(context: dg.AssetExecutionContext, forge: Forge, folder: Path, kind: 
     write_json(folder / "manifest.json", forge.manifest())
     save_overlays(patients, predicted, folder / "overlays.png")
     believed = _without_unsure_lesions(forge, fold, segmenter, patients, probabilities, folder, own)
-    pixels = pixel_scores(patients.store.masks(patients.test), predicted, patients.labels)
+    pixels = pixel_scores(patients.slices.masks, predicted, patients.labels)
     return _outcome(context, forge, folder, table, believed, pixels, kind, seed)
 
 
@@ -101,17 +101,17 @@ def _without_unsure_lesions(
 ) -> pd.DataFrame | None:
     """Score the test patients once more without unsure lesions, and keep what that does to the validation patients."""
     from common.files import write_json
+    from imaging.slices.part import PartSlices
     from segmentation.prediction.post_processing import UNSURE_FILE, judge, without_unsure_lesions
     from segmentation.scoring.scores import score_table, write_scores
-    from segmentation.training.validation import ValidationData
 
     if not patients.labels.has_lesions:
         return None
-    validation = ValidationData.of(patients.store, open_split(forge, fold))
+    validation = PartSlices.of_patients(patients.store, open_split(forge, fold).validation)
     judgement = judge(validation, segmenter.probabilities(validation.images), patients.labels)
     judgement["model"] = forge.version(ModelKind(own.network, own.training_set).name, fold, own.seed)
     drawn = probabilities.argmax(axis=1).astype(np.uint8)
-    believed = without_unsure_lesions(drawn, probabilities, patients.studies, patients.labels)
+    believed = without_unsure_lesions(drawn, probabilities, patients.slices.studies, patients.labels)
     table = score_table(patients.cases(believed), own, patients.labels)
     write_json(folder / UNSURE_FILE, judgement)
     write_scores(folder / "scores_without_unsure_lesions.csv", table)
@@ -134,11 +134,11 @@ def save_overlays(patients: "HeldOutPatients", predicted: NDArray[np.uint8], pat
     """Save test slices with the reference above the prediction, those with most lesion first."""
     from imaging.overlay import contact_sheet
 
-    reference = patients.store.masks(patients.test)
+    reference = patients.slices.masks
     rarest = reference > 2 if patients.labels.num_classes > 3 else reference > 0
     chosen = np.argsort(-rarest.sum(axis=(1, 2)), kind="stable")[:6]
     images = patients.images()[chosen]
-    cases = patients.store.rows["case_id"].to_numpy(dtype=str)[patients.test][chosen]
+    cases = patients.slices.case_ids[chosen]
     sheet = contact_sheet(
         np.concatenate([images, images]),
         np.concatenate([reference[chosen], predicted[chosen]]),

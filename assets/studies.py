@@ -23,7 +23,7 @@ from engine.outcome import Check, Fact, Outcome, number
 def studies(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
     """Ingest the source. Its cache key holds a digest of the source's files, so that changed data is read again."""
     from engine.preflight import check_before_run
-    from imaging.sources.digest import source_digest
+    from imaging.sources.files import source_digest
     from imaging.sources.table import source_root
 
     settings = forge.settings()

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from filelock import FileLock
 
 from common.errors import InputError
-from common.files import CHECKPOINT, write_json
+from common.files import CHECKPOINT, move, put_in_place, unwritable, write_json
 from engine.locks import held
 from engine.outcome import Outcome
 
@@ -204,10 +204,7 @@ def _built(
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        raise InputError(
-            f"{asset}: {partial} cannot be written ({error.strerror}); free disk space and rematerialise {asset}. "
-            "The earlier result, if any, is kept"
-        ) from error
+        raise unwritable(partial, error, f"and rematerialise {asset}") from error
 
 
 def read_record(place: Path, asset: str) -> Record:
@@ -332,14 +329,14 @@ def replace_folder(
     """
     old = place.with_name(f".{place.name}.old")
     if old.exists() and not place.exists():  # a kill came between the two renamings
-        old.rename(place)
+        move(old, place)
     shutil.rmtree(old, ignore_errors=True)
     if place.exists():
         own = own_files(place)
         if own is not None:
             _take_along(place, partial, own)
-        place.rename(_free_name(place) if own is None else old)
-    partial.rename(place)
+        move(place, _free_name(place) if own is None else old)
+    put_in_place(partial, place)
     shutil.rmtree(old, ignore_errors=True)
 
 

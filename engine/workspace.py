@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from common.errors import InputError
+from common.files import move
 from common.own_files import EVERYTHING, mark_own
 
 DATABASE, ARTIFACTS, SPOOL = "mlflow.db", "mlflow_artifacts", "tracking_spool"
@@ -54,7 +55,7 @@ def _link(link: Path, folder: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         partial.unlink()
     partial.symlink_to(folder)
-    partial.replace(link)
+    move(partial, link)
 
 
 def _no_link(folder: Path, reason: str) -> str:

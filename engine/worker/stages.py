@@ -11,6 +11,7 @@ from torch import nn
 
 from engine.finished import checked_model
 from engine.worker.task import TrainingTask
+from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 from imaging.studies.leakage import assert_no_leak
 from imaging.studies.split import FoldSplit, read_split
@@ -52,17 +53,15 @@ def train_pix2pix(task: TrainingTask, compute: Compute, report: Report) -> Train
     from gan.generation.synthesiser import generator_channels
     from gan.training.config import Pix2PixConfig
     from gan.training.loop import train_pix2pix as train
-    from segmentation.training.validation import ValidationData
 
     config = Pix2PixConfig.model_validate(task.config)
     folder, split = Path(task.folder), _split(task)
     training = _training_store(task, split)
-    validation = ValidationData.of(SliceStore.open(Path(task.inputs["real_slices"])), split)
+    validation = PartSlices.of_patients(SliceStore.open(Path(task.inputs["real_slices"])), split.validation)
     weights = task.inputs.get("vgg16_weights")
     result = train(
         training,
-        validation.images,
-        validation.masks,
+        validation,
         config,
         compute,
         folder,
@@ -86,7 +85,6 @@ def train_segmenter(task: TrainingTask, compute: Compute, report: Report) -> Tra
     from segmentation.training.config import TrainConfig
     from segmentation.training.loop import train_segmenter as train
     from segmentation.training.start_weights import refuse_tested
-    from segmentation.training.validation import ValidationData
 
     config = TrainConfig.model_validate(task.config)
     folder, split = Path(task.folder), _split(task)
@@ -94,7 +92,7 @@ def train_segmenter(task: TrainingTask, compute: Compute, report: Report) -> Tra
         refuse_tested(checked_model(config.start_from), task.card["source"], split.test)
     training = _training_store(task, split)
     real = SliceStore.open(Path(task.inputs["real_slices"]))
-    validation = ValidationData.of(real, split)
+    validation = PartSlices.of_patients(real, split.validation)
     own = {"slices": len(training), "patients": split.trained_on, "region": dict(real.attributes.parameters)}
     card = {**task.card, **own}
     result = train(training, validation, config, compute, folder, task.seed, report, card)

@@ -40,6 +40,7 @@ from gan.training.batches import ResidentSlices
 from gan.training.config import Pix2PixConfig
 from gan.training.steps import Players
 from imaging.labels import Tissue
+from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 from runtime.checkpoint import digest_of, load_checkpoint, save_checkpoint
 from runtime.compute import Compute
@@ -91,55 +92,54 @@ def require_finite(step: int, losses: Mapping[str, float], last: Mapping[str, fl
 
 
 _SMOOTHING_PX = 1.5
+_PATCH_WEIGHT = 2.0  # how much unlike patches cost
 
 
 @dataclass(frozen=True)
-class ValidationSlices:
+class PaintedSlices:
     """Slices that show what is painted.
 
-    Images are (N, H, W) in [0, 1], masks, holes and regions (N, H, W), shades (N, labels).
+    Holes and regions are (N, H, W), shades (N, labels).
     A region is where the drawing is measured: the ventricle, or the hole of its lesions.
     """
 
-    images: NDArray[np.float32]
-    masks: NDArray[np.uint8]
+    slices: PartSlices
     holes: NDArray[np.uint8]
     regions: NDArray[np.bool_]
     shades: NDArray[np.float32]
 
     @classmethod
-    def choose(
-        cls, images: NDArray[np.floating], masks: NDArray[np.uint8], config: Pix2PixConfig
-    ) -> "ValidationSlices":
+    def choose(cls, validation: PartSlices, config: Pix2PixConfig) -> "PaintedSlices":
         """Take at most `validation_slices`, evenly spread over those that show a ventricle, or a lesion.
 
         Raises:
             InputError: None does.
         """
-        painted = masks >= (Tissue.INFARCT if config.paint == "lesion" else Tissue.CAVITY)
+        painted = validation.masks >= (Tissue.INFARCT if config.paint == "lesion" else Tissue.CAVITY)
         rows = np.flatnonzero(painted.any(axis=(1, 2)))
         if not len(rows):
             raise InputError(
-                f"pix2pix: none of {len(masks)} validation slices shows a {config.paint}; check the split and the masks"
+                f"pix2pix: none of {len(validation)} validation slices shows a {config.paint}; "
+                "check the split and the masks"
             )
         count = min(config.validation_slices, len(rows))
-        rows = rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
-        holes = own_hole(masks[rows], config.paint, config.hole_margin_px)
-        regions = (masks[rows] > 0) if config.paint == "ventricle" else holes > 0
-        chosen = np.asarray(images[rows], dtype=np.float32)
-        shades = tissue_shades(chosen, masks[rows], int(masks.max()) + 1)
-        return cls(chosen, masks[rows], holes, regions, np.nan_to_num(shades, nan=0.5))
+        chosen = validation.at(rows[np.linspace(0, len(rows) - 1, count).round().astype(int)])
+        holes = own_hole(chosen.masks, config.paint, config.hole_margin_px)
+        regions = (chosen.masks > 0) if config.paint == "ventricle" else holes > 0
+        chosen = chosen.painted_as(np.asarray(chosen.images, dtype=np.float32))
+        shades = tissue_shades(chosen.images, chosen.masks, int(validation.masks.max()) + 1)
+        return cls(chosen, holes, regions, np.nan_to_num(shades, nan=0.5))
 
 
 def validation_figures(
     synthesiser: Synthesiser,
-    slices: ValidationSlices,
+    painted: PaintedSlices,
     seed: int,
 ) -> dict[str, float]:
     """Draw real slices again and measure how well they are met inside the ventricle, or the hole of their lesions.
 
     The measure that selects is `selection` = the share of the ventricle's shading that is met, with both slices
-    smoothed by a Gaussian of 1.5 px - patch_weight x the distance between drawn and real patches around the
+    smoothed by a Gaussian of 1.5 px - 2 x the distance between drawn and real patches around the
     ventricle (`gan.quality.distances`). SSIM or L1 of slices as they are take other grain for an error, however
     real, and prefer early, smooth drawings; the patches charge for blur, for exaggerated grain and for edges that
     are none. Both are cheap, need no network, and are stable on a few dozen slices, which a Fréchet distance is
@@ -149,17 +149,17 @@ def validation_figures(
 
     Args:
         synthesiser: The generator.
-        slices: Real slices.
+        painted: Real slices.
         seed: Seed of the noise.
     """
-    images, masks = slices.images, slices.masks
+    images, masks = painted.slices.images, painted.slices.masks
     seeds = noise_seeds(seed, "validation", range(len(masks)))
-    drawn = synthesiser.draw(masks, images, slices.holes, seeds, slices.shades)
-    ventricle = slices.regions
+    drawn = synthesiser.draw(masks, images, painted.holes, seeds, painted.shades)
+    ventricle = painted.regions
     shading = _share_met(_smoothed(drawn)[ventricle], _smoothed(images)[ventricle])
-    patches = patch_distance(drawn, images, slices.holes > 0, seed)
+    patches = patch_distance(drawn, images, painted.holes > 0, seed)
     return {
-        "selection": shading - synthesiser.config.patch_weight * patches,
+        "selection": shading - _PATCH_WEIGHT * patches,
         "patch_distance": patches,
         "ssim_ventricle": structural_similarity_of(drawn, images, ventricle),
         "shading_met": shading,
@@ -204,8 +204,7 @@ class Pix2PixResult:
 
 def train_pix2pix(
     training: SliceStore,
-    validation_images: NDArray[np.floating],
-    validation_masks: NDArray[np.uint8],
+    validation: PartSlices,
     config: Pix2PixConfig,
     compute: Compute,
     folder: Path,
@@ -218,8 +217,7 @@ def train_pix2pix(
 
     Args:
         training: Slices of training patients.
-        validation_images: (N, H, W) in [0, 1], slices of validation patients.
-        validation_masks: (N, H, W).
+        validation: Slices of validation patients.
         config: The network and its training.
         compute: What to run on.
         folder: The model folder to write. The checkpoint stays there: who has nothing more to do with the model
@@ -235,8 +233,8 @@ def train_pix2pix(
         TrainingDivergedError: A loss was not finite.
     """
     slices = ResidentSlices.load(training, config, compute, seed)
-    validation = ValidationSlices.choose(validation_images, validation_masks, config)
-    run = _Training(Players(slices, compute, seed, vgg16_weights), validation, folder)
+    painted = PaintedSlices.choose(validation, config)
+    run = _Training(Players(slices, compute, seed, vgg16_weights), painted, folder)
     if (result := run.found(card)) is not None:
         return result
     run.restore()
@@ -252,10 +250,10 @@ def train_pix2pix(
 class _Training:
     """The state of a training and its rounds."""
 
-    def __init__(self, players: Players, validation: ValidationSlices, folder: Path):
+    def __init__(self, players: Players, validation: PaintedSlices, folder: Path):
         self.players, self.validation, self.folder = players, validation, folder
         self.config, self.seed = players.config, players.seed
-        held_out = digest_of(validation.images, validation.masks)
+        held_out = digest_of(validation.slices.images, validation.slices.masks)
         self.origin: dict[str, str | int] = {
             "seed": self.seed,
             "training_set": players.slices.digest,

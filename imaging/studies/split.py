@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from common.errors import InputError
-from common.files import written_aside
+from common.files import write_text
 from common.seeds import derive_seed, random_generator
 from imaging.labels import PATIENT_GROUPS
 
@@ -98,8 +98,7 @@ def write_splits(path: Path, splits: Sequence[FoldSplit], seed: int | None = Non
     """
     given = {} if seed is None else {"seed": seed}
     text = json.dumps({**given, "folds": [asdict(split) for split in splits]}, indent=2) + "\n"
-    with written_aside(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def read_split(path: Path, fold: int) -> FoldSplit:

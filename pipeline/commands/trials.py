@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ import pandas as pd
 
 from assets.quality_instruments import JUDGE
 from common.errors import InputError
-from common.files import write_atomically
+from common.files import write_atomically, write_text
 from common.tables import read_csv, write_csv
 from engine.finished import Finished
 from engine.forge import Forge, say
@@ -32,9 +32,10 @@ from engine.tracking.tracker import Tracker
 from engine.worker.task import TrainingTask
 from gan.generation.slices import generate_slices, redraw
 from gan.quality.realism import Extractor
-from gan.quality.slices import Images, PairedSlices
+from gan.quality.slices import Images
 from gan.trials import Trial, TrialInstruments, measure_trial, plan_trials, trials_table
 from imaging.labels import LabelSet
+from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 from pipeline.commands.output_place import HOME, check_folder
 from runtime.compute import Compute
@@ -66,10 +67,10 @@ def write_table(table: pd.DataFrame, folder: Path) -> None:
     write_atomically(folder / "trials.csv", lambda part: write_csv(table, part))
     texts = {"trials.md": _markdown(names, shown), "trials.html": _page(names, shown, list(table["trial"]))}
     for name, text in texts.items():
-        write_atomically(folder / name, partial(_write, text))
+        write_text(folder / name, text)
 
 
-def save_pairs(real: PairedSlices, redrawn: Images, labels: LabelSet, path: Path) -> None:
+def save_pairs(real: PartSlices, redrawn: Images, labels: LabelSet, path: Path) -> None:
     """Save real validation slices with the largest lesions, and below each what was drawn from its mask."""
     from imaging.overlay import contact_sheet
 
@@ -106,10 +107,6 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _write(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
 @dataclass(frozen=True)
 class TrialMaterial:
     """Where a trial's figures come from.
@@ -142,20 +139,20 @@ class TrialMaterial:
         figures = measure_trial(redrawn, real, drawn, self.instruments(), store.label_set)
         return {**figures, **course_of(model)}
 
-    def _validation(self, store: SliceStore) -> PairedSlices:
+    def _validation(self, store: SliceStore) -> PartSlices:
         from assets.parts.inputs import open_split
 
         split = open_split(self.forge, self.fold)
         seen = store.masks().any(axis=(1, 2))
-        return PairedSlices.of(store, np.flatnonzero(store.rows["case_id"].isin(split.validation).to_numpy() & seen))
+        return PartSlices.of(store, np.flatnonzero(store.rows["case_id"].isin(split.validation).to_numpy() & seen))
 
-    def _drawn(self, model: Path, folder: Path, masks: Path) -> PairedSlices:
+    def _drawn(self, model: Path, folder: Path, masks: Path) -> PartSlices:
         """Draw slices from simulated masks; the file is not kept."""
         path, count = folder / "slices.h5", self.settings.quality.slices
         simulated = SliceStore.open(masks, verify=False)
         generate_slices(model, simulated, path, count, self.compute, self.settings.split_seed, "trials")
         with SliceStore.open(path, verify=False) as store:
-            drawn = PairedSlices.of(store, np.arange(len(store)))
+            drawn = PartSlices.of(store, np.arange(len(store)))
         path.unlink()
         return drawn
 

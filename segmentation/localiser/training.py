@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from torchvision.ops import box_iou
 
 from common.files import CHECKPOINT, write_atomically
@@ -19,6 +21,7 @@ from imaging.studies.split import FoldSplit, split_digest
 from runtime.checkpoint import load_checkpoint, save_checkpoint
 from runtime.compute import Compute
 from runtime.model_folder import finished_card, write_model_folder
+from runtime.optimisation import advance, last_rate, schedule
 from runtime.report import Report, TrainingDivergedError
 from segmentation.localiser.batches import LocaliserData, draw_views, fit_field_of_view, gather, view_images
 from segmentation.localiser.config import LocaliserConfig
@@ -35,12 +38,16 @@ class LocaliserResult:
     steps: int
 
 
+_PARTS = ("network", "optimiser", "schedule")
+
+
 @dataclass
 class _State:
     """Everything that a resumed training needs."""
 
     network: BoxFinder
     optimiser: torch.optim.Optimizer
+    schedule: LambdaLR
     step: int
     best_iou: float
     best_step: int
@@ -50,12 +57,12 @@ class _State:
     def saved(self) -> dict[str, Any]:
         """Return what a checkpoint holds."""
         content = {name: getattr(self, name) for name in ("step", "best_iou", "best_step", "best_weights", "history")}
-        return content | {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict()}
+        return content | {name: getattr(self, name).state_dict() for name in _PARTS}
 
     def restore(self, content: dict[str, Any]) -> None:
         """Take everything from a checkpoint."""
-        self.network.load_state_dict(content.pop("network"))
-        self.optimiser.load_state_dict(content.pop("optimiser"))
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(content.pop(name))
         for name, value in content.items():
             setattr(self, name, value)
 
@@ -103,7 +110,7 @@ def train_localiser(
     for step in track(range(state.step, config.steps), "training the localiser"):
         losses.append(_training_step(state, training, config, compute, derive_seed(seed, "localiser step", step), step))
         if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
-            metrics = {"loss": float(np.mean(losses)), "learning_rate": _learning_rate(config, step)}
+            metrics = {"loss": float(np.mean(losses)), "learning_rate": last_rate(state.schedule)}
             metrics["validation_iou"] = validation_iou(state.network, validation, compute)
             _keep_best(state, step + 1, metrics)
             save_checkpoint(checkpoint, config, origin, state.saved())
@@ -127,7 +134,8 @@ def _start(config: LocaliserConfig, training: LocaliserData, compute: Compute, s
     network.anchor.copy_(training.boxes.mean(dim=0))
     network.to(compute.device).to(memory_format=compute.memory_format)
     optimiser = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-    return _State(network, optimiser, 0, -1.0, 0, {}, [])
+    rates = schedule(optimiser, partial(_learning_rate, config))
+    return _State(network, optimiser, rates, 0, -1.0, 0, {}, [])
 
 
 def _training_step(
@@ -138,8 +146,7 @@ def _training_step(
     views = draw_views(config, config.batch, derive_seed(seed, "views"))
     images = view_images(views, data.slices[chosen]).to(memory_format=compute.memory_format)
     targets = data.targets(views, chosen)
-    for group in state.optimiser.param_groups:
-        group["lr"] = _learning_rate(config, step)
+    advance(state.schedule, step)
     state.network.train()
     with compute.fabric.autocast():
         outputs = state.network(images)

@@ -28,8 +28,8 @@ from scipy import ndimage
 
 from common.errors import InputError, some_of
 from imaging.labels import LabelSet, Tissue
-from segmentation.scoring.overlap import Counts
-from segmentation.training.validation import ValidationData, mean_dice, positive_dice
+from imaging.slices.part import PartSlices
+from segmentation.scoring.overlap import Counts, mean_dice, positive_dice
 
 Masks = NDArray[np.uint8]
 
@@ -79,7 +79,7 @@ def post_process(masks: Masks, labels: LabelSet, steps: Sequence[str]) -> Masks:
     return masks
 
 
-def choose_steps(validation: ValidationData, prediction: Masks, labels: LabelSet) -> dict[str, Any]:
+def choose_steps(validation: PartSlices, prediction: Masks, labels: LabelSet) -> dict[str, Any]:
     """Say which steps help the validation patients: each is kept if the mean `positive` Dice rises and no tissue falls.
 
     Returns:
@@ -103,8 +103,8 @@ def agreed_steps(cards: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(name for name in STEPS if choices and all(name in chosen for chosen in choices))
 
 
-def _dice(validation: ValidationData, prediction: Masks, labels: LabelSet) -> dict[str, float]:
-    return positive_dice(validation.masks, prediction, validation.case_ids, labels)
+def _dice(validation: PartSlices, prediction: Masks, labels: LabelSet) -> dict[str, float]:
+    return positive_dice(validation.masks, prediction, validation.studies, labels)
 
 
 def _largest(drawn: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -171,7 +171,7 @@ def without_unsure_lesions(
     return result
 
 
-def judge(validation: ValidationData, probabilities: Probabilities, labels: LabelSet) -> dict[str, Any]:
+def judge(validation: PartSlices, probabilities: Probabilities, labels: LabelSet) -> dict[str, Any]:
     """Return what leaving out unsure lesions does to the validation patients' lesions.
 
     Args:
@@ -184,9 +184,9 @@ def judge(validation: ValidationData, probabilities: Probabilities, labels: Labe
         and without unsure ones (`after`).
     """
     drawn = probabilities.argmax(axis=1).astype(np.uint8)
-    left = without_unsure_lesions(drawn, probabilities, validation.case_ids, labels)
+    left = without_unsure_lesions(drawn, probabilities, validation.studies, labels)
     return {
-        "patients": len(np.unique(validation.case_ids)),
+        "patients": len(np.unique(validation.studies)),
         "before": _lesion_dice(validation, drawn, labels),
         "after": _lesion_dice(validation, left, labels),
     }
@@ -211,14 +211,14 @@ def _is_sure(probabilities: Probabilities, tissue: Tissue) -> bool:
     return bool(np.partition(whole, -area)[-area:].mean() >= SURE_PROBABILITY)
 
 
-def _lesion_dice(validation: ValidationData, drawn: Masks, labels: LabelSet) -> dict[str, float]:
+def _lesion_dice(validation: PartSlices, drawn: Masks, labels: LabelSet) -> dict[str, float]:
     """Return the lesions' mean official Dice (empty in both: 1), and the positive Dice of each that a patient has."""
     official = [
         _class_dice(validation.masks[of] >= tissue, drawn[of] >= tissue)
-        for of in (validation.case_ids == case for case in np.unique(validation.case_ids))
+        for of in (validation.studies == case for case in np.unique(validation.studies))
         for tissue in (Tissue.INFARCT, Tissue.NO_REFLOW)
     ]
-    positive = positive_dice(validation.masks, drawn, validation.case_ids, labels)
+    positive = positive_dice(validation.masks, drawn, validation.studies, labels)
     lesions = {labels.tissues[value] for value in (Tissue.INFARCT, Tissue.NO_REFLOW)}
     return {"official": float(np.mean(official))} | {name: dice for name, dice in positive.items() if name in lesions}
 

@@ -235,15 +235,13 @@ def gather_cases(
 
 
 def _cases_of_fold(alike: Sequence[Prediction], store: SliceStore) -> list[Case]:
-    first = alike[0].slices
-    keys = pd.MultiIndex.from_frame(store.rows[list(first.places.columns)])
+    first, places = alike[0].slices, alike[0].slices.reference.places
+    keys = pd.MultiIndex.from_frame(store.rows[list(places.columns)])
     cases = []
-    for (case_id, frame), rows in first.places.groupby(["case_id", "frame"], sort=True):
-        ordered = rows.sort_values("slice_index")
-        at = ordered.index.to_numpy()
+    for case_id, frame, at in first.reference.stacks():
         images = None
         if store.digest == first.slices_digest:
-            images = store.images(keys.get_indexer(pd.MultiIndex.from_frame(ordered)))
+            images = store.images(keys.get_indexer(pd.MultiIndex.from_frame(places.iloc[at])))
         drawn = {each.arm: each.slices.prediction[at] for each in alike}
-        cases.append(Case(str(case_id), str(frame), images, first.reference[at], drawn))
+        cases.append(Case(case_id, frame, images, first.reference.masks[at], drawn))
     return cases

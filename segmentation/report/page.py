@@ -10,7 +10,7 @@ import matplotlib as mpl
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from common.files import write_atomically
+from common.files import write_text
 from common.pages import svg_style
 from segmentation.comparison.arms import Comparison
 from segmentation.comparison.statistics import one_training_set, sources_of_variation
@@ -32,7 +32,7 @@ _TEMPLATE = "templates/report.html.j2"
 def write_report(material: ReportMaterial, path: Path) -> None:
     """Write the page, whole or not at all; the same material gives the same bytes."""
     page = render_report(material)
-    write_atomically(path, lambda part: _write_text(part, page))
+    write_text(path, page)
 
 
 def render_report(material: ReportMaterial) -> str:
@@ -168,7 +168,3 @@ def _training(training: Training) -> dict[str, str]:
         "run_url": training.run_url,
         "scores_url": training.scores_url,
     }
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

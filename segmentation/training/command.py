@@ -16,6 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from common.errors import InputError
+from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 from imaging.studies.leakage import assert_no_leak
 from imaging.studies.split import read_split, split_digest
@@ -26,7 +27,6 @@ from runtime.processes import Ranks, launched_ranks
 from segmentation.training.config import TrainConfig
 from segmentation.training.loop import TrainResult, train_segmenter
 from segmentation.training.start_weights import refuse_tested
-from segmentation.training.validation import ValidationData
 
 
 def main(arguments: Sequence[str] | None = None) -> TrainResult:
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> TrainResult:
     split = read_split(options.split, options.fold)
     training = SliceStore.open(options.training_set)
     assert_no_leak(training.rows, split, str(options.training_set))
-    validation = ValidationData.of(SliceStore.open(options.real_slices), split)
+    validation = PartSlices.of_patients(SliceStore.open(options.real_slices), split.validation)
     config = read_train_config(options.config)
     if config.start_from is not None:
         refuse_tested(config.start_from, options.source, split.test)

@@ -29,23 +29,25 @@ from common.progress import track
 from common.seeds import derive_seed
 from common.tables import read_csv, write_csv
 from imaging.labels import LabelSet
+from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore, StoreAttributes
 from runtime.checkpoint import digest_of, load_checkpoint, save_checkpoint
 from runtime.compute import Compute, send
 from runtime.model_folder import finished_card, write_model_folder
+from runtime.optimisation import advance, last_rate, schedule, weight_average
 from runtime.processes import Ranks
 from runtime.report import Report, TrainingDivergedError
-from segmentation.networks.blocks import SegmentationOutput, check_image, count_parameters
+from segmentation.networks.blocks import SegmentationNetwork, SegmentationOutput, check_image, count_parameters
 from segmentation.networks.table import build_network
 from segmentation.prediction.post_processing import choose_steps
 from segmentation.prediction.segmenter import Segmenter
+from segmentation.scoring.overlap import mean_dice, positive_dice
 from segmentation.training.augmentation import apply_changes, draw_changes
 from segmentation.training.batches import BatchSource, RowSampler, are_synthetic, count_pixels, open_batches
 from segmentation.training.config import TrainConfig
 from segmentation.training.losses import class_weights, loss_of_step, segmentation_loss
-from segmentation.training.optimisers import WeightAverage, build_optimiser, learning_rate_at, set_learning_rate
+from segmentation.training.optimisers import build_optimiser, learning_rate_at
 from segmentation.training.start_weights import lineage, start_from
-from segmentation.training.validation import ValidationData, mean_dice, positive_dice
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> None:
@@ -124,7 +126,7 @@ _STEPS_BETWEEN_LOSS_CHECKS_ON_GPU = 25  # reading a loss waits for the GPU
 
 def train_segmenter(
     training: SliceStore,
-    validation: ValidationData,
+    validation: PartSlices,
     config: TrainConfig,
     compute: Compute,
     folder: Path,
@@ -173,7 +175,7 @@ class _Training:
     def __init__(
         self,
         training: SliceStore,
-        validation: ValidationData,
+        validation: PartSlices,
         config: TrainConfig,
         compute: Compute,
         folder: Path,
@@ -184,7 +186,7 @@ class _Training:
         self.part = self.ranks.part_of(config.batch)
         self.labels: LabelSet = training.label_set
         self.validation, self.attributes = validation, training.attributes
-        held_out = digest_of(validation.images, validation.masks, validation.case_ids)
+        held_out = digest_of(validation.images, validation.masks, validation.studies)
         self.origin: dict[str, str | int] = {"seed": seed, "training_set": training.digest, "validation": held_out}
         _check_sizes(config, training.attributes.region_px)
         torch.manual_seed(derive_seed(seed, "weights"))
@@ -193,8 +195,10 @@ class _Training:
             start_from(network, config.start_from, config.network)
         self.network = network.to(compute.device).to(memory_format=compute.memory_format)
         self.parameters = list(self.network.parameters())
-        self.average = WeightAverage(self.network, config.average_decay)
+        self.average = weight_average(self.network, config.average_decay)
         self.optimiser = build_optimiser(self.network, config)
+        self.history: list[dict[str, float]] = []
+        self.schedule = schedule(self.optimiser, self.learning_rate)
         if config.compiled and self.ranks.count > 1:
             raise InputError("compiled training by several processes has never run; set compiled to false")
         # Fabric's wrapper runs the forward pass in autocast; weights and state stay in the plain objects.
@@ -208,7 +212,6 @@ class _Training:
         self.class_weights = None if weights is None else torch.tensor(weights, device=compute.device)
         self.step, self.best_step, self.best_score = 0, 0, -1.0
         self.best_weights: dict[str, Tensor] = {}
-        self.history: list[dict[str, float]] = []
 
     @property
     def rounds_left(self) -> int:
@@ -236,19 +239,19 @@ class _Training:
         means = {name: float(torch.stack([part[name] for part in parts]).mean()) for name in parts[0]}
         seconds = time.perf_counter() - start
         return means | {
-            "learning_rate": self.learning_rate(last - 1),
+            "learning_rate": last_rate(self.schedule),
             "images_per_second": (last - first) * self.config.batch / seconds,
             "peak_memory_mb": _peak_memory_mb(self.compute.device),
         }
 
     def learning_rate(self, step: int) -> float:
-        """Return the rate of a step of this round or an earlier one."""
+        """Return the rate of a step of this round."""
         return learning_rate_at(self.config, step, [row["dice/mean"] for row in self.history])
 
     def train_step(self) -> dict[str, Tensor]:
         """Run one optimiser step; return its named losses."""
         images, masks = self._augmented_batch()
-        set_learning_rate(self.optimiser, self.learning_rate(self.step))
+        advance(self.schedule, self.step)
         torch.manual_seed(derive_seed(self.seed, "dropout", self.step * self.ranks.count + self.ranks.index))
         output = self.forward(self.compute.lay_out(images))
         output, masks = self._whole_batch(output, masks)
@@ -263,7 +266,7 @@ class _Training:
         clip_gradients(self.parameters, self.config.clip_norm)
         self.step_optimiser.step()
         self.step_optimiser.zero_grad()
-        self.average.update()
+        self.average.update_parameters(self.network)
         return parts
 
     def validate(self) -> dict[str, float]:
@@ -273,7 +276,7 @@ class _Training:
         if score > self.best_score:
             self.best_step, self.best_score = self.step, score
             self.best_weights = {
-                name: tensor.cpu().clone() for name, tensor in self.average.network.state_dict().items()
+                name: tensor.cpu().clone() for name, tensor in self.average.module.state_dict().items()
             }
         return {f"dice/{tissue}": value for tissue, value in dice.items()} | {"dice/mean": score}
 
@@ -287,8 +290,9 @@ class _Training:
         state = {
             "step": self.step,
             "network": self.network.state_dict(),
-            "average": self.average.state(),
+            "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
             "best_step": self.best_step,
             "best_score": self.best_score,
             "best_weights": self.best_weights,
@@ -307,8 +311,9 @@ class _Training:
         if state is None:
             return
         self.network.load_state_dict(state["network"])
-        self.average.restore(state["average"])
+        self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
         self.step, self.best_step = state["step"], state["best_step"]
         self.best_score, self.best_weights = state["best_score"], state["best_weights"]
         self.history = state["history"]
@@ -328,7 +333,7 @@ class _Training:
             described = describe_model(result, self.config, self.attributes, self.compute.precision)
             if self.config.start_from is not None:
                 described["started_from"] = lineage(self.config.start_from)
-            self.average.network.load_state_dict(self.best_weights)
+            self.average.module.load_state_dict(self.best_weights)
             described["post_processing"] = choose_steps(
                 self.validation, self._validation_labels(self.config.flips_at_test_time), self.labels
             )
@@ -338,12 +343,12 @@ class _Training:
 
     def _validation_labels(self, flips: bool = False) -> NDArray[np.uint8]:
         """Return what the averaged weights draw (N, H, W) on the validation slices."""
-        segmenter = Segmenter([self.average.network], self.labels, self.compute, flips)
+        segmenter = Segmenter([cast(SegmentationNetwork, self.average.module)], self.labels, self.compute, flips)
         return segmenter.labels(self.validation.images)
 
     def _validation_dice(self) -> dict[str, float]:
         prediction = self._validation_labels()
-        return positive_dice(self.validation.masks, prediction, self.validation.case_ids, self.labels)
+        return positive_dice(self.validation.masks, prediction, self.validation.studies, self.labels)
 
     def _whole_batch(self, output: SegmentationOutput, masks: Tensor) -> tuple[SegmentationOutput, Tensor]:
         """Return output and masks of the whole batch, of which this process has computed a part."""

@@ -113,16 +113,16 @@ def test_a_file_that_is_part_of_the_old_result_alone_does_not_stay(tmp_path):
 def test_a_kill_between_the_renamings_loses_no_file_of_others(tmp_path, monkeypatch, renaming):
     produce(tmp_path / "asset", "asset", "old", writes("one", []))
     put_foreign_files(tmp_path / "asset")
-    done, rename = [], type(tmp_path).rename
+    folders, replace = [], type(tmp_path).replace
 
     def killed(path, target):
-        done.append(path)
-        if len(done) == renaming:
+        folders.extend([path] if path.is_dir() else [])
+        if len(folders) == renaming:
             raise KeyboardInterrupt
-        return rename(path, target)
+        return replace(path, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(tmp_path), "rename", killed)
+        patch.setattr(type(tmp_path), "replace", killed)
         with pytest.raises(KeyboardInterrupt):
             produce(tmp_path / "asset", "asset", "new", writes("two", []))
     calls = []

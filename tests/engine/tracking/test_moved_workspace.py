@@ -164,21 +164,6 @@ def test_files_that_a_user_keeps_elsewhere_are_left_there(tmp_path: Path, empty_
     assert client.get_experiment_by_name("scarforge").artifact_location == elsewhere.as_uri()
 
 
-LEGACY = "storage:\n  sqlite:\n    base_dir: '{}/dagster'\n\nconcurrency:"
-
-
-def test_settings_that_name_the_old_place_follow_and_keep_what_was_changed_by_hand(tmp_path: Path) -> None:
-    path = prepare_dagster_home(tmp_path) / "dagster.yaml"
-    fresh = path.read_text()
-    path.write_text(fresh.replace("concurrency:", LEGACY.format("/old/it''s here")))
-    prepare_dagster_home(tmp_path)
-    assert path.read_text() == fresh
-    changed = fresh.replace("max_concurrent_runs: 2", "max_concurrent_runs: 7")
-    path.write_text(changed.replace("concurrency:", LEGACY.format("/old")))
-    prepare_dagster_home(tmp_path)
-    assert path.read_text() == changed
-
-
 def test_runs_that_a_user_keeps_elsewhere_are_left_there(tmp_path: Path) -> None:
     path = prepare_dagster_home(tmp_path) / "dagster.yaml"
     path.write_text("storage:\n  sqlite:\n    base_dir: /fast/disk\n")

@@ -66,37 +66,20 @@ def kill_at_the_second_batch(*arguments):
     generate_slices(*arguments)
 
 
-@pytest.fixture
-def interrupted(make_model, make_store, compute, tmp_path):
-    """Begin to generate 40 slices in batches of 16 and be killed; returns what generates them."""
+def test_a_killed_generation_leaves_no_store_and_the_next_is_whole(make_model, make_store, compute, tmp_path):
     folder, masks = make_model(), make_store(5, seed=8, origin="synthetic")
 
-    def generate(name, count=40, seed=3):
-        generate_slices(folder, masks, tmp_path / name, count, compute, seed, "test", 16)
-        return tmp_path / name
+    def arguments(name):
+        return folder, masks, tmp_path / name, 40, compute, 3, "test", 16
 
-    arguments = (folder, masks, tmp_path / "killed.h5", 40, compute, 3, "test", 16)
-    process = multiprocessing.get_context("fork").Process(target=kill_at_the_second_batch, args=arguments)
+    process = multiprocessing.get_context("fork").Process(target=kill_at_the_second_batch, args=arguments("killed.h5"))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert not (tmp_path / "killed.h5").exists()
-    return generate
-
-
-def test_a_killed_generation_goes_on_where_it_was_to_the_same_bytes(interrupted, monkeypatch, tmp_path):
-    whole = interrupted("whole.h5")
-    drawn, draw = [], Synthesiser.draw
-    monkeypatch.setattr(Synthesiser, "draw", lambda self, *given: drawn.append(len(given[0])) or draw(self, *given))
-    assert interrupted("killed.h5").read_bytes() == whole.read_bytes()
-    assert drawn == [16, 8]  # the first sixteen were there
-    assert not list(tmp_path.glob(".*parts"))
-
-
-@pytest.mark.parametrize("changes", [{"seed": 4}, {"count": 39}])
-def test_parts_of_another_generation_are_not_taken(interrupted, changes):
-    other, whole = interrupted("killed.h5", **changes), interrupted("whole.h5", **changes)
-    assert other.read_bytes() == whole.read_bytes()
+    for name in ("killed.h5", "whole.h5"):
+        generate_slices(*arguments(name))
+    assert (tmp_path / "killed.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
 
 def test_a_longer_series_begins_with_the_shorter_one(generate):

@@ -7,7 +7,7 @@ from runtime.compute import choose_compute
 from segmentation.networks.blocks import SegmentationOutput
 from segmentation.prediction.post_processing import STEPS, agreed_steps, choose_steps, post_process
 from segmentation.prediction.segmenter import Segmenter
-from segmentation.training.validation import ValidationData
+from tests.part_slices import part_slices
 from tests.segmentation.toy_slices import draw_slices
 
 PLAUSIBLE = draw_slices(4, 32)[1]
@@ -65,7 +65,7 @@ def test_steps_that_do_not_exist_are_refused():
 
 
 def test_validation_chooses_what_helps_and_says_by_how_much():
-    validation = ValidationData(np.zeros(PLAUSIBLE.shape), PLAUSIBLE, np.array(["a", "a", "b", "b"]))
+    validation = part_slices(np.zeros(PLAUSIBLE.shape), PLAUSIBLE, ["a", "a", "b", "b"])
     specked = PLAUSIBLE.copy()
     specked[:, 0, :3] = Tissue.CAVITY  # far from the ventricle
     choice = choose_steps(validation, specked, EMIDEC_LABELS)
@@ -79,7 +79,7 @@ def test_a_step_that_costs_one_tissue_is_not_chosen():
     reference[0, 0, 0] = Tissue.INFARCT
     prediction = reference.copy()
     prediction[0, -1, :3] = Tissue.CAVITY
-    validation = ValidationData(np.zeros(reference.shape), reference, np.array(["a"]))
+    validation = part_slices(np.zeros(reference.shape), reference)
     choice = choose_steps(validation, prediction, EMIDEC_LABELS)
     assert choice["mean_dice"]["largest_piece"] > choice["mean_dice"]["none"]  # and yet it removes true infarct
     assert "largest_piece" not in choice["chosen"]

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,12 @@ from runtime.report import TrainingDivergedError, silent
 from segmentation.networks.blocks import SegmentationOutput
 from segmentation.prediction.post_processing import STEPS
 from segmentation.prediction.segmenter import load_segmenter
+from segmentation.scoring.overlap import mean_dice, positive_dice
 from segmentation.training import loop as train
 from segmentation.training.config import TrainConfig
 from segmentation.training.loop import train_segmenter
 from segmentation.training.optimisers import count_plateaus, learning_rate_at
-from segmentation.training.validation import ValidationData, mean_dice, positive_dice
+from tests.part_slices import part_slices
 from tests.segmentation.toy_slices import draw_slices, toy_validation, write_store, write_toy_store
 
 HALSR = {"name": "halsr_net", "widths": (4, 8, 8, 8), "bottleneck": 8, "module_width": 4}
@@ -187,14 +189,14 @@ def test_the_kept_weights_are_those_of_the_best_round(store, tmp_path, compute):
     assert history["dice/mean"].idxmax() == result.best_step
     data = toy_validation()
     prediction = load_segmenter(tmp_path, compute, flips=False).labels(data.images)
-    assert mean_dice(positive_dice(data.masks, prediction, data.case_ids, EMIDEC_LABELS)) == result.score
+    assert mean_dice(positive_dice(data.masks, prediction, data.studies, EMIDEC_LABELS)) == result.score
 
 
 @pytest.mark.parametrize("network", [TINY, HALSR], ids=["attention_res_unet", "halsr_net"])
 def test_one_slice_can_be_learnt_by_heart(tmp_path, compute, network):
     images, masks = (part[3:] for part in draw_slices(4, 64))  # the slice with every tissue
     store = write_store(tmp_path / "one.h5", images, masks)
-    one = ValidationData(images, masks, np.array(["only"]))
+    one = part_slices(images, masks)
     rates = (0.0,) * (len(network["widths"]) + 1 if "name" in network else 1)
     widths = {"widths": tuple(2 * width for width in network["widths"]), "dropout": rates}
     config = tiny_config(
@@ -239,8 +241,7 @@ def test_other_training_or_validation_slices_do_not_resume(store, tmp_path, comp
     other = write_toy_store(tmp_path / "other.h5", count=len(store) + 1)
     with pytest.raises(InputError, match=r"another training .training_set: .* delete"):
         run(other, tmp_path / "model", tiny_config(), compute)
-    images, masks, case_ids = (getattr(toy_validation(), name) for name in ("images", "masks", "case_ids"))
-    moved = ValidationData(images, np.roll(masks, 1, axis=2), case_ids)
+    moved = replace(toy_validation(), masks=np.roll(toy_validation().masks, 1, axis=2))
     with pytest.raises(InputError, match=r"another training .validation: "):
         train_segmenter(store, moved, tiny_config(), compute, tmp_path / "model", 5, silent, {})
 
@@ -302,7 +303,7 @@ def test_the_card_records_which_post_processing_helped_as_predictions_are_made(s
     assert told["rule"] == "positive"
     assert set(told["mean_dice"]) == {"none", *STEPS}
     data, drawn = toy_validation(), load_segmenter(tmp_path, compute).labels(toy_validation().images)
-    without = mean_dice(positive_dice(data.masks, drawn, data.case_ids, EMIDEC_LABELS))
+    without = mean_dice(positive_dice(data.masks, drawn, data.studies, EMIDEC_LABELS))
     assert told["mean_dice"]["none"] == pytest.approx(without)
     assert all(told["mean_dice"][name] > told["mean_dice"]["none"] for name in told["chosen"])
 
@@ -358,11 +359,6 @@ def test_positive_dice_counts_only_patients_that_have_the_tissue():
     dice = positive_dice(reference, prediction, np.array(["a", "a", "b"]), EMIDEC_LABELS)
     assert dice == {"cavity": pytest.approx(2 * 4 / (8 + 4))}
     assert mean_dice({}) == 0.0
-
-
-def test_validation_data_that_disagree_are_refused():
-    with pytest.raises(InputError, match="rematerialise real_slices"):
-        ValidationData(np.zeros((2, 4, 4)), np.zeros((3, 4, 4), np.uint8), np.array(["a", "a"]))
 
 
 def test_outputs_of_the_networks_are_named():
