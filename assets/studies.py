@@ -1,6 +1,7 @@
 """Studies in, and who is tested on what: the two assets that every fold shares."""
 
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -85,17 +86,22 @@ def _ingest(folder: Path, forge: Forge, root: Path | None) -> Outcome:
 def patient_split(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
     """Split patients; no patient is in two parts of a fold, and each is tested in exactly one fold."""
     settings = forge.settings()
-    config = {"split_seed": settings.split_seed, "validation_share": settings.validation_share}
+    config: dict[str, Any] = {"split_seed": settings.split_seed, "validation_share": settings.validation_share}
+    if settings.training_patients is not None:
+        config["training_patients"] = settings.training_patients
     return forge.materialise(context, lambda folder: _split(folder, forge), config)
 
 
 def _split(folder: Path, forge: Forge) -> Outcome:
     from engine.settings import FOLDS
+    from imaging.studies.leakage import with_fewer_patients
     from imaging.studies.split import split_patients, write_splits
 
     settings = forge.settings()
     groups = open_studies(forge).groups()
     splits = split_patients(groups, FOLDS, settings.validation_share, settings.split_seed)
+    if (count := settings.training_patients) is not None:
+        splits = [with_fewer_patients(split, groups, count, settings.split_seed) for split in splits]
     write_splits(folder / "patient_split.json", splits, settings.split_seed)
     rows = [
         {"fold": split.fold, "part": part, "group": groups[case], "case_id": case}

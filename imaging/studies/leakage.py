@@ -83,7 +83,7 @@ _BLOCK_SLICES = 256
 
 
 def with_fewer_patients(split: FoldSplit, groups: Mapping[str, str], count: int, seed: int) -> FoldSplit:
-    """Return the fold with `count` of its training patients; validation and test patients stay.
+    """Return the fold with `count` of its training patients, the others left out; validation and test patients stay.
 
     Groups keep their shares as nearly as they can, and fewer patients are always among more: 10 within 20.
 
@@ -101,8 +101,9 @@ def with_fewer_patients(split: FoldSplit, groups: Mapping[str, str], count: int,
             f"{count} training patients were asked for, but fold {split.fold} has {len(split.train)}; "
             f"give a number from 1 to {len(split.train)}, or all"
         )
-    chosen = _ordered(split, groups, seed)[:count]
-    return replace(split, train=tuple(sorted(chosen)))
+    ordered = _ordered(split, groups, seed)
+    left_out = tuple(sorted((*split.left_out, *ordered[count:])))
+    return replace(split, train=tuple(sorted(ordered[:count])), left_out=left_out)
 
 
 def _ordered(split: FoldSplit, groups: Mapping[str, str], seed: int) -> list[str]:
