@@ -1,7 +1,7 @@
 """Studies in, and who is tested on what: the two assets that every fold shares."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pandas as pd
@@ -11,6 +11,9 @@ from assets.parts.inputs import open_studies
 from common.tables import write_csv
 from engine.forge import Forge, say
 from engine.outcome import Check, Fact, Outcome, number
+
+if TYPE_CHECKING:
+    from engine.settings import Settings
 
 
 @dg.asset(
@@ -30,10 +33,14 @@ def studies(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeRe
     settings = forge.settings()
     root = source_root(forge.source, Path(forge.root) if forge.root else None)
     check_before_run(settings, forge.workspace)
-    digest = source_digest(root, settings.phantom)
-    options = settings.source.model_dump(mode="json")
-    config = {"source": forge.source, "files": digest, "options": options, "region": settings.region.model_dump()}
+    config = made_with(forge.source, settings, source_digest(root, settings.phantom))
     return forge.materialise(context, lambda folder: _ingest(folder, forge, root), config)
+
+
+def made_with(source: str, settings: "Settings", files: str) -> dict[str, Any]:
+    """Return all that decides what is read: the format, a digest of the source's files, and the settings."""
+    options = settings.source.model_dump(mode="json")
+    return {"source": source, "files": files, "options": options, "region": settings.region.model_dump()}
 
 
 def _ingest(folder: Path, forge: Forge, root: Path | None) -> Outcome:

@@ -8,17 +8,16 @@ any arm's, so that arms share all that their settings do not change, and changed
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from common.errors import InputError, some_of
 from common.files import write_atomically, write_json
-from common.tables import read_csv
 from engine.finished import Finished
 from engine.forge import UNPARTITIONED, Forge, say
 from engine.locks import held, is_held
@@ -27,8 +26,9 @@ from engine.preflight import check_before_run
 from engine.record import Record, cache_key, is_finished, produce, read_record
 from engine.settings import Settings
 from engine.workspace import ARMS, EXPERIMENTS, Workspace
+from imaging.phantom import PhantomConfig
 from imaging.sources.table import source_labels, source_root
-from pipeline.commands.experiment.plan import ALL, Arm, Patients, Plan, resolved_arms
+from pipeline.commands.experiment.plan import Arm, Patients, Plan, resolved_arms
 from pipeline.commands.output_place import HOME, check_folder
 from pipeline.commands.run import execute, prepare_stores, raise_failure
 from segmentation.comparison.arms import REAL_ONLY, REAL_PLUS_GAN
@@ -86,7 +86,11 @@ class Bench:
     @property
     def name(self) -> str:
         """The arm's name, with the number of patients where the plan has several."""
-        return arm_name(self.plan, self.arm.name, self.patients)
+        return self.named(self.arm.name)
+
+    def named(self, arm: str) -> str:
+        """Return what an arm of the same patients is called."""
+        return arm if len(self.plan.patients) == 1 else f"{arm}, {self.patients} patients"
 
     @property
     def cells(self) -> list[Cell]:
@@ -128,7 +132,7 @@ class Bench:
             self._train(cell)
 
     def _prepare(self) -> None:
-        result = self._execute(self.forge(), self.upstream)
+        result = self._execute(self.forge(), (*_OF_STUDIES, *self.upstream))
         failed = self.failed_checks()
         if not result.success and not (failed and _only_of_quality(result)):
             raise_failure(result)
@@ -155,10 +159,6 @@ class Bench:
         result = self._execute(forge, assets)
         if not result.success:
             raise_failure(result)
-
-    def make_studies(self) -> None:
-        """Read the source, or find it unchanged, and split its patients."""
-        self._made(self.forge(), _OF_STUDIES)
 
     def _score(self, forge: Forge, cell: Cell) -> None:
         read = {name: forge.version(name, self.fold) for name in (*_OF_STUDIES, "real_slices")}
@@ -209,7 +209,18 @@ class Bench:
         between = [f"training_set_{self.arm.training_set}"] if self.arm.training_set == REAL_PLUS_GAN else []
         chain = (*_OF_STUDIES, *self.upstream, *between, self.model(cell), self.scores(cell))
         records = {asset: _record(self.place(asset, cell.seed)) for asset in chain}
-        return all(record is not None and _is_of(asset, record, records) for asset, record in records.items())
+        return all(record is not None and _is_of(asset, record, records) for asset, record in records.items()) and (
+            records["studies"] is not None and records["studies"].cache_key == self._studies_key
+        )
+
+    @cached_property
+    def _studies_key(self) -> str:
+        """The cache key of the studies as their source is now."""
+        from assets.studies import made_with
+
+        root = source_root(self.plan.source, self.plan.root)
+        config = made_with(self.plan.source, self.settings, _digest(root, self.settings.phantom))
+        return cache_key(_code_version("studies"), {}, config)
 
     def state(self, cell: Cell) -> str:
         """Return how far a cell is."""
@@ -223,10 +234,6 @@ class Bench:
         begun = [path for place in own for path in place.parent.glob(f".{place.name}.*.partial")]
         return BEGUN if begun or any(map(is_finished, own)) else TO_DO
 
-    def prepared(self) -> bool:
-        """Tell whether generator and slices of the arm lie there."""
-        return all(is_finished(self.place(asset, self.plan.seeds[0])) for asset in self.upstream)
-
     def table(self, cell: Cell) -> pd.DataFrame:
         """Return a cell's scores with its arm and patients; those of yardsticks are left out."""
         scored = Finished.open(self.place(self.scores(cell), cell.seed), self.scores(cell))
@@ -238,34 +245,11 @@ class Bench:
         model = Finished.open(self.place(self.model(cell), cell.seed), self.model(cell))
         return float(json.loads(model.file("model_card.json").read_text(encoding="utf-8"))["validation"]["mean"])
 
-    def minutes(self, cell: Cell) -> float:
-        """Return how long a cell was trained; NaN where it does not tell."""
-        return trained_minutes(self.place(self.model(cell), cell.seed))
-
-
-def arm_name(plan: Plan, arm: str, patients: Patients | str) -> str:
-    """Return what an arm with so many patients is called."""
-    return arm if len(plan.patients) == 1 else f"{arm}, {patients} patients"
-
 
 def told(check: Check) -> str:
     """Return a check with its figures, in words."""
     figures = [f"{name} {value:.3g}" for name, value in check.figures.items() if isinstance(value, float)]
     return f"{check.name} ({', '.join(figures[:4])})"
-
-
-def trained_minutes(model: Path) -> float:
-    """Return the minutes that a finished training took by its own course; NaN where that does not tell."""
-    try:
-        history = read_csv(model / "history.csv")
-        batch = json.loads((model / "config.json").read_text(encoding="utf-8"))["batch"]
-    except (OSError, ValueError, KeyError):
-        return math.nan
-    rate = next((name for name in history.columns if name.startswith("images_per_s")), None)
-    if rate is None or history.empty:
-        return math.nan
-    steps = history["step"].diff().fillna(history["step"])
-    return float((steps * batch / history[rate]).sum()) / 60
 
 
 def _only_of_quality(result: "ExecutionResult") -> bool:
@@ -298,6 +282,13 @@ def _is_of(asset: str, record: Record, records: Mapping[str, Record | None]) -> 
     return record.made_of.get("code_version") == _code_version(asset) and all(
         read[name] == version for name, version in versions.items()
     )
+
+
+@cache
+def _digest(root: Path | None, phantom: PhantomConfig) -> str:
+    from imaging.sources.digest import source_digest
+
+    return source_digest(root, phantom)
 
 
 @cache
@@ -353,15 +344,47 @@ class Experiment:
             if arm.name in (only or self.arms)
         ]
 
-    def check(self) -> None:
-        """Refuse what can be known to fail."""
+    def check(self, only: Sequence[str] = (), folds: Sequence[int] = ()) -> None:
+        """Refuse what can be known to fail, before anything is trained."""
         check_folder(self.home, HOME)
+        if unknown := [name for name in only if name not in self.arms]:
+            raise InputError(f"--only {some_of(unknown)}: the plan has the arms {', '.join(self.arms)}")
+        if missing := [str(fold) for fold in folds if fold not in self.plan.folds]:
+            raise InputError(f"--fold {', '.join(missing)}: the plan has the folds {list(self.plan.folds)}")
         source_root(self.plan.source, self.plan.root)
         for arm in self.arms.values():
             check_before_run(arm.settings, self.workspace)
 
-    def begin(self, benches: Sequence[Bench]) -> None:
-        """Write the plan down, prepare databases, and read the source."""
+    def run(self, only: Sequence[str], folds: Sequence[int], after_fold: Callable[["Experiment"], None]) -> None:
+        """Train and score every cell that is not done, fold by fold.
+
+        Args:
+            only: Names of arms; empty for all.
+            folds: Of the plan's; empty for all.
+            after_fold: Is called when a fold's cells are done.
+
+        Raises:
+            InputError: Cells could not be made; all others are done.
+        """
+        self._begin()
+        failures: dict[str, str] = {}
+        for fold in folds or self.plan.folds:
+            with held(self.folder / f".fold_{fold}.lock", "another process with this plan"):
+                for bench in self.benches([fold], only):
+                    try:
+                        bench.run()
+                    except InputError as error:
+                        failures[f"{bench.name}, fold {fold}"] = str(error)
+                        say(f"  left out: {error}")
+            after_fold(self)
+        if failures:
+            raise InputError(
+                f"{len(failures)} arms and folds could not be made, the others are done: "
+                + some_of((f"{name}: {why}" for name, why in failures.items()), between="; ")
+            )
+
+    def _begin(self) -> None:
+        """Write the plan down, and prepare databases."""
         from engine.worker.fork import start_server
 
         self.workspace.mark()
@@ -370,9 +393,7 @@ class Experiment:
         start_server()
         with held(self.folder / ".begin.lock", "another process with this plan"):
             # A Dagster home of its own: the interface would take the arms' assets for the graph's.
-            prepare_stores(benches[0].forge(), self.folder)
-            for bench in {bench.forge().experiment: bench for bench in benches}.values():
-                bench.make_studies()
+            prepare_stores(self.benches()[0].forge(), self.folder)
 
     def cells(self) -> Iterator[tuple[Bench, Cell]]:
         """Give every cell with its bench."""
@@ -380,126 +401,6 @@ class Experiment:
             for cell in bench.cells:
                 yield bench, cell
 
-    def finished(self) -> list[tuple[Bench, Cell]]:
-        """Return the cells that are done."""
-        return [(bench, cell) for bench, cell in self.cells() if bench.done(cell)]
-
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-
-
-def run_experiment(
-    plan: Plan, home: Path, only: Sequence[str] = (), folds: Sequence[int] = (), written: Any = None
-) -> Experiment:
-    """Train and score every cell of a plan that is not done, fold by fold, and write the report after each fold.
-
-    Args:
-        plan: What is trained.
-        home: The workspace.
-        only: Names of arms; empty for all.
-        folds: Of the plan's; empty for all.
-        written: Writes the report; called after each fold.
-
-    Raises:
-        InputError: The plan is wrong, or cells could not be made, when all others are.
-    """
-    experiment = Experiment.of(plan, home)
-    _refuse_unknown(experiment, only, folds)
-    experiment.check()
-    say(estimate(experiment))
-    experiment.begin(experiment.benches(folds, only))
-    failures: dict[str, str] = {}
-    for fold in folds or plan.folds:
-        with held(experiment.folder / f".fold_{fold}.lock", "another process with this plan"):
-            for bench in experiment.benches([fold], only):
-                try:
-                    bench.run()
-                except InputError as error:
-                    failures[f"{bench.name}, fold {fold}"] = str(error)
-                    say(f"  left out: {error}")
-        if written is not None:
-            written(experiment)
-    if failures:
-        raise InputError(
-            f"{len(failures)} of {len(experiment.benches(folds, only))} arms and folds could not be made, the others "
-            f"are done: {some_of((f'{name}: {why}' for name, why in failures.items()), between='; ')}"
-        )
-    return experiment
-
-
-def _refuse_unknown(experiment: Experiment, only: Sequence[str], folds: Sequence[int]) -> None:
-    if unknown := [name for name in only if name not in experiment.arms]:
-        raise InputError(f"--only {some_of(unknown)}: the plan has the arms {', '.join(experiment.arms)}")
-    if missing := [str(fold) for fold in folds if fold not in experiment.plan.folds]:
-        raise InputError(f"--fold {', '.join(missing)}: the plan has the folds {', '.join(map(str, experiment.plan.folds))}")
-
-
-def estimate(experiment: Experiment) -> str:
-    """Say how many cells a plan has, how many are done, and how long the rest will take by those that are."""
-    plan, cells = experiment.plan, list(experiment.cells())
-    done = [(bench, cell) for bench, cell in cells if bench.done(cell)]
-    added = [arm.name for arm in experiment.arms.values() if arm.added]
-    counts = {"arms": experiment.arms, "networks": plan.networks, "folds": plan.folds, "seeds": plan.seeds}
-    counts["numbers of patients"] = plan.patients
-    product = " x ".join(f"{len(values)} {name}" for name, values in counts.items())
-    lines = [f"{plan.name}: {product}: {len(cells)} cells, {len(done)} done"]
-    if added:
-        lines.append(f"  added, since other arms are measured by them: {', '.join(added)}")
-    lines.append("  " + time_left(experiment, [pair for pair in cells if pair not in done], done))
-    return "\n".join(lines)
-
-
-def time_left(experiment: Experiment, waiting: Sequence[tuple[Bench, Cell]], done: Sequence[tuple[Bench, Cell]]) -> str:
-    """Say how long trainings took, and how long those that are left will take by that."""
-    if not waiting:
-        return "nothing left to train"
-    step = _mean([bench.minutes(cell) / _steps(bench, cell) for bench, cell in done])
-    generators = {_generator(bench): bench for bench in experiment.benches() if bench.arm.training_set == REAL_PLUS_GAN}
-    known = [trained_minutes(bench.place("pix2pix", 0)) for bench in experiment.benches()]
-    missing = [bench for bench in generators.values() if not is_finished(bench.place("pix2pix", 0))]
-    if math.isnan(step):
-        return f"{len(waiting)} segmenters and at most {len(missing)} generators to train; none is timed yet"
-    generator = _mean(known)
-    minutes = sum(step * _steps(bench, cell) for bench, cell in waiting)
-    minutes += 0.0 if math.isnan(generator) else generator * len(missing)
-    return (
-        f"{len(waiting)} segmenters ({step * 1000:.1f} min for 1,000 steps) and at most {len(missing)} generators"
-        + ("" if math.isnan(generator) else f" ({generator:.1f} min each)")
-        + f" to train: about {_hours(minutes)} left, without localisers and checks"
-    )
-
-
-def _steps(bench: Bench, cell: Cell) -> int:
-    return bench.settings.training(cell.network, bench.arm.training_set).steps
-
-
-def _generator(bench: Bench) -> str:
-    """Return what tells a generator's training from others: arms that agree in it share it."""
-    parts = {"pix2pix", "synthesis", "augment", "balance", "region", "training_slices"}
-    return f"{bench.fold} {bench.patients} {bench.settings.model_dump_json(include=parts)}"
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if math.isfinite(value)]
-    return sum(known) / len(known) if known else math.nan
-
-
-def _hours(minutes: float) -> str:
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
-
-
-def status_lines(experiment: Experiment) -> list[str]:
-    """Return the state of every cell as lines of a table, and how long the rest will take."""
-    states = {pair: pair[0].state(pair[1]) for pair in experiment.cells()}
-    done = [pair for pair, state in states.items() if state == DONE]
-    lines = [f"| arm | network | seed | {' | '.join(f'fold {fold}' for fold in experiment.plan.folds)} |"]
-    lines.append("| --- " * (3 + len(experiment.plan.folds)) + "|")
-    rows: dict[tuple[str, str, int], dict[int, str]] = {}
-    for (bench, cell), state in states.items():
-        minutes = bench.minutes(cell) if state == DONE else math.nan
-        shown = state if math.isnan(minutes) else f"{state}, {minutes:.1f} min"
-        rows.setdefault((bench.name, cell.network, cell.seed), {})[bench.fold] = shown
-    lines += [f"| {' | '.join([*map(str, names), *of_folds.values()])} |" for names, of_folds in rows.items()]
-    waiting = [pair for pair, state in states.items() if state != DONE]
-    return [*lines, "", f"{len(done)} of {len(states)} cells are done; {time_left(experiment, waiting, done)}"]
