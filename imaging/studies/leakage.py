@@ -7,16 +7,12 @@ Fewer training patients than a fold has: who they are.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from common.errors import InputError, some_of
 from common.seeds import random_generator
 from imaging.labels import PATIENT_GROUPS
-from imaging.slices.store import SliceStore, SliceStoreWriter
 from imaging.studies.split import PARTS, FoldSplit
 
 

@@ -101,7 +101,7 @@ def test_what_is_wrong_with_a_plan_is_named(tmp_path, text, words):
 
 
 def test_a_plan_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(InputError, match="none.yaml: cannot be read"):
+    with pytest.raises(InputError, match=r"none\.yaml: cannot be read"):
         read_plan(tmp_path / "none.yaml")
 
 
