@@ -190,7 +190,7 @@ def curve_figure(summary: pd.DataFrame, what: str) -> Figure:
 def _draw_curves(axes: Axes, table: pd.DataFrame) -> None:
     lines = list(dict.fromkeys(table["line"]))
     for (line, rule), rows in table.groupby(["line", "rule"], sort=False):
-        colour, (dashes, marker) = _LINE_COLOURS[lines.index(line) % len(_LINE_COLOURS)], _LINE_STYLES[rule]
+        colour, (dashes, marker) = _LINE_COLOURS[lines.index(line) % len(_LINE_COLOURS)], _LINE_STYLES[str(rule)]
         shift = _APART * (2 * lines.index(line) + (rule == "pooled") - len(lines) + 0.5)
         ordered = rows.sort_values("share")
         x, y, low, high = (ordered[name].to_numpy(float) for name in ("share", "mean", "low", "high"))

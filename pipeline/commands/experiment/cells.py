@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -71,6 +71,10 @@ class Bench:
         """The arm's settings with these patients."""
         return self.arm.with_patients(self.patients)[1]
 
+    @cached_property
+    def _workspace(self) -> Workspace:
+        return self.forge().workspace
+
     def forge(self, seed: int | None = None) -> Forge:
         """Return the arm's resource, for one seed, or for what all seeds share."""
         return Forge(
@@ -115,7 +119,7 @@ class Bench:
         """Return the folder of an asset; `seed` is that of models and scores, but the judge has the first."""
         fold, of_seed = None if asset in UNPARTITIONED else self.fold, asset.startswith(self.plan.networks) or None
         judge = asset == JUDGE and self.arm.training_set == REAL_PLUS_GAN
-        return self.forge().workspace.place(asset, fold, self.plan.seeds[0] if judge else of_seed and seed)
+        return self._workspace.place(asset, fold, self.plan.seeds[0] if judge else of_seed and seed)
 
     def run(self) -> None:
         """Train and score every cell that is not done.
@@ -163,7 +167,7 @@ class Bench:
     def _score(self, forge: Forge, cell: Cell) -> None:
         read = {name: forge.version(name, self.fold) for name in (*_OF_STUDIES, "real_slices")}
         read[self.model(cell)] = forge.version(self.model(cell), self.fold, cell.seed)
-        made_of = {
+        made_of: dict[str, Any] = {
             "code_version": _scoring_version(),
             "parents": read,
             "config": {"seed": cell.seed, "part": self.plan.scored_on},
@@ -227,7 +231,8 @@ class Bench:
         if self.done(cell):
             return DONE
         own = [self.place(asset, cell.seed) for asset in (self.model(cell), self.scores(cell))]
-        if any(is_held(_lock(place)) for place in own):
+        before = [self.place(asset, cell.seed) for asset in self.upstream]
+        if any(is_held(place.with_name(f".{place.name}.lock")) for place in (*own, *before)):
             return RUNNING
         if self.plan.checks == "block" and self.failed_checks():
             return REFUSED
@@ -307,10 +312,6 @@ def _scoring_version() -> str:
     return f"{_CODE_VERSION}/{RULES_VERSION}"
 
 
-def _lock(place: Path) -> Path:
-    return place.with_name(f".{place.name}.lock")
-
-
 @dataclass(frozen=True)
 class Experiment:
     """A plan in a workspace."""
@@ -376,10 +377,13 @@ class Experiment:
                     except InputError as error:
                         failures[f"{bench.name}, fold {fold}"] = str(error)
                         say(f"  left out: {error}")
-            after_fold(self)
+            try:
+                after_fold(self)
+            except InputError as error:  # the other folds are trained all the same
+                failures[f"report after fold {fold}"] = str(error)
         if failures:
             raise InputError(
-                f"{len(failures)} arms and folds could not be made, the others are done: "
+                f"{len(failures)} of the plan could not be made, the rest is done: "
                 + some_of((f"{name}: {why}" for name, why in failures.items()), between="; ")
             )
 
@@ -389,7 +393,9 @@ class Experiment:
 
         self.workspace.mark()
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / "plan.yaml", lambda part: _write(part, self.plan.to_yaml()))
+        root = self.plan.root.absolute() if self.plan.root else None
+        text = self.plan.model_copy(update={"root": root}).to_yaml()
+        write_atomically(self.folder / "plan.yaml", lambda part: _write(part, text))
         start_server()
         with held(self.folder / ".begin.lock", "another process with this plan"):
             # A Dagster home of its own: the interface would take the arms' assets for the graph's.

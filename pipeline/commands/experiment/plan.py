@@ -159,7 +159,7 @@ class Arm:
     """
 
     name: str
-    training_set: TrainingSet
+    training_set: str
     overrides: tuple[str, ...]
     settings: Settings
     against: str = ""
@@ -220,7 +220,7 @@ def _resolved(plan: Plan, name: str, given: ArmPlan) -> Arm:
         lesions = source_labels(plan.source, settings.source).has_lesions
     except InputError as error:
         raise InputError(f"arm {name!r}: {error}") from error
-    training_set: TrainingSet = given.training_set or (REAL_ONLY if name == REAL_ONLY else REAL_PLUS_GAN)
+    training_set = given.training_set or (REAL_ONLY if name == REAL_ONLY else REAL_PLUS_GAN)
     if training_set == REAL_PLUS_GAN and not lesions:
         raise InputError(f"arm {name!r}: {plan.source} has no lesions to synthesise; give it training_set: {REAL_ONLY}")
     return Arm(name, training_set, overrides, settings, given.against or "")

@@ -100,7 +100,10 @@ def time_left(cells: Sequence[Pair], done: Sequence[bool]) -> str:
         if is_done
     ]
     step = _mean(of_step)
-    drawing = {_generator(bench): bench for bench, _ in cells if bench.arm.training_set == REAL_PLUS_GAN}
+    with_gan = [
+        bench for bench, _ in cells if bench.arm.training_set == REAL_PLUS_GAN and not bench.settings.transplants
+    ]
+    drawing = {_generator(bench): bench for bench in with_gan}
     places = [bench.place("pix2pix", bench.plan.seeds[0]) for bench in drawing.values()]
     generator, missing = _mean([_minutes(place) for place in places]), [p for p in places if not is_finished(p)]
     what = f"{len(waiting)} segmenters and {len(missing)} generators at most are left to train"

@@ -196,9 +196,7 @@ def test_failed_checks_block_an_arm_or_are_told(home, monkeypatch):
 
     monkeypatch.setattr("assets.quality.quality_checks", fail)
     judged = {"name": "judged", "set": [*SMALL, "quality.minimum_variety=0.2"], "arms": {"replace": {}}}
-    with pytest.raises(
-        InputError, match=r"1 arms and folds could not be made, the others are done: .*variety \(found 0.1"
-    ):
+    with pytest.raises(InputError, match=r"1 of the plan could not be made, the rest is done: .*variety \(found 0.1"):
         conduct(plan(**judged), home)
     root = home / "phantom" / "tiny" / "experiments" / "judged"
     assert set(pd.read_csv(root / "scores.csv")["arm"]) == {"real_only"}
