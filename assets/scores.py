@@ -17,6 +17,7 @@ from engine.outcome import Check, Fact, Outcome, image, number, text
 from segmentation.model_kind import ModelKind
 
 if TYPE_CHECKING:
+    from imaging.studies.split import Part
     from segmentation.prediction.segmenter import Segmenter
     from segmentation.scoring.held_out import HeldOutPatients
     from segmentation.scoring.scores import ScoreIdentity
@@ -73,7 +74,7 @@ def _score(context: dg.AssetExecutionContext, forge: Forge, folder: Path, kind: 
     fold, settings = require_fold(context), forge.settings()
     compute = choose_compute(settings.device, settings.precision)
     segmenter = load_segmenter(forge.finished(kind.name, fold, seed).model(), compute)
-    patients = _held_out(forge, fold)
+    patients = held_out(forge, fold)
     probabilities = segmenter.probabilities(patients.images())
     predicted = probabilities.argmax(axis=1).astype(np.uint8)
     own = ScoreIdentity(fold, kind.network, kind.training_set, seed)
@@ -118,7 +119,8 @@ def _without_unsure_lesions(
     return table
 
 
-def _held_out(forge: Forge, fold: int) -> "HeldOutPatients":
+def held_out(forge: Forge, fold: int, part: "Part" = "test") -> "HeldOutPatients":
+    """Open the patients of a part of a fold, to be scored."""
     from imaging.slices.regions import read_regions
     from segmentation.scoring.held_out import HeldOutPatients
 
@@ -127,6 +129,7 @@ def _held_out(forge: Forge, fold: int) -> "HeldOutPatients":
         open_slices(forge, "real_slices", fold),
         read_regions(forge.finished("real_slices", fold).file("regions.csv")),
         open_split(forge, fold),
+        part,
     )
 
 

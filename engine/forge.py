@@ -21,7 +21,7 @@ from engine.cluster.executor import executor_name
 from engine.finished import Finished
 from engine.locks import retried
 from engine.outcome import Outcome, check_results_of, metadata_of
-from engine.record import Record, cache_key, produce, read_record
+from engine.record import Elsewhere, Neighbours, Record, cache_key, produce, read_record
 from engine.remote import Remote
 from engine.run_tags import YES, forced_attempt, night_tags
 from engine.tracking.store import shown
@@ -48,6 +48,7 @@ class Forge(dg.ConfigurableResource):
     home: str = ""  # SCARFORGE_HOME where it is empty
     overrides: list[str] = []  # noqa: RUF012 # a field of the resource, not a shared default
     seeds: list[int] = []  # noqa: RUF012
+    experiment: str = ""  # `<experiment>/arms/<arm>-…` where the assets are an arm's, see `Workspace`
 
     def settings(self) -> "Settings":
         """Return the resolved settings of this run."""
@@ -58,12 +59,27 @@ class Forge(dg.ConfigurableResource):
     @property
     def workspace(self) -> Workspace:
         """Return the folders of this source and profile."""
-        return Workspace(Path(self.home).absolute() if self.home else home_of(os.environ), self.source, self.profile)
+        home = Path(self.home).absolute() if self.home else home_of(os.environ)
+        return Workspace(home, self.source, self.profile, self.experiment)
 
     @cached_property
     def remote(self) -> Remote | None:
         """Where finished folders lie besides the workspace (`SCARFORGE_REMOTE`), None where they lie nowhere else."""
         return Remote.of(self.workspace.home, os.environ)
+
+    @cached_property
+    def elsewhere(self) -> Elsewhere | None:
+        """Where a result is looked for before it is built: an arm of an experiment shares what others have made."""
+        return Neighbours(self.workspace.same_elsewhere, self.remote) if self.experiment else self.remote
+
+    @property
+    def experiment_tags(self) -> dict[str, str]:
+        """The MLflow tags of an arm's runs, none outside experiments."""
+        if not self.experiment:
+            return {}
+        experiment, _, arm = self.experiment.split("/")
+        name, patients, _ = arm.rsplit("-", 2)
+        return {"experiment": experiment, "arm": name, "patients": patients}
 
     def folder(self, asset: str, fold: int | None = None, seed: int | None = None) -> Path:
         """Return the folder of a finished asset, fetched first where another machine has published it."""
@@ -153,7 +169,7 @@ class Forge(dg.ConfigurableResource):
             end_with_spawner()
         with retried(context.retry_number):
             record, found = produce(
-                place, asset, key, build, attempt, self.remote, made_of, lambda line: say(f"    {line}")
+                place, asset, key, build, attempt, self.elsewhere, made_of, lambda line: say(f"    {line}")
             )
         seconds = time.monotonic() - start
         where = asset + (f", seed {seed}" if seed is not None else "")
@@ -193,6 +209,7 @@ class Forge(dg.ConfigurableResource):
             "tags": {
                 **tags,
                 **identity,
+                **self.experiment_tags,
                 **night_tags(context.run.tags, self.source, self.profile),
                 "dagster_run_id": context.run.run_id,
                 "asset": context.asset_key.to_user_string(),

@@ -110,6 +110,55 @@ class Elsewhere(Protocol):
         """Make a finished folder known there; `built` says that it was made just now."""
 
 
+@dataclass(frozen=True)
+class Neighbours:
+    """Folders of the same disk in which a result may lie already, such as other arms of an experiment.
+
+    Attributes:
+        places: Gives the folders to look into for what belongs into a place.
+        beyond: Where to look after them.
+    """
+
+    places: Callable[[Path], Iterable[Path]]
+    beyond: Elsewhere | None = None
+
+    def fetch(self, place: Path, key: str, attempt: str, have: bool) -> bool:
+        """Take over the first neighbour's result of `key` that is whole."""
+        if not have and not attempt and any(_taken_over(place, other, key) for other in self.places(place)):
+            return True
+        return self.beyond is not None and self.beyond.fetch(place, key, attempt, have)
+
+    def publish(self, place: Path, built: bool) -> None:
+        """Make it known beyond the neighbours, who look for themselves."""
+        if self.beyond is not None:
+            self.beyond.publish(place, built)
+
+
+def _taken_over(place: Path, other: Path, key: str) -> bool:
+    """Put a finished folder's files in place, too, without taking up the disk twice where links can be made."""
+    if not is_finished(other):
+        return False
+    aside = place.with_name(f".{place.name}.taken")
+    shutil.rmtree(aside, ignore_errors=True)
+    with FileLock(swap_lock(other)):
+        record, _ = _found(other, key, "", {})
+        if record is None:
+            return False
+        for name in (*record.files, RECORD):
+            _link(other / name, aside / name)
+    with FileLock(swap_lock(place)):
+        replace_folder(place, aside)
+    return True
+
+
+def _link(file: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.hardlink_to(file)
+    except OSError:  # another disk, or a file system without links
+        shutil.copy2(file, target)
+
+
 def cache_key(code_version: str, parents: Mapping[str, str], config: Any) -> str:
     """Return a hash of the code version, the data versions of what is read, and the configuration."""
     content = {"code_version": code_version, "parents": dict(parents), "config": config}

@@ -21,7 +21,7 @@ from imaging.slices.part import PLACE_COLUMNS, LabelledSlices, PartSlices
 from imaging.slices.store import SliceStore
 from imaging.studies.archive import StudyArchive
 from imaging.studies.preparation import paste_region, restore_mask
-from imaging.studies.split import FoldSplit
+from imaging.studies.split import FoldSplit, Part
 from segmentation.scoring.scores import ScoredVolume
 from segmentation.scoring.yardsticks import (
     ALL_BACKGROUND,
@@ -104,11 +104,22 @@ def _write(path: Path, slices: PredictedSlices) -> None:
 
 
 class HeldOutPatients:
-    """A fold's test patients: their slices, and what is drawn on them brought to each study's own grid."""
+    """A fold's test patients: their slices, and what is drawn on them brought to each study's own grid.
 
-    def __init__(self, archive: StudyArchive, store: SliceStore, regions: pd.DataFrame, split: FoldSplit) -> None:
+    Args:
+        archive: The studies.
+        store: The fold's real slices.
+        regions: Where they were cut.
+        split: The fold's parts.
+        part: Another part to take in the test patients' place: validation patients decide what is not to be decided
+            on test patients.
+    """
+
+    def __init__(
+        self, archive: StudyArchive, store: SliceStore, regions: pd.DataFrame, split: FoldSplit, part: Part = "test"
+    ) -> None:
         self.archive, self.store, self.labels = archive, store, archive.label_set
-        self.slices = PartSlices.of_patients(store, split.test)
+        self.slices = PartSlices.of_patients(store, getattr(split, part))
         self._training = LabelledSlices.of_patients(store, split.train)
         self.centres = {
             (str(row.case_id), str(row.frame)): (float(str(row.centre_row)), float(str(row.centre_col)))
