@@ -103,8 +103,8 @@ def read_candidate(forge: Forge, kind: str, fold: int) -> Candidate:
     manifest = {name: forge.version(name, None) for name in ("studies", "patient_split")}
     manifest |= {"fold": str(fold), "scoring": RULES_VERSION}
     return Candidate(
-        network=cards[seeds[0]]["network"],
-        training_set=cards[seeds[0]]["training_set"],
+        network=cards[seeds[0]].network,
+        training_set=cards[seeds[0]].training_set,
         version="+".join(model.record.data_version for model in trained.values()),
         table=ScoredTable(table[table["training_set"] != ""].reset_index(drop=True), manifest),
         trainings={seed: f"{kind}/{partial_name(model.folder, model.record)}" for seed, model in trained.items()},

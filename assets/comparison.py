@@ -136,9 +136,8 @@ def _equal_arms(forge: Forge, found: list[tuple[str, int, int]]) -> Check:
     rows = []
     for name, fold, seed in found:
         card = model_card(forge, name.removesuffix("_scores"), fold, seed)
-        rows.append(
-            {"network": card["network"], "fold": fold, "seed": seed} | {k: card[k] for k in ("slices", "steps")}
-        )
+        own = {"slices": card.slices, "steps": card.steps}
+        rows.append({"network": card.network, "fold": fold, "seed": seed} | own)
     table = pd.DataFrame(rows)
     spread = table.groupby(["network", "fold", "seed"])[["slices", "steps"]].nunique()
     equal = bool((spread == 1).all().all())

@@ -14,6 +14,7 @@ from common.tables import read_csv
 from common.workers import usable_cores
 from engine.finished import Finished
 from engine.forge import Forge, __version__
+from runtime.model_card import ModelCard
 
 if TYPE_CHECKING:
     from segmentation.comparison.arms import Comparison
@@ -119,7 +120,7 @@ def _predictions(forge: Forge, found: Sequence[Place]) -> tuple[list["Prediction
         scored = forge.finished(name, fold, seed)
         if scored.holds("predictions.h5"):
             card = _card(forge, name, fold, seed)
-            arm = Arm(str(card["network"]), str(card["training_set"]), seed)
+            arm = Arm(card.network, card.training_set, seed)
             predictions.append(Prediction(fold, arm, read_predictions(scored.file("predictions.h5"))))
         else:
             lacking.add(fold)
@@ -140,7 +141,7 @@ def _training(forge: Forge, name: str, fold: int, seed: int) -> "Training":
     )
 
 
-def _card(forge: Forge, name: str, fold: int, seed: int) -> dict[str, object]:
+def _card(forge: Forge, name: str, fold: int, seed: int) -> ModelCard:
     return model_card(forge, name.removesuffix("_scores"), fold, seed)
 
 

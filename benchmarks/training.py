@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.own_process import in_own_process
 from imaging.slices.store import SliceStore
 from runtime.compute import choose_compute, keep_freed_memory
+from runtime.model_card import ModelCard
 from segmentation.networks.blocks import count_parameters
 from segmentation.networks.table import build_network
 from segmentation.training.config import TrainConfig
@@ -77,7 +78,7 @@ def _our_last_round(path: Path, config: TrainConfig, folder: Path) -> Mapping[st
     rounds: list[Mapping[str, float]] = []
     store = SliceStore.open(path)
     one = ValidationData(store.images([0]), store.masks([0]), np.array(["one"]))
-    train_segmenter(store, one, config, choose_compute(), folder, 0, lambda _, found: rounds.append(found), {})
+    train_segmenter(store, one, config, choose_compute(), folder, 0, lambda _, found: rounds.append(found), ModelCard())
     return rounds[-1]
 
 

@@ -21,7 +21,7 @@ def staleness(forge: Forge, name: str, fold: int, seed: int) -> str:
 
     A model may have been trained anew since it was scored, and what the scores were made of may be gone.
     """
-    from runtime.model_folder import read_model_json
+    from runtime.model_card import read_model_json
 
     if lost := _lost(forge, name, fold, seed):
         return lost
@@ -48,7 +48,7 @@ def _lost(forge: Forge, name: str, fold: int, seed: int) -> str:
 
 
 def _of_another_model(forge: Forge, name: str, fold: int, seed: int) -> str:
-    from runtime.model_folder import read_model_json
+    from runtime.model_card import read_model_json
 
     opened = forge.finished(name, fold, seed)
     manifest = read_model_json(opened.file("manifest.json").parent, "manifest.json")

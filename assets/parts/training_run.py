@@ -38,7 +38,7 @@ def train_in_own_process(
 
     A folder that holds the checkpoint of a killed attempt is continued.
     """
-    from runtime.model_folder import read_model_json
+    from runtime.model_card import read_model_json
 
     fold, settings = require_fold(context), forge.settings()
     name = " ".join([*tags.values(), f"fold {fold}", f"seed {seed}"])

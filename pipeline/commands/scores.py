@@ -18,7 +18,7 @@ from engine.tracking.links import run_id_of
 from engine.workspace import Workspace
 from pipeline.commands.models import NETWORKS, TRAINING_SETS
 from pipeline.commands.output_place import check_folder
-from runtime.model_folder import read_model_json
+from runtime.model_card import read_model_json
 
 if TYPE_CHECKING:
     from imaging.labels import LabelSet

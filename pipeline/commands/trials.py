@@ -37,7 +37,7 @@ from imaging.labels import LabelSet
 from imaging.slices.store import SliceStore
 from pipeline.commands.output_place import HOME, check_folder
 from runtime.compute import Compute
-from runtime.model_folder import read_model_json
+from runtime.model_card import ModelCard, read_model_json
 from runtime.report import TrainingDivergedError
 
 if TYPE_CHECKING:
@@ -191,15 +191,15 @@ class TrialMaterial:
 
 def course_of(model: Path) -> dict[str, float]:
     """Return millions of parameters of a generator, minutes of its training, and the step that was kept."""
-    card = read_model_json(model, "model_card.json")
+    card = ModelCard.read(model)
     history = read_csv(model / "history.csv")
     batch = read_model_json(model, "config.json")["batch"]
     steps = history["step"].diff().fillna(history["step"])
     seconds = (steps * batch / history["images_per_s"]).sum()
     return {
-        "parameters_M": card["parameters"] / 1e6,
+        "parameters_M": card.parameters / 1e6,
         "minutes": float(seconds) / 60,
-        "selected_step": float(card["selected_step"]),
+        "selected_step": float(card.selected_step),
     }
 
 

@@ -18,6 +18,7 @@ from imaging.studies.archive import StudyArchive
 from imaging.studies.split import FoldSplit, split_digest
 from runtime.checkpoint import load_checkpoint, save_checkpoint
 from runtime.compute import Compute
+from runtime.model_card import ModelCard
 from runtime.model_folder import finished_card, write_model_folder
 from runtime.report import Report, TrainingDivergedError
 from segmentation.localiser.batches import LocaliserData, draw_views, fit_field_of_view, gather, view_images
@@ -68,7 +69,7 @@ def train_localiser(
     folder: Path,
     seed: int,
     report: Report,
-    card: Mapping[str, Any],
+    card: ModelCard,
 ) -> LocaliserResult:
     """Train on the training patients; the weights are those of the best validation.
 
@@ -94,7 +95,7 @@ def train_localiser(
     checkpoint = folder / CHECKPOINT
     state = _start(config, training, compute, seed)
     if (known := finished_card(folder, state.network.state_dict(), config, card, seed)) is not None:
-        return LocaliserResult(known["validation_iou"], known["best_step"], config.steps)
+        return LocaliserResult(known.validation_iou, known.best_step, config.steps)
     origin: dict[str, str | int] = {"seed": seed, "studies": archive.digest, "patient_split": split_digest(split)}
     saved = load_checkpoint(checkpoint, config, origin)
     if saved is not None:
@@ -175,7 +176,7 @@ def _keep_best(state: _State, step: int, metrics: Mapping[str, float]) -> None:
         state.best_weights = {name: value.detach().cpu().clone() for name, value in state.network.state_dict().items()}
 
 
-def _finish(state: _State, config: LocaliserConfig, folder: Path, card: Mapping[str, Any]) -> None:
+def _finish(state: _State, config: LocaliserConfig, folder: Path, card: ModelCard) -> None:
     found = {
         "network": "lv_localiser",
         "head": config.head,
@@ -188,4 +189,4 @@ def _finish(state: _State, config: LocaliserConfig, folder: Path, card: Mapping[
     }
     history = pd.DataFrame(state.history)
     write_atomically(folder / "history.csv", lambda part: write_csv(history, part))
-    write_model_folder(folder, state.best_weights, config, {**card, **found})
+    write_model_folder(folder, state.best_weights, config, card.completed(**found))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.files import write_atomically
-from runtime.model_folder import read_model_json
+from runtime.model_card import ModelCard
 from segmentation.prediction.segmenter import load_exportable
 
 Format = Literal["onnx", "torch_export"]
@@ -64,7 +64,7 @@ def export_model(folder: Path, path: Path, format_: Format, largest: float = MAX
     if format_ == "onnx":
         _require_onnx()
     module = load_exportable(folder)
-    height, width = read_model_json(folder, "model_card.json")["input_size"]
+    height, width = ModelCard.read(folder).input_size
     differences: list[float] = []
 
     def write_and_check(part: Path) -> None:

@@ -32,6 +32,7 @@ from imaging.labels import LabelSet
 from imaging.slices.store import SliceStore, StoreAttributes
 from runtime.checkpoint import digest_of, load_checkpoint, save_checkpoint
 from runtime.compute import Compute, send
+from runtime.model_card import ModelCard
 from runtime.model_folder import finished_card, write_model_folder
 from runtime.processes import Ranks
 from runtime.report import Report, TrainingDivergedError
@@ -103,18 +104,18 @@ def describe_model(
     }
 
 
-def read_result(folder: Path, card: Mapping[str, Any]) -> TrainResult | None:
+def read_result(folder: Path, card: ModelCard) -> TrainResult | None:
     """Return what the training of a model folder ended with, None where its history.csv cannot be read."""
     try:
         history = read_csv(folder / "history.csv")
     except (OSError, ValueError):
         return None
     return TrainResult(
-        steps=card["steps"],
-        best_step=card["best_step"],
-        score=card["validation"]["mean"],
-        dice=card["validation"]["dice"],
-        parameters=card["parameters"],
+        steps=card.steps,
+        best_step=card.best_step,
+        score=card.dice.mean,
+        dice=card.dice.dice,
+        parameters=card.parameters,
         images_per_second=float(history["images_per_second"].mean()),
     )
 
@@ -130,7 +131,7 @@ def train_segmenter(
     folder: Path,
     seed: int,
     report: Report,
-    card: Mapping[str, Any],
+    card: ModelCard,
 ) -> TrainResult:
     """Train one network on one training set and write its model folder.
 
@@ -296,7 +297,7 @@ class _Training:
         }
         save_checkpoint(self.folder / CHECKPOINT, self.config, self.origin, state)
 
-    def found(self, card: Mapping[str, Any]) -> TrainResult | None:
+    def found(self, card: ModelCard) -> TrainResult | None:
         """Return the result of this very training where it is over, None where it has still to be done."""
         model = finished_card(self.folder, self.network.state_dict(), self.config, card, self.seed)
         return None if model is None else read_result(self.folder, model)
@@ -313,7 +314,7 @@ class _Training:
         self.best_score, self.best_weights = state["best_score"], state["best_weights"]
         self.history = state["history"]
 
-    def finish(self, card: Mapping[str, Any]) -> TrainResult:
+    def finish(self, card: ModelCard) -> TrainResult:
         """Write the model folder and return the figures."""
         best = next(row for row in self.history if row["step"] == self.best_step)
         result = TrainResult(
@@ -332,7 +333,7 @@ class _Training:
             described["post_processing"] = choose_steps(
                 self.validation, self._validation_labels(self.config.flips_at_test_time), self.labels
             )
-            write_model_folder(self.folder, self.best_weights, self.config, {**card, **described})
+            write_model_folder(self.folder, self.best_weights, self.config, card.completed(**described))
         self.ranks.wait()
         return result
 

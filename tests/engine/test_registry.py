@@ -12,10 +12,11 @@ from engine.champions import Candidate, ChampionBook, decide, registered_name, t
 from engine.run_tags import BY_SCHEDULE, NIGHT_TAG, STARTED_BY_TAG, night_tags
 from engine.tracking.store import connect
 from engine.tracking.tracker import Tracker, pending_events, replay, tracking_places
+from runtime.model_card import ModelCard
 from tests.segmentation.comparison.test_promotion import scored
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")]
-CARD = {"network": "halsr_net", "training_set": "real_only", "intended_use": "Research only."}
+CARD = ModelCard(network="halsr_net", training_set="real_only", intended_use="Research only.")
 NAME = registered_name("phantom", "tiny", "halsr_net_real_only", 0)
 
 

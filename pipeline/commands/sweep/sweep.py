@@ -267,11 +267,10 @@ class SweepBench:
 
     def _validation(self, point: SweepPoint) -> float:
         """Return a point's mean Dice on validation patients, the mean over tissues and seeds."""
-        from runtime.model_folder import read_model_json
+        from runtime.model_card import ModelCard
 
         models = [self._finished(point, seed, "model").file("model_card.json") for seed in self.settings.seeds]
-        cards = [read_model_json(model.parent, model.name) for model in models]
-        return float(sum(card["validation"]["mean"] for card in cards) / len(cards))
+        return float(sum(ModelCard.read(model.parent).dice.mean for model in models) / len(models))
 
 
 def _made_of(parents: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from gan.training.steps import Players
 from imaging.labels import EMIDEC_LABELS, Tissue
 from imaging.slices.balance import BalanceConfig
 from imaging.slices.store import SliceStore
+from runtime.model_card import ModelCard
 from runtime.report import silent
 from tests.gan.simulator_slices import draw_masks, ring, write_store
 
@@ -188,7 +189,7 @@ def test_one_lesion_is_learned(make_store, config, compute):
 def test_a_training_draws_lesions_into_real_slices(make_store, make_slices, config, compute, tmp_path):
     training = make_store()
     validation = make_slices(4, seed=9)
-    result = train_pix2pix(training, *validation, config, compute, tmp_path / "model", 5, silent, {"fold": 0})
+    result = train_pix2pix(training, *validation, config, compute, tmp_path / "model", 5, silent, ModelCard(fold=0))
     assert np.isfinite(list(result.validation.values())).all()
     cut = SimulatorConfig(paint="lesion", hole_margin_px=1, hole_spread_px=1)
     write_lesion_masks(tmp_path / "m.h5", training, np.arange(6), 8, cut, BalanceConfig(), 0, 1, "1")

@@ -23,7 +23,8 @@ from gan.training.loop import (
     validation_figures,
 )
 from gan.training.steps import Players
-from runtime.model_folder import read_model_json, read_weights
+from runtime.model_card import ModelCard, read_model_json
+from runtime.model_folder import read_weights
 from runtime.report import TrainingDivergedError, silent
 
 
@@ -35,7 +36,7 @@ def start(make_store, make_slices, tiny_config, compute, tmp_path):
         images, masks = make_slices(4, seed=9)
         config = tiny_config.model_copy(update=changes)
         return train.train_pix2pix(
-            make_store(), images, masks, config, compute, tmp_path / folder, seed, report, {"fold": 0}
+            make_store(), images, masks, config, compute, tmp_path / folder, seed, report, ModelCard(fold=0)
         )
 
     return start
@@ -197,7 +198,7 @@ def learned(make_store, make_slices, compute, tmp_path):
         learning_rate=2e-3,
         average_decay=0.9,
     )
-    train.train_pix2pix(make_store(12), *make_slices(4), config, compute, tmp_path / "model", 0, silent, {})
+    train.train_pix2pix(make_store(12), *make_slices(4), config, compute, tmp_path / "model", 0, silent, ModelCard())
     return tmp_path / "model"
 
 
@@ -302,7 +303,7 @@ def test_no_ventricle_in_validation_is_said(start, make_store, tiny_config, comp
     empty = np.zeros((3, 32, 32), np.uint8)
     with pytest.raises(InputError, match="none of 3 validation slices shows a ventricle"):
         train.train_pix2pix(
-            make_store(), empty.astype(np.float32), empty, tiny_config, compute, tmp_path, 0, silent, {}
+            make_store(), empty.astype(np.float32), empty, tiny_config, compute, tmp_path, 0, silent, ModelCard()
         )
 
 

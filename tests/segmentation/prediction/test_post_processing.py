@@ -4,6 +4,7 @@ import pytest
 from common.errors import InputError
 from imaging.labels import CINE_LABELS, EMIDEC_LABELS, Tissue
 from runtime.compute import choose_compute
+from runtime.model_card import ModelCard
 from segmentation.networks.blocks import SegmentationOutput
 from segmentation.prediction.post_processing import STEPS, agreed_steps, choose_steps, post_process
 from segmentation.prediction.segmenter import Segmenter
@@ -86,9 +87,12 @@ def test_a_step_that_costs_one_tissue_is_not_chosen():
 
 
 def test_arms_agree_only_on_what_each_chose():
-    cards = [{"post_processing": {"chosen": chosen}} for chosen in (["one_ring", "largest_piece"], ["one_ring"])]
+    cards = [
+        ModelCard.model_validate({"post_processing": {"chosen": chosen}})
+        for chosen in (["one_ring", "largest_piece"], ["one_ring"])
+    ]
     assert agreed_steps(cards) == ("one_ring",)
-    assert agreed_steps([*cards, {}]) == ()
+    assert agreed_steps([*cards, ModelCard()]) == ()
     assert agreed_steps([]) == ()
 
 
