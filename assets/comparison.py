@@ -91,6 +91,7 @@ def _compare(
     write_report(report_material(forge, result, scores, found), folder / "report.html")
     run_id = forge.track_evaluation(
         context,
+        folder,
         "comparison real only / real plus GAN",
         _headline(result),
         [
@@ -109,9 +110,7 @@ def _compare(
     facts |= {path.stem: image(path, folder) for path in figures}
     facts["folds"] = Fact("text", ", ".join(sorted({str(fold) for _, fold, _ in found})))
     facts |= compare_facts(forge, found)
-    if run_id:
-        facts["mlflow_run"] = Fact("url", forge.run_url(run_id))
-    return Outcome(facts, (_equal_arms(forge, found),))
+    return Outcome(facts, (_equal_arms(forge, found),), run_id)
 
 
 def _save_figures(result: "Comparison", folder: Path) -> list[Path]:

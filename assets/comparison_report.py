@@ -14,6 +14,7 @@ from common.tables import read_csv
 from common.workers import usable_cores
 from engine.finished import Finished
 from engine.forge import Forge, __version__
+from engine.tracking.links import run_id_of
 from runtime.model_card import ModelCard
 
 if TYPE_CHECKING:
@@ -136,8 +137,8 @@ def _training(forge: Forge, name: str, fold: int, seed: int) -> "Training":
         fold=fold,
         card=_card(forge, name, fold, seed),
         history=read_csv(trained.file("history.csv")) if trained.holds("history.csv") else pd.DataFrame(),
-        run_url=_run_url(trained),
-        scores_url=_run_url(forge.finished(name, fold, seed)),
+        run_url=_run_url(forge, trained),
+        scores_url=_run_url(forge, forge.finished(name, fold, seed)),
     )
 
 
@@ -145,9 +146,9 @@ def _card(forge: Forge, name: str, fold: int, seed: int) -> ModelCard:
     return model_card(forge, name.removesuffix("_scores"), fold, seed)
 
 
-def _run_url(finished: Finished) -> str:
-    fact = finished.record.outcome.facts.get("mlflow_run")
-    return str(fact.value) if fact else ""
+def _run_url(forge: Forge, finished: Finished) -> str:
+    run_id = run_id_of(finished.folder, finished.record.asset)
+    return forge.run_url(run_id) if run_id else ""
 
 
 def _provenance(forge: Forge, folds: Sequence[int]) -> "Provenance":

@@ -41,7 +41,7 @@ def segmenter(name: str, network: str, training_set: str, description: str) -> d
         for seed in settings.seeds:
             build = _training(context, forge, network, training_set, fold, seed)
             records[seed] = forge.produce(context, name, fold, seed, {**parents, "seed": str(seed)}, config, build)
-        return seeds_together(records)
+        return seeds_together(records, forge)
 
     return train
 
@@ -59,18 +59,19 @@ def _training(
         tags = {"training_set": training_set, "network": network, "stage": "training"}
         config = forge.settings().training(network, training_set)
         result = train_in_own_process(context, forge, folder, "segmenter", inputs, config, seed, tags)
-        return as_outcome(folder, result, forge)
+        return as_outcome(folder, result)
 
     return build
 
 
-def seeds_together(records: dict[int, tuple[Record, Path]]) -> dg.MaterializeResult:
+def seeds_together(records: dict[int, tuple[Record, Path]], forge: Forge) -> dg.MaterializeResult:
     """Return one result for all seeds: facts named by seed where there are several, checks that hold for all."""
     metadata: dict[str, Any] = {}
     checks: dict[str, dict[int, Check]] = {}
     for seed, (record, folder) in records.items():
         prefix = f"seed_{seed}/" if len(records) > 1 else ""
-        metadata |= {prefix + name: value for name, value in metadata_of(record.outcome, folder).items()}
+        shown = metadata_of(record.outcome, folder, forge.run_url)
+        metadata |= {prefix + name: value for name, value in shown.items()}
         for check in record.outcome.checks:
             checks.setdefault(check.name, {})[seed] = check
     if len(records) > 1:

@@ -195,8 +195,8 @@ def registered_name(source: str, profile: str, kind: str, fold: int) -> str:
 
 def tell_registry(
     tracking: Mapping[str, Any], decisions: Sequence[Decision], source: str, profile: str, fold: int
-) -> str | None:
-    """Tell MLflow what was decided, now or when it can be reached; return the run that says so, if it could be.
+) -> str:
+    """Tell MLflow what was decided, now or when it can be reached; return the run that says so, empty if it cannot.
 
     Args:
         tracking: From `Forge.tracking`.
@@ -205,9 +205,12 @@ def tell_registry(
         profile: Of the settings.
         fold: Which fold.
     """
-    from engine.tracking.tracker import Tracker, replay
+    from engine.tracking.publish import replay
+    from engine.tracking.store import tracking_places
+    from engine.tracking.tracker import Tracker
 
-    replay(Path(tracking["spool"]), tracking["uri"])  # a version needs its training to be there
+    places = tracking_places(Path(tracking["home"]), {"MLFLOW_TRACKING_URI": tracking["uri"]})
+    replay(places, every=False)  # a version needs its training to be there
     with Tracker.of(tracking) as tracker:
         tracker.final(_figures(decisions))
         for decision in decisions:

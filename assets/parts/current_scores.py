@@ -59,9 +59,8 @@ def _of_another_model(forge: Forge, name: str, fold: int, seed: int) -> str:
 
 def scores_key(forge: Forge, name: str, fold: int, seed: int, manifest: Mapping[str, str]) -> str:
     """Return the cache key of the scores of one seed made of what lies there now, with the settings of `manifest`."""
-    model = name.removesuffix("_scores")
-    parents = {asset: forge.version(asset, fold, seed if asset == model else None) for asset in _read_by(name)}
-    return cache_key(scoring_version(name), parents, {"seed": seed, "manifest": dict(manifest)})
+    made_of = scores.score_inputs(forge, name, fold, seed), scores.score_config(seed, manifest)
+    return cache_key(scoring_version(name), *made_of)
 
 
 def scoring_version(name: str) -> str:

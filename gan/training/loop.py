@@ -45,7 +45,7 @@ from runtime.checkpoint import digest_of, load_checkpoint, save_checkpoint
 from runtime.compute import Compute
 from runtime.model_card import DiceValidation, ModelCard
 from runtime.model_folder import finished_card, write_model_folder
-from runtime.report import Report, TrainingDivergedError
+from runtime.report import Report, TrainingDivergedError, course_row, shown_row
 
 EXPLODING_LOSS = "exploding loss"
 WINNING_DISCRIMINATOR = "winning discriminator"
@@ -84,7 +84,7 @@ def require_finite(step: int, losses: Mapping[str, float], last: Mapping[str, fl
     """
     broken = {name: value for name, value in losses.items() if not math.isfinite(value)}
     if broken:
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in last.items()) or "none yet"
+        figures = shown_row(last) or "none yet"
         raise TrainingDivergedError(
             f"pix2pix: {broken} at step {step}; last metrics: {figures}; "
             "lower the learning rate or use fp32, then start again"
@@ -282,7 +282,7 @@ class _Training:
             _LOG.warning("pix2pix, step %d: %s (%s)", self.step, trouble, _as_text(figures))
             if trouble not in self.troubles:
                 self.troubles.append(trouble)
-        self.history.append({"step": float(self.step)} | figures)
+        self.history.append(course_row(self.step, figures))
         if figures["selection"] > self.best["selection"]:
             self.best = {
                 "selection": figures["selection"],

@@ -20,7 +20,7 @@ from runtime.checkpoint import load_checkpoint, save_checkpoint
 from runtime.compute import Compute
 from runtime.model_card import ModelCard
 from runtime.model_folder import finished_card, write_model_folder
-from runtime.report import Report, TrainingDivergedError
+from runtime.report import Report, TrainingDivergedError, course_row, shown_row
 from segmentation.localiser.batches import LocaliserData, draw_views, fit_field_of_view, gather, view_images
 from segmentation.localiser.config import LocaliserConfig
 from segmentation.localiser.networks import BoxFinder, build_finder
@@ -107,6 +107,7 @@ def train_localiser(
             metrics = {"loss": float(np.mean(losses)), "learning_rate": _learning_rate(config, step)}
             metrics["validation_iou"] = validation_iou(state.network, validation, compute)
             _keep_best(state, step + 1, metrics)
+            _write_history(state, folder)
             save_checkpoint(checkpoint, config, origin, state.saved())
             report(step + 1, metrics)
             losses.clear()
@@ -147,7 +148,7 @@ def _training_step(
     loss = state.network.loss(outputs.float(), targets)
     value = float(loss.detach())
     if not np.isfinite(value):
-        known = ", ".join(f"{name} {figure:.4g}" for name, figure in (state.history or [{}])[-1].items())
+        known = shown_row((state.history or [{}])[-1])
         kept = "the last checkpoint is kept" if state.history else "there is no checkpoint yet"
         raise TrainingDivergedError(
             f"localiser: the loss was {value} at step {step + 1}; last metrics: {known or 'none yet'}; "
@@ -170,10 +171,15 @@ def _learning_rate(config: LocaliserConfig, step: int) -> float:
 
 
 def _keep_best(state: _State, step: int, metrics: Mapping[str, float]) -> None:
-    state.history.append({"step": step, **metrics})
+    state.history.append(course_row(step, metrics))
     if metrics["validation_iou"] >= state.best_iou:
         state.best_iou, state.best_step = metrics["validation_iou"], step
         state.best_weights = {name: value.detach().cpu().clone() for name, value in state.network.state_dict().items()}
+
+
+def _write_history(state: _State, folder: Path) -> None:
+    history = pd.DataFrame(state.history).astype({"step": int})
+    write_atomically(folder / "history.csv", lambda part: write_csv(history, part))
 
 
 def _finish(state: _State, config: LocaliserConfig, folder: Path, card: ModelCard) -> None:
@@ -187,6 +193,5 @@ def _finish(state: _State, config: LocaliserConfig, folder: Path, card: ModelCar
         "best_step": state.best_step,
         "intended_use": "box of the left ventricle in short-axis studies like those of its training; research only",
     }
-    history = pd.DataFrame(state.history)
-    write_atomically(folder / "history.csv", lambda part: write_csv(history, part))
+    _write_history(state, folder)
     write_model_folder(folder, state.best_weights, config, card.completed(**found))

@@ -35,7 +35,7 @@ from runtime.compute import Compute, send
 from runtime.model_card import ModelCard
 from runtime.model_folder import finished_card, write_model_folder
 from runtime.processes import Ranks
-from runtime.report import Report, TrainingDivergedError
+from runtime.report import Report, TrainingDivergedError, course_row, shown_row
 from segmentation.networks.blocks import SegmentationOutput, check_image, count_parameters
 from segmentation.networks.table import build_network
 from segmentation.prediction.post_processing import choose_steps
@@ -160,9 +160,9 @@ def train_segmenter(
         for _ in track(rounds, f"training {config.network.name}") if run.ranks.is_first else rounds:
             metrics = run.train_round()
             metrics |= run.validate()
+            run.save(metrics)
             if run.ranks.is_first:
                 report(run.step, metrics)
-            run.save(metrics)
             if run.is_stale:
                 break
         return run.finish(card)
@@ -280,7 +280,7 @@ class _Training:
 
     def save(self, metrics: Mapping[str, float]) -> None:
         """Write history.csv, then the checkpoint that it belongs to."""
-        self.history.append({"step": float(self.step), **metrics})
+        self.history.append(course_row(self.step, metrics))
         if not self.ranks.is_first:
             return
         table = pd.DataFrame(self.history).astype({"step": int})
@@ -388,7 +388,7 @@ class _Training:
             self._diverged(f"a weight is not finite after step {self.step}")
 
     def _diverged(self, what: str) -> NoReturn:
-        known = ", ".join(f"{name} {value:.4g}" for name, value in (self.history or [{}])[-1].items())
+        known = shown_row((self.history or [{}])[-1])
         kept = (
             f"the last checkpoint in {self.folder}/checkpoint is kept" if self.history else "there is no checkpoint yet"
         )

@@ -18,6 +18,7 @@ from engine.finished import Finished
 from engine.forge import Forge, say
 from engine.outcome import Outcome, number
 from engine.record import Record, cache_key, produce
+from engine.run_tags import RunIdentity
 from engine.settings import Settings
 from engine.tracking.tracker import Tracker
 from engine.worker.task import TrainingTask
@@ -53,7 +54,7 @@ def run_sweep(
     with Tracker.of(bench.tracking("sweep", "", {})) as tracker:
         for position, point in enumerate(points, 1):
             say(f"  [{position}/{len(points)}] {point.name}")
-            bench.run(point, tracker.run_id)
+            bench.run(point)
             written = write_sweep(bench.folder, bench.scores(points[:position]), bench.facts(points[:position]))
         tracker.final(_last_values(written.table))
         for path in written.files:
@@ -112,12 +113,12 @@ class SweepBench:
     def _of_size(self) -> Path:
         return self.forge.workspace.place("sweep", self.fold) / f"{self.total}_slices"
 
-    def run(self, point: SweepPoint, parent: str | None) -> None:
+    def run(self, point: SweepPoint) -> None:
         """Train and score one point with every seed, or find it again."""
         start = time.monotonic()
-        with Tracker.of(self.tracking("sweep_point", point.name, self._params(point), parent)) as tracker:
+        with Tracker.of(self.tracking("sweep_point", point.name, self._params(point))) as tracker:
             mixed = self._mixed(point)
-            found = [self._seed(point, seed, mixed, tracker.run_id) for seed in self.settings.seeds]
+            found = [self._seed(point, seed, mixed) for seed in self.settings.seeds]
             means = pd.DataFrame([values for values, _ in found]).mean()
             tracker.final({str(name): float(value) for name, value in means.items()})
         before = all(was_there for _, was_there in found)
@@ -157,7 +158,7 @@ class SweepBench:
     def _training_set(self, point: SweepPoint) -> Path:
         return self._of_size / "training_sets" / point.name
 
-    def _seed(self, point: SweepPoint, seed: int, mixed: str, parent: str | None) -> tuple[dict[str, float], bool]:
+    def _seed(self, point: SweepPoint, seed: int, mixed: str) -> tuple[dict[str, float], bool]:
         """Return one training's Dice on test and validation patients, and whether it was there."""
         from segmentation.training.start_weights import start_versions
 
@@ -168,7 +169,7 @@ class SweepBench:
         made_of = _made_of(parents, {"config": config.model_dump(mode="json"), "seed": seed})
         key = cache_key(**made_of)
         model, trained = self._produced(
-            place / "model", name, made_of, lambda folder: self._train(point, seed, folder, key, parent)
+            place / "model", name, made_of, lambda folder: self._train(point, seed, folder, key)
         )
         read = self.slices.versions_of("studies", "real_slices", "patient_split")
         own = _made_of({**read, "model": model.data_version}, {})
@@ -180,7 +181,7 @@ class SweepBench:
         """Return the folder of one training's model and scores."""
         return self.folder / point.name / f"seed_{seed}"
 
-    def _train(self, point: SweepPoint, seed: int, folder: Path, key: str, parent: str | None) -> Outcome:
+    def _train(self, point: SweepPoint, seed: int, folder: Path, key: str) -> Outcome:
         from engine.worker.process import run_task
 
         card = {"source": self.forge.source, "profile": self.forge.profile, "fold": self.fold, "seed": seed}
@@ -198,7 +199,7 @@ class SweepBench:
             device=self.settings.device,
             precision=self.settings.precision,
             card={**card, "training_set": f"sweep {point.name}", "parents": dict(self.slices.versions)},
-            tracking=self.tracking("sweep_training", f"{point.name}/{key[:16]}", self._params(point), parent, seed),
+            tracking=self.tracking("sweep_training", point.name, self._params(point), seed, key, folder),
             lock=self.forge.accelerator_lock(),
         )
         trained = run_task(task)
@@ -210,33 +211,40 @@ class SweepBench:
         return score_model(self.forge, self.fold, self.network, point.name, seed, model, folder)
 
     def tracking(
-        self, stage: str, what: str, params: Mapping[str, Any], parent: str | None = None, seed: int | None = None
+        self,
+        stage: str,
+        point: str,
+        params: Mapping[str, Any],
+        seed: int | None = None,
+        key: str = "",
+        folder: Path | None = None,
     ) -> dict[str, Any]:
-        """Return what a tracker needs to open the sweep's run, a point's, or a training's."""
-        point = what.partition("/")[0]
-        tags = {
-            "stage": stage,
-            "network": self.network,
-            "training_set": point or "sweep",
-            "source": self.forge.source,
-            "profile": self.forge.profile,
-            "fold": str(self.fold),
-            **({} if seed is None else {"seed": str(seed)}),
-            **({} if parent is None else {"mlflow.parentRunId": parent}),
-        }
+        """Return what a tracker is told of the sweep's run, a point's, or that of a training with its cache key."""
         config = self.settings.network(self.network).model_dump(mode="json")
-        key = cache_key(_CODE_VERSION, self.slices.versions, {"config": config, "seed": seed, "slices": self.total})
-        title = " ".join(["sweep", self.network, point or f"{self.total} slices", f"fold {self.fold}"])
-        return {
-            "uri": self.forge.tracking_uri(),
-            "experiment": "scarforge",
-            "name": title if seed is None else f"{title} seed {seed}",
-            "tags": {**tags, "scarforge_key": f"{stage}/{self.network}/{what}/{key[:16]}"},
-            "params": {**config, **params, "slices": self.total},
-            "dataset": f"sweep {point} fold {self.fold}",
-            "spool": str(self.forge.workspace.spool),
-            "artifact_root": str(self.forge.workspace.artifact_root),
-        }
+        tags = {"stage": stage, "network": self.network, "training_set": point or "sweep"}
+        run = RunIdentity(self._asset(stage, point), self.fold, seed, key or self._key)
+        title = self._title(point) if seed is None else f"{self._title(point)} seed {seed}"
+        params = {**config, **params, "slices": self.total}
+        return self.forge.told(run, title, tags, params, folder, self._above(stage, point))
+
+    @property
+    def _key(self) -> str:
+        config = self.settings.network(self.network).model_dump(mode="json")
+        return cache_key(_CODE_VERSION, self.slices.versions, {"config": config, "slices": self.total})
+
+    def _asset(self, stage: str, point: str) -> str:
+        return "/".join([stage, self.network, *([point] if point else [])])
+
+    def _title(self, point: str) -> str:
+        return " ".join(["sweep", self.network, point or f"{self.total} slices", f"fold {self.fold}"])
+
+    def _above(self, stage: str, point: str) -> dict[str, str] | None:
+        """Return the run that another is shown under: a training under its point, a point under the sweep."""
+        if stage == "sweep":
+            return None
+        stage, point = ("sweep_point", point) if stage == "sweep_training" else ("sweep", "")
+        run = RunIdentity(self._asset(stage, point), self.fold, None, self._key)
+        return {"key": run.key, "name": self._title(point), "stage": stage}
 
     def scores(self, points: Sequence[SweepPoint]) -> pd.DataFrame:
         """Return the score tables of these points, one beneath the other."""

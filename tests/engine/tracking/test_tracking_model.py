@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.tracking.tracker import save_mlflow_model
+from engine.tracking.registered_models import save_mlflow_model
 from runtime.compute import choose_compute
 from runtime.model_card import ModelCard
 from runtime.model_folder import write_model_folder

@@ -70,8 +70,8 @@ def test_validation_chooses_what_helps_and_says_by_how_much():
     specked = PLAUSIBLE.copy()
     specked[:, 0, :3] = Tissue.CAVITY  # far from the ventricle
     choice = choose_steps(validation, specked, EMIDEC_LABELS)
-    assert choice["chosen"] == ["largest_piece"]
-    assert choice["mean_dice"]["largest_piece"] == 1 > choice["mean_dice"]["none"]
+    assert choice.chosen == ["largest_piece"]
+    assert choice.mean_dice["largest_piece"] == 1 > choice.mean_dice["none"]
     assert choose_steps(validation, PLAUSIBLE, EMIDEC_LABELS)["chosen"] == []
 
 
@@ -82,8 +82,8 @@ def test_a_step_that_costs_one_tissue_is_not_chosen():
     prediction[0, -1, :3] = Tissue.CAVITY
     validation = ValidationData(np.zeros(reference.shape), reference, np.array(["a"]))
     choice = choose_steps(validation, prediction, EMIDEC_LABELS)
-    assert choice["mean_dice"]["largest_piece"] > choice["mean_dice"]["none"]  # and yet it removes true infarct
-    assert "largest_piece" not in choice["chosen"]
+    assert choice.mean_dice["largest_piece"] > choice.mean_dice["none"]  # and yet it removes true infarct
+    assert "largest_piece" not in choice.chosen
 
 
 def test_arms_agree_only_on_what_each_chose():
