@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -74,12 +75,10 @@ class RunNotes:
 
 @dataclass(frozen=True)
 class Sent:
-    """What MLflow has of a run."""
+    """What MLflow has of a run: its id there, and the digest of what was told."""
 
-    store: str  # its address, without names and passwords
     run_id: str
-    digest: str  # of what was told
-    refused: tuple[str, ...] = ()  # for good, with the reason
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -167,6 +166,11 @@ class RunFolder:
             lock.release(force=True)
 
 
+def metric_name(name: str) -> str:
+    """Return a name as MLflow takes it for a metric."""
+    return re.sub(r"[^\w/.: -]", "_", name, flags=re.ASCII)
+
+
 def _system(path: Path) -> Iterator[Row]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     for line in filter(None, lines):
@@ -182,7 +186,7 @@ def _history(path: Path) -> Iterator[Row]:
     if not {"step", TIME} <= set(table.columns):
         return
     for row in table.to_dict("records"):
-        values = {str(name): float(value) for name, value in row.items() if name not in ("step", TIME)}
+        values = {metric_name(str(name)): float(value) for name, value in row.items() if name not in ("step", TIME)}
         known = {name: value for name, value in values.items() if not pd.isna(value)}
         yield Row(int(row["step"]), round(row[TIME] * 1000), known)
 

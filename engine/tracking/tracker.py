@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from common.errors import InputError
 from engine.tracking.publish import Publisher, StoreAwayError, replay
 from engine.tracking.registered_models import save_mlflow_model
-from engine.tracking.run_folder import RunFolder, RunNotes, drop_when_told, spool_folder
+from engine.tracking.run_folder import RunFolder, RunNotes, drop_when_told, metric_name, spool_folder
 from engine.tracking.store import quieten, shown, tracking_places
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ _OF_A_MODEL = ("weights.safetensors", "config.json", "model_card.json")
 _PATIENCE_S = 5.0  # how long the end of a run waits without any progress
 _BYTES_A_SECOND = 2e6  # a file may take this much longer, such as a large model on its way to a server
 _LONGEST_WAIT_S = 300.0
-_PAUSE_S = 0.5  # a locked database is free again soon
 _logger = logging.getLogger("scarforge.tracking")
 
 
@@ -82,7 +81,7 @@ class Live:
     def __init__(self, publisher: Publisher) -> None:
         self.publisher = publisher
         self._news, self._closing, self._done = threading.Event(), threading.Event(), threading.Event()
-        self._sent = self._down = False
+        self._is_away = False
         self._news.set()
         threading.Thread(target=self._work, name="mlflow", daemon=True).start()
 
@@ -93,14 +92,14 @@ class Live:
     def close(self) -> bool:
         """Publish the folder and wait for that as long as it moves; give whether MLflow has all of it."""
         self.publisher.moved = time.monotonic()
-        give_up = self.publisher.moved + _LONGEST_WAIT_S
         self._closing.set()
         self._news.set()
+        give_up = time.monotonic() + _LONGEST_WAIT_S
         while not self._done.wait(0.05):
             patience_s = _PATIENCE_S + self.publisher.bytes_moving / _BYTES_A_SECOND
             if time.monotonic() > min(give_up, self.publisher.moved + patience_s):
-                break
-        return self._sent
+                return False
+        return not self._is_away
 
     def _work(self) -> None:
         with self.publisher.run.owned():
@@ -109,47 +108,26 @@ class Live:
                 self._news.wait()
                 self._news.clear()
                 closing = self._closing.is_set()
-                if not self._publish(closing):
-                    older = True  # the store was away
-                elif older and not closing:
+                self._publish(self.publisher.whole if closing else self.publisher.course)
+                if closing:
+                    self._done.set()
+                elif older and not self._is_away:
                     replay(self.publisher.places, every=False, stop=self._news.is_set)
                     older = self._news.is_set()
 
-    def _publish(self, closing: bool) -> bool:
-        """Publish what there is, at the end all of it; give whether the store took it."""
+    def _publish(self, tell: Callable[[], None]) -> None:
+        uri, folder = shown(self.publisher.places.uri), self.publisher.run.folder
+        was_away, self._is_away = self._is_away, True
         try:
-            if closing:
-                self.publisher.whole()
-                self._sent = True
-            else:
-                self.publisher.course()
-            self._note_return()
+            tell()
+            self._is_away = False
+            if was_away:
+                _logger.warning("MLflow at %s is back", uri)
         except StoreAwayError as error:
-            self._note_absence(error)
-            if closing and self._may_be_free_soon():
-                time.sleep(_PAUSE_S)
-                self._news.set()
-                return False
+            if not was_away:
+                _logger.warning("MLflow at %s %s; %s has what it lacks", uri, error, folder)
         except OSError as error:  # the folder was moved or deleted, or its disk fails
-            _logger.warning("what MLflow is told of %s cannot be read: %s", self.publisher.run.folder, error)
-        if closing:
-            self._done.set()
-        return not self._down
-
-    def _may_be_free_soon(self) -> bool:
-        is_database = not self.publisher.places.uri.startswith("http")
-        return is_database and time.monotonic() < self.publisher.moved + _PATIENCE_S
-
-    def _note_return(self) -> None:
-        if self._down:
-            _logger.warning("MLflow at %s is back; what was kept has been sent", shown(self.publisher.places.uri))
-        self._down = False
-
-    def _note_absence(self, error: StoreAwayError) -> None:
-        if not self._down:
-            uri, folder = self.publisher.places.uri, self.publisher.run.folder
-            _logger.warning("MLflow at %s %s; %s has what it lacks", shown(uri), error, folder)
-        self._down = True
+            _logger.warning("what MLflow is to be told of %s cannot be read: %s", folder, error)
 
 
 class Tracker:
@@ -206,7 +184,7 @@ class Tracker:
     def final(self, values: Mapping[str, float]) -> None:
         """Log results without a step, such as `dice/positive/infarct`, which runs are compared by."""
         known = self._notes.results
-        fresh = {name: (float(value), _now()) for name, value in values.items()}
+        fresh = {metric_name(name): (float(value), _now()) for name, value in values.items()}
         known |= {name: told for name, told in fresh.items() if name not in known or known[name][0] != told[0]}
         self._write()
 

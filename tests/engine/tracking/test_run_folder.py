@@ -34,7 +34,7 @@ def noted(folder: Path, key: str = "k", start_time: int = 1) -> RunFolder:
 
 
 def sent(run: RunFolder) -> RunFolder:
-    run.note_sent(Sent("sqlite:///mlflow.db", "id", run.digest()))
+    run.note_sent(Sent("id", run.digest()))
     return run
 
 

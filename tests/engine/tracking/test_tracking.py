@@ -199,21 +199,21 @@ def test_more_parameters_than_one_request_holds(start: Start, find: Any) -> None
     assert len(run.data.params) == 250
 
 
-def test_what_the_store_refuses_stops_nothing_else(
+def test_what_the_store_refuses_or_is_gone_stops_nothing_else(
     start: Start, find: Any, prepared: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with start() as tracker:
         training = Training(tracker, tracker._run.folder)
         training.step(0, **{"good": 1.0, "not allowed: 'ä'?!": 2.0})
         training.step(1, good=3.0)
+        tracker.dataset("d" * 600, "0123abcd", str(prepared), "training", pd.DataFrame({"case_id": ["a"]}))
         tracker.artifact(training.folder / "never_written.png")
     (run,) = find()
     assert run.data.metrics["good"] == 3.0
+    assert run.data.metrics["not allowed: _____"] == 2.0
     assert run.info.status == "FINISHED"
-    refused = RunFolder(tracker._run.folder).sent().refused
-    assert any("not allowed" in one for one in refused)
-    assert any("never_written.png" in one for one in refused)
-    assert "not allowed" in caplog.text
+    assert "MLflow refuses the dataset" in caplog.text
+    assert "never_written.png: is gone" in caplog.text
     assert waiting_runs(tracking_places(prepared, {})) == 0
 
 
