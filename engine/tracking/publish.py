@@ -131,7 +131,8 @@ class Publisher:
             self._send_inputs(client, notes)
             self._send_files(client, notes)
             self._register(client, notes)
-            client.set_terminated(self.run_id, notes.status or "KILLED", notes.end_time)
+            last_seen = max((row.time for row in self.run.course()), default=notes.start_time)
+            client.set_terminated(self.run_id, notes.status or "KILLED", notes.end_time or last_seen)
         self.run.note_sent(Sent(self.run_id, digest))
 
     @contextlib.contextmanager

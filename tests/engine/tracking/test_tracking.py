@@ -284,7 +284,7 @@ def test_a_killed_process_loses_nothing_and_its_run_is_closed(find: Any, history
     points = history(run.info.run_id, "loss")
     assert [point.step for point in points] == [0, 1, 2, 3, 4]
     assert all(point.timestamp < before for point in points)
-    assert run.info.status == "KILLED"
+    assert (run.info.status, run.info.end_time) == ("KILLED", max(_times(history, run.info.run_id)))
     assert run.data.params == {"a": "1"}
     resumed = Tracker.of(told(prepared, "k", folder, name="n"))
     training = Training(resumed, folder)
@@ -295,6 +295,11 @@ def test_a_killed_process_loses_nothing_and_its_run_is_closed(find: Any, history
     (run,) = find()
     assert run.info.status == "FINISHED"
     assert [point.step for point in history(run.info.run_id, "loss")] == [0, 1, 2, 3, 4, 5]
+
+
+def _times(history: Any, run_id: str) -> list[int]:
+    names = ("loss", "system/process_memory_megabytes")
+    return [point.timestamp for name in names for point in history(run_id, name)]
 
 
 def _wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
