@@ -178,7 +178,7 @@ def test_one_pair_is_learned(make_store, make_slices, compute, tmp_path):
         tmp_path / "one",
         0,
         lambda _, figures: rounds.append(figures),
-        {},
+        ModelCard(),
     )
     drawn = redraw(tmp_path / "one", images, masks, compute, seed=0)
     assert rounds[-1]["l1_ventricle"] < 0.02
@@ -229,7 +229,7 @@ def kill_at(step):
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
+        ModelCard(),
         {"dropout": 0.5, "normalisation": "instance", "average_decay": 0.0},
         {"reader_weight": 2.0, "decoder_noise": True, "crop_px": 24, "fine_discriminator_widths": (8, 8)},
     ],
@@ -329,4 +329,4 @@ def test_a_trouble_is_in_the_log_and_in_the_result(run, caplog, monkeypatch):
     with caplog.at_level(logging.WARNING):
         run.validate()
     assert "pix2pix, step 1: mode collapse" in caplog.text
-    assert run.finish({}).troubles == (MODE_COLLAPSE,)
+    assert run.finish(ModelCard()).troubles == (MODE_COLLAPSE,)
