@@ -168,7 +168,8 @@ def _assess(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Ou
     title += ", transplanted lesions" if settings.transplants else ""
     write_quality_page(report, folder / "quality.html", title, verdicts)
     save_pairs(report, forge, folder / "pairs.png")
-    return Outcome(_facts(context, forge, folder, report), checks)
+    facts, run_id = _facts(context, forge, folder, report)
+    return Outcome(facts, checks, run_id)
 
 
 def _material(forge: Forge, fold: int, compute: "Compute") -> "Material":
@@ -230,7 +231,9 @@ def save_pairs(report: "QualityReport", forge: Forge, path: Path) -> None:
     sheet.save(path, optimize=True)
 
 
-def _facts(context: dg.AssetExecutionContext, forge: Forge, folder: Path, report: "QualityReport") -> dict[str, Fact]:
+def _facts(
+    context: dg.AssetExecutionContext, forge: Forge, folder: Path, report: "QualityReport"
+) -> tuple[dict[str, Fact], str]:
     files = [folder / name for name in ("quality.html", "quality.csv", "closest_pairs.csv", "pairs.png")]
     scores = _scores(report)
     facts = {
@@ -242,6 +245,7 @@ def _facts(context: dg.AssetExecutionContext, forge: Forge, folder: Path, report
     facts |= {name: number(value) for name, value in scores.items()}
     run_id = forge.track_evaluation(
         context,
+        folder,
         "synthesis quality",
         scores,
         files,
@@ -249,9 +253,7 @@ def _facts(context: dg.AssetExecutionContext, forge: Forge, folder: Path, report
         network=forge.settings().synthesis.method,
         training_set="synthetic",
     )
-    if run_id:
-        facts["mlflow_run"] = Fact("url", forge.run_url(run_id))
-    return facts
+    return facts, run_id
 
 
 def _scores(report: "QualityReport") -> dict[str, float]:

@@ -116,8 +116,7 @@ def _taught_by_synthetic(
     config = utility_config(settings)
     if config is None:
         return None
-    # Named after this build: MLflow finds a run again by the name of its folder.
-    model = folder / f"utility_{folder.name.strip('.').removesuffix('.partial')}"
+    model = folder / "utility"
     model.mkdir(exist_ok=True)
     inputs = {
         "training_set": varied_slices_file(forge, fold),

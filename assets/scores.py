@@ -48,19 +48,29 @@ def scores(name: str) -> dg.AssetsDefinition:
     )
     def score(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
         fold, settings = require_fold(context), forge.settings()
-        parents = forge.parent_versions(context)
-        records = {}
+        manifest, records = forge.manifest(), {}
         for seed in settings.seeds:
-            own = {**parents, kind.name: forge.version(kind.name, fold, seed)}
+            made_of = score_inputs(forge, kind, fold, seed), score_config(seed, manifest)
 
             def build(folder: Path, seed: int = seed) -> Outcome:
                 return _score(context, forge, folder, kind, seed)
 
-            made_with = {"seed": seed, "manifest": forge.manifest()}
-            records[seed] = forge.produce(context, name, fold, seed, own, made_with, build)
-        return seeds_together(records)
+            records[seed] = forge.produce(context, name, fold, seed, *made_of, build)
+        return seeds_together(records, forge)
 
     return score
+
+
+def score_inputs(forge: Forge, kind: ModelKind, fold: int, seed: int) -> dict[str, str]:
+    """Return the data versions of what the scores of one seed are made of, for their cache key."""
+    definition: dg.AssetsDefinition = globals()[kind.scores]
+    read = [key.to_user_string() for key in definition.asset_deps[definition.key]]
+    return {asset: forge.version(asset, fold, seed if asset == kind.name else None) for asset in read}
+
+
+def score_config(seed: int, manifest: Mapping[str, str]) -> dict[str, Any]:
+    """Return what else decides the scores of one seed, for their cache key."""
+    return {"seed": seed, "manifest": dict(manifest)}
 
 
 def _score(context: dg.AssetExecutionContext, forge: Forge, folder: Path, kind: ModelKind, seed: int) -> Outcome:
@@ -192,6 +202,7 @@ def _outcome(
     wide = means.pivot_table(index=["rule", "tissue"], columns="network", values="dice", sort=False).reset_index()
     run_id = forge.track_evaluation(
         context,
+        folder,
         f"{kind.training_set} {kind.network} scores",  # the arm first: MLflow cuts long names
         own
         | _named("dice_without_unsure_lesions", without)
@@ -209,8 +220,6 @@ def _outcome(
     facts["pixel_scores"] = Fact.table(pd.DataFrame(list(pixels.items()), columns=["over all pixels", "value"]))
     if believed is not None:
         facts["dice_without_unsure_lesions"] = Fact.table(dice_means(believed))
-    if run_id:
-        facts["mlflow_run"] = Fact("url", forge.run_url(run_id))
     checks = (
         _beats_yardstick("beats_all_background", values, kind.network, "all_background", RULES_THAT_JUDGE),
         _beats_yardstick("beats_mean_mask", values, kind.network, "mean_mask", RULES_THAT_JUDGE),
@@ -223,7 +232,7 @@ def _outcome(
             warning=True,
         ),
     )
-    return Outcome(facts, checks)
+    return Outcome(facts, checks, run_id)
 
 
 def _beats_yardstick(

@@ -23,6 +23,7 @@ from benchmarks.own_process import in_own_process
 from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 from runtime.compute import choose_compute, keep_freed_memory
+from runtime.model_card import ModelCard
 from segmentation.networks.blocks import count_parameters
 from segmentation.networks.table import build_network
 from segmentation.training.config import TrainConfig
@@ -77,7 +78,7 @@ def _our_last_round(path: Path, config: TrainConfig, folder: Path) -> Mapping[st
     rounds: list[Mapping[str, float]] = []
     store = SliceStore.open(path)
     one = PartSlices.of(store, np.array([0]))
-    train_segmenter(store, one, config, choose_compute(), folder, 0, lambda _, found: rounds.append(found), {})
+    train_segmenter(store, one, config, choose_compute(), folder, 0, lambda _, found: rounds.append(found), ModelCard())
     return rounds[-1]
 
 

@@ -290,13 +290,13 @@ def show_store(
 
 @track_commands.command("replay")
 def replay_tracking() -> None:
-    """Send what could not be sent while the tracking server was down."""
-    from engine.tracking.store import shown
-    from engine.tracking.tracker import pending_events, replay, tracking_places
+    """Send the runs that MLflow lacks: those of a time when it was away, or all that a new store lacks."""
+    from engine.tracking.publish import replay, waiting_runs
+    from engine.tracking.store import shown, tracking_places
 
     places = tracking_places(default_home().absolute(), os.environ)
-    sent = replay(places.spool, places.uri)
-    print(f"sent {sent} events to {shown(places.uri)}; {pending_events(places.spool)} are still waiting")
+    sent = replay(places)
+    print(f"sent {sent} runs to {shown(places.uri)}; {waiting_runs(places)} are still waiting")
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from engine.locks import PassingFaultError
 from engine.outcome import Check, Fact, Outcome, number
 from engine.worker.fork import start_training
 from engine.worker.task import ERROR_FILE, PASSING_FAULT, RESULT_FILE, WRONG_INPUT, Stage, TrainingTask
+from runtime.report import TIME
 
 _STOPS_WITHIN_S = 7.0  # with the way of a cancellation to the step, less than ten
 
@@ -38,7 +39,7 @@ def train_in_own_process(
 
     A folder that holds the checkpoint of a killed attempt is continued.
     """
-    from runtime.model_folder import read_model_json
+    from runtime.model_card import read_model_json
 
     fold, settings = require_fold(context), forge.settings()
     name = " ".join([*tags.values(), f"fold {fold}", f"seed {seed}"])
@@ -61,7 +62,7 @@ def train_in_own_process(
         device=settings.device,
         precision=settings.precision,
         card=card,
-        tracking=forge.tracking(context, name, config, seed=seed, key=folder.name, **tags),
+        tracking=forge.tracking(context, name, folder, config, seed, **tags),
         lock=forge.training_lock(folder),
     )
     run_pipes(context, task)
@@ -124,8 +125,8 @@ def _how_it_ended(code: int) -> str:
     return f"its process was killed by {name}{memory}"
 
 
-def training_facts(folder: Path, result: Mapping[str, Any], forge: Forge) -> dict[str, Fact]:
-    """Return what every trained asset shows: scores, the course of the training, the MLflow run."""
+def training_facts(folder: Path, result: Mapping[str, Any]) -> dict[str, Fact]:
+    """Return what every trained asset shows: scores and the course of the training."""
     from assets.parts.pictures import save_curves
 
     history = read_csv(folder / "history.csv")
@@ -134,9 +135,7 @@ def training_facts(folder: Path, result: Mapping[str, Any], forge: Forge) -> dic
     if "resumed_after_step" in result:
         facts["resumed_after_step"] = number(result["resumed_after_step"])
     facts["curves"] = Fact("image", curves.name)
-    facts["course"] = Fact.table(history.tail(12))
-    if result.get("run_id"):
-        facts["mlflow_run"] = Fact("url", forge.run_url(result["run_id"]))
+    facts["course"] = Fact.table(history.drop(columns=TIME, errors="ignore").tail(12))
     return facts
 
 
@@ -151,6 +150,6 @@ def finite_losses(folder: Path) -> Check:
     return Check("finite_losses", len(bad) == 0, figures, "Every recorded loss is a finite number.")
 
 
-def as_outcome(folder: Path, result: Mapping[str, Any], forge: Forge, *checks: Check) -> Outcome:
-    """Return the outcome of a training with its checks."""
-    return Outcome(training_facts(folder, result, forge), (finite_losses(folder), *checks))
+def as_outcome(folder: Path, result: Mapping[str, Any], *checks: Check) -> Outcome:
+    """Return the outcome of a training with its checks and its MLflow run."""
+    return Outcome(training_facts(folder, result), (finite_losses(folder), *checks), result.get("run_id") or "")

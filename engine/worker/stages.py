@@ -16,6 +16,7 @@ from imaging.slices.store import SliceStore
 from imaging.studies.leakage import assert_no_leak
 from imaging.studies.split import FoldSplit, read_split
 from runtime.compute import Compute, choose_compute
+from runtime.model_card import ModelCard
 from runtime.report import Report
 
 
@@ -38,7 +39,7 @@ def train_lv_localiser(task: TrainingTask, compute: Compute, report: Report) -> 
     config = LocaliserConfig.model_validate(task.config)
     folder = Path(task.folder)
     archive = StudyArchive.open(Path(task.inputs["studies"]))
-    result = train_localiser(archive, _split(task), config, compute, folder, task.seed, report, task.card)
+    result = train_localiser(archive, _split(task), config, compute, folder, task.seed, report, ModelCard(**task.card))
     size = config.input_px
     return Trained(
         scores={"validation/box_iou": result.validation_iou},
@@ -67,7 +68,7 @@ def train_pix2pix(task: TrainingTask, compute: Compute, report: Report) -> Train
         folder,
         task.seed,
         report,
-        task.card,
+        ModelCard(**task.card),
         Path(weights) if weights else None,
     )
     size, channels = training.attributes.region_px, generator_channels(config, training.label_set)
@@ -93,8 +94,9 @@ def train_segmenter(task: TrainingTask, compute: Compute, report: Report) -> Tra
     training = _training_store(task, split)
     real = SliceStore.open(Path(task.inputs["real_slices"]))
     validation = PartSlices.of_patients(real, split.validation)
-    own = {"slices": len(training), "patients": split.trained_on, "region": dict(real.attributes.parameters)}
-    card = {**task.card, **own}
+    card = ModelCard(**task.card).completed(
+        slices=len(training), patients=list(split.trained_on), region=dict(real.attributes.parameters)
+    )
     result = train(training, validation, config, compute, folder, task.seed, report, card)
     remember_training(folder, real, split, compute)
     size = training.attributes.region_px

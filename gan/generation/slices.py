@@ -16,7 +16,7 @@ from gan.generation.hole import own_hole
 from gan.generation.synthesiser import GROUP, Synthesiser, load_exportable, load_generator, noise_seeds, prepare
 from imaging.slices.store import SliceStore, SliceStoreWriter, StoreAttributes
 from runtime.compute import Compute
-from runtime.model_folder import read_model_json
+from runtime.model_card import ModelCard
 
 __all__ = ["Synthesiser", "generate_slices", "load_exportable", "load_generator", "prepare", "redraw"]
 
@@ -120,7 +120,6 @@ def _check_masks(synthesiser: Synthesiser, masks: SliceStore, model_folder: Path
 
 
 def _attributes(model_folder: Path, masks: SliceStore, seed: int, code_version: str, count: int) -> StoreAttributes:
-    card = read_model_json(model_folder, "model_card.json")
     return StoreAttributes(
         label_set=masks.attributes.label_set,
         region_px=masks.attributes.region_px,
@@ -133,7 +132,7 @@ def _attributes(model_folder: Path, masks: SliceStore, seed: int, code_version: 
         },
         seed=seed,
         code_version=code_version,
-        parameters={"count": count, "selected_step": card["selected_step"]},
+        parameters={"count": count, "selected_step": ModelCard.read(model_folder).selected_step},
     )
 
 

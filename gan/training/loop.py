@@ -44,8 +44,9 @@ from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 from runtime.checkpoint import digest_of, load_checkpoint, save_checkpoint
 from runtime.compute import Compute
+from runtime.model_card import DiceValidation, ModelCard
 from runtime.model_folder import finished_card, write_model_folder
-from runtime.report import Report, TrainingDivergedError
+from runtime.report import Report, TrainingDivergedError, course_row, shown_row
 
 EXPLODING_LOSS = "exploding loss"
 WINNING_DISCRIMINATOR = "winning discriminator"
@@ -84,7 +85,7 @@ def require_finite(step: int, losses: Mapping[str, float], last: Mapping[str, fl
     """
     broken = {name: value for name, value in losses.items() if not math.isfinite(value)}
     if broken:
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in last.items()) or "none yet"
+        figures = shown_row(last) or "none yet"
         raise TrainingDivergedError(
             f"pix2pix: {broken} at step {step}; last metrics: {figures}; "
             "lower the learning rate or use fp32, then start again"
@@ -210,7 +211,7 @@ def train_pix2pix(
     folder: Path,
     seed: int,
     report: Report,
-    card: Mapping[str, Any],
+    card: ModelCard,
     vgg16_weights: Path | None = None,
 ) -> Pix2PixResult:
     """Train Pix2Pix, or continue the training whose checkpoint lies in `folder`; one that is over is not repeated.
@@ -279,7 +280,7 @@ class _Training:
             _LOG.warning("pix2pix, step %d: %s (%s)", self.step, trouble, _as_text(figures))
             if trouble not in self.troubles:
                 self.troubles.append(trouble)
-        self.history.append({"step": float(self.step)} | figures)
+        self.history.append(course_row(self.step, figures))
         if figures["selection"] > self.best["selection"]:
             self.best = {
                 "selection": figures["selection"],
@@ -298,12 +299,14 @@ class _Training:
         rest = {"step": self.step, "history": self.history, "troubles": self.troubles, "best": self.best}
         save_checkpoint(self.folder / CHECKPOINT, self.config, self.origin, state | rest)
 
-    def found(self, card: Mapping[str, Any]) -> Pix2PixResult | None:
+    def found(self, card: ModelCard) -> Pix2PixResult | None:
         """Return the result of this very training where it is over, None where it has still to be done."""
         model = finished_card(self.folder, self.players.averaged.state_dict(), self.config, card, self.seed)
-        if model is None or not (self.folder / "history.csv").is_file():
+        if model is None or isinstance(model.validation, DiceValidation):
             return None
-        return Pix2PixResult(self.folder, model["selected_step"], model["validation"], tuple(model["troubles"]))
+        if not (self.folder / "history.csv").is_file():
+            return None
+        return Pix2PixResult(self.folder, model.selected_step, model.validation, tuple(model.troubles))
 
     def restore(self) -> None:
         """Continue from the checkpoint, if there is one."""
@@ -315,7 +318,7 @@ class _Training:
         self.step, self.history = state["step"], state["history"]
         self.troubles, self.best = state["troubles"], state["best"]
 
-    def finish(self, card: Mapping[str, Any]) -> Pix2PixResult:
+    def finish(self, card: ModelCard) -> Pix2PixResult:
         """Write the model folder, without the speed: equal trainings have equal model cards."""
         best = self.best
         figures = {name: value for name, value in best["figures"].items() if name != _SPEED}
@@ -330,7 +333,7 @@ class _Training:
         }
         if self.players.slices.shades is not None:
             write_shades(self.folder, self.players.slices.shades)
-        write_model_folder(self.folder, best["weights"], self.config, {**card, **own})
+        write_model_folder(self.folder, best["weights"], self.config, card.completed(**own))
         return Pix2PixResult(self.folder, best["step"], figures, tuple(self.troubles))
 
     def _begin_round(self) -> None:

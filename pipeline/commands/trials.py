@@ -27,6 +27,7 @@ from engine.finished import Finished
 from engine.forge import Forge, say
 from engine.outcome import Outcome, number
 from engine.record import Record, cache_key, is_finished, produce
+from engine.run_tags import RunIdentity
 from engine.settings import Settings
 from engine.tracking.tracker import Tracker
 from engine.worker.task import TrainingTask
@@ -39,7 +40,7 @@ from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 from pipeline.commands.output_place import HOME, check_folder
 from runtime.compute import Compute
-from runtime.model_folder import read_model_json
+from runtime.model_card import ModelCard, read_model_json
 from runtime.report import TrainingDivergedError
 
 if TYPE_CHECKING:
@@ -189,15 +190,15 @@ class TrialMaterial:
 
 def course_of(model: Path) -> dict[str, float]:
     """Return millions of parameters of a generator, minutes of its training, and the step that was kept."""
-    card = read_model_json(model, "model_card.json")
+    card = ModelCard.read(model)
     history = read_csv(model / "history.csv")
     batch = read_model_json(model, "config.json")["batch"]
     steps = history["step"].diff().fillna(history["step"])
     seconds = (steps * batch / history["images_per_s"]).sum()
     return {
-        "parameters_M": card["parameters"] / 1e6,
+        "parameters_M": card.parameters / 1e6,
         "minutes": float(seconds) / 60,
-        "selected_step": float(card["selected_step"]),
+        "selected_step": float(card.selected_step),
     }
 
 
@@ -341,7 +342,7 @@ class TrialBench:
             device=self.settings.device,
             precision=self.settings.precision,
             card={"source": self.forge.source, "profile": self.forge.profile, "fold": self.fold, "trial": trial.name},
-            tracking=self._tracking(trial, key),
+            tracking=self._tracking(trial, key, folder),
             lock=self.forge.accelerator_lock(),
         )
         trained = run_task(task)
@@ -357,33 +358,19 @@ class TrialBench:
         weights = self.settings.quality.vgg16_weights
         return {**inputs, "vgg16_weights": weights} if trial.config.perceptual_weight else inputs
 
-    def _tracking(self, trial: Trial, key: str) -> dict[str, Any]:
-        tags = {
-            "stage": "trials",
-            "network": trial.name,
-            "training_set": "augmented",
-            "source": self.forge.source,
-            "profile": self.forge.profile,
-            "fold": str(self.fold),
-            "seed": str(self.settings.split_seed),
-        }
-        return {
-            "uri": self.forge.tracking_uri(),
-            "experiment": "scarforge",
-            "name": f"trials {trial.name} fold {self.fold}",
-            "tags": {**tags, "scarforge_key": f"trials/{trial.name}/{key[:16]}"},
-            "params": {**trial.config.model_dump(mode="json"), **tags, "change": trial.change},
-            "dataset": f"augmented fold {self.fold}",
-            "spool": str(self.forge.workspace.spool),
-            "artifact_root": str(self.forge.workspace.artifact_root),
-        }
+    def _tracking(self, trial: Trial, key: str, folder: Path) -> dict[str, Any]:
+        """Return what a tracker is told of a trial, whose training and whose figures are one run."""
+        run = RunIdentity(f"trials/{trial.name}", self.fold, self.settings.split_seed, key)
+        tags = {"stage": "trials", "network": trial.name, "training_set": "augmented"}
+        params = {**trial.config.model_dump(mode="json"), "change": trial.change}
+        return self.forge.told(run, f"trials {trial.name} fold {self.fold}", tags, params, folder)
 
     def _measure(self, trial: Trial, folder: Path, key: str) -> Outcome:
 
         model = Finished.open(self.folder / trial.name / "model", trial.name).model()
         material = TrialMaterial(self.forge, self.fold, self.settings, self.compute, self.judge, self.masks)
         figures = material.figures_of(model, folder)
-        with Tracker.of(self._tracking(trial, key)) as tracker:
+        with Tracker.of(self._tracking(trial, key, folder)) as tracker:
             tracker.final({name.replace(" ", "/"): value for name, value in figures.items() if math.isfinite(value)})
             tracker.artifact(folder / "pairs.png")
         return Outcome({name: number(value) for name, value in figures.items()})

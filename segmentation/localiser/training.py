@@ -20,9 +20,10 @@ from imaging.studies.archive import StudyArchive
 from imaging.studies.split import FoldSplit, split_digest
 from runtime.checkpoint import load_checkpoint, save_checkpoint
 from runtime.compute import Compute
+from runtime.model_card import ModelCard
 from runtime.model_folder import finished_card, write_model_folder
 from runtime.optimisation import advance, last_rate, schedule
-from runtime.report import Report, TrainingDivergedError
+from runtime.report import Report, TrainingDivergedError, course_row, shown_row
 from segmentation.localiser.batches import LocaliserData, draw_views, fit_field_of_view, gather, view_images
 from segmentation.localiser.config import LocaliserConfig
 from segmentation.localiser.networks import BoxFinder, build_finder
@@ -75,7 +76,7 @@ def train_localiser(
     folder: Path,
     seed: int,
     report: Report,
-    card: Mapping[str, Any],
+    card: ModelCard,
 ) -> LocaliserResult:
     """Train on the training patients; the weights are those of the best validation.
 
@@ -101,7 +102,7 @@ def train_localiser(
     checkpoint = folder / CHECKPOINT
     state = _start(config, training, compute, seed)
     if (known := finished_card(folder, state.network.state_dict(), config, card, seed)) is not None:
-        return LocaliserResult(known["validation_iou"], known["best_step"], config.steps)
+        return LocaliserResult(known.validation_iou, known.best_step, config.steps)
     origin: dict[str, str | int] = {"seed": seed, "studies": archive.digest, "patient_split": split_digest(split)}
     saved = load_checkpoint(checkpoint, config, origin)
     if saved is not None:
@@ -113,6 +114,7 @@ def train_localiser(
             metrics = {"loss": float(np.mean(losses)), "learning_rate": last_rate(state.schedule)}
             metrics["validation_iou"] = validation_iou(state.network, validation, compute)
             _keep_best(state, step + 1, metrics)
+            _write_history(state, folder)
             save_checkpoint(checkpoint, config, origin, state.saved())
             report(step + 1, metrics)
             losses.clear()
@@ -153,7 +155,7 @@ def _training_step(
     loss = state.network.loss(outputs.float(), targets)
     value = float(loss.detach())
     if not np.isfinite(value):
-        known = ", ".join(f"{name} {figure:.4g}" for name, figure in (state.history or [{}])[-1].items())
+        known = shown_row((state.history or [{}])[-1])
         kept = "the last checkpoint is kept" if state.history else "there is no checkpoint yet"
         raise TrainingDivergedError(
             f"localiser: the loss was {value} at step {step + 1}; last metrics: {known or 'none yet'}; "
@@ -176,13 +178,18 @@ def _learning_rate(config: LocaliserConfig, step: int) -> float:
 
 
 def _keep_best(state: _State, step: int, metrics: Mapping[str, float]) -> None:
-    state.history.append({"step": step, **metrics})
+    state.history.append(course_row(step, metrics))
     if metrics["validation_iou"] >= state.best_iou:
         state.best_iou, state.best_step = metrics["validation_iou"], step
         state.best_weights = {name: value.detach().cpu().clone() for name, value in state.network.state_dict().items()}
 
 
-def _finish(state: _State, config: LocaliserConfig, folder: Path, card: Mapping[str, Any]) -> None:
+def _write_history(state: _State, folder: Path) -> None:
+    history = pd.DataFrame(state.history).astype({"step": int})
+    write_atomically(folder / "history.csv", lambda part: write_csv(history, part))
+
+
+def _finish(state: _State, config: LocaliserConfig, folder: Path, card: ModelCard) -> None:
     found = {
         "network": "lv_localiser",
         "head": config.head,
@@ -193,6 +200,5 @@ def _finish(state: _State, config: LocaliserConfig, folder: Path, card: Mapping[
         "best_step": state.best_step,
         "intended_use": "box of the left ventricle in short-axis studies like those of its training; research only",
     }
-    history = pd.DataFrame(state.history)
-    write_atomically(folder / "history.csv", lambda part: write_csv(history, part))
-    write_model_folder(folder, state.best_weights, config, {**card, **found})
+    _write_history(state, folder)
+    write_model_folder(folder, state.best_weights, config, card.completed(**found))

@@ -29,6 +29,7 @@ from scipy import ndimage
 from common.errors import InputError, some_of
 from imaging.labels import LabelSet, Tissue
 from imaging.slices.part import PartSlices
+from runtime.model_card import ModelCard, StepChoice
 from segmentation.scoring.overlap import Counts, mean_dice, positive_dice
 
 Masks = NDArray[np.uint8]
@@ -79,11 +80,11 @@ def post_process(masks: Masks, labels: LabelSet, steps: Sequence[str]) -> Masks:
     return masks
 
 
-def choose_steps(validation: PartSlices, prediction: Masks, labels: LabelSet) -> dict[str, Any]:
+def choose_steps(validation: PartSlices, prediction: Masks, labels: LabelSet) -> StepChoice:
     """Say which steps help the validation patients: each is kept if the mean `positive` Dice rises and no tissue falls.
 
     Returns:
-        What a model card records: `chosen`, and `mean_dice` before (`none`) and after each step in its turn.
+        What a model card records; `mean_dice` is that before (`none`) and after each step in its turn.
     """
     chosen: list[str] = []
     best = _dice(validation, prediction, labels)
@@ -94,12 +95,12 @@ def choose_steps(validation: PartSlices, prediction: Masks, labels: LabelSet) ->
         tried[name] = mean_dice(dice)
         if tried[name] > mean_dice(best) and all(dice[tissue] >= best[tissue] for tissue in best):
             chosen, prediction, best = [*chosen, name], candidate, dice
-    return {"chosen": chosen, "rule": "positive", "mean_dice": tried}
+    return StepChoice(chosen=chosen, rule="positive", mean_dice=tried)
 
 
-def agreed_steps(cards: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+def agreed_steps(cards: Sequence[ModelCard]) -> tuple[str, ...]:
     """Return the steps that the validation patients of every model chose; a card without a choice agrees to none."""
-    choices = [card.get("post_processing", {}).get("chosen", []) for card in cards]
+    choices = [card.post_processing.chosen if card.says("post_processing") else [] for card in cards]
     return tuple(name for name in STEPS if choices and all(name in chosen for chosen in choices))
 
 
@@ -228,9 +229,6 @@ def _class_dice(reference: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> 
     return Counts(*(int(np.count_nonzero(one & other)) for one, other in pairs)).dice()
 
 
-Card = Mapping[str, Any]
-
-
 @dataclass(frozen=True)
 class StepReason:
     """One of `STEPS`, whether it was applied, and why, in words with figures."""
@@ -240,7 +238,7 @@ class StepReason:
     why: str
 
 
-def explain_steps(cards: Sequence[Card]) -> tuple[StepReason, ...]:
+def explain_steps(cards: Sequence[ModelCard]) -> tuple[StepReason, ...]:
     """Return what `agreed_steps` decides about each step, with the change in validation Dice that decided it.
 
     Args:
@@ -250,7 +248,7 @@ def explain_steps(cards: Sequence[Card]) -> tuple[StepReason, ...]:
     return tuple(StepReason(name, name in applied, _why(name, cards)) for name in STEPS)
 
 
-def explain_sureness(judgements: Sequence[Card | None]) -> StepReason:
+def explain_sureness(judgements: Sequence[Mapping[str, Any] | None]) -> StepReason:
     """Return whether unsure lesions are left out: where that does not lower the lesions' official Dice.
 
     Args:
@@ -266,22 +264,21 @@ def explain_sureness(judgements: Sequence[Card | None]) -> StepReason:
     return StepReason("unsure_lesions", gain is not None and gain >= 0, why)
 
 
-def _why(name: str, cards: Sequence[Card]) -> str:
+def _why(name: str, cards: Sequence[ModelCard]) -> str:
     gains = [gain for card in cards if (gain := _gain(name, card)) is not None]
     if len(gains) < len(cards):
         return f"{len(cards) - len(gains)} of {len(cards)} networks were trained before there was a choice"
-    chosen = sum(name in card["post_processing"]["chosen"] for card in cards)
+    chosen = sum(name in card.post_processing.chosen for card in cards)
     if len(cards) == 1:
         return f"validation Dice {gains[0]:+.4f}{'' if chosen or gains[0] <= 0 else ', but a tissue fell'}"
     return f"validation Dice {min(gains):+.4f} to {max(gains):+.4f}, chosen by {chosen} of {len(cards)} networks"
 
 
-def _gain(name: str, card: Card) -> float | None:
+def _gain(name: str, card: ModelCard) -> float | None:
     """Return by how much a step changed the mean `positive` Dice after those chosen before it; None if unknown."""
-    choice = card.get("post_processing", {})
-    dice = choice.get("mean_dice", {})
-    if not {"none", name} <= dice.keys():
+    if not card.says("post_processing") or not {"none", name} <= card.post_processing.mean_dice.keys():
         return None
+    choice, dice = card.post_processing, card.post_processing.mean_dice
     earlier = list(STEPS)[: list(STEPS).index(name)]
-    before = [step for step in earlier if step in choice["chosen"]] or ["none"]
+    before = [step for step in earlier if step in choice.chosen] or ["none"]
     return float(dice[name]) - float(dice[before[-1]])

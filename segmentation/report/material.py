@@ -5,7 +5,7 @@ The configuration of a run, as far as the report speaks of it.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from imaging.labels import LabelSet
 from imaging.slices.balance import BalanceConfig
 from imaging.slices.regions import RegionConfig
 from imaging.slices.store import SliceStore
+from runtime.model_card import ModelCard
 from segmentation.comparison.arms import Comparison
 from segmentation.scoring.held_out import PredictedSlices
 from segmentation.scoring.joint_scores import patient_rows
@@ -145,7 +146,7 @@ class Training:
     """One training: its model card, its course (`history.csv`), and the addresses of its MLflow runs."""
 
     fold: int
-    card: Mapping[str, Any]
+    card: ModelCard
     history: pd.DataFrame
     run_url: str = ""
     scores_url: str = ""
@@ -153,7 +154,7 @@ class Training:
     @property
     def arm(self) -> Arm:
         """Whose training it is."""
-        return Arm(str(self.card["network"]), str(self.card["training_set"]), int(self.card["seed"]))
+        return Arm(self.card.network, self.card.training_set, self.card.seed)
 
 
 @dataclass(frozen=True)

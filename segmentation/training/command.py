@@ -22,6 +22,7 @@ from imaging.studies.leakage import assert_no_leak
 from imaging.studies.split import read_split, split_digest
 from runtime.checkpoint import delete_checkpoint
 from runtime.compute import choose_compute, keep_freed_memory
+from runtime.model_card import ModelCard
 from runtime.orphans import die_with_parent
 from runtime.processes import Ranks, launched_ranks
 from segmentation.training.config import TrainConfig
@@ -49,14 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> TrainResult:
     config = read_train_config(options.config)
     if config.start_from is not None:
         refuse_tested(config.start_from, options.source, split.test)
-    card = {
+    card = ModelCard(
         **({"source": options.source} if options.source else {}),
-        "fold": options.fold,
-        "seed": options.seed,
-        "patients": split.trained_on,
-        "split_digest": split_digest(split),
-        "digest": training.digest,
-    }
+        fold=options.fold,
+        seed=options.seed,
+        patients=list(split.trained_on),
+        split_digest=split_digest(split),
+        digest=training.digest,
+    )
     result = train_segmenter(training, validation, config, compute, options.output, options.seed, _print_round, card)
     if is_first:
         delete_checkpoint(options.output)

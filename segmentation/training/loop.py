@@ -33,10 +33,11 @@ from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore, StoreAttributes
 from runtime.checkpoint import digest_of, load_checkpoint, save_checkpoint
 from runtime.compute import Compute, send
+from runtime.model_card import ModelCard
 from runtime.model_folder import finished_card, write_model_folder
 from runtime.optimisation import advance, last_rate, schedule, weight_average
 from runtime.processes import Ranks
-from runtime.report import Report, TrainingDivergedError
+from runtime.report import Report, TrainingDivergedError, course_row, shown_row
 from segmentation.networks.blocks import SegmentationNetwork, SegmentationOutput, check_image, count_parameters
 from segmentation.networks.table import build_network
 from segmentation.prediction.post_processing import choose_steps
@@ -105,18 +106,18 @@ def describe_model(
     }
 
 
-def read_result(folder: Path, card: Mapping[str, Any]) -> TrainResult | None:
+def read_result(folder: Path, card: ModelCard) -> TrainResult | None:
     """Return what the training of a model folder ended with, None where its history.csv cannot be read."""
     try:
         history = read_csv(folder / "history.csv")
     except (OSError, ValueError):
         return None
     return TrainResult(
-        steps=card["steps"],
-        best_step=card["best_step"],
-        score=card["validation"]["mean"],
-        dice=card["validation"]["dice"],
-        parameters=card["parameters"],
+        steps=card.steps,
+        best_step=card.best_step,
+        score=card.dice.mean,
+        dice=card.dice.dice,
+        parameters=card.parameters,
         images_per_second=float(history["images_per_second"].mean()),
     )
 
@@ -132,7 +133,7 @@ def train_segmenter(
     folder: Path,
     seed: int,
     report: Report,
-    card: Mapping[str, Any],
+    card: ModelCard,
 ) -> TrainResult:
     """Train one network on one training set and write its model folder.
 
@@ -161,9 +162,9 @@ def train_segmenter(
         for _ in track(rounds, f"training {config.network.name}") if run.ranks.is_first else rounds:
             metrics = run.train_round()
             metrics |= run.validate()
+            run.save(metrics)
             if run.ranks.is_first:
                 report(run.step, metrics)
-            run.save(metrics)
             if run.is_stale:
                 break
         return run.finish(card)
@@ -282,7 +283,7 @@ class _Training:
 
     def save(self, metrics: Mapping[str, float]) -> None:
         """Write history.csv, then the checkpoint that it belongs to."""
-        self.history.append({"step": float(self.step), **metrics})
+        self.history.append(course_row(self.step, metrics))
         if not self.ranks.is_first:
             return
         table = pd.DataFrame(self.history).astype({"step": int})
@@ -300,7 +301,7 @@ class _Training:
         }
         save_checkpoint(self.folder / CHECKPOINT, self.config, self.origin, state)
 
-    def found(self, card: Mapping[str, Any]) -> TrainResult | None:
+    def found(self, card: ModelCard) -> TrainResult | None:
         """Return the result of this very training where it is over, None where it has still to be done."""
         model = finished_card(self.folder, self.network.state_dict(), self.config, card, self.seed)
         return None if model is None else read_result(self.folder, model)
@@ -318,7 +319,7 @@ class _Training:
         self.best_score, self.best_weights = state["best_score"], state["best_weights"]
         self.history = state["history"]
 
-    def finish(self, card: Mapping[str, Any]) -> TrainResult:
+    def finish(self, card: ModelCard) -> TrainResult:
         """Write the model folder and return the figures."""
         best = next(row for row in self.history if row["step"] == self.best_step)
         result = TrainResult(
@@ -337,7 +338,7 @@ class _Training:
             described["post_processing"] = choose_steps(
                 self.validation, self._validation_labels(self.config.flips_at_test_time), self.labels
             )
-            write_model_folder(self.folder, self.best_weights, self.config, {**card, **described})
+            write_model_folder(self.folder, self.best_weights, self.config, card.completed(**described))
         self.ranks.wait()
         return result
 
@@ -392,7 +393,7 @@ class _Training:
             self._diverged(f"a weight is not finite after step {self.step}")
 
     def _diverged(self, what: str) -> NoReturn:
-        known = ", ".join(f"{name} {value:.4g}" for name, value in (self.history or [{}])[-1].items())
+        known = shown_row((self.history or [{}])[-1])
         kept = (
             f"the last checkpoint in {self.folder}/checkpoint is kept" if self.history else "there is no checkpoint yet"
         )

@@ -8,7 +8,7 @@ import pytest
 from common.errors import InputError
 from engine import record as record_module
 from engine.outcome import Check, Outcome, number
-from engine.record import Neighbours, cache_key, partial_name, produce, read_record
+from engine.record import Neighbours, built_for, cache_key, produce, read_record
 
 
 def writes(text, calls):
@@ -285,14 +285,19 @@ def test_a_forced_build_replaces_a_valid_result_once_and_the_next_plain_run_find
     assert found_by_its_retry
     assert found_the_next_night
     assert (tmp_path / "asset" / "result.txt").read_text() == "two"
-    assert len({folder.name for folder in calls}) == 2  # a training's name in MLflow comes from its folder
+    assert len({folder.name for folder in calls}) == 2
 
 
-def test_the_folder_of_a_build_can_be_told_from_its_record(tmp_path):
+def test_what_a_folder_is_built_for_can_be_told_from_its_record(tmp_path):
+    told = []
+
+    def build(folder):
+        told.append(built_for(folder))
+        return Outcome({})
+
     for attempt in ("", "forced"):
-        calls = []
-        record, _ = produce(tmp_path / "asset", "asset", "key", writes("one", calls), attempt=attempt)
-        assert [folder.name for folder in calls] == [partial_name(tmp_path / "asset", record)]
+        record, _ = produce(tmp_path / "asset", "asset", "key", build, attempt)
+        assert told[-1] == ("asset", record.attempt or record.cache_key)
 
 
 def build_slowly(place, begun, calls):

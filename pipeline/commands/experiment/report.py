@@ -20,9 +20,10 @@ from common.errors import InputError
 from common.files import write_atomically
 from common.pages import svg_style
 from common.tables import read_csv, write_csv
-from engine.forge import flatten, say
+from engine.forge import say
 from engine.locks import held
 from engine.record import is_finished
+from engine.run_tags import RunIdentity
 from engine.tracking.tracker import Tracker
 from pipeline.commands.experiment.cells import DONE, Bench, Cell, Experiment, told
 from pipeline.commands.experiment.plan import ALL, Plan, read_plan
@@ -370,19 +371,12 @@ def write_report(experiment: Experiment) -> None:
 
 def track_report(experiment: Experiment) -> None:
     """Record the report as an MLflow run, its differences as metrics."""
-    plan, tags = experiment.plan, {"stage": "experiment", "network": "all", "training_set": "all"}
-    tags |= {"source": plan.source, "profile": plan.profile, "experiment": plan.name}
-    bench = experiment.benches()[0]
-    values = {
-        "uri": bench.forge().tracking_uri(),
-        "experiment": "scarforge",
-        "name": f"experiment {plan.name}",
-        "tags": {**tags, "scarforge_key": f"experiment/{plan.source}/{plan.profile}/{plan.name}"},
-        "params": flatten(plan.model_dump(mode="json", by_alias=True, exclude={"arms"})),
-        "spool": str(experiment.workspace.spool),
-        "artifact_root": str(experiment.workspace.artifact_root),
-    }
-    with Tracker.of(values) as tracker:
+    plan = experiment.plan
+    tags = {"stage": "experiment", "network": "all", "training_set": "all", "experiment": plan.name}
+    params = plan.model_dump(mode="json", by_alias=True, exclude={"arms"})
+    run = RunIdentity("experiment", None, None, f"{plan.source}/{plan.profile}/{plan.name}")
+    told = experiment.benches()[0].forge().told(run, f"experiment {plan.name}", tags, params)
+    with Tracker.of(told) as tracker:
         table = read_csv(experiment.folder / "differences.csv")
         rows = table[["network", "arm", "rule", "tissue", "difference"]].itertuples(index=False, name=None)
         found = {f"difference/{n}/{a.replace(', ', '/')}/{r}/{t}": d for n, a, r, t, d in rows if math.isfinite(d)}

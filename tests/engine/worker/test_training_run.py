@@ -10,6 +10,7 @@ import time
 from types import SimpleNamespace
 
 import dagster as dg
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock, Timeout
@@ -19,8 +20,11 @@ from assets.parts.training_run import TrainingProcessError, _wait_for, run_pipes
 from common.errors import InputError
 from engine.forge import Forge
 from engine.locks import PassingFaultError
-from engine.worker.process import _verdict, accelerator
-from engine.worker.task import PASSING_FAULT, WRONG_INPUT
+from engine.worker import process
+from engine.worker.process import _verdict, accelerator, run_task
+from engine.worker.stages import Trained
+from engine.worker.task import PASSING_FAULT, WRONG_INPUT, TrainingTask
+from runtime.model_card import read_model_json
 from runtime.report import TrainingDivergedError
 
 
@@ -165,3 +169,45 @@ time.sleep(60)
         holder.kill()
         holder.wait()
         FileLock(tmp_path / "lock").acquire(timeout=5)
+
+
+class Uploads:
+    """A tracker that can only be told of a result while nobody holds the accelerator."""
+
+    run_id = "abc"
+
+    def __init__(self, lock):
+        self.lock, self.told = lock, []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.upload()
+
+    def upload(self, *_, **__):
+        FileLock(self.lock, timeout=0).acquire()
+        self.told.append("something")
+
+    final = artifact = model = upload
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_uploaded_keeps_no_other_training_from_the_accelerator(tmp_path, monkeypatch, fails):
+    lock = tmp_path / "lock"
+    uploads = Uploads(lock)
+
+    def train(*_):
+        with pytest.raises(Timeout):
+            FileLock(lock, timeout=0).acquire()
+        if fails:
+            raise TrainingDivergedError("the loss is nan")
+        return Trained({}, lambda: None, np.zeros(0))
+
+    monkeypatch.setattr(process, "start_tracker", lambda _: uploads)
+    monkeypatch.setattr(process, "STAGES", {"segmenter": train})
+    task = TrainingTask("segmenter", str(tmp_path), {}, {}, 0, 0, "cpu", "fp32", {}, {"name": "x"}, str(lock))
+    with pytest.raises(TrainingDivergedError) if fails else contextlib.nullcontext():
+        run_task(task)
+    assert len(uploads.told) == (1 if fails else 4)
+    assert fails or read_model_json(tmp_path, "training_result.json")["run_id"] == "abc"

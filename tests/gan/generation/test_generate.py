@@ -14,6 +14,7 @@ from gan.networks.generator import Generator
 from gan.training.config import PRESETS
 from imaging.labels import EMIDEC_LABELS
 from imaging.slices.store import SliceStore
+from runtime.model_card import ModelCard
 from runtime.model_folder import write_model_folder
 
 
@@ -28,7 +29,7 @@ def make_model(tiny_config, tmp_path):
         with torch.no_grad():
             for parameter in generator.parameters():
                 parameter.mul_(3)  # louder than an untrained network, so that differences show
-        card = {"label_set": label_set, "selected_step": 7}
+        card = ModelCard(label_set=label_set, selected_step=7)
         write_model_folder(tmp_path / name, generator.state_dict(), config, card)
         return tmp_path / name
 
@@ -151,7 +152,7 @@ def test_masks_of_another_source_are_refused(make_store, compute, tmp_path, tiny
     from imaging.labels import CINE_LABELS
 
     generator = Generator(generator_channels(tiny_config, CINE_LABELS), tiny_config)
-    card = {"label_set": "cine", "selected_step": 1}
+    card = ModelCard(label_set="cine", selected_step=1)
     write_model_folder(tmp_path / "cine", generator.state_dict(), tiny_config, card)
     masks = make_store(origin="synthetic")
     with pytest.raises(InputError, match=r"label set 'emidec', but .*cine draws 'cine'"):

@@ -24,6 +24,7 @@ from gan.training.steps import Players
 from imaging.labels import EMIDEC_LABELS, Tissue
 from imaging.slices.balance import BalanceConfig
 from imaging.slices.store import SliceStore
+from runtime.model_card import ModelCard
 from runtime.report import silent
 from tests.gan.simulator_slices import draw_masks, ring, write_store
 from tests.part_slices import part_slices
@@ -190,7 +191,7 @@ def test_a_training_draws_lesions_into_real_slices(make_store, make_slices, conf
     training = make_store()
     validation = make_slices(4, seed=9)
     result = train_pix2pix(
-        training, part_slices(*validation), config, compute, tmp_path / "model", 5, silent, {"fold": 0}
+        training, part_slices(*validation), config, compute, tmp_path / "model", 5, silent, ModelCard(fold=0)
     )
     assert np.isfinite(list(result.validation.values())).all()
     cut = SimulatorConfig(paint="lesion", hole_margin_px=1, hole_spread_px=1)

@@ -23,7 +23,8 @@ from gan.training.loop import (
     validation_figures,
 )
 from gan.training.steps import Players
-from runtime.model_folder import read_model_json, read_weights
+from runtime.model_card import ModelCard, read_model_json
+from runtime.model_folder import read_weights
 from runtime.report import TrainingDivergedError, silent
 from tests.part_slices import part_slices
 
@@ -36,7 +37,14 @@ def start(make_store, make_slices, tiny_config, compute, tmp_path):
         images, masks = make_slices(4, seed=9)
         config = tiny_config.model_copy(update=changes)
         return train.train_pix2pix(
-            make_store(), part_slices(images, masks), config, compute, tmp_path / folder, seed, report, {"fold": 0}
+            make_store(),
+            part_slices(images, masks),
+            config,
+            compute,
+            tmp_path / folder,
+            seed,
+            report,
+            ModelCard(fold=0),
         )
 
     return start
@@ -177,7 +185,7 @@ def test_one_pair_is_learned(make_store, make_slices, compute, tmp_path):
         tmp_path / "one",
         0,
         lambda _, figures: rounds.append(figures),
-        {},
+        ModelCard(),
     )
     drawn = redraw(tmp_path / "one", images, masks, compute, seed=0)
     assert rounds[-1]["l1_ventricle"] < 0.02
@@ -198,7 +206,7 @@ def learned(make_store, make_slices, compute, tmp_path):
         average_decay=0.9,
     )
     train.train_pix2pix(
-        make_store(12), part_slices(*make_slices(4)), config, compute, tmp_path / "model", 0, silent, {}
+        make_store(12), part_slices(*make_slices(4)), config, compute, tmp_path / "model", 0, silent, ModelCard()
     )
     return tmp_path / "model"
 
@@ -230,7 +238,7 @@ def kill_at(step):
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
+        ModelCard(),
         {"dropout": 0.5, "normalisation": "instance", "average_decay": 0.0},
         {"reader_weight": 2.0, "decoder_noise": True, "crop_px": 24, "fine_discriminator_widths": (8, 8)},
     ],
@@ -302,7 +310,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(run):
 def test_no_ventricle_in_validation_is_said(start, make_store, tiny_config, compute, tmp_path):
     slices = part_slices(np.zeros((3, 32, 32), np.float32), np.zeros((3, 32, 32), np.uint8))
     with pytest.raises(InputError, match="none of 3 validation slices shows a ventricle"):
-        train.train_pix2pix(make_store(), slices, tiny_config, compute, tmp_path, 0, silent, {})
+        train.train_pix2pix(make_store(), slices, tiny_config, compute, tmp_path, 0, silent, ModelCard())
 
 
 HEALTHY = {"generator_loss": 10.0, "discriminator_accuracy": 0.7, "variety": 0.9}
@@ -327,4 +335,4 @@ def test_a_trouble_is_in_the_log_and_in_the_result(run, caplog, monkeypatch):
     with caplog.at_level(logging.WARNING):
         run.validate()
     assert "pix2pix, step 1: mode collapse" in caplog.text
-    assert run.finish({}).troubles == (MODE_COLLAPSE,)
+    assert run.finish(ModelCard()).troubles == (MODE_COLLAPSE,)

@@ -4,6 +4,7 @@ import pytest
 from common.errors import InputError
 from imaging.labels import CINE_LABELS, EMIDEC_LABELS, Tissue
 from runtime.compute import choose_compute
+from runtime.model_card import ModelCard
 from segmentation.networks.blocks import SegmentationOutput
 from segmentation.prediction.post_processing import STEPS, agreed_steps, choose_steps, post_process
 from segmentation.prediction.segmenter import Segmenter
@@ -69,8 +70,8 @@ def test_validation_chooses_what_helps_and_says_by_how_much():
     specked = PLAUSIBLE.copy()
     specked[:, 0, :3] = Tissue.CAVITY  # far from the ventricle
     choice = choose_steps(validation, specked, EMIDEC_LABELS)
-    assert choice["chosen"] == ["largest_piece"]
-    assert choice["mean_dice"]["largest_piece"] == 1 > choice["mean_dice"]["none"]
+    assert choice.chosen == ["largest_piece"]
+    assert choice.mean_dice["largest_piece"] == 1 > choice.mean_dice["none"]
     assert choose_steps(validation, PLAUSIBLE, EMIDEC_LABELS)["chosen"] == []
 
 
@@ -81,14 +82,17 @@ def test_a_step_that_costs_one_tissue_is_not_chosen():
     prediction[0, -1, :3] = Tissue.CAVITY
     validation = part_slices(np.zeros(reference.shape), reference)
     choice = choose_steps(validation, prediction, EMIDEC_LABELS)
-    assert choice["mean_dice"]["largest_piece"] > choice["mean_dice"]["none"]  # and yet it removes true infarct
-    assert "largest_piece" not in choice["chosen"]
+    assert choice.mean_dice["largest_piece"] > choice.mean_dice["none"]  # and yet it removes true infarct
+    assert "largest_piece" not in choice.chosen
 
 
 def test_arms_agree_only_on_what_each_chose():
-    cards = [{"post_processing": {"chosen": chosen}} for chosen in (["one_ring", "largest_piece"], ["one_ring"])]
+    cards = [
+        ModelCard.model_validate({"post_processing": {"chosen": chosen}})
+        for chosen in (["one_ring", "largest_piece"], ["one_ring"])
+    ]
     assert agreed_steps(cards) == ("one_ring",)
-    assert agreed_steps([*cards, {}]) == ()
+    assert agreed_steps([*cards, ModelCard()]) == ()
     assert agreed_steps([]) == ()
 
 

@@ -11,6 +11,7 @@ from common.errors import InputError
 from imaging.labels import EMIDEC_LABELS
 from runtime.checkpoint import delete_checkpoint
 from runtime.compute import choose_compute
+from runtime.model_card import ModelCard
 from runtime.model_folder import read_weights
 from runtime.report import TrainingDivergedError, silent
 from segmentation.networks.blocks import SegmentationOutput
@@ -57,7 +58,7 @@ def kill_at(step):
 
 
 def run(store, folder, config, compute, report=silent, seed=5, card=None):
-    return train_segmenter(store, toy_validation(), config, compute, folder, seed, report, card or {})
+    return train_segmenter(store, toy_validation(), config, compute, folder, seed, report, card or ModelCard())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -157,7 +158,7 @@ def test_rounds_are_reported_and_written(store, tmp_path, compute):
 
 def test_the_model_folder_is_complete(store, tmp_path, compute):
     config = tiny_config(steps=2)
-    result = run(store, tmp_path, config, compute, card={"fold": 3, "split_digest": "abc"})
+    result = run(store, tmp_path, config, compute, card=ModelCard(fold=3, split_digest="abc"))
     card = json.loads((tmp_path / "model_card.json").read_text())
     assert card["fold"] == 3
     assert card["split_digest"] == "abc"
@@ -174,12 +175,12 @@ def test_the_model_folder_is_complete(store, tmp_path, compute):
 
 @pytest.mark.parametrize("checkpoint", ["stays", "is deleted"])
 def test_a_training_that_is_over_is_not_repeated(store, tmp_path, compute, monkeypatch, checkpoint):
-    first = run(store, tmp_path, tiny_config(steps=2), compute, card={"seed": 5})
+    first = run(store, tmp_path, tiny_config(steps=2), compute, card=ModelCard(seed=5))
     assert (tmp_path / "checkpoint" / "last.pt").exists()  # what is made of the model may fail yet
     if checkpoint == "is deleted":
         delete_checkpoint(tmp_path)
     monkeypatch.setattr(train, "segmentation_loss", lambda *_: pytest.fail("trains again"))
-    assert run(store, tmp_path, tiny_config(steps=2), compute, card={"seed": 5}) == first
+    assert run(store, tmp_path, tiny_config(steps=2), compute, card=ModelCard(seed=5)) == first
 
 
 def test_the_kept_weights_are_those_of_the_best_round(store, tmp_path, compute):
@@ -209,7 +210,7 @@ def test_one_slice_can_be_learnt_by_heart(tmp_path, compute, network):
         average_decay=0.9,
         balanced_sampling=None,
     )
-    result = train_segmenter(store, one, config, compute, tmp_path / "model", 0, silent, {})
+    result = train_segmenter(store, one, config, compute, tmp_path / "model", 0, silent, ModelCard())
     assert result.score >= 0.99
 
 
@@ -243,7 +244,7 @@ def test_other_training_or_validation_slices_do_not_resume(store, tmp_path, comp
         run(other, tmp_path / "model", tiny_config(), compute)
     moved = replace(toy_validation(), masks=np.roll(toy_validation().masks, 1, axis=2))
     with pytest.raises(InputError, match=r"another training .validation: "):
-        train_segmenter(store, moved, tiny_config(), compute, tmp_path / "model", 5, silent, {})
+        train_segmenter(store, moved, tiny_config(), compute, tmp_path / "model", 5, silent, ModelCard())
 
 
 def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_checkpoint(store, tmp_path, compute, monkeypatch):
@@ -316,7 +317,14 @@ def test_a_crop_larger_than_the_region_is_refused(store, tmp_path, compute):
 def test_a_network_without_gradients_elsewhere_is_trained_on_crops(tmp_path, compute):
     store = write_toy_store(tmp_path / "large.h5", size=64)
     result = train_segmenter(
-        store, toy_validation(size=64), tiny_config(steps=2, crop_px=32), compute, tmp_path / "m", 0, silent, {}
+        store,
+        toy_validation(size=64),
+        tiny_config(steps=2, crop_px=32),
+        compute,
+        tmp_path / "m",
+        0,
+        silent,
+        ModelCard(),
     )
     assert result.steps == 2
 
