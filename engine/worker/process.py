@@ -1,4 +1,4 @@
-"""What the process does that trains, started by an asset through Dagster Pipes (`engine.worker.fork`).
+"""What the process does that trains, started by an asset through Dagster Pipes (`python -m engine.worker`).
 
 Here, and only here, Pipes, the tracker and a training function meet: `gan` and `segmentation` know neither,
 and a crash or an out-of-memory kill ends this process and fails one step.
