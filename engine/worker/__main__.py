@@ -10,6 +10,8 @@ from types import FrameType
 
 from runtime.orphans import end_with_starter
 
+_ENDS_WITHIN_S = 6  # of an interruption, by the system itself; the step waits for a second more
+
 
 def main() -> None:
     """Train as Dagster Pipes says; an interruption, of which the step tells, ends it quietly."""
@@ -23,12 +25,14 @@ def main() -> None:
 
         train()
     except KeyboardInterrupt:
-        raise SystemExit(128 + signal.SIGINT) from None
+        os._exit(128 + signal.SIGINT)  # all is closed; Python would take seconds to put the libraries away
 
 
 def _interrupt_once(number: int, _: FrameType | None) -> None:
     """End the training in order: by a cancellation's interrupt, or the terminal's own, which the other may follow."""
     signal.signal(number, signal.SIG_IGN)
+    if sys.platform != "win32":
+        signal.alarm(_ENDS_WITHIN_S)
     raise KeyboardInterrupt
 
 

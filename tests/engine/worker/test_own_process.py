@@ -117,3 +117,27 @@ def test_an_interruption_while_the_libraries_are_imported_is_quiet_whether_it_co
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=ENDS_WITHIN_S)
     assert (process.returncode, errors) == (128 + signal.SIGINT, "")
+
+
+# A training whose tidying up takes for ever, and which hears no further interruption.
+SLOW_TO_TIDY = """
+import sys, time, types
+from engine.worker import __main__ as own
+def train():
+    try:
+        print("ready", flush=True)
+        time.sleep(600)
+    finally:
+        time.sleep(600)
+sys.modules["engine.worker.process"] = types.SimpleNamespace(main=train)
+own._ENDS_WITHIN_S = 1
+own.main()
+"""
+
+
+def test_an_interrupted_training_that_does_not_come_to_its_end_is_ended_by_the_system():
+    child, line = started(SLOW_TO_TIDY, str(os.getpid()))
+    with ended_at_last(child), child:
+        assert line == "ready"
+        child.send_signal(signal.SIGINT)
+        assert child.wait(ENDS_WITHIN_S) == -signal.SIGALRM
