@@ -60,7 +60,8 @@ def run_task(task: TrainingTask, pipes: PipesContext | None = None) -> Trained:
     keep_freed_memory()
     with accelerator(task), start_tracker(task) as tracker:
         compute = choose_compute(task.device, task.precision)  # type: ignore[arg-type] # checked in Settings
-        print(f"{task.stage}: {compute.description}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"{task.stage}: {compute.description}\n")  # at once: an interruption leaves no half a line
+        sys.stderr.flush()
         resumed = checkpoint_step(Path(task.folder) / CHECKPOINT)
         if resumed:
             _log(pipes)(f"{task.tracking['name']}: continues after step {resumed}, the last checkpoint")
