@@ -26,7 +26,7 @@ from engine.remote import Remote
 from engine.run_tags import PARENT_KEY_TAG, YES, RunIdentity, forced_attempt, night_name, night_tags
 from engine.tracking.store import shown
 from engine.workspace import Workspace, home_of
-from runtime.orphans import end_with_spawner
+from runtime.orphans import end_with_starter
 from segmentation.model_kind import model_kinds
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Forge(dg.ConfigurableResource):
         key = cache_key(**made_of)
         attempt = _forced(context, key) if asset in TRAINED else ""
         if context.job_def.executor_def.name == dg.multiprocess_executor.name:
-            end_with_spawner()
+            end_with_starter()
         with retried(context.retry_number):
             record, found = produce(
                 place, asset, key, build, attempt, self.elsewhere, made_of, lambda line: say(f"    {line}")

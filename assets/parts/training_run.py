@@ -1,15 +1,16 @@
 """How an asset has something trained: in a process of its own, through Dagster Pipes."""
 
-import contextlib
 import os
 import signal
+import subprocess
+import sys
 import warnings
 from collections.abc import Mapping
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterPipesExecutionError
 
 from common.config import FrozenConfig
 from common.errors import InputError
@@ -18,7 +19,6 @@ from common.tables import read_csv
 from engine.forge import Forge, require_fold
 from engine.locks import PassingFaultError
 from engine.outcome import Check, Fact, Outcome, number
-from engine.worker.fork import start_training
 from engine.worker.task import ERROR_FILE, PASSING_FAULT, RESULT_FILE, WRONG_INPUT, Stage, TrainingTask
 from runtime.report import TIME
 
@@ -78,28 +78,17 @@ def run_pipes(context: dg.AssetExecutionContext, task: TrainingTask) -> None:
         TrainingProcessError: The process failed otherwise, or was killed.
     """
     (Path(task.folder) / ERROR_FILE).unlink(missing_ok=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.PreviewWarning)  # of Dagster's own use of its preview features
-        reader, injector = dg.PipesTempFileMessageReader(), dg.PipesTempFileContextInjector()
-        with dg.open_pipes_session(context, injector, reader, extras=task.to_extras()) as session:
-            code = _wait_for(start_training(session.get_bootstrap_env_vars()))
-    if code:
-        raise _failure(code, task)
-
-
-def _wait_for(process: BaseProcess) -> int:
-    """Return the exit status; however this is left, the process has ended."""
+    client = dg.PipesSubprocessClient(termination_timeout_seconds=_STOPS_WITHIN_S)
+    # -P: the current folder may hold modules of the same names.
+    command = [sys.executable, "-P", "-m", "engine.worker", str(os.getpid())]
     try:
-        process.join()
-    except dg.DagsterExecutionInterruptedError:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid or 0, signal.SIGINT)
-        process.join(_STOPS_WITHIN_S)
-        raise
-    finally:
-        process.kill()  # nothing, where it has ended
-        process.join()
-    return process.exitcode or 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", dg.PreviewWarning)  # of Dagster's own use of its preview features
+            client.run(context=context, command=command, extras=task.to_extras())
+    except DagsterPipesExecutionError as error:
+        raise _failure(int(str(error).rsplit(" ", 1)[1]), task) from None  # it says "... failed with code -9"
+    except subprocess.TimeoutExpired as error:  # a training that heeds no interruption is ended with this process
+        raise dg.DagsterExecutionInterruptedError from error
 
 
 class TrainingProcessError(Exception):

@@ -1,4 +1,4 @@
-"""What the process does that trains, started by an asset through Dagster Pipes (`engine.worker.fork`).
+"""What the process does that trains, started by an asset through Dagster Pipes (`python -m engine.worker`).
 
 Here, and only here, Pipes, the tracker and a training function meet: `gan` and `segmentation` know neither,
 and a crash or an out-of-memory kill ends this process and fails one step.
@@ -63,7 +63,10 @@ def run_task(task: TrainingTask, pipes: PipesContext | None = None) -> Trained:
         with start_tracker(task) as tracker:
             with lock:  # what comes after keeps nobody from training
                 compute = choose_compute(task.device, task.precision)  # type: ignore[arg-type] # checked in Settings
-                print(f"{task.stage}: {compute.description}", file=sys.stderr, flush=True)
+                sys.stderr.write(
+                    f"{task.stage}: {compute.description}\n"
+                )  # at once: an interruption leaves no half a line
+                sys.stderr.flush()
                 resumed = checkpoint_step(Path(task.folder) / CHECKPOINT)
                 if resumed:
                     _log(pipes)(f"{task.tracking['name']}: continues after step {resumed}, the last checkpoint")

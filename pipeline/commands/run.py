@@ -24,7 +24,6 @@ from engine.forge import Forge, say
 from engine.preflight import check_before_run
 from engine.settings import load_settings
 from engine.tracking.links import saved_links
-from engine.worker.fork import start_server
 from engine.workspace import Workspace
 from imaging.sources.table import source_labels
 from pipeline.automation.jobs import REAL_ONLY_KINDS
@@ -72,8 +71,6 @@ def run_fold(
         overrides=list(overrides),
         seeds=list(seeds),
     )
-    if executor_name(os.environ) == "multiprocess":
-        start_server()  # for the trainings, while the first stages run
     prepare_stores(forge)
     say(f"{source}, profile {profile} (settings {settings.digest}), fold {fold}, in {forge.workspace.root}")
     if not has_lesions:

@@ -23,7 +23,7 @@ from imaging.studies.split import read_split, split_digest
 from runtime.checkpoint import delete_checkpoint
 from runtime.compute import choose_compute, keep_freed_memory
 from runtime.model_card import ModelCard
-from runtime.orphans import die_with_parent
+from runtime.orphans import end_with_starter
 from runtime.processes import Ranks, launched_ranks
 from segmentation.training.config import TrainConfig
 from segmentation.training.loop import TrainResult, train_segmenter
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> TrainResult:
     """
     options = _parser().parse_args(arguments)
     if launched_ranks() > 1:
-        die_with_parent()  # a rank would go on when torchrun is killed
+        end_with_starter()  # a rank would go on when torchrun is killed
     compute = choose_compute(options.device, options.precision, launched_ranks())
     is_first = Ranks(compute.fabric).is_first
     if is_first:

@@ -389,14 +389,11 @@ class Experiment:
 
     def _begin(self) -> None:
         """Write the plan down, and prepare databases."""
-        from engine.worker.fork import start_server
-
         self.workspace.mark()
         self.folder.mkdir(parents=True, exist_ok=True)
         root = self.plan.root.absolute() if self.plan.root else None
         text = self.plan.model_copy(update={"root": root}).to_yaml()
         write_atomically(self.folder / "plan.yaml", lambda part: _write(part, text))
-        start_server()
         with held(self.folder / ".begin.lock", "another process with this plan"):
             # A Dagster home of its own: the interface would take the arms' assets for the graph's.
             prepare_stores(self.benches()[0].forge(), self.folder)
