@@ -66,7 +66,6 @@ def trained():
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("assets.parts.training_run.run_pipes", train)
-        patch.setattr("engine.worker.fork.start_server", lambda: None)
         for module in ("engine.worker.process", "engine.tracking.tracker", "pipeline.commands.experiment.report"):
             patch.setattr(f"{module}.Tracker", NoTracker)
         patch.setenv("DAGSTER_HOME", "")
