@@ -56,7 +56,7 @@ DIFFERENCE_COLUMNS = (
 PAIR_COLUMNS = ("network", "tissue", "rule", "case_id", REAL_ONLY, REAL_PLUS_GAN)
 
 Arms = tuple[str, str]  # the training set that the other is compared with, and the other
-_ARMS: Arms = (REAL_ONLY, REAL_PLUS_GAN)
+ARMS: Arms = (REAL_ONLY, REAL_PLUS_GAN)
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _comparable(tables: Sequence[ScoredTable], per_fold: bool) -> list[list[Scor
     return list(groups.values())
 
 
-def _differences(contributions: pd.DataFrame, arms: Arms = _ARMS) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _differences(contributions: pd.DataFrame, arms: Arms = ARMS) -> tuple[pd.DataFrame, pd.DataFrame]:
     columns, pair_columns = (_with_arms(names, arms) for names in (DIFFERENCE_COLUMNS, PAIR_COLUMNS))
     rows: list[dict[str, Any]] = []
     pairs: list[pd.DataFrame] = [pd.DataFrame(columns=pair_columns)]
@@ -198,7 +198,7 @@ def _differences(contributions: pd.DataFrame, arms: Arms = _ARMS) -> tuple[pd.Da
 
 
 def _with_arms(columns: Sequence[str], arms: Arms) -> list[str]:
-    names = dict(zip(_ARMS, arms, strict=True))
+    names = dict(zip(ARMS, arms, strict=True))
     return [names.get(column, column) for column in columns]
 
 

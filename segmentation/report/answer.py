@@ -3,9 +3,11 @@
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from segmentation.comparison.arms import REAL_ONLY, REAL_PLUS_GAN
+from common.pages.words import ABSENT, count, interval, number, upper_first, words
+from segmentation.comparison.arms import ARMS, REAL_ONLY, REAL_PLUS_GAN
 from segmentation.comparison.statistics import (
     BETTER,
     BETTER_IN_THIS_FOLD,
@@ -18,7 +20,6 @@ from segmentation.comparison.statistics import (
     WORSE_WITH_THIS_SEED,
 )
 from segmentation.report.material import ReportMaterial
-from segmentation.report.words import ABSENT, ARMS, count, interval, number, upper_first, words
 
 Row = Mapping[Hashable, Any]
 
@@ -78,7 +79,15 @@ def _figures(row: Row) -> str:
     change = f"Dice {number(row[REAL_ONLY])} → {number(row[REAL_PLUS_GAN])}"
     between = interval(row["low"], row["high"], "+.3f")
     span = "no interval" if between == ABSENT else f"95 % interval {between}"
-    return f"{change} ({number(row['difference'], '+.3f')}, {span}; {count(int(row['pairs']), 'patient')})"
+    counted = count(int(row["pairs"]), "patient")
+    return f"{change} ({number(row['difference'], '+.3f')}, {span}; {counted}{_doubt(row)})"
+
+
+def _doubt(row: Row) -> str:
+    """Return why there is no evidence although the interval leaves out zero; empty where it does not."""
+    if row["verdict"] != NO_EVIDENCE or row["low"] <= 0 <= row["high"] or not np.isfinite(row["low"]):
+        return ""
+    return f"; the interval leaves out zero, but p is {number(row['p_holm'])} once corrected for all comparisons"
 
 
 def _without_pairs(material: ReportMaterial, tissue: str) -> str:

@@ -15,23 +15,24 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from common.errors import InputError
-from common.pages import svg_style
-from segmentation.comparison.arms import REAL_ONLY, REAL_PLUS_GAN, Comparison
-from segmentation.report.material import Training
-from segmentation.report.words import (
+from common.pages.kit import (
     ARM_COLOURS,
-    ARMS,
+    ARM_MARKERS,
+    BLUE,
     INK,
+    VERMILION,
     WIDTH_IN,
     Picture,
-    number,
     say_instead,
     svg_picture,
+    svg_style,
     tidy,
-    words,
 )
+from common.pages.words import number, words
+from segmentation.comparison.arms import ARMS, REAL_ONLY, REAL_PLUS_GAN, Comparison
+from segmentation.report.material import Training
 
-GAIN, LOSS = "#2a7f62", "#c0504d"
+GAIN, LOSS = BLUE, VERMILION
 
 
 def forest_figure(comparison: Comparison, rule: str = "positive") -> Figure:
@@ -119,12 +120,14 @@ def _draw_pairs(axes: Axes, pairs: pd.DataFrame) -> None:
         return
     for before, after in pairs[[REAL_ONLY, REAL_PLUS_GAN]].to_numpy(float):
         colour = GAIN if after > before else LOSS if after < before else INK
-        axes.plot([0, 1], [before, after], color=colour, marker="o", markersize=3, linewidth=1, alpha=0.6)
+        dashes = "--" if after < before else "-"
+        axes.plot([0, 1], [before, after], dashes, color=colour, marker="o", markersize=3, linewidth=1, alpha=0.7)
     means = pairs[[REAL_ONLY, REAL_PLUS_GAN]].mean().to_numpy(float)
     axes.hlines(means, [-0.2, 0.8], [0.2, 1.2], colors=INK, linewidth=2.5)
 
 
 _LOSS, _MEAN = "loss", "dice/mean"
+_DASHES = {REAL_ONLY: "--", REAL_PLUS_GAN: "-"}
 
 
 def curves_picture(trainings: Sequence[Training]) -> Picture | None:
@@ -147,7 +150,10 @@ def curves_picture(trainings: Sequence[Training]) -> Picture | None:
             axes.set_title(words(column.removeprefix("dice/")), fontsize=9)
         for axes in panels[-1]:
             axes.set_xlabel("optimiser steps")
-        lines = [Line2D([], [], color=ARM_COLOURS[arm], marker=".", label=words(arm)) for arm in ARMS]
+        lines = [
+            Line2D([], [], color=ARM_COLOURS[arm], marker=ARM_MARKERS[arm], linestyle=_DASHES[arm], label=words(arm))
+            for arm in ARMS
+        ]
         figure.legend(handles=lines, loc="outside upper right", ncols=len(ARMS))
         return svg_picture(figure, "Training loss and validation Dice over the optimiser steps, by network and arm")
 
@@ -162,10 +168,9 @@ def _draw(axes: Axes, trainings: Sequence[Training], column: str) -> None:
     for training in trainings:
         if column in training.history.columns:
             history = training.history
-            colour = ARM_COLOURS[training.arm.training_set]
-            axes.plot(
-                history["step"], history[column], color=colour, linewidth=1.2, marker=".", markersize=4, alpha=0.8
-            )
+            arm = training.arm.training_set
+            look = {"color": ARM_COLOURS[arm], "marker": ARM_MARKERS[arm], "linestyle": _DASHES[arm]}
+            axes.plot(history["step"], history[column], linewidth=1.2, markersize=3.5, alpha=0.8, **look)
     if column == _LOSS:
         axes.set_ylim(bottom=0)
     else:

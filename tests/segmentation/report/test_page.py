@@ -19,7 +19,8 @@ from segmentation.report.published import (
 from segmentation.training.config import MixingConfig
 from tests.segmentation.report.report_material import ARMS, material, setup
 
-SECTIONS = ("published", "summary", "differences", "patients", "volumes", "segments", "curves", "repeat", "methods")
+# This run's own answer stands before published figures.
+SECTIONS = ("differences", "summary", "patients", "volumes", "segments", "published", "curves", "repeat", "methods")
 
 
 @pytest.fixture(scope="module")
