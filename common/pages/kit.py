@@ -56,10 +56,20 @@ class Column(NamedTuple):
     numeric: bool = True
 
 
+class Marked(NamedTuple):
+    """A cell that the page marks: `better`, `worse`, `passed` or `failed`, which its text says too."""
+
+    text: str
+    kind: str
+
+
+Cells = Sequence[str | Marked]
+
+
 class Body(NamedTuple):
     """Rows of a table that belong together, under the name of their group where there is one."""
 
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Cells]
     group: str = ""
 
 
@@ -73,7 +83,7 @@ class Table:
 
 
 def table(
-    caption: str, headings: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[str] = (), grouped: int = 0
+    caption: str, headings: Sequence[str], rows: Sequence[Cells], texts: Sequence[str] = (), grouped: int = 0
 ) -> Table:
     """Return a table of rows as texts.
 
@@ -86,7 +96,7 @@ def table(
     """
     shown = headings[grouped:]
     columns = [Column(heading, place > 0 and heading not in texts) for place, heading in enumerate(shown)]
-    runs = groupby(rows, key=lambda row: tuple(row[:grouped]))
+    runs = groupby(rows, key=lambda row: tuple(map(str, row[:grouped])))
     bodies = [Body([row[grouped:] for row in run], ", ".join(filter(None, names))) for names, run in runs]
     return Table(caption, columns, bodies)
 
@@ -154,7 +164,6 @@ def svg_style() -> dict[Any, Any]:
         "ytick.color": LINE,
         "ytick.labelcolor": INK,
         "legend.frameon": False,
-        "savefig.transparent": True,
     }
 
 

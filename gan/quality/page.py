@@ -22,6 +22,7 @@ from common.pages.kit import (
     PURPLE,
     VERMILION,
     WIDTH_IN,
+    Marked,
     Picture,
     Table,
     png_address,
@@ -289,7 +290,7 @@ def _fidelity(yardsticks: pd.DataFrame) -> Table:
             words(row["features"]),
             number(row["pix2pix"]),
             number(row["mean_paint"]),
-            "Pix2Pix" if row["better"] else "painted means",
+            Marked("Pix2Pix", "better") if row["better"] else Marked("painted means", "worse"),
         ]
         for row in yardsticks.to_dict("records")
     ]

@@ -34,7 +34,7 @@ _VERDICTS = {
     NO_EVIDENCE: "no evidence of a difference",
     TOO_FEW: f"too few patients for a verdict (fewer than {MINIMUM_PAIRS})",
 }
-_KINDS = {
+KINDS = {
     BETTER: "better",
     WORSE: "worse",
     BETTER_WITH_THIS_SEED: "better",
@@ -70,7 +70,7 @@ def _answer(material: ReportMaterial, tissue: str) -> Answer:
         (verdict,) = verdicts
         either = " with either network" if len(rows) > 1 else ""
         figures = "; ".join(f"{words(row['network'])} {_figures(row)}" for row in rows)
-        return Answer(name, f"{_VERDICTS[verdict]}{either}: {figures}.", _KINDS[verdict])
+        return Answer(name, f"{_VERDICTS[verdict]}{either}: {figures}.", KINDS[verdict])
     parts = [f"{_VERDICTS[row['verdict']]} with {words(row['network'])}: {_figures(row)}" for row in rows]
     return Answer(name, "; ".join(parts) + ".", "mixed")
 

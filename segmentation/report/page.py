@@ -9,14 +9,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from common.files import write_atomically
-from common.pages.kit import Picture, Table, render, svg_picture, svg_style, table
+from common.pages.kit import Marked, Picture, Table, render, svg_picture, svg_style, table
 from common.pages.words import count, interval, number, words
 from segmentation.comparison.arms import REAL_ONLY, REAL_PLUS_GAN, Comparison
 from segmentation.comparison.statistics import CONFIDENCE, one_training_set, sources_of_variation
 from segmentation.comparison.text import SUMMARY_HEADINGS, summary_lines
 from segmentation.report import bland_altman
 from segmentation.report import published as beside
-from segmentation.report.answer import Row, answers
+from segmentation.report.answer import KINDS, Row, answers
 from segmentation.report.bulls_eye import FEWEST_SLICES, bulls_eye, bulls_eye_picture
 from segmentation.report.cases import choose_cases, show_cases
 from segmentation.report.charts import curves_picture, forest_figure, pairs_figure
@@ -93,7 +93,7 @@ def _differences(comparison: Comparison) -> Table:
             number(row["probability_better"], ".2f"),
             number(row["p_holm"]),
             str(row["pairs"]),
-            str(row["verdict"]),
+            Marked(str(row["verdict"]), KINDS[row["verdict"]]),
         ]
         for row in _positive(comparison)
     ]

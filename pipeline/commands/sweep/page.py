@@ -5,25 +5,23 @@ The curve of a sweep as SVG text: Dice against the share of synthetic slices, on
 Dice against the make-up of the training set: each point with its interval, and less the point it is measured by.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.files import write_atomically
+from common.pages.kit import MARKERS, SERIES, Picture, Table, data_address, render, svg_bytes, svg_style, tidy
+from common.pages.kit import table as make_table
+from common.pages.words import words
 from common.tables import write_csv
-from imaging.dataset_card.page import words
 from imaging.labels import LabelSet
 from pipeline.commands.sweep.plan import SweepPoint
 from segmentation.comparison.arms import match_arms, summarise
@@ -96,59 +94,50 @@ def _in_words(
     }
 
 
-_COLOURS = ("#1f5f99", "#c0504d", "#2a7f62", "#8064a2", "#b8860b", "#303030")
-_STYLES = {"positive": ("-", "o"), "pooled": (":", "s")}
+_DASHES = {"positive": "-", "pooled": ":"}
 _APART = 0.012  # between the lines of one share, so that their intervals can be told apart
 
 
 def curve_svg(table: pd.DataFrame, labels: LabelSet) -> str:
     """Return the plot of a table of `write_sweep`: solid with 95 % intervals the positive rule, dotted the pooled."""
     tissues = [tissue for _, tissue in labels.foreground if tissue in set(table["tissue"])]
-    figure = Figure(figsize=(3.0 * max(len(tissues), 2), 3.6), layout="constrained")
-    panels = figure.subplots(1, len(tissues), squeeze=False)[0]
-    for axes, tissue in zip(panels, tissues, strict=True):
-        _draw(axes, table[table["tissue"] == tissue])
-        axes.set_title(words(tissue), fontsize=10)
-        axes.set_xlabel("share of synthetic slices", fontsize=9)
-    panels[0].set_ylabel("Dice, test patients", fontsize=9)
-    handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    return _as_text(figure)
+    with rc_context(svg_style()):
+        figure = Figure(figsize=(3.0 * max(len(tissues), 2), 3.6), layout="constrained")
+        panels = figure.subplots(1, len(tissues), squeeze=False)[0]
+        for axes, tissue in zip(panels, tissues, strict=True):
+            _draw(axes, table[table["tissue"] == tissue])
+            axes.set_title(words(tissue))
+            axes.set_xlabel("share of synthetic slices")
+        panels[0].set_ylabel("Dice, test patients")
+        handles, names = panels[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=8)
+        return svg_bytes(figure).decode()
 
 
 def _draw(axes: Axes, table: pd.DataFrame) -> None:
     counts: Sequence[int] = list(dict.fromkeys(table["real_patients"]))
-    for place, count in enumerate(counts):
+    for place, patients in enumerate(counts):
         for rule in CURVE_RULES:
-            rows = table[(table["real_patients"] == count) & (table["rule"] == rule)].sort_values("synthetic_share")
+            rows = table[(table["real_patients"] == patients) & (table["rule"] == rule)].sort_values("synthetic_share")
             shift = _APART * (2 * place + (rule == "pooled") - len(counts) + 0.5)
-            _line(axes, rows, shift, _COLOURS[place % len(_COLOURS)], f"{count} real patients, {rule}", rule)
+            _line(axes, rows, shift, place % len(SERIES), f"{patients} real patients, {rule}", rule)
     shares = sorted(set(table["synthetic_share"]))
     axes.set_xticks(shares, [f"{share:g}" for share in shares], fontsize=8)
     axes.set_xlim(min(shares) - 0.08, max(shares) + 0.08)
     axes.set_ylim(-0.02, 1.02)
     axes.tick_params(axis="y", labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(visible=True, axis="y", color="#e6e6e6", linewidth=0.6)
-    axes.set_axisbelow(True)
+    tidy(axes, "y")
 
 
-def _line(axes: Axes, rows: pd.DataFrame, shift: float, colour: str, name: str, rule: str) -> None:
+def _line(axes: Axes, rows: pd.DataFrame, shift: float, series: int, name: str, rule: str) -> None:
     x, y = rows["synthetic_share"].to_numpy(float) + shift, rows["mean"].to_numpy(float)
-    dashes, marker = _STYLES[rule]
-    axes.plot(x, y, color=colour, label=name, linestyle=dashes, marker=marker, linewidth=1.6, markersize=4)
+    colour, filled = SERIES[series], "full" if rule == CURVE_RULES[0] else "none"
+    look = {"linestyle": _DASHES[rule], "marker": MARKERS[series], "fillstyle": filled}
+    axes.plot(x, y, color=colour, label=name, linewidth=1.6, markersize=4, **look)
     if rule == CURVE_RULES[0]:
         known = np.isfinite(rows["low"].to_numpy(float))
         low, high = (rows[name].to_numpy(float)[known] for name in ("low", "high"))
         axes.vlines(x[known], low, high, color=colour, linewidth=1.0, alpha=0.7)
-
-
-def _as_text(figure: Figure) -> str:
-    """Return SVG whose bytes depend on the drawing alone."""
-    target = io.StringIO()
-    with rc_context({"svg.hashsalt": "sweep", "svg.fonttype": "none"}):
-        figure.savefig(target, format="svg", metadata={"Date": None})
-    return target.getvalue()
 
 
 _ABSENT = "–"
@@ -161,8 +150,10 @@ _CHOICE = (
     "of the test patients: who picks its highest point picks chance as well."
 )
 _PAIRED = (
-    "Differences are to share 0 with the same real patients, paired by patient and seed; p is corrected over all "
-    "points and tissues (Holm)."
+    "Differences are to share 0 with the same real patients, paired by patient and seed. Looking at many points, one "
+    "interval in twenty leaves out zero by chance alone: Holm's correction raises the smallest p by as many times as "
+    "there are points and tissues, the next by one time less, and so on. Better and worse need an interval without "
+    "zero and a corrected p below 0.05, so that an interval without zero beside “no evidence” may be chance among so many."
 )
 
 
@@ -334,19 +325,24 @@ def _markdown(table: pd.DataFrame, facts: SweepFacts) -> str:
 
 
 def _page(table: pd.DataFrame, facts: SweepFacts, svg: str) -> str:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(
-        resources.files("pipeline.commands.sweep").joinpath("templates/sweep.html.j2").read_text("utf-8")
-    )
-    drawing = Markup(svg[svg.index("<svg") :])  # noqa: S704 # our own drawing; its texts are escaped by matplotlib
-    return template.render(
+    alt = "Dice against the share of synthetic slices, one panel a tissue; the tables give the figures"
+    return render(
+        "pipeline.commands.sweep",
+        "sweep.html.j2",
         title=_title(facts),
         facts=facts,
         notes=facts.notes(),
         best=facts.best(),
-        blocks=_blocks(table, facts),
-        svg=drawing,
+        tables=[_as_table(block) for block in _blocks(table, facts)],
+        curve=Picture(data_address(svg.encode(), "image/svg+xml"), alt),
     )
+
+
+def _as_table(block: _Block) -> Table:
+    """Return a block as the kit's table, the points of as many real patients together."""
+    rows = [[f"{patients} real patients", *cells] for patients, *cells in block.rows]
+    texts = ("real + synthetic slices", "tissue", "verdict")
+    return make_table(block.title, block.names, rows, texts, grouped=1)
 
 
 def _title(facts: SweepFacts) -> str:
