@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
 from common.files import known_digest, write_json
+from common.pages.words import words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +38,7 @@ def describe_version(card: Mapping[str, Any], scores: "pd.DataFrame", seed: int)
         seed: Which of the model's seeds.
     """
     lines = ["| | |", "|---|---|"]
-    lines += [f"| {name.replace('_', ' ')} | {card[name]} |" for name in _FIELDS if name in card]
+    lines += [f"| {words(name)} | {card[name]} |" for name in _FIELDS if name in card]
     for start in card.get("started_from", [])[:1]:
         where = ", ".join(f"{name} {start[name]}" for name in ("source", "profile", "fold") if name in start)
         lines.append(f"| started from | {where or 'a model whose card names no source'} |")
@@ -50,7 +51,7 @@ def describe_version(card: Mapping[str, Any], scores: "pd.DataFrame", seed: int)
     ]
     chosen = scores[(scores["seed"] == seed) & (scores["rule"] == "positive") & (scores["metric"] == "dice")]
     for tissue, rows in chosen.groupby("tissue", sort=False):
-        lines.append(f"| {tissue} | {rows['value'].mean():.3f} | {rows['case_id'].nunique()} |")
+        lines.append(f"| {words(str(tissue))} | {rows['value'].mean():.3f} | {rows['case_id'].nunique()} |")
     lines += ["", str(card.get("intended_use", "")), "The full card is `model_card.json` among the model's files."]
     return "\n".join(lines)
 

@@ -139,7 +139,7 @@ def tissue_figure(table: pd.DataFrame) -> Picture:
                 places = np.arange(len(tissues)) + 0.16 * (number - (len(subjects) - 1) / 2)
                 _draw_points(axes, places, own, subject)
             axes.set_xticks(range(len(tissues)), [words(tissue) for tissue in tissues])
-            axes.set(title=titles[measure], ylabel="Dice", ylim=(0, 1))
+            axes.set(title=titles[measure], ylabel="Dice", ylim=(-0.03, 1.03))
             tidy(axes, "y")
             axes.legend(fontsize=8, loc="lower left")
         return svg_picture(figure, "Dice by tissue and subject with 95 % intervals; the table gives the figures")

@@ -27,10 +27,10 @@ _RULE = "positive"
 _VERDICTS = {
     BETTER: "synthetic slices helped",
     WORSE: "synthetic slices did harm",
-    BETTER_WITH_THIS_SEED: "synthetic slices helped with this seed, the only one",
-    WORSE_WITH_THIS_SEED: "synthetic slices did harm with this seed, the only one",
-    BETTER_IN_THIS_FOLD: "synthetic slices helped with this fold's training set, the only one",
-    WORSE_IN_THIS_FOLD: "synthetic slices did harm with this fold's training set, the only one",
+    BETTER_WITH_THIS_SEED: "synthetic slices helped with this one seed",
+    WORSE_WITH_THIS_SEED: "synthetic slices did harm with this one seed",
+    BETTER_IN_THIS_FOLD: "synthetic slices helped with this one fold's training set",
+    WORSE_IN_THIS_FOLD: "synthetic slices did harm with this one fold's training set",
     NO_EVIDENCE: "no evidence of a difference",
     TOO_FEW: f"too few patients for a verdict (fewer than {MINIMUM_PAIRS})",
 }

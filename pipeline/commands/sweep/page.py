@@ -153,7 +153,8 @@ _PAIRED = (
     "Differences are to share 0 with the same real patients, paired by patient and seed. Looking at many points, one "
     "interval in twenty leaves out zero by chance alone: Holm's correction raises the smallest p by as many times as "
     "there are points and tissues, the next by one time less, and so on. Better and worse need an interval without "
-    "zero and a corrected p below 0.05, so that an interval without zero beside “no evidence” may be chance among so many."
+    "zero and a corrected p below 0.05, so that an interval without zero beside “no evidence” may be "
+    "chance among so many."
 )
 
 

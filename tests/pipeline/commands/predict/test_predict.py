@@ -303,7 +303,7 @@ def test_a_dicom_segmentation_holds_the_label_map(tmp_path, home, plausible):
     labels = np.asarray(nibabel.load(tmp_path / "out" / "dicom.nii.gz").dataobj)
     names = {text.segment_label: text.segment_number for text in segmentation.SegmentSequence}
     assert segmentation.NumberOfFrames >= 1
-    assert set(names) <= {"cavity", "normal myocardium", "infarct", "no reflow"}
+    assert set(names) <= {"cavity", "normal myocardium", "infarct", "no-reflow"}
     assert segmentation.pixel_array.sum() == np.count_nonzero(labels)
 
 
