@@ -5,7 +5,8 @@ Each patient's Dice in both arms as a line: one panel a network (row) and tissue
 The course of the trainings: loss, and Dice of the validation patients, both arms in one chart.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -127,7 +128,7 @@ def _draw_pairs(axes: Axes, pairs: pd.DataFrame) -> None:
 
 
 _LOSS, _MEAN = "loss", "dice/mean"
-_DASHES = {REAL_ONLY: "--", REAL_PLUS_GAN: "-"}
+_DASHES: Mapping[str, Literal["-", "--"]] = {REAL_ONLY: "--", REAL_PLUS_GAN: "-"}
 
 
 def curves_picture(trainings: Sequence[Training]) -> Picture | None:
@@ -169,7 +170,7 @@ def _draw(axes: Axes, trainings: Sequence[Training], column: str) -> None:
         if column in training.history.columns:
             history = training.history
             arm = training.arm.training_set
-            look = {"color": ARM_COLOURS[arm], "marker": ARM_MARKERS[arm], "linestyle": _DASHES[arm]}
+            look: dict[str, Any] = {"color": ARM_COLOURS[arm], "marker": ARM_MARKERS[arm], "linestyle": _DASHES[arm]}
             axes.plot(history["step"], history[column], linewidth=1.2, markersize=3.5, alpha=0.8, **look)
     if column == _LOSS:
         axes.set_ylim(bottom=0)

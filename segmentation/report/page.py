@@ -1,6 +1,6 @@
 """The report as one HTML file: no script, no network, every text from the data escaped."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from common.files import write_atomically
-from common.pages.kit import Marked, Picture, Table, render, svg_picture, svg_style, table
+from common.pages.kit import Cells, Marked, Picture, Table, render, svg_picture, svg_style, table
 from common.pages.words import count, interval, number, words
 from segmentation.comparison.arms import REAL_ONLY, REAL_PLUS_GAN, Comparison
 from segmentation.comparison.statistics import CONFIDENCE, one_training_set, sources_of_variation
@@ -82,7 +82,7 @@ def _summary(material: ReportMaterial) -> Table:
 
 
 def _differences(comparison: Comparison) -> Table:
-    rows = [
+    rows: list[Cells] = [
         [
             words(row["network"]),
             words(row["tissue"]),
@@ -108,7 +108,7 @@ def _corrected(comparison: Comparison) -> dict[str, Any]:
     return {"comparisons": count(len(tested), "comparison"), "threshold": f"{1 - CONFIDENCE:.2g}"}
 
 
-def _positive(comparison: Comparison) -> list[Row]:
+def _positive(comparison: Comparison) -> Sequence[Row]:
     return comparison.differences[comparison.differences["rule"] == "positive"].to_dict("records")
 
 
@@ -132,7 +132,7 @@ def _volumes(material: ReportMaterial) -> dict[str, Any]:
         for tissue in bland_altman.GROUPS
         if (found["tissue"] == tissue).any()
     ]
-    rows = [
+    rows: list[Cells] = [
         [
             words(one.tissue),
             words(one.network),

@@ -6,7 +6,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import BrowserContext, Page
 
-from tests.ui.browser import keep_picture
+from tests.ui.browser import PICTURES
 from tests.ui.made_pages import PAGES
 
 TELEPHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
@@ -64,7 +64,8 @@ def test_axe_finds_no_serious_fault_and_nothing_is_wider_than_the_screen(opened,
     assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
     assert dark == (scheme == "dark")
-    page.screenshot(path=keep_picture(page, f"page_{name}_{size['width']}_{scheme}"), full_page=True)
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=PICTURES / f"page_{name}_{size['width']}_{scheme}.png", full_page=True)
 
 
 def test_on_a_telephone_every_table_scrolls_in_its_own_box_with_its_first_column_whole(opened):

@@ -96,7 +96,7 @@ def render_page(parts: Sequence[PagePart], problems: Sequence[str], model: Mappi
         problems=problems,
         model=model,
         legend=[(_both(tissue, labels), labels.css_colour(value)) for value, tissue in labels.foreground],
-        overview=_overview(parts, labels) if len(parts) > 1 else None,
+        overview=_overview(parts) if len(parts) > 1 else None,
         volumes=[_volumes(part.predicted, labels) for part in parts],
         uncertainty=[_uncertainty(part.predicted) for part in parts],
         groups={
@@ -120,7 +120,7 @@ def _both(name: str, labels: LabelSet) -> str:
     return f"{words(name)} ({term})" if term != ABSENT else words(name)
 
 
-def _overview(parts: Sequence[PagePart], labels: LabelSet) -> Table:
+def _overview(parts: Sequence[PagePart]) -> Table:
     """Return a row a study, its flags before its volumes."""
     names = list(parts[0].predicted.prediction.volumes_ml)
     shares = list(parts[0].predicted.prediction.shares_percent)
@@ -133,7 +133,7 @@ def _overview(parts: Sequence[PagePart], labels: LabelSet) -> Table:
         ]
         for part in parts
     ]
-    headings = ["study", "flags", *(_both(name, labels) for name in names)]
+    headings = ["study", "flags", *map(words, names)]
     headings += [f"{words(name)}, % of myocardium" for name in shares]
     return table("All studies, volumes in mL", headings, rows, ("flags",))
 

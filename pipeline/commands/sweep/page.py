@@ -132,7 +132,7 @@ def _draw(axes: Axes, table: pd.DataFrame) -> None:
 def _line(axes: Axes, rows: pd.DataFrame, shift: float, series: int, name: str, rule: str) -> None:
     x, y = rows["synthetic_share"].to_numpy(float) + shift, rows["mean"].to_numpy(float)
     colour, filled = SERIES[series], "full" if rule == CURVE_RULES[0] else "none"
-    look = {"linestyle": _DASHES[rule], "marker": MARKERS[series], "fillstyle": filled}
+    look: dict[str, Any] = {"linestyle": _DASHES[rule], "marker": MARKERS[series], "fillstyle": filled}
     axes.plot(x, y, color=colour, label=name, linewidth=1.6, markersize=4, **look)
     if rule == CURVE_RULES[0]:
         known = np.isfinite(rows["low"].to_numpy(float))
