@@ -3,6 +3,7 @@
 What synthetic slices must fulfil before anything is trained on them, and what is only told.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ import numpy as np
 from assets.parts.checks import FOLDS, OWNERS, beats, check_spec
 from assets.parts.inputs import open_slices, open_split, open_studies
 from assets.quality_instruments import JUDGE, instruments_of, utility_config
+from common.pages import words as texts
+from common.pages.words import words
 from common.tables import write_csv
 from engine.forge import Forge, require_fold
 from engine.outcome import Check, Fact, Outcome, image, number
@@ -23,6 +26,10 @@ if TYPE_CHECKING:
     from gan.quality.slices import Images
     from imaging.slices.part import PartSlices
     from runtime.compute import Compute
+
+
+_WALLS, _LESIONS = ("cavity", "normal_myocardium"), ("infarct", "no_reflow")
+LEAST_OF_A_JUDGE = 0.2  # Dice of a lesion on real slices, below which a segmenter cannot tell whether one was drawn
 
 
 def quality_checks(report: "QualityReport", settings: "Settings") -> tuple[Check, ...]:
@@ -37,19 +44,43 @@ def quality_checks(report: "QualityReport", settings: "Settings") -> tuple[Check
 
 
 def _adherence(report: "QualityReport", limits: "QualitySettings") -> Check:
-    minimum = {
-        "cavity": limits.minimum_adherence_cavity,
-        "normal_myocardium": limits.minimum_adherence_myocardium,
-    }
-    found = {tissue: report.value(f"adherence/{tissue}", "ventricle", "synthetic") for tissue in minimum}
-    figures = {f"{tissue}/dice": dice for tissue, dice in found.items()}
-    figures |= {f"{tissue}/minimum": dice for tissue, dice in minimum.items()}
-    return Check(
-        "adherence",
-        all(found[tissue] >= minimum[tissue] for tissue in minimum),
-        figures,
-        "A segmenter trained on real slices only finds the tissues where the mask put them.",
+    """Judge lesions by how well the judge finds real ones; one that does not find these is no judge of lesions."""
+    found, real = (
+        {t: _agreement(report, t, subject) for t in (*_WALLS, *_LESIONS)} for subject in ("synthetic", "real")
     )
+    minimum = {"cavity": limits.minimum_adherence_cavity, "normal_myocardium": limits.minimum_adherence_myocardium}
+    judged = [tissue for tissue in _LESIONS if real[tissue] >= LEAST_OF_A_JUDGE and np.isfinite(found[tissue])]
+    minimum |= {tissue: limits.minimum_adherence_lesions * real[tissue] for tissue in judged}
+    figures = {f"{tissue}/dice": dice for tissue, dice in found.items()}
+    figures |= {f"{tissue}/real_slices": dice for tissue, dice in real.items()}
+    figures |= {f"{tissue}/minimum": dice for tissue, dice in minimum.items()}
+    passed = all(found[tissue] >= least for tissue, least in minimum.items())
+    return Check("adherence", passed, figures, _adherence_in_words(found, real, minimum))
+
+
+def _agreement(report: "QualityReport", tissue: str, subject: str) -> float:
+    """Return the judge's Dice of a tissue; NaN where neither mask nor judge shows any."""
+    rows = report.rows(f"adherence/{tissue}", "ventricle", subject)
+    return float(rows["value"].iloc[0]) if len(rows) else float("nan")
+
+
+def _adherence_in_words(found: Mapping[str, float], real: Mapping[str, float], minimum: Mapping[str, float]) -> str:
+    """Say of each tissue what was asked of it, or why it was not judged."""
+    asked = [
+        f"{words(tissue)} {texts.number(found[tissue], '.2f')} (at least {least:.2f}"
+        + (f", by {real[tissue]:.2f} on real slices)" if tissue in _LESIONS else ")")
+        for tissue, least in minimum.items()
+    ]
+    told = f"Dice of mask and what a segmenter trained on real slices only finds: {', '.join(asked)}."
+    unjudged = [
+        f"{words(tissue)} ({texts.number(found[tissue], '.2f')}; {texts.number(real[tissue], '.2f')} on real slices)"
+        for tissue in _LESIONS
+        if tissue not in minimum
+    ]
+    if not unjudged:
+        return told
+    what = "Lesions not judged" if len(unjudged) == len(_LESIONS) else "Not judged"
+    return f"{told} {what}: {texts.listed(unjudged)}, since a judge has at least {LEAST_OF_A_JUDGE:g} on real slices."
 
 
 def _no_copies(report: "QualityReport", settings: "Settings") -> Check:
@@ -132,7 +163,7 @@ _BLOCKING = ("adherence", "no_copies", "variety")
     group_name="synthesis",
     kinds={"pytorch", "mlflow"},
     owners=OWNERS,
-    code_version="5",
+    code_version="6",
     pool="gpu",
     check_specs=[
         *(check_spec(name, asset="synthesis_quality", blocking=True) for name in _BLOCKING),

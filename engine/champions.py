@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
 from common.files import known_digest, write_json
+from common.pages.words import words
 from runtime.model_card import ModelCard
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def describe_version(card: ModelCard, scores: "pd.DataFrame", seed: int) -> str:
         seed: Which of the model's seeds.
     """
     lines = ["| | |", "|---|---|"]
-    lines += [f"| {name.replace('_', ' ')} | {getattr(card, name)} |" for name in _FIELDS if card.says(name)]
+    lines += [f"| {words(name)} | {getattr(card, name)} |" for name in _FIELDS if card.says(name)]
     for start in (card.started_from if card.says("started_from") else [])[:1]:
         told = {"source": start.source, "profile": start.profile, "fold": start.fold}
         where = ", ".join(f"{name} {value}" for name, value in told.items() if value is not None)
@@ -53,7 +54,7 @@ def describe_version(card: ModelCard, scores: "pd.DataFrame", seed: int) -> str:
     ]
     chosen = scores[(scores["seed"] == seed) & (scores["rule"] == "positive") & (scores["metric"] == "dice")]
     for tissue, rows in chosen.groupby("tissue", sort=False):
-        lines.append(f"| {tissue} | {rows['value'].mean():.3f} | {rows['case_id'].nunique()} |")
+        lines.append(f"| {words(str(tissue))} | {rows['value'].mean():.3f} | {rows['case_id'].nunique()} |")
     use = card.intended_use if card.says("intended_use") else ""
     lines += ["", use, "The full card is `model_card.json` among the model's files."]
     return "\n".join(lines)

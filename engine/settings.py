@@ -61,6 +61,11 @@ class QualitySettings(FrozenConfig):
     minimum_adherence_myocardium: float = Field(
         default=0.3, ge=0, le=1, description="Dice of the judge's normal myocardium on synthetic slices"
     )
+    minimum_adherence_lesions: float = Field(
+        default=0.5,
+        ge=0,
+        description="the judge's infarct and no-reflow: Dice on synthetic slices over that on real ones",
+    )
     maximum_copied_share: float = Field(
         default=0.03, ge=0, le=1, description="of synthetic slices that copy a training ventricle; chance: at most 0.01"
     )

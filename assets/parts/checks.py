@@ -72,7 +72,7 @@ CHECKS: Mapping[str, str] = MappingProxyType(
         "beats_fixed_box": "Does the localiser overlap more than a central box of mean training size?",
         "beats_mean_paint_frechet": "Are drawings nearer to real ventricles than masks painted with mean intensities?",
         "beats_mean_paint_likeness": "Are drawings more like the very slice they redraw than painted masks are?",
-        "adherence": "Does a segmenter trained on real slices only find the tissues where the mask put them?",
+        "adherence": "Does a segmenter trained on real slices only find the mask's tissues, and its lesions?",
         "no_copies": "Are few synthetic ventricles nearer to one training patient than real patients are?",
         "variety": "Do synthetic ventricles differ from each other as real ones do?",
         "beats_all_background": "Is Dice above that of a network that draws nothing?",

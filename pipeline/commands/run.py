@@ -18,6 +18,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from common.errors import InputError
+from common.pages.words import words
 from common.workers import interrupts_held
 from engine.cluster.executor import executor_name
 from engine.forge import Forge, say
@@ -234,7 +235,7 @@ def _score_files(forge: Forge, fold: int) -> list[Path]:
 def _table(frame: pd.DataFrame, title: str) -> Table:
     table = Table(title=title)
     for name in frame.columns:
-        table.add_column(str(name).replace("_", " "))
+        table.add_column(words(name))
     for row in frame.itertuples(index=False):
-        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else words(value) for value in row))
     return table

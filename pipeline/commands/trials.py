@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,9 @@ import pandas as pd
 from assets.quality_instruments import JUDGE
 from common.errors import InputError
 from common.files import write_atomically, write_text
+from common.pages.kit import Picture, data_address, render
+from common.pages.kit import table as make_table
+from common.pages.words import words
 from common.tables import read_csv, write_csv
 from engine.finished import Finished
 from engine.forge import Forge, say
@@ -54,19 +56,15 @@ _NOTE = (
     "slices with the same slices drawn again; adherence is the Dice of a segmenter trained on real slices. Small sets: "
     "compare rows, not with other tables."
 )
-_STYLE = (
-    "body{font:15px/1.45 sans-serif;margin:2em;color:#1d2733}table{border-collapse:collapse}"
-    "td,th{padding:.25em .6em;border-bottom:1px solid #d9dee5;text-align:right}"
-    "td:nth-child(-n+2),th:nth-child(-n+2){text-align:left}img{max-width:100%}"
-)
 
 
 def write_table(table: pd.DataFrame, folder: Path) -> None:
-    """Write `trials.csv`, `trials.md` and `trials.html`; the page shows each trial's `figures/pairs.png`."""
+    """Write `trials.csv`, `trials.md` and `trials.html`; the page holds each trial's `figures/pairs.png`."""
     shown = [[_text(value) for value in row] for row in table.itertuples(index=False)]
-    names = [str(name).replace("_", " ") for name in table.columns]
+    names = [words(name) for name in table.columns]
     write_atomically(folder / "trials.csv", lambda part: write_csv(table, part))
-    texts = {"trials.md": _markdown(names, shown), "trials.html": _page(names, shown, list(table["trial"]))}
+    pairs = _pairs(folder, list(table["trial"]))
+    texts = {"trials.md": _markdown(names, shown), "trials.html": _page(names, shown, pairs)}
     for name, text in texts.items():
         write_text(folder / name, text)
 
@@ -88,18 +86,20 @@ def _markdown(names: list[str], rows: list[list[str]]) -> str:
     return "\n".join([*lines, "", _NOTE, ""])
 
 
-def _page(names: list[str], rows: list[list[str]], trials: list[str]) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    pictures = "".join(
-        f'<h2>{escape(name)}</h2><img alt="real slices above, drawn below" src="{escape(name)}/figures/pairs.png">'
+def _page(names: list[str], rows: list[list[str]], pairs: list[Picture]) -> str:
+    figures = make_table("Trials", names, rows, names[1:2])
+    return render("pipeline.commands", "trials.html.j2", note=_NOTE, figures=figures, pairs=pairs)
+
+
+def _pairs(folder: Path, trials: list[str]) -> list[Picture]:
+    return [
+        Picture(
+            data_address((folder / name / "figures" / "pairs.png").read_bytes(), "image/png"),
+            f"{name}: real slices above, drawn below",
+            name,
+        )
         for name in trials
-    )
-    return (
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Trials</title><style>{_STYLE}</style>'
-        f"</head><body><h1>Trials</h1><p>{escape(_NOTE)}</p><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table>{pictures}</body></html>\n"
-    )
+    ]
 
 
 def _text(value: object) -> str:

@@ -24,7 +24,7 @@ from segmentation.comparison.statistics import (
     sources_of_variation,
     verdict,
 )
-from segmentation.model_kind import REAL_ONLY, REAL_PLUS_GAN, ModelKind
+from segmentation.model_kind import ARMS, REAL_ONLY, REAL_PLUS_GAN, ModelKind
 from segmentation.scoring.joint_scores import patient_rows
 from segmentation.scoring.scores import RULES
 from segmentation.scoring.yardsticks import absent_yardsticks
@@ -70,7 +70,6 @@ FOLD_COLUMNS = ("network", "arm", "against", "tissue", "rule", "fold", "differen
 PAIR_COLUMNS = ("network", "tissue", "rule", "case_id", REAL_ONLY, REAL_PLUS_GAN)
 
 Arms = tuple[str, str]  # the training set that the other is compared with, and the other
-_ARMS: Arms = (REAL_ONLY, REAL_PLUS_GAN)
 
 
 @dataclass(frozen=True)
@@ -198,7 +197,7 @@ def _comparable(tables: Sequence[ScoredTable], per_fold: bool) -> list[list[Scor
     return list(groups.values())
 
 
-def _differences(contributions: pd.DataFrame, arms: Arms = _ARMS) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _differences(contributions: pd.DataFrame, arms: Arms = ARMS) -> tuple[pd.DataFrame, pd.DataFrame]:
     columns, pair_columns = (_with_arms(names, arms) for names in (DIFFERENCE_COLUMNS, PAIR_COLUMNS))
     rows: list[dict[str, Any]] = []
     pairs: list[pd.DataFrame] = [pd.DataFrame(columns=pair_columns)]
@@ -212,7 +211,7 @@ def _differences(contributions: pd.DataFrame, arms: Arms = _ARMS) -> tuple[pd.Da
 
 
 def _with_arms(columns: Sequence[str], arms: Arms) -> list[str]:
-    names = dict(zip(_ARMS, arms, strict=True))
+    names = dict(zip(ARMS, arms, strict=True))
     return [names.get(column, column) for column in columns]
 
 

@@ -7,7 +7,8 @@ Several arms, each against the one that it is measured by; Dice against the shar
 The course of the trainings: loss, and Dice of the validation patients, both arms in one chart.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -17,24 +18,27 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from common.errors import InputError
-from common.pages import svg_style
-from segmentation.comparison.arms import Comparison
-from segmentation.model_kind import REAL_ONLY, REAL_PLUS_GAN
-from segmentation.report.material import Training
-from segmentation.report.words import (
+from common.pages.kit import (
     ARM_COLOURS,
-    ARMS,
+    ARM_MARKERS,
+    BLUE,
     INK,
+    LINE,
+    SERIES,
+    VERMILION,
     WIDTH_IN,
     Picture,
-    number,
     say_instead,
     svg_picture,
+    svg_style,
     tidy,
-    words,
 )
+from common.pages.words import number, words
+from segmentation.comparison.arms import Comparison
+from segmentation.model_kind import ARMS, REAL_ONLY, REAL_PLUS_GAN
+from segmentation.report.material import Training
 
-GAIN, LOSS = "#2a7f62", "#c0504d"
+GAIN, LOSS = BLUE, VERMILION
 
 
 def forest_figure(comparison: Comparison, rule: str = "positive") -> Figure:
@@ -71,7 +75,7 @@ def _order(rows: pd.DataFrame) -> dict[str, int]:
 def _separate_tissues(axes: Axes, tissues: list[str]) -> None:
     for place in range(1, len(tissues)):
         if tissues[place] != tissues[place - 1]:
-            axes.axhline(place - 0.5, color="#b9c4d0", linewidth=0.7)
+            axes.axhline(place - 0.5, color=LINE, linewidth=0.7)
 
 
 def _draw_difference(axes: Axes, place: int, row: pd.Series) -> None:
@@ -122,7 +126,8 @@ def _draw_pairs(axes: Axes, pairs: pd.DataFrame) -> None:
         return
     for before, after in pairs[[REAL_ONLY, REAL_PLUS_GAN]].to_numpy(float):
         colour = GAIN if after > before else LOSS if after < before else INK
-        axes.plot([0, 1], [before, after], color=colour, marker="o", markersize=3, linewidth=1, alpha=0.6)
+        dashes = "--" if after < before else "-"
+        axes.plot([0, 1], [before, after], dashes, color=colour, marker="o", markersize=3, linewidth=1, alpha=0.7)
     means = pairs[[REAL_ONLY, REAL_PLUS_GAN]].mean().to_numpy(float)
     axes.hlines(means, [-0.2, 0.8], [0.2, 1.2], colors=INK, linewidth=2.5)
 
@@ -157,12 +162,11 @@ def _is_of(table: pd.DataFrame, tissue: str, network: str, arm: str) -> pd.Serie
 
 
 def _draw_gain(axes: Axes, place: int, rows: pd.DataFrame, dots: pd.DataFrame) -> None:
-    axes.plot(dots["difference"], [place] * len(dots), "o", color="#b9c4d0", markersize=4)
+    axes.plot(dots["difference"], [place] * len(dots), "o", color=LINE, markersize=4)
     for _, row in rows.iterrows():
         _draw_difference(axes, place, row)
 
 
-_LINE_COLOURS = ("#1f5f99", "#c0504d", "#2a7f62", "#8064a2", "#b8860b", "#303030")
 _LINE_STYLES = {"positive": ("-", "o"), "pooled": (":", "s")}
 _APART = 0.012  # between the lines of one share, so that their intervals can be told apart
 
@@ -191,7 +195,7 @@ def curve_figure(summary: pd.DataFrame, what: str) -> Figure:
 def _draw_curves(axes: Axes, table: pd.DataFrame) -> None:
     lines = list(dict.fromkeys(table["line"]))
     for (line, rule), rows in table.groupby(["line", "rule"], sort=False):
-        colour, (dashes, marker) = _LINE_COLOURS[lines.index(line) % len(_LINE_COLOURS)], _LINE_STYLES[str(rule)]
+        colour, (dashes, marker) = SERIES[lines.index(line) % len(SERIES)], _LINE_STYLES[str(rule)]
         shift = _APART * (2 * lines.index(line) + (rule == "pooled") - len(lines) + 0.5)
         ordered = rows.sort_values("share")
         x, y, low, high = (ordered[name].to_numpy(float) for name in ("share", "mean", "low", "high"))
@@ -204,6 +208,7 @@ def _draw_curves(axes: Axes, table: pd.DataFrame) -> None:
 
 
 _LOSS, _MEAN = "loss", "dice/mean"
+_DASHES: Mapping[str, Literal["-", "--"]] = {REAL_ONLY: "--", REAL_PLUS_GAN: "-"}
 
 
 def curves_picture(trainings: Sequence[Training]) -> Picture | None:
@@ -226,7 +231,10 @@ def curves_picture(trainings: Sequence[Training]) -> Picture | None:
             axes.set_title(words(column.removeprefix("dice/")), fontsize=9)
         for axes in panels[-1]:
             axes.set_xlabel("optimiser steps")
-        lines = [Line2D([], [], color=ARM_COLOURS[arm], marker=".", label=words(arm)) for arm in ARMS]
+        lines = [
+            Line2D([], [], color=ARM_COLOURS[arm], marker=ARM_MARKERS[arm], linestyle=_DASHES[arm], label=words(arm))
+            for arm in ARMS
+        ]
         figure.legend(handles=lines, loc="outside upper right", ncols=len(ARMS))
         return svg_picture(figure, "Training loss and validation Dice over the optimiser steps, by network and arm")
 
@@ -241,10 +249,9 @@ def _draw(axes: Axes, trainings: Sequence[Training], column: str) -> None:
     for training in trainings:
         if column in training.history.columns:
             history = training.history
-            colour = ARM_COLOURS[training.arm.training_set]
-            axes.plot(
-                history["step"], history[column], color=colour, linewidth=1.2, marker=".", markersize=4, alpha=0.8
-            )
+            arm = training.arm.training_set
+            look: dict[str, Any] = {"color": ARM_COLOURS[arm], "marker": ARM_MARKERS[arm], "linestyle": _DASHES[arm]}
+            axes.plot(history["step"], history[column], linewidth=1.2, markersize=3.5, alpha=0.8, **look)
     if column == _LOSS:
         axes.set_ylim(bottom=0)
     else:

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from common.pages.words import count, listed, upper_first, words
 from imaging.labels import PATIENT_GROUPS
 from segmentation.comparison.statistics import CONFIDENCE, MINIMUM_PAIRS, one_training_set, sources_of_variation
+from segmentation.model_kind import ARMS
 from segmentation.report.material import ReportMaterial, Setup, Synthesis
-from segmentation.report.words import ARMS, count, listed, upper_first, words
 from segmentation.training.config import TrainConfig
 
 _LOSSES: Mapping[str, str] = MappingProxyType(

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from assets.parts.inputs import open_studies
 from assets.studies import studies
 from common.errors import InputError
+from common.pages.words import words
 from engine.forge import Forge
 from engine.preflight import check_before_run
 from engine.settings import load_settings
@@ -34,11 +35,10 @@ from pipeline.commands.models import ModelName, find_members, load_model, models
 from runtime.compute import choose_compute
 from runtime.model_folder import write_model_folder
 from segmentation.evaluation import label_maps
-from segmentation.model_kind import ModelKind, model_kinds
+from segmentation.model_kind import TRAINING_SETS, ModelKind, model_kinds
 from segmentation.networks import table as networks
 from segmentation.networks.blocks import SegmentationNetwork, SegmentationOutput
 from segmentation.prediction import export as exported
-from segmentation.report.words import words
 from segmentation.training.config import TrainConfig
 from tests.imaging.fake_emidec import CASES, label_map, write_nifti
 from tests.pipeline.sealed import seal
@@ -77,7 +77,7 @@ def test_a_network_of_the_table_has_names_a_title_and_a_size(toy_network):
     assert (kind.network, kind.training_set) == ("toy_net", "real_plus_gan")
     assert kind == ModelKind.of_scores("toy_net_real_plus_gan_scores")
     assert kind.about == "Toy-Net, trained on augmented real and synthetic slices."
-    assert words("toy_net") == "Toy-Net"
+    assert words("toy_net") == "toy net"
     assert [kind.name for kind in model_kinds()][-2:] == ["toy_net_real_only", "toy_net_real_plus_gan"]
     assert TrainConfig.model_validate({"network": {"name": "toy_net"}}).network.bottleneck == 8
 
@@ -238,3 +238,8 @@ def test_no_module_but_its_own_puts_a_kind_s_name_together_or_splits_it():
 
 def test_networks_are_listed_in_their_table_alone():
     assert written(r"[\"']attention_res_unet[\"'], *[\"']halsr_net[\"']") == set()
+
+
+def test_pages_write_names_as_the_tables_do():
+    titled = {**networks.NETWORKS, **TRAINING_SETS}
+    assert {name: words(name) for name in titled} == {name: one.title for name, one in titled.items()}

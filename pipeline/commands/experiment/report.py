@@ -1,24 +1,20 @@
 """What is told of an experiment: how far it is, one tidy table, and a report of its arms, each against real only."""
 
-import io
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from common.errors import InputError
 from common.files import write_atomically
-from common.pages import svg_style
+from common.pages.kit import Picture, data_address, render, svg_bytes, svg_style, table
+from common.pages.words import ABSENT, interval, number, words
 from common.tables import read_csv, write_csv
 from engine.forge import say
 from engine.locks import held
@@ -31,11 +27,12 @@ from segmentation.comparison.arms import compare_each, interval_notes, summarise
 from segmentation.comparison.text import markdown_table
 from segmentation.model_kind import REAL_PLUS_GAN
 from segmentation.report.charts import curve_figure, gains_figure
-from segmentation.report.words import ABSENT, interval, number, words
 from segmentation.scoring.scores import SCORE_COLUMNS
 
 Pair = tuple[Bench, Cell]
 
+_ALT = "The figures are in the tables below"
+_TEXTS = ("arm", "against", "tissue", "verdict")
 RULES_SHOWN = ("positive", "pooled")
 _VALIDATED = (
     "Validation patients are scored, who also chose each training's checkpoint, in all arms alike: their Dice is too "
@@ -394,13 +391,25 @@ def _markdown(results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _page(results: Results) -> str:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = resources.files("pipeline.commands.experiment").joinpath("templates/experiment.html.j2")
-    drawings = [Markup(svg[svg.index("<svg") :]) for svg in _figures(results).values()]  # noqa: S704 # our own drawing; matplotlib escapes its texts
-    return environment.from_string(template.read_text("utf-8")).render(
-        title=_title(results.plan), results=results, figures=drawings, blocks=results.blocks()
+def render_report(
+    title: str, about: str, preferred: Sequence[str], notes: Sequence[str], blocks: Sequence[Block], svgs: Sequence[str]
+) -> str:
+    """Return the report as one page: what is preferred, the drawings, the tables, and how to read them."""
+    return render(
+        "pipeline.commands.experiment",
+        "experiment.html.j2",
+        title=title,
+        about=about,
+        preferred=preferred,
+        notes=notes,
+        tables=[table(block.title, block.names, block.rows, _TEXTS) for block in blocks],
+        figures=[Picture(data_address(svg.encode(), "image/svg+xml"), _ALT) for svg in svgs],
     )
+
+
+def _page(results: Results) -> str:
+    plan, svgs = results.plan, list(_figures(results).values())
+    return render_report(_title(plan), plan.about, results.preferred(), results.notes(), results.blocks(), svgs)
 
 
 def _title(plan: Plan) -> str:
@@ -413,20 +422,14 @@ def _figures(results: Results) -> dict[str, str]:
     found, (differences, by_fold) = {}, results.compared
     with rc_context(svg_style()):
         if len(differences):
-            found["differences.svg"] = _as_text(gains_figure(differences, by_fold))
+            found["differences.svg"] = svg_bytes(gains_figure(differences, by_fold)).decode()
         if results.plan.curve:
             arms, patients = results.summary["arm"], f"Dice, {results.plan.scored_on} patients"
             shares = [results.benches[name].arm.share for name in arms]
             lines = [f"{results.benches[name].patients} real patients" for name in arms]
-            found["curve.svg"] = _as_text(curve_figure(results.summary.assign(share=shares, line=lines), patients))
+            drawn = curve_figure(results.summary.assign(share=shares, line=lines), patients)
+            found["curve.svg"] = svg_bytes(drawn).decode()
     return found
-
-
-def _as_text(figure: Figure) -> str:
-    """Return SVG whose bytes depend on the drawing alone."""
-    target = io.StringIO()
-    figure.savefig(target, format="svg", metadata={"Date": None})
-    return target.getvalue()
 
 
 def _interval(value: float, low: float, high: float, form: str = ".3f") -> str:

@@ -180,7 +180,7 @@ def test_text_has_every_row_with_yardsticks_beneath(comparison):
     last_network = max(i for i, line in enumerate(lines[:14]) if "real_plus_gan" in line)
     assert last_network < first_yardstick
     assert len({len(line) for line in lines[: first_yardstick + 4]}) == 1
-    assert "0.750" in next(line for line in lines if "all_background" in line and "no_reflow" in line)
+    assert "0.750" in next(line for line in lines if "all_background" in line and "no-reflow" in line)
     assert "too few patients" in text
 
 
