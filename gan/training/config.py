@@ -104,7 +104,7 @@ class Pix2PixConfig(FrozenConfig):
         shades: Tell how bright each tissue is, see `gan.generation.shades`; needs context.
         shade_neighbours: Among how many of the likest training slices a mask's shades are drawn.
         grain_px: Smoothness of the noise that is laid on the drawing as grain, as strong as the network says:
-            deviations of Gaussians in pixels, 0 for white; empty for none (`gan.networks.grain`).
+            deviations of Gaussians in pixels, 0 for white; empty for none (`gan.networks.generator`).
         output: Last activation; a `sigmoid`'s [0, 1] is spread over [-1, 1].
         normalisation: `instance` equals batch normalisation at the published batch of one.
         normalise_innermost: False where the innermost map is a single pixel, which has no deviation.
