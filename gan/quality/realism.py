@@ -19,6 +19,7 @@ from gan.networks.features import inception_score
 from gan.quality.slices import Features, Images, PairedSlices, Vectors, inside_ventricle
 from gan.quality.table import Row, between_halves, over_halves
 
+Doubles = NDArray[np.float64]
 Distance = Callable[[Vectors, Vectors], float]
 _VIEWS: Mapping[str, Callable[[PairedSlices], Images]] = {
     "whole": lambda slices: slices.images,
@@ -121,7 +122,7 @@ def _score(probabilities: NDArray[np.floating]) -> Callable[..., float]:
     return lambda rows: inception_score(probabilities[rows])
 
 
-def checked_pair(first: NDArray[np.floating], second: NDArray[np.floating], distance: str) -> tuple[Vectors, Vectors]:
+def checked_pair(first: NDArray[np.floating], second: NDArray[np.floating], distance: str) -> tuple[Doubles, Doubles]:
     """Return both sets, (N, D) and (M, D), in float64.
 
     Args:
@@ -140,8 +141,8 @@ def checked_pair(first: NDArray[np.floating], second: NDArray[np.floating], dist
     return pair
 
 
-def _checked(features: NDArray[np.floating], name: str) -> Vectors:
-    values: Vectors = np.asarray(features, dtype=np.float64)
+def _checked(features: NDArray[np.floating], name: str) -> Doubles:
+    values: Doubles = np.asarray(features, dtype=np.float64)
     if values.ndim != 2 or len(values) < 2:
         raise InputError(f"{name} features have shape {values.shape}; give at least two vectors (N, D)")
     if not np.isfinite(values).all():
