@@ -98,7 +98,8 @@ class Filter:
 
     def told(self, wanted: int, refused: Mapping[str, int]) -> dict[str, Any]:
         """Return what the store's parameters say of a generation."""
-        return {**self.identity, "draws": wanted + sum(refused.values()), "refused": dict(refused)}
+        counts = {NOT_FOUND: 0, **({COPY: 0} if self.identity.get("copies") else {}), **refused}
+        return {**self.identity, "draws": wanted + sum(refused.values()), "refused": counts}
 
 
 def draw_until_accepted(first: Draws, draw_again: DrawAgain, chosen: Filter) -> tuple[Draws, Counter[str]]:

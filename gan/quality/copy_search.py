@@ -17,13 +17,15 @@ from gan.quality.copies import (
     store_appearance,
     store_appearance_in_holes,
 )
-from gan.quality.report import Copies
+from gan.quality.report import Beside, Copies
 from gan.quality.slices import Features, PairedSlices, Vectors, inside_ventricle
 from gan.quality.table import Cases, Row, over_halves, ratio_of_sums
+from imaging.labels import Tissue
 from imaging.slices.store import SliceStore
 
 HOLE = "hole"  # the extra of a store that says where its slices were painted
 _WORST = 8
+_SPREAD, _BESIDE = 24, 8
 _READ = 512
 _PIXELS = "pixels"
 
@@ -74,6 +76,26 @@ def painted_rows(store: SliceStore) -> NDArray[np.intp]:
     if not len(rows):
         raise InputError(f"{store.path}: nothing was painted in any of {len(store)} slices; check the masks' balance")
     return rows
+
+
+def beside_originals(store: SliceStore, training: PairedSlices) -> Beside | None:
+    """Return some painted slices of a store beside the recipients' own, those with a lesion first.
+
+    None where no recipient's slice is among `training`.
+    """
+    places = {key: row for row, key in enumerate(zip(training.cases, training.slice_index, strict=True))}
+    table = store.rows
+    keys = list(zip(table["case_id"], table["slice_index"], strict=True))
+    painted = [int(row) for row in painted_rows(store) if keys[row] in places]
+    if not painted:
+        return None
+    shown = np.linspace(0, len(painted) - 1, min(_SPREAD, len(painted))).round().astype(int)
+    spread = np.array(painted)[shown]
+    healthy = ~(store.masks(spread) >= Tissue.INFARCT).any(axis=(1, 2))
+    chosen = spread[np.argsort(healthy, kind="stable")][:_BESIDE]
+    originals = training.at(np.array([places[keys[row]] for row in chosen]))
+    # A slice store's further images, not Django's SQL.
+    return Beside(originals.images, store.images(chosen).astype(np.float32), store.extra(HOLE, chosen))  # noqa: S610
 
 
 def _region(store: SliceStore) -> str:

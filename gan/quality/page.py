@@ -20,14 +20,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import binary_dilation
 
 from common.pages import svg_style
 from gan.quality.copies import CopySearch
-from gan.quality.report import Copies, QualityReport
+from gan.quality.report import Beside, Copies, QualityReport
 from gan.quality.slices import Images, ventricle_crops
 
 _GAP_PX = 3
 _CROP_PX = 96
+_BESIDE_PX = 84
 _MASKS_SHOWN = 4
 _DEVIATION_SHOWN = 0.1
 
@@ -69,6 +71,18 @@ def closest_pairs(copies: Copies) -> list[Picture]:
     return pictures
 
 
+def repainted_strips(beside: Beside | None) -> list[Picture]:
+    """Return three strips of the same hearts: as they are, repainted, and repainted with the hole outlined."""
+    if beside is None:
+        return []
+    middle = slice(beside.holes.shape[1] // 2 - _BESIDE_PX // 2, beside.holes.shape[1] // 2 + _BESIDE_PX // 2)
+    parts = [part[:, middle, middle].repeat(2, axis=1).repeat(2, axis=2) for part in (beside.originals, beside.drawn)]
+    holes = beside.holes[:, middle, middle].repeat(2, axis=1).repeat(2, axis=2) > 0
+    edges = np.stack([binary_dilation(hole) & ~hole for hole in holes])
+    strips = {"real": parts[0], "repainted": parts[1], "where": np.where(edges, np.float32(1), parts[1])}
+    return [Picture(strip(images), f"{name}: {len(images)} hearts", name) for name, images in strips.items()]
+
+
 def strip(images: Sequence[NDArray[np.floating]] | Images) -> str:
     """Return images (H, W) in [0, 1] side by side as the address of a PNG."""
     gap = np.full((len(images[0]), _GAP_PX), 255, np.uint8)
@@ -91,6 +105,7 @@ SUBJECTS = {
     "synthetic": "synthetic slices",
     "real": "real slices of other patients",
     "real_patients": "half of the real patients against the other half",
+    "training": "real slices of training patients",
 }
 _SHORT = {
     "pix2pix": "Pix2Pix",
@@ -98,6 +113,7 @@ _SHORT = {
     "synthetic": "synthetic",
     "real": "real",
     "real_patients": "real, halves",
+    "training": "real, training",
 }
 _COLOURS = {
     "pix2pix": "#23527c",
@@ -105,6 +121,7 @@ _COLOURS = {
     "mean_paint": "#b7791f",
     "real": "#1d9a6c",
     "real_patients": "#1d9a6c",
+    "training": "#7cc4a5",
 }
 _BINS = 40
 
@@ -214,6 +231,9 @@ _MEASURES = {
     "variety_ratio": "variety relative to real patients",
     "copies/near": "share near a training ventricle",
     "copies/copied": "share of copies",
+    "auc": "area under the ROC of a classifier",
+    "refused/lesion_not_found": "share of draws whose lesion the judge did not find",
+    "refused/copy": "share of draws that were copies",
 }
 _SUBJECTS = SUBJECTS | {"same_mask": "drawings from one mask", "ratio": "synthetic over real"}
 
@@ -243,6 +263,9 @@ def render_quality_page(report: QualityReport, title: str, verdicts: Sequence[Ve
         counts=report.counts.to_dict("records"),
         extractors=extractors,
         gallery=gallery_strips(report),
+        repainted=repainted_strips(report.beside),
+        told_apart=_named(table[table["measure"] == "auc"]),
+        refused=_named(table[table["measure"].str.startswith("refused/")]),
         same_mask=same_mask_strips(report),
         pairs=closest_pairs(report.copies),
         worst=report.copies.worst.to_dict("records"),
