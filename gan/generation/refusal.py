@@ -50,13 +50,15 @@ class Draws:
 
     def replaced(self, places: NDArray[np.integer], others: "Draws") -> "Draws":
         """Return the draws with others in some places."""
-        images, masks, rows = self.images.copy(), self.masks.copy(), self.rows.copy()
+        images, masks = self.images.copy(), self.masks.copy()
         images[places], masks[places] = others.images, others.masks
         holes = None if self.holes is None else self.holes.copy()
         if holes is not None and others.holes is not None:
             holes[places] = others.holes
-        rows.iloc[places] = others.rows[rows.columns].to_numpy()
-        return Draws(images, masks, holes, rows.astype(self.rows.dtypes.to_dict()))
+        order = np.arange(len(self))
+        order[places] = len(self) + np.arange(len(places))
+        rows = pd.concat([self.rows, others.rows[self.rows.columns]], ignore_index=True).iloc[order]
+        return Draws(images, masks, holes, rows.reset_index(drop=True))
 
 
 def joined_draws(parts: Sequence[Draws]) -> Draws:

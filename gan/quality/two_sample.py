@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
@@ -38,6 +39,9 @@ _LESION_WEIGHT = 4.0  # of a pixel of lesion over one of wall or blood, when a r
 _PARTNERS = 8  # the best, of which one is drawn
 _FEWEST_PX = 40  # that both show, below which a pair is left out
 _FEWEST_PAIRS = 8
+_AROUND_PX = 3.0  # deviation of the Gaussian within which a pattern is told from its surroundings
+_PATTERN_GAIN = 2.0
+_CHANNELS = 2 + len(_TISSUES)
 _NAME = "two-sample classifier"
 _WIDTHS = (24, 32, 48, 48)
 _STEPS, _PAIRS_A_STEP = 160, 16
@@ -71,7 +75,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class Pairs:
-    """What the network sees of pairs: channels (N, 1 + tissues, 64, 64) of either, and the synthetic one's patient."""
+    """What the network sees of pairs: channels (N, 2 + tissues, 64, 64) of either, and the synthetic one's patient."""
 
     synthetic: Floats
     real: Floats
@@ -185,8 +189,13 @@ def _halved(region: NDArray[np.bool_]) -> Floats:
 
 
 def _channels(images: Floats, labels: NDArray[np.uint8], seen: NDArray[np.bool_]) -> Floats:
-    """Return what is seen of windows (N, H, W): brightness, 0 elsewhere, and each tissue (N, 1 + tissues, H, W)."""
-    parts = [np.where(seen, images, 0), *(seen & (labels == tissue) for tissue in _TISSUES)]
+    """Return what is seen of windows (N, H, W) as channels (N, 2 + tissues, H, W), 0 elsewhere.
+
+    These are the brightness, its pattern (brightness less the mean of what is seen around), and each tissue.
+    """
+    sums, share = (gaussian_filter(part, (0, _AROUND_PX, _AROUND_PX)) for part in (images * seen, seen * 1.0))
+    pattern = images - sums / np.maximum(share, 1e-3)
+    parts = [images * seen, _PATTERN_GAIN * pattern * seen, *(seen & (labels == tissue) for tissue in _TISSUES)]
     return np.stack(parts, axis=1).astype(np.float32)
 
 
@@ -197,7 +206,7 @@ class Classifier(nn.Module):
         super().__init__()
         first, second, third, last = _WIDTHS
         self.stages = nn.Sequential(
-            *_stage(1 + len(_TISSUES), first, 4, 2, 1),
+            *_stage(_CHANNELS, first, 4, 2, 1),
             *_stage(first, second, 3, 1, 1),
             *_stage(second, third, 3, 2, 1),
             *_stage(third, last, 3, 1, 1),
@@ -207,7 +216,7 @@ class Classifier(nn.Module):
     def forward(self, windows: Tensor) -> Tensor:
         """Return the logit (N,) that windows (N, C, H, W) are synthetic."""
         features = self.stages(windows)
-        seen = F.adaptive_avg_pool2d(windows[:, 1:].sum(dim=1, keepdim=True), features.shape[2:])
+        seen = F.adaptive_avg_pool2d(windows[:, 2:].sum(dim=1, keepdim=True), features.shape[2:])
         mean = (features * seen).sum(dim=(2, 3)) / seen.sum(dim=(2, 3)).clamp_min(1e-3)
         most = (features * (seen > 0)).amax(dim=(2, 3))
         logits: Tensor = self.head(torch.cat([mean, most], dim=1))[:, 0]
@@ -244,7 +253,9 @@ def _batch(pairs: Pairs, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     windows = np.ascontiguousarray(both[:, :, ::-1] if turn >= 4 else both)
     gains = rng.uniform(1 - _GAIN, 1 + _GAIN, size=(len(windows), 1, 1))
     offsets = rng.uniform(-_OFFSET, _OFFSET, size=(len(windows), 1, 1))
-    windows[:, 0] = (windows[:, 0] * gains + offsets) * windows[:, 1:].sum(axis=1)
+    seen = windows[:, 2:].sum(axis=1)
+    windows[:, 0] = (windows[:, 0] * gains + offsets) * seen
+    windows[:, 1] *= gains
     truth = torch.tensor([1.0] * len(rows) + [0.0] * len(rows))
     return torch.from_numpy(windows), truth
 
