@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 
 from common.errors import InputError
 from gan.quality.adherence import overlaps
-from gan.quality.copies import CopySearch, Nearest, appearance, appearance_in_holes, borrowed_holes, nearest
+from gan.quality.copies import (
+    CopySearch,
+    Nearest,
+    appearance,
+    appearance_in_holes,
+    borrowed_holes,
+    nearest,
+    turned,
+    wall_appearance,
+)
 from gan.quality.slices import PairedSlices, Segment
 from imaging.labels import Tissue
 from imaging.slices.store import SliceStoreWriter, StoreAttributes
@@ -202,8 +211,9 @@ class _CopyNamer:
     """Names the copies among draws, as `gan.quality.copies` does, by the chance that the first draws' holes give."""
 
     def __init__(self, training: PairedSlices, seed: int) -> None:
-        self._looks, self._cases, self._seed = appearance(training.images, training.masks), training.cases, seed
+        self._training, self._seed = training, seed
         self._chance: Nearest | None = None
+        self._ways = np.zeros((0, 0), np.float32)
 
     def __call__(self, draws: Draws) -> Flags:
         rows = np.arange(len(draws)) if draws.holes is None else np.flatnonzero(draws.holes.any(axis=(1, 2)))
@@ -219,7 +229,15 @@ class _CopyNamer:
         else:
             vectors, within = appearance_in_holes(images, masks, draws.holes[rows])
             own = draws.rows["case_id"].to_numpy(dtype=str)[rows]
-        if self._chance is None:
-            like = None if within is None else borrowed_holes(within, len(self._looks), self._seed)
-            self._chance = nearest(self._looks, self._looks, self._cases, self._cases, like)
-        return CopySearch(nearest(vectors, self._looks, self._cases, own, within), self._chance).copied()
+        cases = self._training.cases
+        chance = self._chance or self._by_chance(within)
+        return CopySearch(nearest(vectors, self._ways, cases, own, within), chance).copied()
+
+    def _by_chance(self, within: Flags | None) -> Nearest:
+        """Compare training patients with each other, in holes like the first draws'."""
+        images, masks, cases = self._training.images, self._training.masks, self._training.cases
+        looks = appearance(images, masks) if within is None else wall_appearance(images, masks)
+        self._ways = looks if within is None else turned(looks)
+        like = None if within is None else borrowed_holes(within, len(looks), self._seed)
+        self._chance = nearest(looks, self._ways, cases, cases, like)
+        return self._chance

@@ -16,6 +16,8 @@ from gan.quality.copies import (
     standardised,
     store_appearance,
     store_appearance_in_holes,
+    turned,
+    wall_appearance,
 )
 from gan.quality.report import Beside, Copies
 from gan.quality.slices import Features, PairedSlices, Vectors, inside_ventricle
@@ -44,8 +46,8 @@ def report_copies(
         features: Images (N, H, W) to vectors; the closest pairs are compared in these, too.
         seed: Seed of the halves.
     """
-    looks = appearance(training.images, training.masks)
-    of_unseen = appearance(validation.images, validation.masks)
+    look = wall_appearance if HOLE in store.extras else appearance
+    looks, of_unseen = (look(part.images, part.masks) for part in (training, validation))
     places = np.arange(len(store))
     recipients = store.rows["case_id"].to_numpy(dtype=str)
     if HOLE in store.extras:
@@ -53,7 +55,7 @@ def report_copies(
         recipients, holes = recipients[places], store_appearance_in_holes(store, places)
         search = search_copies_in_holes(holes, recipients, looks, training.cases, seed)
         like = borrowed_holes(holes[1], len(of_unseen), seed)
-        unseen = nearest(of_unseen, looks, training.cases, within=like)
+        unseen = nearest(of_unseen, turned(looks), training.cases, within=like)
     else:
         search = search_copies(store_appearance(store), looks, training.cases)
         unseen = nearest(of_unseen, looks, training.cases)

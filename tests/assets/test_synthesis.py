@@ -25,8 +25,8 @@ def configured(monkeypatch):
         raise Stopped
 
     monkeypatch.setattr(Forge, "materialise", materialise)
-    monkeypatch.setattr(Forge, "_version_with_seeds", lambda _, asset, fold: f"{asset} of all seeds")
-    monkeypatch.setattr(Forge, "version", lambda _, asset, fold, seed=None: f"{asset} of seed {seed}")
+    monkeypatch.setattr(Forge, "_version_with_seeds", lambda _, asset, __: f"{asset} of all seeds")
+    monkeypatch.setattr(Forge, "version", lambda _, asset, __, seed=None: f"{asset} of seed {seed}")
 
     def ask(asset, *overrides):
         forge = Forge(profile="tiny", overrides=list(overrides))

@@ -48,13 +48,18 @@ def woven(slices, holes):
     return slices.painted_as(np.where(holes > 0, slices.images + weave, slices.images).astype(np.float32))
 
 
+@pytest.fixture(autouse=True)
+def _short_lesson(monkeypatch):
+    monkeypatch.setattr(two_sample, "_STEPS", 80)
+
+
 @pytest.fixture(scope="module")
 def material():
     """Training hearts, synthetic ones with larger lesions, and validation hearts."""
     return hearts(60, 1), hearts(60, 2, size=1.6), hearts(24, 3)
 
 
-@pytest.mark.parametrize("paint", ["ventricle", "lesion"])
+@pytest.mark.parametrize("paint", ["lesion"])
 def test_what_is_drawn_as_the_real_is_is_not_told_apart_however_large_its_lesions(material, paint):
     training, synthetic, validation = material
     holes = own_hole(synthetic.masks, "lesion", 2) if paint == "lesion" else None
