@@ -107,11 +107,11 @@ def test_features_that_hardly_vary_do_not_decide():
 
 @pytest.fixture
 def ventricles():
-    """Training ventricles (60, 400), and as many holes of 100 pixels."""
+    """Unrolled walls (60, 1280), and as many holes of 300 places."""
     rng = random_generator(0, "ventricles")
-    looks = unit_vectors(rng.normal(size=(60, 400)))
-    starts = rng.integers(300, size=60)
-    within = (np.arange(400) >= starts[:, None]) & (np.arange(400) < starts[:, None] + 100)
+    looks = unit_vectors(rng.normal(size=(60, 1280)))
+    starts = rng.integers(980, size=60)
+    within = (np.arange(1280) >= starts[:, None]) & (np.arange(1280) < starts[:, None] + 300)
     return looks, within
 
 
@@ -140,20 +140,20 @@ def test_likeness_within_a_place_is_the_correlation_that_lies_there_for_sure(ven
     found = nearest(mixed, looks, CASES, own=CASES[:1], within=within[:1])
     correlation = np.corrcoef(np.concatenate([mixed, looks[7:8]])[:, within[0]])[0, 1]
     assert found.place[0] == 7
-    surely = np.tanh(np.arctanh(correlation) - 2 / np.sqrt(100 / 10 - 3))
+    surely = np.tanh(np.arctanh(correlation) - 2 / np.sqrt(300 / 10 - 3))
     assert found.distance[0] == pytest.approx(1 - surely, abs=1e-5)
 
 
 def test_a_large_hole_tells_a_copy_by_a_likeness_that_a_small_one_may_have_by_chance(ventricles):
     looks, _ = ventricles
     mixed = unit_vectors(looks[:1] + 0.5 * looks[7:8])
-    large, small = (nearest(mixed, looks, CASES, CASES[:1], np.arange(400)[None] < size) for size in (400, 60))
+    large, small = (nearest(mixed, looks, CASES, CASES[:1], np.arange(1280)[None] < size) for size in (1280, 100))
     assert large.distance[0] < 0.8 < small.distance[0]
 
 
 def test_a_hole_of_few_pixels_shows_no_pattern(ventricles):
     looks, _ = ventricles
-    few = np.arange(400)[None] < 20
+    few = np.arange(1280)[None] < 20
     assert nearest(looks[:1], looks, CASES, within=few).distance[0] == 1
 
 
