@@ -48,11 +48,6 @@ def woven(slices, holes):
     return slices.painted_as(np.where(holes > 0, slices.images + weave, slices.images).astype(np.float32))
 
 
-@pytest.fixture(autouse=True)
-def _short_lesson(monkeypatch):
-    monkeypatch.setattr(two_sample, "_STEPS", 80)
-
-
 @pytest.fixture(scope="module")
 def material():
     """Training hearts, synthetic ones with larger lesions, and validation hearts."""
