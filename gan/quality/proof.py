@@ -25,7 +25,7 @@ from gan.quality.realism import Extractor, realism
 from gan.quality.report import QualityReport
 from gan.quality.slices import Images, PairDistance, PairedSlices, Segment, inside_ventricle, some_rows
 from gan.quality.table import COLUMNS, Figure, Row, as_table
-from gan.quality.two_sample import two_sample_test
+from gan.quality.two_sample import STEPS, two_sample_test
 from gan.quality.variety import Draw, feature_distance, measure_variety, variety_rows
 from imaging.slices.store import SliceStore
 
@@ -79,6 +79,7 @@ class Instruments:
         perceptual: LPIPS by the name of its network; the first measures the variety. Without any, the variety is
             measured with the last extractor's features.
         segment_from_synthetic: Like `segment`, but trained on synthetic slices only; None leaves out the utility.
+        classifier_steps: For which the classifier of the two-sample test is taught.
     """
 
     extractors: Sequence[Extractor]
@@ -86,6 +87,7 @@ class Instruments:
     draw: Draw
     perceptual: Mapping[str, PairDistance] = field(default_factory=dict)
     segment_from_synthetic: Segment | None = None
+    classifier_steps: int = STEPS
 
 
 def assess_quality(
@@ -120,7 +122,12 @@ def assess_quality(
     )
     name, distance = _pair_distance(instruments)
     variety = measure_variety(synthetic, training, validation, instruments.draw, distance, seed)
-    rows += variety_rows(variety, name) + copied + _told_apart(synthetic, drawn_rows, material, seed) + _refused(store)
+    rows += (
+        variety_rows(variety, name)
+        + copied
+        + _told_apart(synthetic, drawn_rows, material, instruments, seed)
+        + _refused(store)
+    )
     if HOLE in store.extras:  # of a heart that is real but for its lesion, whole features only say whose it is
         beside = beside_originals(store, everyone)
         return QualityReport(as_table(rows), copies, variety, _gallery(material), _counts(material), beside)
@@ -137,12 +144,14 @@ def _adherence(sets: Mapping[str, PairedSlices], instruments: Instruments, store
     return rows
 
 
-def _told_apart(synthetic: PairedSlices, rows: NDArray[np.intp], material: Material, seed: int) -> list[Row]:
+def _told_apart(
+    synthetic: PairedSlices, rows: NDArray[np.intp], material: Material, instruments: Instruments, seed: int
+) -> list[Row]:
     store, validation = material.synthetic, material.validation
     # A slice store's further images, not Django's SQL.
     holes = store.extra(HOLE, rows) if HOLE in store.extras else None  # noqa: S610
     again = validation.painted_as(material.redrawn)
-    return two_sample_test(synthetic, holes, material.training, again, validation, seed)
+    return two_sample_test(synthetic, holes, material.training, again, validation, seed, instruments.classifier_steps)
 
 
 def _refused(store: SliceStore) -> list[Row]:

@@ -44,7 +44,7 @@ _PATTERN_GAIN = 2.0
 _CHANNELS = 2 + len(_TISSUES)
 _NAME = "two-sample classifier"
 _WIDTHS = (24, 32, 48, 48)
-_STEPS, _PAIRS_A_STEP = 160, 16
+STEPS, _PAIRS_A_STEP = 160, 16
 _LEARNING_RATE, _WEIGHT_DECAY, _DROPOUT = 2e-3, 1e-2, 0.2
 _GAIN, _OFFSET = 0.1, 0.1  # by which a window's brightness is varied at most, synthetic and real alike
 
@@ -92,6 +92,7 @@ def two_sample_test(
     redrawn: PairedSlices,
     validation: PairedSlices,
     seed: int,
+    steps: int = STEPS,
 ) -> list[Row]:
     """Return how well the network tells redrawn validation slices from real ones, as the area under the ROC.
 
@@ -104,6 +105,7 @@ def two_sample_test(
         redrawn: Validation slices drawn again.
         validation: The same slices as they are.
         seed: Decides everything.
+        steps: Of the optimiser.
 
     Returns:
         One row `auc`; none where there are too few slices to pair.
@@ -115,7 +117,7 @@ def two_sample_test(
     judging = pair_alike(cut_windows(redrawn, again), cut_windows(validation, again))
     if min(len(teaching), len(judging)) < _FEWEST_PAIRS:
         return []
-    network = teach(teaching, seed)
+    network = teach(teaching, seed, steps)
     scores = suspicion(network, judging.synthetic), suspicion(network, judging.real)
     figure = over_halves(lambda rows: area_under_curve(scores[0][rows], scores[1][rows]), seed, judging.cases)
     region = "ventricle" if holes is None else "hole"
@@ -227,14 +229,14 @@ def _stage(before: int, after: int, kernel: int, stride: int, padding: int) -> S
     return (nn.Conv2d(before, after, kernel, stride, padding), nn.GroupNorm(4, after), nn.ReLU())
 
 
-def teach(pairs: Pairs, seed: int) -> Classifier:
+def teach(pairs: Pairs, seed: int, steps: int = STEPS) -> Classifier:
     """Train a network to tell the two of each pair apart, on the CPU."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "two samples: weights"))
         network = Classifier()
         optimiser = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE, total_steps=_STEPS)
-        for step in range(_STEPS):
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE, total_steps=steps)
+        for step in range(steps):
             windows, truth = _batch(pairs, random_generator(seed, "two samples: batch", step))
             loss = F.binary_cross_entropy_with_logits(network(windows), truth)
             optimiser.zero_grad()
