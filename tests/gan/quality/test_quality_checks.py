@@ -14,7 +14,7 @@ from gan.quality.proof import assess_quality
 from tests.gan.quality_material import drawn_well, instruments, material, store_of
 
 LIKENESS = "beats_mean_paint_likeness"
-REALISM = {"adherence", "beats_mean_paint_frechet", LIKENESS}
+REALISM = {"adherence", "adherence_as_in_real", "told_apart", "beats_mean_paint_frechet", LIKENESS}
 
 
 def noise(slices):
