@@ -40,6 +40,8 @@ def quality_checks(report: "QualityReport", settings: "Settings") -> tuple[Check
         _no_copies(report, settings),
         _variety(report, limits),
         *_against_mean_paint(report),
+        _as_in_real(report),
+        _told_apart(report, limits),
     )
 
 
@@ -81,6 +83,36 @@ def _adherence_in_words(found: Mapping[str, float], real: Mapping[str, float], m
         return told
     what = "Lesions not judged" if len(unjudged) == len(_LESIONS) else "Not judged"
     return f"{told} {what}: {texts.listed(unjudged)}, since a judge has at least {LEAST_OF_A_JUDGE:g} on real slices."
+
+
+def _as_in_real(report: "QualityReport") -> Check:
+    """Held against training patients' slices, since those are the hearts that are drawn into."""
+    figures, passed = {}, True
+    for tissue, limit in _ADHERENCE_LIMITS.items():
+        dice = [report.rows(f"adherence/{tissue}", "ventricle", name)["value"] for name in ("synthetic", "training")]
+        if all(len(values) for values in dice):
+            figures[tissue] = difference = float(dice[0].iloc[0] - dice[1].iloc[0])
+            passed &= abs(difference) <= limit
+    return Check(
+        "adherence_as_in_real",
+        passed,
+        {**figures, **{f"{tissue}/limit": limit for tissue, limit in _ADHERENCE_LIMITS.items()}},
+        "The judge's Dice on synthetic slices is about that on real slices of training patients; differences.",
+        warning=True,
+    )
+
+
+def _told_apart(report: "QualityReport", limits: "QualitySettings") -> Check:
+    rows = report.table[report.table["measure"] == "auc"]
+    found = {str(row["region"]): float(row["value"]) for row in rows.to_dict("records")}
+    return Check(
+        "told_apart",
+        all(area <= limits.maximum_told_apart for area in found.values()),
+        {**found, "maximum": limits.maximum_told_apart, "pairs": int(rows["images"].sum())},
+        "A small network hardly tells drawings from real slices by what was painted: area under its ROC."
+        + ("" if found else " Not judged: too few slices to pair."),
+        warning=True,
+    )
 
 
 def _no_copies(report: "QualityReport", settings: "Settings") -> Check:
@@ -154,6 +186,8 @@ def _likeness(report: "QualityReport") -> tuple[str, str]:
     return "lpips", f"{lpips['features'].iloc[0]} to the real slice of the same mask"
 
 
+# Of the judge's Dice on synthetic slices, to either side of that on real ones: more is too plain a drawing.
+_ADHERENCE_LIMITS = {"normal_myocardium": 0.02, "infarct": 0.05, "no_reflow": 0.05}
 _BLOCKING = ("adherence", "no_copies", "variety")
 
 
@@ -169,6 +203,8 @@ _BLOCKING = ("adherence", "no_copies", "variety")
         *(check_spec(name, asset="synthesis_quality", blocking=True) for name in _BLOCKING),
         check_spec("beats_mean_paint_frechet", asset="synthesis_quality"),
         check_spec("beats_mean_paint_likeness", asset="synthesis_quality"),
+        check_spec("adherence_as_in_real", asset="synthesis_quality"),
+        check_spec("told_apart", asset="synthesis_quality"),
     ],
     description="Realism, variety and use of the synthetic slices, their agreement with the mask, and no copies.",
 )

@@ -41,6 +41,7 @@ def instruments_of(
         _draw(forge, fold, validation, compute),
         perceptual_distances(settings.quality, compute),
         _taught_by_synthetic(context, forge, folder, compute),
+        settings.quality.classifier_steps,
     )
 
 

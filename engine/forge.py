@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -130,10 +130,11 @@ class Forge(dg.ConfigurableResource):
             data_version=dg.DataVersion(record.data_version),
         )
 
-    def parent_versions(self, context: dg.AssetExecutionContext) -> dict[str, str]:
-        """Return the data version of every dependency of the asset that is being built."""
+    def parent_versions(self, context: dg.AssetExecutionContext, unread: Collection[str] = ()) -> dict[str, str]:
+        """Return the data version of every dependency of the asset that is being built but those `unread`."""
         fold = fold_of(context)
         names = sorted(key.to_user_string() for key in context.assets_def.asset_deps[context.asset_key])
+        names = [name for name in names if name not in unread]
         if fold is None:  # `comparison` reads every fold that is done, and names those versions itself
             names = [name for name in names if name in UNPARTITIONED]
         return {name: self._version_with_seeds(name, fold) for name in names}

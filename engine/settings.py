@@ -69,6 +69,15 @@ class QualitySettings(FrozenConfig):
     maximum_copied_share: float = Field(
         default=0.03, ge=0, le=1, description="of synthetic slices that copy a training ventricle; chance: at most 0.01"
     )
+    classifier_steps: int = Field(
+        default=160, ge=1, description="optimiser steps of the network that tells drawings from real slices"
+    )
+    maximum_told_apart: float = Field(
+        default=0.75,
+        ge=0.5,
+        le=1,
+        description="area under the ROC of a network that tells drawings from real slices",
+    )
     minimum_variety: float = Field(
         default=0.25, ge=0, description="how different synthetic ventricles are, relative to real patients"
     )

@@ -74,6 +74,8 @@ CHECKS: Mapping[str, str] = MappingProxyType(
         "beats_mean_paint_likeness": "Are drawings more like the very slice they redraw than painted masks are?",
         "adherence": "Does a segmenter trained on real slices only find the mask's tissues, and its lesions?",
         "no_copies": "Are few synthetic ventricles nearer to one training patient than real patients are?",
+        "adherence_as_in_real": "Does that segmenter find the tissues of synthetic slices as well as real ones'?",
+        "told_apart": "Does a small network hardly tell drawings from real slices?",
         "variety": "Do synthetic ventricles differ from each other as real ones do?",
         "beats_all_background": "Is Dice above that of a network that draws nothing?",
         "beats_mean_mask": "Is Dice above that of the mean training mask?",

@@ -10,6 +10,7 @@ that lies outside stay the camera's pixels and the expert's labels.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from scipy import ndimage
 from common.errors import InputError
 from common.progress import track
 from common.seeds import random_generator
+from gan.generation.refusal import Draws, Filter, draw_until_accepted, write_draws
 from gan.simulator.anatomy import Anatomy, ray_angles, read_anatomy
 from gan.training.config import TransplantConfig
 from imaging.labels import LabelSet, Tissue, patient_group
@@ -372,20 +374,60 @@ def write_transplants(
 
 def take_transplants(transplants: SliceStore, path: Path, seed: int, code_version: str) -> None:
     """Write transplanted slices as the synthetic slices that they are, into a store at `path`."""
-    attributes = replace(
-        transplants.attributes,
-        parent_digests={"lesion_masks": transplants.digest},
-        seed=seed,
-        code_version=code_version,
-        parameters={"count": len(transplants)},
-    )
-    with SliceStoreWriter(path, attributes, extras=("hole",)) as writer:
+    with SliceStoreWriter(path, _taken(transplants, seed, code_version), extras=("hole",)) as writer:
         for start in range(0, len(transplants), _BLOCK_SLICES):
             block = np.arange(start, min(start + _BLOCK_SLICES, len(transplants)))
             rows = transplants.rows.iloc[block].reset_index(drop=True)
             # A slice store's further images, not Django's SQL.
             holes = transplants.extra("hole", block)  # noqa: S610
             writer.append(transplants.images(block), transplants.masks(block), rows, hole=holes)
+
+
+def transplant_until_accepted(
+    transplants: SliceStore,
+    real: SliceStore,
+    train_index: NDArray[np.integer],
+    config: TransplantConfig,
+    path: Path,
+    seed: int,
+    code_version: str,
+    chosen: Filter,
+) -> None:
+    """Write transplanted slices into a store at `path`, other transplants of their category for those refused.
+
+    Args:
+        transplants: What `write_transplants` wrote.
+        real: The real slices that it took them from.
+        train_index: As it was given.
+        config: As it was given.
+        path: The slice store to write; `replica` is the number of the draw.
+        seed: As it was given: refused slices are made again with the next numbers.
+        code_version: Recorded in the store.
+        chosen: What refuses.
+
+    Raises:
+        InputError: The real slices are others, or too many draws are refused.
+    """
+    if transplants.attributes.parent_digests != {"real": real.digest}:
+        raise InputError(f"{transplants.path}: was made of other slices than {real.path}; rematerialise lesion_masks")
+    categories = slice_categories(transplants.masks(), transplants.label_set)
+    rows = real.rows.iloc[train_index].reset_index(drop=True)
+    images, masks = real.images(train_index), real.masks(train_index)
+    transplanter = Transplanter(images, masks, rows["case_id"].tolist(), config, real.attributes.spacing_mm)
+
+    def draw_again(numbers: NDArray[np.intp], places: NDArray[np.intp]) -> Draws:
+        made = [
+            transplanter.make(str(categories[place]), random_generator(seed, "transplants", int(number)))
+            for number, place in zip(numbers, places, strict=True)
+        ]
+        parts = [np.stack([getattr(m, name) for m in made]) for name in ("image", "mask", "hole")]
+        return Draws(parts[0], parts[1], parts[2], _describe(made, rows, numbers.tolist(), real.label_set))
+
+    # A slice store's further images, not Django's SQL.
+    first = Draws(transplants.images(), transplants.masks(), transplants.extra("hole"), transplants.rows)  # noqa: S610
+    accepted, refused = draw_until_accepted(first, draw_again, chosen)
+    attributes = _taken(transplants, seed, code_version, refusal=chosen.told(len(first), refused))
+    write_draws(path, attributes, [accepted])
 
 
 def retransplant(
@@ -401,6 +443,16 @@ def retransplant(
         if wall is not None:
             image[wall.anatomy.box] = transplant(wall, wall, Placement(0.0, mirrored=False), config)[0]
     return drawn
+
+
+def _taken(transplants: SliceStore, seed: int, code_version: str, **parameters: Any) -> StoreAttributes:
+    return replace(
+        transplants.attributes,
+        parent_digests={"lesion_masks": transplants.digest},
+        seed=seed,
+        code_version=code_version,
+        parameters={"count": len(transplants), **parameters},
+    )
 
 
 def summarise_transplants(transplants: SliceStore) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """How close a drawing comes to the real slice of the same mask: SSIM, PSNR and LPIPS, whole and in the ventricle.
 
 SSIM and PSNR take grain other than the real slice's for an error and so prefer smooth drawings. LPIPS hardly does,
-and the distance of patches (`gan.quality.distances`, around the ventricle) does not: it compares their distributions.
+and the distance of patches (`gan.quality.realism`, around the ventricle) does not: it compares their distributions.
 
 Measures that compare pixels or describe them: PSNR, SSIM, texture, spread.
 
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.image.lpips import _LPIPS
 
 from common.errors import InputError
-from gan.quality.distances import patch_distance
+from gan.quality.realism import patch_distance
 from gan.quality.slices import Images, PairDistance, inside_ventricle
 from gan.quality.table import Figure, Row, over_halves, ratio_of_sums
 from gan.training.losses import structural_similarity

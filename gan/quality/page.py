@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 
 from common.pages.kit import (
     BLUE,
@@ -34,11 +35,12 @@ from common.pages.kit import (
 )
 from common.pages.words import words
 from gan.quality.copies import CopySearch
-from gan.quality.report import Copies, QualityReport
+from gan.quality.report import Beside, Copies, QualityReport
 from gan.quality.slices import Images, ventricle_crops
 
 _GAP_PX = 3
 _CROP_PX = 96
+_BESIDE_PX = 84
 _MASKS_SHOWN = 4
 _DEVIATION_SHOWN = 0.1
 
@@ -71,6 +73,18 @@ def closest_pairs(copies: Copies) -> list[Picture]:
     return pictures
 
 
+def repainted_strips(beside: Beside | None) -> list[Picture]:
+    """Return three strips of the same hearts: as they are, repainted, and repainted with the hole outlined."""
+    if beside is None:
+        return []
+    middle = slice(beside.holes.shape[1] // 2 - _BESIDE_PX // 2, beside.holes.shape[1] // 2 + _BESIDE_PX // 2)
+    parts = [part[:, middle, middle].repeat(2, axis=1).repeat(2, axis=2) for part in (beside.originals, beside.drawn)]
+    holes = beside.holes[:, middle, middle].repeat(2, axis=1).repeat(2, axis=2) > 0
+    edges = np.stack([binary_dilation(hole) & ~hole for hole in holes])
+    strips = {"real": parts[0], "repainted": parts[1], "where": np.where(edges, np.float32(1), parts[1])}
+    return [Picture(strip(images), f"{name}: {len(images)} hearts", name) for name, images in strips.items()]
+
+
 def strip(images: Sequence[NDArray[np.floating]] | Images) -> str:
     """Return images (H, W) in [0, 1] side by side as the address of a PNG."""
     gap = np.full((len(images[0]), _GAP_PX), 255, np.uint8)
@@ -86,6 +100,7 @@ SUBJECTS = {
     "synthetic": "synthetic slices",
     "real": "real slices of other patients",
     "real_patients": "half of the real patients against the other half",
+    "training": "real slices of training patients",
 }
 _SHORT = {
     "pix2pix": "Pix2Pix",
@@ -93,6 +108,7 @@ _SHORT = {
     "synthetic": "synthetic",
     "real": "real",
     "real_patients": "real, halves",
+    "training": "real, training",
 }
 # Colour and marker, so that neither alone tells the subjects apart.
 _LOOKS = {
@@ -101,6 +117,7 @@ _LOOKS = {
     "mean_paint": (VERMILION, "s"),
     "real": (GREEN, "^"),
     "real_patients": (GREEN, "v"),
+    "training": (INK, "P"),
 }
 _BINS = 40
 
@@ -207,6 +224,9 @@ _MEASURES = {
     "variety_ratio": "variety relative to real patients",
     "copies/near": "share near a training ventricle",
     "copies/copied": "share of copies",
+    "auc": "area under the ROC of a classifier",
+    "refused/lesion_not_found": "share of draws whose lesion the judge did not find",
+    "refused/copy": "share of draws that were copies",
 }
 _SUBJECTS = SUBJECTS | {"same_mask": "drawings from one mask", "ratio": "synthetic over real"}
 
@@ -234,6 +254,9 @@ def render_quality_page(report: QualityReport, title: str, verdicts: Sequence[Ve
         verdicts=verdicts,
         extractors=extractors,
         gallery=gallery_strips(report),
+        repainted=repainted_strips(report.beside),
+        told_apart=_named(found[found["measure"] == "auc"]),
+        refused=_named(found[found["measure"].str.startswith("refused/")]),
         same_mask=same_mask_strips(report),
         pairs=closest_pairs(report.copies),
         worst=report.copies.worst.to_dict("records"),

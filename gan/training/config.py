@@ -39,9 +39,16 @@ class SynthesisConfig(FrozenConfig):
     Attributes:
         method: `pix2pix` draws simulated masks; `transplant` carries lesions of real slices into healthy walls, without
             a network: the yardstick that a generator of lesions has to beat.
+        refuse: Draw again what a segmenter trained on real slices only does not find, and what is a copy of a training
+            patient (transplanted lesions are their donors' by design, and pass).
+        refuse_quantile: A lesion is found at this quantile of that segmenter's Dice on training patients' lesions.
+        refuse_draws: At most so many times the slices that are asked for are drawn, all tries together.
     """
 
     method: Literal["pix2pix", "transplant"] = "pix2pix"
+    refuse: bool = False
+    refuse_quantile: float = Field(0.1, gt=0, lt=1)
+    refuse_draws: int = Field(3, ge=2)
 
 
 class TransplantConfig(FrozenConfig):
@@ -97,7 +104,7 @@ class Pix2PixConfig(FrozenConfig):
         shades: Tell how bright each tissue is, see `gan.generation.shades`; needs context.
         shade_neighbours: Among how many of the likest training slices a mask's shades are drawn.
         grain_px: Smoothness of the noise that is laid on the drawing as grain, as strong as the network says:
-            deviations of Gaussians in pixels, 0 for white; empty for none (`gan.networks.grain`).
+            deviations of Gaussians in pixels, 0 for white; empty for none (`gan.networks.generator`).
         output: Last activation; a `sigmoid`'s [0, 1] is spread over [-1, 1].
         normalisation: `instance` equals batch normalisation at the published batch of one.
         normalise_innermost: False where the innermost map is a single pixel, which has no deviation.

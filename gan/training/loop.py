@@ -34,8 +34,8 @@ from common.tables import write_csv
 from gan.generation.hole import own_hole
 from gan.generation.shades import tissue_shades, write_shades
 from gan.generation.synthesiser import Synthesiser, noise_seeds
-from gan.quality.distances import patch_distance
 from gan.quality.proof import local_texture, mean_absolute_error, pairwise_variety, structural_similarity_of
+from gan.quality.realism import patch_distance
 from gan.training.batches import ResidentSlices
 from gan.training.config import Pix2PixConfig
 from gan.training.steps import Players
@@ -141,7 +141,7 @@ def validation_figures(
 
     The measure that selects is `selection` = the share of the ventricle's shading that is met, with both slices
     smoothed by a Gaussian of 1.5 px - 2 x the distance between drawn and real patches around the
-    ventricle (`gan.quality.distances`). SSIM or L1 of slices as they are take other grain for an error, however
+    ventricle (`gan.quality.realism`). SSIM or L1 of slices as they are take other grain for an error, however
     real, and prefer early, smooth drawings; the patches charge for blur, for exaggerated grain and for edges that
     are none. Both are cheap, need no network, and are stable on a few dozen slices, which a Fréchet distance is
     not.

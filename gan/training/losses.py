@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from gan.networks.features import load_vgg16
-from gan.networks.grain import blur
+from gan.networks.generator import blur
 from imaging.labels import LabelSet
 
 # Constants and window of Wang et al. 2004.

@@ -21,8 +21,7 @@ from common.errors import InputError
 from common.seeds import derive_seed
 from gan.generation.synthesiser import Synthesiser, discriminator_channels, generator_channels
 from gan.networks.discriminator import Discriminator, TissueReader, reading_loss
-from gan.networks.generator import Generator, together
-from gan.networks.grain import blur
+from gan.networks.generator import Generator, blur, together
 from gan.training.batches import Batch, ResidentSlices
 from gan.training.config import Pix2PixConfig
 from gan.training.losses import (

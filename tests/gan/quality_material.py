@@ -78,7 +78,9 @@ def instruments(validation: PartSlices, **more) -> Instruments:
             [drawn_well(validation.masks[[row]], seed) for row, seed in zip(rows, seeds, strict=True)]
         )
 
-    return Instruments([Extractor("summary", summary_features)], segment_by_shade, draw, **more)
+    return Instruments(
+        [Extractor("summary", summary_features)], segment_by_shade, draw, **{"classifier_steps": 4, **more}
+    )
 
 
 def material(path: Path, synthetic=None, redrawn=None) -> Material:

@@ -7,8 +7,7 @@ from torch import nn
 from common.errors import InputError
 from gan.generation.synthesiser import discriminator_channels, generator_channels
 from gan.networks.discriminator import Discriminator
-from gan.networks.generator import Generator, normalisation, together, upsampling
-from gan.networks.grain import smooth_noise
+from gan.networks.generator import Generator, normalisation, smooth_noise, together, upsampling
 from gan.training.config import PRESETS, Pix2PixConfig
 from imaging.labels import EMIDEC_LABELS
 

@@ -15,7 +15,7 @@ from imaging.labels import Tissue
 from tests.gan.quality_material import drawn_well, instruments, material, segment_by_shade, store_of
 
 LIKENESS = "beats_mean_paint_likeness"
-REALISM = {"adherence", "beats_mean_paint_frechet", LIKENESS}
+REALISM = {"adherence", "adherence_as_in_real", "told_apart", "beats_mean_paint_frechet", LIKENESS}
 
 
 def noise(slices):
