@@ -27,7 +27,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from common.files import CHECKPOINT, write_json
+from common.files import CHECKPOINT, move, write_json
 from common.tables import read_csv
 from engine.workspace import ARTIFACTS
 from runtime.report import TIME
@@ -216,7 +216,7 @@ def discard(folder: Path) -> None:
     number = 1
     while (kept := folder.with_name(f".{folder.name.strip('.')}{_SET_ASIDE}{number}")).exists():
         number += 1
-    folder.rename(kept)
+    move(folder, kept)
 
 
 def drop_when_told(run: RunFolder, spool: Path) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from imaging.sources.digest import source_digest
 from torch import nn
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -26,6 +25,7 @@ from engine.settings import load_settings
 from engine.workspace import Workspace
 from imaging.labels import CINE_LABELS, patient_group
 from imaging.sources import table as sources
+from imaging.sources.files import source_digest
 from imaging.studies.study import RejectedStudy, Study
 from pipeline.automation.jobs import job_for
 from pipeline.cli import app
@@ -33,6 +33,7 @@ from pipeline.commands.evaluate import evaluate
 from pipeline.commands.export import export
 from pipeline.commands.models import ModelName, find_members, load_model, models_in
 from runtime.compute import choose_compute
+from runtime.model_card import ModelCard
 from runtime.model_folder import write_model_folder
 from segmentation.evaluation import label_maps
 from segmentation.model_kind import TRAINING_SETS, ModelKind, model_kinds
@@ -108,7 +109,7 @@ def test_a_network_that_is_not_in_the_table_is_refused_with_those_that_are(toy_n
 def test_models_of_a_network_of_the_table_are_listed_and_loaded(toy_network, tmp_path):
     config = TrainConfig.model_validate({"network": {"name": "toy_net"}})
     place = tmp_path / "emidec" / "tiny" / "toy_net_real_only" / "fold_0" / "seed_0"
-    card = {"label_set": "emidec", "input_size": [16, 16], "region": REGION.model_dump(mode="json")}
+    card = ModelCard(label_set="emidec", input_size=[16, 16], region=REGION.model_dump(mode="json"))
     write_model_folder(place, ToyNet(5).state_dict(), config, card)
     seal(place, "toy_net_real_only")
     assert models_in(tmp_path) == ["emidec/tiny/toy_net/real_only (fold 0)"]
@@ -201,7 +202,7 @@ def test_a_format_of_exported_files_is_written_and_checked_by_its_line(monkeypat
     line = replace(exported.EXPORT_FORMATS["torch_export"], suffix=".toy")
     monkeypatch.setitem(exported._TABLE, "toy", line)
     place = tmp_path / "emidec" / "tiny" / "toy_net_real_only" / "fold_0" / "seed_0"
-    card = {"label_set": "emidec", "input_size": [16, 16], "spacing_mm": 1.0}
+    card = ModelCard(label_set="emidec", input_size=[16, 16], spacing_mm=1.0)
     config = TrainConfig.model_validate({"network": {"name": "toy_net"}})
     with torch.random.fork_rng():
         write_model_folder(place, ToyNet(5).state_dict(), config, card)

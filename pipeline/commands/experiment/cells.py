@@ -106,14 +106,18 @@ class Bench:
         """The assets that all cells share, without those of all folds."""
         return _REAL if self.arm.training_set == REAL_ONLY else (*_REAL, *_SYNTHETIC)
 
+    def kind(self, cell: Cell) -> ModelKind:
+        """Return what a cell trains."""
+        return ModelKind(cell.network, self.arm.training_set)
+
     def model(self, cell: Cell) -> str:
         """Return the asset that trains a cell."""
-        return ModelKind(cell.network, self.arm.training_set).name
+        return self.kind(cell).name
 
     def scores(self, cell: Cell) -> str:
         """Return the asset, or the folder like an asset's, of a cell's scores."""
-        part = "" if self.plan.scored_on == "test" else f"_{self.plan.scored_on}"
-        return f"{self.model(cell)}{part}_scores"
+        asset = self.kind(cell).scores
+        return asset if self.plan.scored_on == "test" else f"{asset}_of_{self.plan.scored_on}"
 
     def place(self, asset: str, seed: int) -> Path:
         """Return the folder of an asset; `seed` is that of models and scores, but the judge has the first."""

@@ -93,7 +93,7 @@ def test_a_lesion_is_found_at_a_quantile_of_the_judges_dice_on_real_slices():
 
 
 def drawn(slices, images, holes=None):
-    return Draws(images.astype(np.float16), slices.masks, holes, pd.DataFrame({"case_id": slices.cases}))
+    return Draws(images.astype(np.float16), slices.masks, holes, pd.DataFrame({"case_id": slices.case_ids}))
 
 
 def test_a_lesion_that_was_not_drawn_is_refused_and_a_faithful_one_is_not():
@@ -113,7 +113,7 @@ def test_a_copy_is_refused_but_where_copies_are_wanted(holed):
     fresh = np.random.default_rng(0).normal(0, 0.03, training.images.shape) + drawn_well(training.masks, 3)
     images = np.where(np.arange(90)[:, None, None] < 20, training.images, fresh)
     copied = Draws(
-        images.astype(np.float16), training.masks, holes, pd.DataFrame({"case_id": training.cases[others]})
+        images.astype(np.float16), training.masks, holes, pd.DataFrame({"case_id": training.case_ids[others]})
     )  # hearts that another patient's pixels were put into
     for copies in (True, False):
         chosen = judged_by(lambda _: training.masks, training, 0.1, 3, copies, 0)
