@@ -141,7 +141,7 @@ def test_validation_patients_are_scored_as_the_scores_assets_score(root):
 
 def test_the_report_says_what_comparison_says_of_the_same_two_arms(root):
     tables = [
-        ScoredTable(read_scores(next(root.glob(f"arms/{arm}-*/*_validation_scores/fold_0/seed_0/scores.csv"))), {})
+        ScoredTable(read_scores(next(root.glob(f"arms/{arm}-*/*_scores_of_validation/fold_0/seed_0/scores.csv"))), {})
         for arm in ("real_only", "replace")
     ]
     expected = compare_arms(tables).differences
