@@ -37,8 +37,7 @@ _NETWORKS = tuple(dict.fromkeys(name.split("_real_")[0] for name in SCORES))
 def comparison(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
     """Compare each network's arms over all folds whose two score tables belong together."""
     found = finished_scores(forge)
-    versions = {f"{name}/{fold}/{seed}": forge.version(name, fold, seed) for name, fold, seed in found}
-    return forge.materialise(context, lambda folder: _compare(context, forge, folder, found), None, versions)
+    return forge.materialise(context, lambda folder: _compare(context, forge, folder, found), inputs=found)
 
 
 def finished_scores(forge: Forge) -> list[tuple[str, int, int]]:

@@ -126,9 +126,9 @@ _BLOCKING = ("adherence", "no_copies", "variety")
 
 
 @dg.asset(
-    deps=["synthetic_slices", "real_slices", "pix2pix", "augmented_slices", "patient_split", JUDGE],
+    deps=["synthetic_slices", JUDGE],
     partitions_def=FOLDS,
-    group_name="synthesis",
+    group_name="quality",
     kinds={"pytorch", "mlflow"},
     owners=OWNERS,
     code_version="5",

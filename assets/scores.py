@@ -29,7 +29,7 @@ def scores(name: str, network: str, training_set: str) -> dg.AssetsDefinition:
 
     @dg.asset(
         name=name,
-        deps=[model, "real_slices", "studies", "patient_split"],
+        deps=[model],
         partitions_def=FOLDS,
         group_name="evaluation",
         kinds={"pandas", "mlflow"},
@@ -46,10 +46,9 @@ def scores(name: str, network: str, training_set: str) -> dg.AssetsDefinition:
     )
     def score(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
         fold, settings = require_fold(context), forge.settings()
-        parents = forge.parent_versions(context)
         records = {}
         for seed in settings.seeds:
-            own = {**parents, model: forge.version(model, fold, seed)}
+            own = forge.records([(model, fold, seed)])
 
             def build(folder: Path, seed: int = seed) -> Outcome:
                 return _score(context, forge, folder, network, training_set, seed)

@@ -20,9 +20,9 @@ def segmenter(name: str, network: str, training_set: str, description: str) -> d
 
     @dg.asset(
         name=name,
-        deps=[f"training_set_{training_set}", "real_slices", "patient_split"],
+        deps=[f"training_set_{training_set}"],
         partitions_def=FOLDS,
-        group_name="segmentation",
+        group_name=training_set,
         kinds={"pytorch", "mlflow"},
         owners=OWNERS,
         code_version="2",
@@ -36,7 +36,7 @@ def segmenter(name: str, network: str, training_set: str, description: str) -> d
 
         fold, settings = require_fold(context), forge.settings()
         config = settings.training(network, training_set)
-        parents = {**forge.parent_versions(context), **start_versions(config)}
+        parents: dict[str, Record | str] = {**forge.nearest(context), **start_versions(config)}
         records = {}
         for seed in settings.seeds:
             build = _training(context, forge, network, training_set, fold, seed)

@@ -15,7 +15,7 @@ from imaging.slices.store import SliceStore
 
 
 @dg.asset(
-    deps=["studies", "patient_split", "lv_localiser"],
+    deps=["lv_localiser"],
     partitions_def=FOLDS,
     group_name="data",
     kinds={"python", "hdf5"},
@@ -72,7 +72,7 @@ def store_facts(store: SliceStore, folder: Path) -> dict[str, Fact]:
 
 
 @dg.asset(
-    deps=["real_slices", "patient_split"],
+    deps=["real_slices"],
     partitions_def=FOLDS,
     group_name="data",
     kinds={"python", "hdf5", "albumentations"},

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dg.asset(
-    deps=["augmented_slices", "real_slices", "patient_split"],
+    deps=["augmented_slices"],
     partitions_def=FOLDS,
     group_name="synthesis",
     kinds={"pytorch"},
@@ -69,7 +69,7 @@ def _not_trained() -> Outcome:
 
 
 @dg.asset(
-    deps=["real_slices", "patient_split"],
+    deps=["real_slices"],
     partitions_def=FOLDS,
     group_name="synthesis",
     kinds={"python", "hdf5"},
@@ -159,7 +159,7 @@ def _beside_training_slices(
 
 
 @dg.asset(
-    deps=["pix2pix", "lesion_masks", "patient_split"],
+    deps=["pix2pix", "lesion_masks"],
     partitions_def=FOLDS,
     group_name="synthesis",
     kinds={"pytorch", "hdf5"},

@@ -6,6 +6,7 @@ From an outcome to what Dagster shows: metadata values and check results.
 """
 
 import base64
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -44,10 +45,17 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Everything an asset reports."""
+    """Everything an asset reports.
+
+    Attributes:
+        facts: For people, by name.
+        checks: Whether it is as it should be.
+        behind: Data versions of all it was made of, up to the studies, by place in the workspace.
+    """
 
     facts: dict[str, Fact]
     checks: tuple[Check, ...] = ()
+    behind: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists and dicts."""
@@ -57,13 +65,15 @@ class Outcome:
                 {**asdict(check), "passed": bool(check.passed), "figures": _plain_all(check.figures)}
                 for check in self.checks
             ],
+            "behind": dict(self.behind),
         }
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Outcome":
         """The inverse of `to_json`."""
         facts = {name: Fact(**fact) for name, fact in content["facts"].items()}
-        return cls(facts, tuple(Check(**check) for check in content["checks"]))
+        checks = tuple(Check(**check) for check in content["checks"])
+        return cls(facts, checks, dict(content.get("behind", {})))
 
 
 def number(value: float) -> Fact:

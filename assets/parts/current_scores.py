@@ -14,6 +14,7 @@ SCORES = (
     "halsr_net_real_only_scores",
     "halsr_net_real_plus_gan_scores",
 )
+_READ_FROM_FURTHER_UP = ("real_slices", "studies", "patient_split")
 
 
 def staleness(forge: Forge, name: str, fold: int, seed: int) -> str:
@@ -39,9 +40,8 @@ def outdated(forge: Forge, name: str, fold: int, seed: int) -> str:
 def _lost(forge: Forge, name: str, fold: int, seed: int) -> str:
     if not is_finished(forge.folder(name, fold, seed)):
         return "not made yet"
-    model = name.removesuffix("_scores")
-    read = {asset: forge.folder(asset, fold, seed if asset == model else None) for asset in _read_by(name)}
-    missing = [asset for asset, folder in read.items() if not is_finished(folder)]
+    read = [(name.removesuffix("_scores"), fold, seed), *((asset, fold, None) for asset in _READ_FROM_FURTHER_UP)]
+    missing = [place[0] for place in read if not is_finished(forge.folder(*place))]
     if missing:
         return f"{' and '.join(missing)} they were made of {'is' if len(missing) == 1 else 'are'} gone"
     return ""
@@ -51,30 +51,22 @@ def _of_another_model(forge: Forge, name: str, fold: int, seed: int) -> str:
     from runtime.model_folder import read_model_json
 
     opened = forge.finished(name, fold, seed)
+    if found := forge.inputs(name, {forge.key(name, fold, seed): opened.record}).outdated():
+        return f"made of another {found[1].partition('/')[0]} than the present one"
     manifest = read_model_json(opened.file("manifest.json").parent, "manifest.json")
     if opened.record.cache_key == scores_key(forge, name, fold, seed, manifest):
         return ""
-    return f"made of another {name.removesuffix('_scores')} than the present one, of other slices or by other rules"
+    return f"made of another {name.removesuffix('_scores')} than the present one, or by other rules"
 
 
 def scores_key(forge: Forge, name: str, fold: int, seed: int, manifest: Mapping[str, str]) -> str:
     """Return the cache key of the scores of one seed made of what lies there now, with the settings of `manifest`."""
     model = name.removesuffix("_scores")
-    parents = {asset: forge.version(asset, fold, seed if asset == model else None) for asset in _read_by(name)}
+    parents = {forge.key(model, fold, seed): forge.version(model, fold, seed)}
     return cache_key(scoring_version(name), parents, {"seed": seed, "manifest": dict(manifest)})
 
 
 def scoring_version(name: str) -> str:
     """Return the code version of a scores asset: scores formed by other rules cannot be set beside each other."""
-    definition = _definition(name)
-    return str(definition.code_versions_by_key[definition.key])
-
-
-def _read_by(name: str) -> list[str]:
-    definition = _definition(name)
-    return [key.to_user_string() for key in definition.asset_deps[definition.key]]
-
-
-def _definition(name: str) -> dg.AssetsDefinition:
     definition: dg.AssetsDefinition = getattr(scores, name)
-    return definition
+    return str(definition.code_versions_by_key[definition.key])
