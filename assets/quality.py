@@ -10,7 +10,7 @@ import dagster as dg
 import numpy as np
 
 from assets.parts.checks import FOLDS, OWNERS, beats, check_spec
-from assets.parts.inputs import open_slices, open_split, open_studies
+from assets.parts.inputs import open_slices, open_studies
 from assets.quality_instruments import JUDGE, instruments_of, utility_config
 from common.tables import write_csv
 from engine.forge import Forge, require_fold
@@ -206,11 +206,9 @@ def _real_slices_with_ventricle(forge: Forge, fold: int) -> tuple["PairedSlices"
     """
     from gan.quality.proof import PairedSlices
 
-    split = open_split(forge, fold)
     store = open_slices(forge, "real_slices", fold)
-    seen = store.masks().any(axis=(1, 2))
-    cases = store.rows["case_id"]
-    rows = [np.flatnonzero(cases.isin(patients).to_numpy() & seen) for patients in (split.train, split.validation)]
+    seen = np.flatnonzero(store.masks().any(axis=(1, 2)))
+    rows = [np.intersect1d(store.rows_of(part), seen) for part in ("train", "validation")]
     training, validation = (PairedSlices.of(store, part) for part in rows)
     if forge.settings().paints == "lesion":
         validation = validation.at(np.flatnonzero((validation.masks >= Tissue.INFARCT).any(axis=(1, 2))))

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from assets.parts.checks import FOLDS, OWNERS, check_spec
-from assets.parts.inputs import open_slices, open_split, open_studies
+from assets.parts.inputs import open_slices, open_studies
 from assets.segmenters import seeds_together
 from engine.forge import Forge, require_fold
 from engine.outcome import Check, Fact, Outcome, image, number, text
@@ -107,7 +107,7 @@ def _without_unsure_lesions(
 
     if not patients.labels.has_lesions:
         return None
-    validation = ValidationData.of(patients.store, open_split(forge, fold))
+    validation = ValidationData.of(patients.store)
     judgement = judge(validation, segmenter.probabilities(validation.images), patients.labels)
     judgement["model"] = forge.version(f"{own.network}_{own.training_set}", fold, own.seed)
     drawn = probabilities.argmax(axis=1).astype(np.uint8)
@@ -126,7 +126,6 @@ def _held_out(forge: Forge, fold: int) -> "HeldOutPatients":
         open_studies(forge),
         open_slices(forge, "real_slices", fold),
         read_regions(forge.finished("real_slices", fold).file("regions.csv")),
-        open_split(forge, fold),
     )
 
 

@@ -11,7 +11,7 @@ from assets.parts.checks import FOLDS, OWNERS, check_spec, class_balance, leak_c
 from assets.parts.inputs import VARIED_SLICES, open_slices, open_split, slices_file, split_file
 from assets.parts.pictures import store_preview
 from assets.parts.training_run import as_outcome, train_in_own_process
-from assets.slices import code_version_of, store_facts, training_rows
+from assets.slices import code_version_of, store_facts
 from common.errors import InputError
 from common.tables import write_csv
 from engine.forge import Forge, require_fold
@@ -103,13 +103,13 @@ def _simulate(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> 
             f"source {forge.source!r} has no lesions to simulate (label set {real.label_set.name!r}); "
             "run the job `cine`, which is the real-only half of the graph"
         )
-    path = folder / "slices.h5"
+    path, train = folder / "slices.h5", real.rows_of("train")
     write = _write_transplants if settings.transplants else _write_masks
-    statistics = write(path, real, training_rows(real, split.train), settings, code_version_of(context))
+    statistics = write(path, real, train, settings, code_version_of(context))
     write_csv(statistics, folder / "statistics.csv")
     store = SliceStore.open(path, verify=False)
     facts = store_facts(store, folder) | {"strategies": Fact.table(statistics.head(60))}
-    facts |= _beside_training_slices(real, training_rows(real, split.train), store, settings.simulator, folder)
+    facts |= _beside_training_slices(real, train, store, settings.simulator, folder)
     return Outcome(facts, (leak_check(store, split), class_balance(store, settings.balance)))
 
 

@@ -142,11 +142,8 @@ class TrialMaterial:
         return {**figures, **course_of(model)}
 
     def _validation(self, store: SliceStore) -> PairedSlices:
-        from assets.parts.inputs import open_split
-
-        split = open_split(self.forge, self.fold)
-        seen = store.masks().any(axis=(1, 2))
-        return PairedSlices.of(store, np.flatnonzero(store.rows["case_id"].isin(split.validation).to_numpy() & seen))
+        validation = store.rows_of("validation")
+        return PairedSlices.of(store, validation[store.masks(validation).any(axis=(1, 2))])
 
     def _drawn(self, model: Path, folder: Path, masks: Path) -> PairedSlices:
         """Draw slices from simulated masks; the file is not kept."""

@@ -21,7 +21,6 @@ from common.files import write_atomically
 from imaging.slices.store import SliceStore
 from imaging.studies.archive import StudyArchive
 from imaging.studies.preparation import paste_region, restore_mask
-from imaging.studies.split import FoldSplit
 from segmentation.scoring.scores import ScoredVolume
 from segmentation.scoring.yardsticks import (
     ALL_BACKGROUND,
@@ -117,15 +116,13 @@ def _write(path: Path, slices: PredictedSlices) -> None:
 class HeldOutPatients:
     """A fold's test patients: their slices, and what is drawn on them brought to each study's own grid."""
 
-    def __init__(self, archive: StudyArchive, store: SliceStore, regions: pd.DataFrame, split: FoldSplit) -> None:
+    def __init__(self, archive: StudyArchive, store: SliceStore, regions: pd.DataFrame) -> None:
         self.archive, self.store, self.labels = archive, store, archive.label_set
         self.centres = {
             (str(row.case_id), str(row.frame)): (float(str(row.centre_row)), float(str(row.centre_col)))
             for row in regions.itertuples(index=False)
         }
-        rows = self.store.rows
-        self.test = np.flatnonzero(rows["case_id"].isin(split.test).to_numpy())
-        self.train = np.flatnonzero(rows["case_id"].isin(split.train).to_numpy())
+        self.test, self.train = store.rows_of("test"), store.rows_of("train")
 
     def images(self) -> NDArray[np.float32]:
         """Return the test slices (N, H, W)."""

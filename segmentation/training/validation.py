@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from common.errors import InputError
 from imaging.labels import LabelSet
 from imaging.slices.store import SliceStore
-from imaging.studies.split import FoldSplit
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,9 @@ class ValidationData:
             )
 
     @classmethod
-    def of(cls, real: SliceStore, split: FoldSplit) -> "ValidationData":
+    def of(cls, real: SliceStore) -> "ValidationData":
         """Take the validation patients' slices out of a store of real slices; each frame is a case of its own."""
-        rows = np.flatnonzero(real.rows["case_id"].isin(split.validation).to_numpy())
+        rows = real.rows_of("validation")
         cases = (real.rows["case_id"] + "/" + real.rows["frame"]).to_numpy(dtype=str)[rows]
         return cls(real.images(rows), real.masks(rows), cases)
 

@@ -58,7 +58,7 @@ def test_more_synthetic_slices_are_asked_for_where_they_are_added(configured):
 
 
 def test_a_generator_that_is_not_used_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(Forge, "parent_versions", lambda *_: {})
+    monkeypatch.setattr(Forge, "nearest", lambda *_: {})
     forge = Forge(profile="tiny", home=str(tmp_path), overrides=["synthesis.method=transplant"])
     result = dg.materialize([pix2pix], partition_key="0", resources={"forge": forge})
     assert result.success

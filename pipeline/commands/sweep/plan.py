@@ -247,7 +247,7 @@ def score_model(
     forge: Forge, fold: int, network: str, training_set: str, seed: int, model: Path, folder: Path
 ) -> Outcome:
     """Write `scores.csv` and `manifest.json` into `folder`; return mean Dice by rule and tissue."""
-    from assets.parts.inputs import open_slices, open_split, open_studies
+    from assets.parts.inputs import open_slices, open_studies
     from assets.scores import dice_means
     from imaging.slices.regions import read_regions
     from runtime.compute import choose_compute
@@ -260,7 +260,6 @@ def score_model(
         open_studies(forge),
         open_slices(forge, "real_slices", fold),
         read_regions(forge.finished("real_slices", fold).file("regions.csv")),
-        open_split(forge, fold),
     )
     segmenter = load_segmenter(model, choose_compute(settings.device, settings.precision))
     identity = ScoreIdentity(fold, network, training_set, seed)

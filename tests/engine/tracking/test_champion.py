@@ -35,7 +35,7 @@ def forge(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Forge:
     """A workspace whose studies are read and split."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     found = Forge(source="phantom", profile="tiny", home=str(prepared))
-    for asset in ("studies", "patient_split", "real_slices"):
+    for asset in SHARED:
         finish(found.folder(asset, 0), asset, "1")
     return found
 
@@ -46,12 +46,23 @@ def two_seeds(forge: Forge) -> Forge:
     return Forge(source="phantom", profile="tiny", home=forge.home, seeds=[0, 1])
 
 
-def finish(place: Path, asset: str, content: str, facts: Any = None, write: Any = None, key: str = "") -> None:
+SHARED = ("studies", "patient_split", "real_slices")
+
+
+def finish(
+    place: Path,
+    asset: str,
+    content: str,
+    facts: Any = None,
+    write: Any = None,
+    key: str = "",
+    behind: dict[str, str] | None = None,
+) -> None:
     def build(folder: Path) -> Outcome:
         (folder / "content.txt").write_text(content)
         if write:
             write(folder)
-        return Outcome(facts or {})
+        return Outcome(facts or {}, behind=behind or {})
 
     produce(place, asset, key or content, build)
 
@@ -68,7 +79,9 @@ def train_seed(
 ) -> None:
     card = {"network": network, "training_set": training_set, "seed": seed}
     place = forge.folder(kind, 0, seed)
-    finish(place, kind, version, write=lambda folder: write_json(folder / "model_card.json", card))
+    behind = {forge.key(asset, 0): forge.version(asset, 0) for asset in SHARED}
+    finish(place, kind, version, write=lambda folder: write_json(folder / "model_card.json", card), behind=behind)
+    behind |= {forge.key(kind, 0, seed): forge.version(kind, 0, seed)}
 
     def write(folder: Path) -> None:
         table = scored({"cavity": 0.9, "infarct": dice}, seeds=(seed,)).scores
@@ -79,7 +92,7 @@ def train_seed(
     if run_id:
         facts["mlflow_run"] = Fact("url", f"http://127.0.0.1:5000/#/runs/{run_id}")
     key = scores_key(forge, f"{kind}_scores", 0, seed, forge.manifest())
-    finish(forge.folder(f"{kind}_scores", 0, seed), f"{kind}_scores", version, facts, write, key)
+    finish(forge.folder(f"{kind}_scores", 0, seed), f"{kind}_scores", version, facts, write, key, behind)
 
 
 def judge(forge: Forge, tags: dict[str, str] | None = None) -> tuple[dict[str, Any], bool]:
@@ -164,7 +177,7 @@ def test_scores_are_stale_for_one_reason_each(forge: Forge) -> None:
     train(forge, "one", 0.5)
     assert staleness(forge, *place) == ""
     finish(forge.folder("real_slices", 0), "real_slices", "cut anew")
-    assert staleness(forge, *place).startswith("made of another")
+    assert staleness(forge, *place) == "made of another real_slices than the present one"
     manifest = forge.folder(*place) / "manifest.json"
     manifest.write_text(manifest.read_text().replace("tiny", "demo"))
     reseal(manifest.parent)

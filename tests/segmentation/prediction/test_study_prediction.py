@@ -95,7 +95,7 @@ def test_the_result_is_that_of_the_held_out_path(tmp_path, segmenter):
     split = FoldSplit(0, ("Case_P001",), ("Case_P003",), ("Case_P002",))
     boxes = dict.fromkeys((("Case_P002", ""), ("Case_P003", "")), LOCALISER.box)
     regions = write_real_slices(tmp_path / "slices.h5", archive, split, boxes, REGION, 0, "1")
-    patients = HeldOutPatients(archive, SliceStore.open(tmp_path / "slices.h5"), regions, split)
+    patients = HeldOutPatients(archive, SliceStore.open(tmp_path / "slices.h5"), regions)
     (held_out,) = patients.cases(segmenter.labels(patients.images()))
     ours = predict(segmenter, studies[1].image)
     np.testing.assert_array_equal(ours.mask, held_out.prediction)
