@@ -83,7 +83,7 @@ class Inputs:
     """
 
     def __init__(self, reader: str, nearest: Mapping[str, Record], present: Callable[[str], Record | None]) -> None:
-        self._reader, self._nearest = reader, nearest
+        self.reader, self._nearest = reader, nearest
         self.known = {place: version for record in nearest.values() for place, version in record.behind.items()}
         self.known |= {place: record.data_version for place, record in nearest.items()}
         self.behind: dict[str, str] = {}
@@ -116,7 +116,7 @@ class Inputs:
         Raises:
             InputError: It holds another content than the nearest inputs were made of.
         """
-        assert place in self.known, f"{self._reader} reads {place}, which stands behind none of its dependencies"
+        assert place in self.known, f"{self.reader} reads {place}, which stands behind none of its dependencies"
         if record.data_version != self.known[place]:
             makers = [name for name, nearest in self._nearest.items() if place in nearest.behind]
             raise self._refusal(makers[0] if makers else place, place)
@@ -133,7 +133,7 @@ class Inputs:
     def _refusal(self, place: str, source: str) -> InputError:
         made, of = _asset(place), _asset(source)
         return InputError(
-            f"{self._reader}: {made} was made of another {of} than lies there; rematerialise the asset {made!r} and "
+            f"{self.reader}: {made} was made of another {of} than lies there; rematerialise the asset {made!r} and "
             "what follows from it"
         )
 

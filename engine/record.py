@@ -104,10 +104,6 @@ class Record:
         return self.outcome.behind
 
 
-class EarlierResultError(InputError):
-    """A result of an earlier ScarForge, which is neither read nor replaced."""
-
-
 def _not_told(line: str) -> None:
     """Keep a line to itself."""
 
@@ -173,10 +169,9 @@ def _found(place: Path, key: str, attempt: str, made_of: Mapping[str, Any]) -> t
     """Return the record of the wanted result, or None and why what lies in `place` is not it."""
     if not is_finished(place):
         return None, "its folder holds no record.json, and is kept beside it" if place.exists() else ""
+    require_present_format(place)
     try:
         record = read_record(place, place.name)
-    except EarlierResultError:
-        raise
     except InputError:  # a damaged record is rebuilt, as a missing one is
         return None, "record.json cannot be read; its folder is kept beside it"
     if record.cache_key != key:
@@ -224,20 +219,29 @@ def _built(
         ) from error
 
 
+def require_present_format(place: Path) -> None:
+    """Raise `InputError` where an earlier ScarForge finished a folder: its results are neither used nor replaced."""
+    try:
+        found = json.loads((place / RECORD).read_text(encoding="utf-8")).get("format", 1)
+    except (OSError, ValueError, AttributeError):  # none, or damaged: nothing tells who made it
+        return
+    if found != FORMAT:
+        raise InputError(
+            f"{place}: this workspace was made by ScarForge 0.1.0, whose results this version cannot use; choose "
+            "another SCARFORGE_HOME, or move the old one away"
+        )
+
+
 def read_record(place: Path, asset: str) -> Record:
     """Read the record of a finished folder.
 
     Raises:
         InputError: There is none, it cannot be read, or an earlier ScarForge wrote it.
     """
+    require_present_format(place)
     path = place / RECORD
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("format", 1) != FORMAT:
-            raise EarlierResultError(
-                f"{place}: this workspace was made by ScarForge 0.1.0, whose results this version cannot use; choose "
-                "another SCARFORGE_HOME, or move the old one away"
-            )
         return Record(
             asset=content["asset"],
             cache_key=content["cache_key"],
@@ -249,7 +253,7 @@ def read_record(place: Path, asset: str) -> Record:
         )
     except FileNotFoundError as error:
         raise InputError(f"{place}: no finished result; materialise the asset {asset!r} first") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); rematerialise the asset {asset!r}") from error
 
 
