@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
 
 from assets import scores, studies, training_sets
 from assets.parts import training_run
@@ -76,7 +77,8 @@ def ran(tmp_path_factory):
 
 
 def materialise(forge, instance, *assets):
-    assert dg.materialize(assets, resources={"forge": forge}, partition_key=str(FOLD), instance=instance).success
+    fold = str(FOLD) if any(asset.partitions_def for asset in assets) else None
+    assert dg.materialize(assets, resources={"forge": forge}, partition_key=fold, instance=instance).success
 
 
 def watch_builds(patch):
@@ -143,7 +145,7 @@ def refusals(forge, instance):
 
 
 def stale_assets(instance):
-    resolver = CachingStaleStatusResolver(instance, defs.resolve_asset_graph(), loading_context=instance)
+    resolver = CachingStaleStatusResolver(instance, defs.resolve_asset_graph(), loading_context=LoadingContextForTest(instance))
     partitions = {key: None if spec.partitions_def is None else str(FOLD) for key, spec in specs().items()}
     return {
         key.to_user_string(): [cause.reason for cause in resolver.get_stale_causes(key, partition)]

@@ -285,6 +285,7 @@ class TrialBench:
             raise InputError(
                 "trials train Pix2Pix, which synthesis.method=transplant does without; use synthesis.method=pix2pix"
             )
+        forge.inputs("trials", forge.records((asset, fold, None) for asset in _NEEDED)).require_current()
         versions = {asset: forge.version(asset, fold) for asset in _NEEDED}
         judge = _finished(forge, JUDGE, fold, settings.seeds[0], versions)
         masks = _finished(forge, "lesion_masks", fold, None, versions)

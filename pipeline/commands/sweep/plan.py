@@ -184,6 +184,7 @@ class SweepSlices:
         from assets.parts.inputs import VARIED_SLICES
 
         names = (*_READ, "synthetic_slices") if any(point.share > 0 for point in points) else _READ
+        forge.inputs("sweep", forge.records((name, fold, None) for name in names)).require_current()
         versions = {name: forge.version(name, fold) for name in names}
         written = {
             "patient_split": "patient_split.json",
