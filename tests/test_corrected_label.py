@@ -145,7 +145,9 @@ def refusals(forge, instance):
 
 
 def stale_assets(instance):
-    resolver = CachingStaleStatusResolver(instance, defs.resolve_asset_graph(), loading_context=LoadingContextForTest(instance))
+    resolver = CachingStaleStatusResolver(
+        instance, defs.resolve_asset_graph(), loading_context=LoadingContextForTest(instance)
+    )
     partitions = {key: None if spec.partitions_def is None else str(FOLD) for key, spec in specs().items()}
     return {
         key.to_user_string(): [cause.reason for cause in resolver.get_stale_causes(key, partition)]
