@@ -8,22 +8,24 @@ import dagster as dg
 import pandas as pd
 
 from assets.parts.checks import FOLDS, OWNERS, check_spec
-from assets.parts.current_scores import SCORES, scoring_version, staleness
+from assets.parts.current_scores import scoring_version, staleness
 from assets.parts.inputs import model_card
 from common.errors import InputError
 from common.tables import write_csv
 from engine.champions import Candidate, ChampionBook, Decision, decide, tell_registry
+from engine.finished import Finished
 from engine.forge import Forge, require_fold
 from engine.outcome import Check, Fact, Outcome, text
-from engine.record import partial_name
+from engine.run_tags import RunIdentity
 from engine.tracking.nights import night_figures, track_night
+from segmentation.model_kind import ModelKind, model_kinds
 
 # A night may be late; a week of missed nights is a fault.
 FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=8), warn_window=timedelta(hours=36))
 
 
 @dg.asset(
-    deps=list(SCORES),
+    deps=[kind.scores for kind in model_kinds()],
     partitions_def=FOLDS,
     group_name="evaluation",
     kinds={"pandas", "mlflow"},
@@ -42,8 +44,8 @@ def champion(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeR
     kinds = scored_kinds(forge, fold)
     if not kinds:
         raise InputError(f"no model of fold {fold} has scores of today's data and settings; materialise a scores asset")
-    scored = [(f"{kind}_scores", fold, seed) for kind in kinds for seed in forge.settings().seeds]
-    others = {f"{kind}_scores/code": scoring_version(f"{kind}_scores") for kind in kinds}
+    scored = [(kind.scores, fold, seed) for kind in kinds for seed in forge.settings().seeds]
+    others = {f"{kind.scores}/code": scoring_version(kind) for kind in kinds}
     others["champions"] = book.begun()
     result = forge.materialise(
         context, lambda folder: _judge(context, forge, folder, book, kinds), extra_parents=others, inputs=scored
@@ -54,15 +56,14 @@ def champion(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeR
     return result
 
 
-def scored_kinds(forge: Forge, fold: int) -> list[str]:
+def scored_kinds(forge: Forge, fold: int) -> list[ModelKind]:
     """Return the models whose scores, of every seed, were made of these very models with today's data and settings."""
     seeds = forge.settings().seeds
-    today = [name for name in SCORES if not any(staleness(forge, name, fold, seed) for seed in seeds)]
-    return [name.removesuffix("_scores") for name in today]
+    return [kind for kind in model_kinds() if not any(staleness(forge, kind, fold, seed) for seed in seeds)]
 
 
 def _judge(
-    context: dg.AssetExecutionContext, forge: Forge, folder: Path, book: ChampionBook, kinds: list[str]
+    context: dg.AssetExecutionContext, forge: Forge, folder: Path, book: ChampionBook, kinds: list[ModelKind]
 ) -> Outcome:
     fold = require_fold(context)
     decisions = [decide(book, read_candidate(forge, kind, fold)) for kind in kinds]
@@ -71,9 +72,9 @@ def _judge(
     tracking = forge.tracking(
         context,
         f"champions fold {fold}",
+        folder,
         {},
         seed=0,
-        key=f"{context.run.run_id}/{fold}",
         stage="promotion",
         network="all",
         training_set="all",
@@ -82,38 +83,39 @@ def _judge(
     facts = {"champions": Fact.table(decision_table(decisions)), "kept_in": text(str(book.folder))}
     if len(tissues):
         facts["tissues"] = Fact.table(tissues)
-    if run_id:
-        facts["mlflow_run"] = Fact("url", forge.run_url(run_id))
-    return Outcome(facts, (no_regression(tissues),))
+    return Outcome(facts, (no_regression(tissues),), run_id)
 
 
-def read_candidate(forge: Forge, kind: str, fold: int) -> Candidate:
+def read_candidate(forge: Forge, kind: ModelKind, fold: int) -> Candidate:
     """Read the present model of a kind: what it is, how it scored, and which trainings made it."""
     from segmentation.comparison.arms import ScoredTable
     from segmentation.scoring.scores import RULES_VERSION, read_scores
 
     seeds = forge.settings().seeds
-    trained = {seed: forge.finished(kind, fold, seed) for seed in seeds}
-    cards = {seed: model_card(forge, kind, fold, seed) for seed in seeds}
-    tables = [read_scores(forge.finished(f"{kind}_scores", fold, seed).file("scores.csv")) for seed in seeds]
+    trained = {seed: forge.finished(kind.name, fold, seed) for seed in seeds}
+    cards = {seed: model_card(forge, kind.name, fold, seed) for seed in seeds}
+    tables = [read_scores(forge.finished(kind.scores, fold, seed).file("scores.csv")) for seed in seeds]
     table = pd.concat(tables, ignore_index=True)
     manifest = {name: forge.version(name, None) for name in ("studies", "patient_split")}
     manifest |= {"fold": str(fold), "scoring": RULES_VERSION}
     return Candidate(
-        network=cards[seeds[0]]["network"],
-        training_set=cards[seeds[0]]["training_set"],
+        kind=kind,
         version="+".join(model.record.data_version for model in trained.values()),
         table=ScoredTable(table[table["training_set"] != ""].reset_index(drop=True), manifest),
-        trainings={seed: f"{kind}/{partial_name(model.folder, model.record)}" for seed, model in trained.items()},
+        trainings={seed: _training_key(kind, fold, seed, model) for seed, model in trained.items()},
         cards=cards,
     )
+
+
+def _training_key(kind: ModelKind, fold: int, seed: int, model: Finished) -> str:
+    return RunIdentity(kind.name, fold, seed, model.record.attempt or model.record.cache_key).key
 
 
 def decision_table(decisions: list[Decision]) -> pd.DataFrame:
     """Return one row a kind: whether the candidate is the champion, since when there is one, and why."""
     rows = [
         {
-            "model": decision.candidate.kind,
+            "model": decision.candidate.kind.name,
             "candidate_is_champion": decision.is_champion,
             "candidate": decision.judgement.reason,
             "champion_since": decision.champion.since,
@@ -128,7 +130,7 @@ def tissue_table(decisions: list[Decision]) -> pd.DataFrame:
     """Return one row a kind and tissue that was compared, with both Dice, the intervals and the verdict."""
     rows: list[dict[str, Any]] = [
         {
-            "model": decision.candidate.kind,
+            "model": decision.candidate.kind.name,
             "tissue": tissue.tissue,
             "candidate": tissue.candidate,
             "champion": tissue.champion.value,

@@ -10,23 +10,25 @@ import pandas as pd
 
 from assets.comparison_report import report_material
 from assets.parts.checks import FOLDS, OWNERS, check_spec
-from assets.parts.current_scores import SCORES, staleness
+from assets.parts.current_scores import staleness
 from assets.parts.inputs import model_card, open_studies
 from common.tables import write_csv
 from engine.forge import Forge, say
 from engine.outcome import Check, Fact, Outcome, image
 from engine.record import is_finished
 from engine.tracking.links import compare_facts
+from segmentation.model_kind import TRAINING_SETS, ModelKind, model_kinds
+from segmentation.networks.table import NETWORKS
 
 if TYPE_CHECKING:
     from segmentation.comparison.arms import Comparison
 
 _FIGURE_DPI = 120
-_NETWORKS = tuple(dict.fromkeys(name.split("_real_")[0] for name in SCORES))
+Place = tuple[ModelKind, int, int]
 
 
 @dg.asset(
-    deps=list(SCORES),
+    deps=[kind.scores for kind in model_kinds()],
     group_name="evaluation",
     kinds={"pandas", "mlflow"},
     owners=OWNERS,
@@ -37,45 +39,43 @@ _NETWORKS = tuple(dict.fromkeys(name.split("_real_")[0] for name in SCORES))
 def comparison(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
     """Compare each network's arms over all folds whose two score tables belong together."""
     found = finished_scores(forge)
-    return forge.materialise(context, lambda folder: _compare(context, forge, folder, found), inputs=found)
+    scored = [(kind.scores, fold, seed) for kind, fold, seed in found]
+    return forge.materialise(context, lambda folder: _compare(context, forge, folder, found), inputs=scored)
 
 
-def finished_scores(forge: Forge) -> list[tuple[str, int, int]]:
-    """Return (score asset, fold, seed) of the folds in which both arms of a network are done and of today.
+def finished_scores(forge: Forge) -> list[Place]:
+    """Return (model kind, fold, seed) of the folds in which both arms of a network are done and of today.
 
     A fold with tables of other data, code or settings, or of a model that was trained anew since, is left out, and it
     is said which: they must not be mixed. The other network's folds stand by themselves.
     """
-    arms = {network: [name for name in SCORES if name.startswith(f"{network}_")] for network in _NETWORKS}
     return [
         place
         for fold in map(int, FOLDS.get_partition_keys())
-        for names in arms.values()
-        for place in _of_today(forge, names, fold)
+        for network in NETWORKS
+        for place in _of_today(forge, [ModelKind(network, name) for name in TRAINING_SETS], fold)
     ]
 
 
-def _of_today(forge: Forge, names: Sequence[str], fold: int) -> list[tuple[str, int, int]]:
-    places = [(name, fold, seed) for name in names for seed in forge.settings().seeds]
-    if not all(is_finished(forge.folder(*place)) for place in places):
+def _of_today(forge: Forge, arms: Sequence[ModelKind], fold: int) -> list[Place]:
+    places = [(kind, fold, seed) for kind in arms for seed in forge.settings().seeds]
+    if not all(is_finished(forge.folder(kind.scores, fold, seed)) for kind, _, seed in places):
         return []
     stale = {place: why for place in places if (why := staleness(forge, *place))}
-    for (name, _, seed), why in stale.items():
-        say(f"    fold {fold} is left out until it is rerun: {name}, seed {seed}: {why}")
+    for (kind, _, seed), why in stale.items():
+        say(f"    fold {fold} is left out until it is rerun: {kind.scores}, seed {seed}: {why}")
     return [] if stale else places
 
 
-def _compare(
-    context: dg.AssetExecutionContext, forge: Forge, folder: Path, found: list[tuple[str, int, int]]
-) -> Outcome:
+def _compare(context: dg.AssetExecutionContext, forge: Forge, folder: Path, found: list[Place]) -> Outcome:
     from segmentation.comparison.arms import ScoredTable, compare_arms
     from segmentation.comparison.text import render_comparison
     from segmentation.report import write_report
     from segmentation.scoring.scores import read_scores
 
     tables = []
-    for place in found:
-        source = forge.finished(*place)
+    for kind, fold, seed in found:
+        source = forge.finished(kind.scores, fold, seed)
         manifest = json.loads(source.file("manifest.json").read_text(encoding="utf-8"))
         tables.append(ScoredTable(read_scores(source.file("scores.csv")), manifest))
     result = compare_arms(tables)
@@ -90,6 +90,7 @@ def _compare(
     write_report(report_material(forge, result, scores, found), folder / "report.html")
     run_id = forge.track_evaluation(
         context,
+        folder,
         "comparison real only / real plus GAN",
         _headline(result),
         [
@@ -108,9 +109,7 @@ def _compare(
     facts |= {path.stem: image(path, folder) for path in figures}
     facts["folds"] = Fact("text", ", ".join(sorted({str(fold) for _, fold, _ in found})))
     facts |= compare_facts(forge, found)
-    if run_id:
-        facts["mlflow_run"] = Fact("url", forge.run_url(run_id))
-    return Outcome(facts, (_equal_arms(forge, found),))
+    return Outcome(facts, (_equal_arms(forge, found),), run_id)
 
 
 def _save_figures(result: "Comparison", folder: Path) -> list[Path]:
@@ -130,14 +129,13 @@ def _headline(result: "Comparison") -> dict[str, float]:
     }
 
 
-def _equal_arms(forge: Forge, found: list[tuple[str, int, int]]) -> Check:
+def _equal_arms(forge: Forge, found: list[Place]) -> Check:
     """Check that both arms of each network had the same number of slices and optimiser steps."""
     rows = []
-    for name, fold, seed in found:
-        card = model_card(forge, name.removesuffix("_scores"), fold, seed)
-        rows.append(
-            {"network": card["network"], "fold": fold, "seed": seed} | {k: card[k] for k in ("slices", "steps")}
-        )
+    for kind, fold, seed in found:
+        card = model_card(forge, kind.name, fold, seed)
+        own = {"slices": card.slices, "steps": card.steps}
+        rows.append({"network": kind.network, "fold": fold, "seed": seed} | own)
     table = pd.DataFrame(rows)
     spread = table.groupby(["network", "fold", "seed"])[["slices", "steps"]].nunique()
     equal = bool((spread == 1).all().all())

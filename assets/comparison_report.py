@@ -14,12 +14,15 @@ from common.tables import read_csv
 from common.workers import usable_cores
 from engine.finished import Finished
 from engine.forge import Forge, __version__
+from engine.tracking.links import run_id_of
+from segmentation.model_kind import REAL_ONLY, ModelKind
+from segmentation.networks.table import NETWORKS
 
 if TYPE_CHECKING:
     from segmentation.comparison.arms import Comparison
     from segmentation.report.material import Prediction, Provenance, ReportMaterial, Setup, Training
 
-Place = tuple[str, int, int]
+Place = tuple[ModelKind, int, int]
 
 _LIBRARIES = ("torch", "lightning-fabric", "albumentations", "numpy", "scipy", "pandas", "h5py", "dagster", "mlflow")
 _GIB = 2**30
@@ -34,7 +37,7 @@ def report_material(
         forge: Of the run.
         comparison: Its result.
         scores: All tables of scores, joined.
-        found: (score asset, fold, seed) that went in.
+        found: (model kind, fold, seed) that went in.
     """
     from segmentation.report.material import ReportMaterial, gather_cases
 
@@ -95,7 +98,7 @@ def report_setup(forge: Forge) -> "Setup":
         localiser_steps=settings.localiser.steps,
         mixing=settings.mixing,
         synthesis=synthesis,
-        networks={name: settings.training(name, "real_only") for name in ("attention_res_unet", "halsr_net")},
+        networks={name: settings.training(name, REAL_ONLY) for name in NETWORKS},
     )
 
 
@@ -115,38 +118,32 @@ def _predictions(forge: Forge, found: Sequence[Place]) -> tuple[list["Prediction
     from segmentation.scoring.held_out import read_predictions
 
     predictions, lacking = [], set()
-    for name, fold, seed in found:
-        scored = forge.finished(name, fold, seed)
+    for kind, fold, seed in found:
+        scored = forge.finished(kind.scores, fold, seed)
         if scored.holds("predictions.h5"):
-            card = _card(forge, name, fold, seed)
-            arm = Arm(str(card["network"]), str(card["training_set"]), seed)
+            arm = Arm(kind.network, kind.training_set, seed)
             predictions.append(Prediction(fold, arm, read_predictions(scored.file("predictions.h5"))))
         else:
             lacking.add(fold)
     return predictions, sorted(lacking)
 
 
-def _training(forge: Forge, name: str, fold: int, seed: int) -> "Training":
+def _training(forge: Forge, kind: ModelKind, fold: int, seed: int) -> "Training":
     from segmentation.report.material import Training
 
-    model = name.removesuffix("_scores")
-    trained = forge.finished(model, fold, seed)
+    trained = forge.finished(kind.name, fold, seed)
     return Training(
         fold=fold,
-        card=_card(forge, name, fold, seed),
+        card=model_card(forge, kind.name, fold, seed),
         history=read_csv(trained.file("history.csv")) if trained.holds("history.csv") else pd.DataFrame(),
-        run_url=_run_url(trained),
-        scores_url=_run_url(forge.finished(name, fold, seed)),
+        run_url=_run_url(forge, trained),
+        scores_url=_run_url(forge, forge.finished(kind.scores, fold, seed)),
     )
 
 
-def _card(forge: Forge, name: str, fold: int, seed: int) -> dict[str, object]:
-    return model_card(forge, name.removesuffix("_scores"), fold, seed)
-
-
-def _run_url(finished: Finished) -> str:
-    fact = finished.record.outcome.facts.get("mlflow_run")
-    return str(fact.value) if fact else ""
+def _run_url(forge: Forge, finished: Finished) -> str:
+    run_id = run_id_of(finished.folder, finished.record.asset)
+    return forge.run_url(run_id) if run_id else ""
 
 
 def _provenance(forge: Forge, folds: Sequence[int]) -> "Provenance":

@@ -19,8 +19,9 @@ from imaging.labels import Tissue
 
 if TYPE_CHECKING:
     from engine.settings import QualitySettings, Settings
-    from gan.quality.proof import Material, PairedSlices, QualityReport
+    from gan.quality.proof import Material, QualityReport
     from gan.quality.slices import Images
+    from imaging.slices.part import PartSlices
     from runtime.compute import Compute
 
 
@@ -126,7 +127,7 @@ _BLOCKING = ("adherence", "no_copies", "variety")
 
 
 @dg.asset(
-    deps=["synthetic_slices", JUDGE],
+    deps=["synthetic_slices", JUDGE.name],
     partitions_def=FOLDS,
     group_name="quality",
     kinds={"pytorch", "mlflow"},
@@ -167,7 +168,8 @@ def _assess(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Ou
     title += ", transplanted lesions" if settings.transplants else ""
     write_quality_page(report, folder / "quality.html", title, verdicts)
     save_pairs(report, forge, folder / "pairs.png")
-    return Outcome(_facts(context, forge, folder, report), checks)
+    facts, run_id = _facts(context, forge, folder, report)
+    return Outcome(facts, checks, run_id)
 
 
 def _material(forge: Forge, fold: int, compute: "Compute") -> "Material":
@@ -189,7 +191,7 @@ def _material(forge: Forge, fold: int, compute: "Compute") -> "Material":
     )
 
 
-def _redrawn(forge: Forge, fold: int, validation: "PairedSlices", compute: "Compute") -> "Images":
+def _redrawn(forge: Forge, fold: int, validation: "PartSlices", compute: "Compute") -> "Images":
     from gan.generation.slices import redraw
     from gan.generation.transplant import retransplant
 
@@ -199,17 +201,17 @@ def _redrawn(forge: Forge, fold: int, validation: "PairedSlices", compute: "Comp
     return redraw(forge.finished("pix2pix", fold).model(), images, masks, compute, settings.split_seed)
 
 
-def _real_slices_with_ventricle(forge: Forge, fold: int) -> tuple["PairedSlices", "PairedSlices"]:
+def _real_slices_with_ventricle(forge: Forge, fold: int) -> tuple["PartSlices", "PartSlices"]:
     """Return training and validation patients' slices that show the ventricle; without one there is nothing to draw.
 
     Where lesions alone are painted, a validation slice without any would be drawn again as it is, and is left out.
     """
-    from gan.quality.proof import PairedSlices
+    from imaging.slices.part import PartSlices
 
     store = open_slices(forge, "real_slices", fold)
     seen = np.flatnonzero(store.masks().any(axis=(1, 2)))
     rows = [np.intersect1d(store.rows_of(part), seen) for part in ("train", "validation")]
-    training, validation = (PairedSlices.of(store, part) for part in rows)
+    training, validation = (PartSlices.of(store, part) for part in rows)
     if forge.settings().paints == "lesion":
         validation = validation.at(np.flatnonzero((validation.masks >= Tissue.INFARCT).any(axis=(1, 2))))
     return training, validation
@@ -227,7 +229,9 @@ def save_pairs(report: "QualityReport", forge: Forge, path: Path) -> None:
     sheet.save(path, optimize=True)
 
 
-def _facts(context: dg.AssetExecutionContext, forge: Forge, folder: Path, report: "QualityReport") -> dict[str, Fact]:
+def _facts(
+    context: dg.AssetExecutionContext, forge: Forge, folder: Path, report: "QualityReport"
+) -> tuple[dict[str, Fact], str]:
     files = [folder / name for name in ("quality.html", "quality.csv", "closest_pairs.csv", "pairs.png")]
     scores = _scores(report)
     facts = {
@@ -239,6 +243,7 @@ def _facts(context: dg.AssetExecutionContext, forge: Forge, folder: Path, report
     facts |= {name: number(value) for name, value in scores.items()}
     run_id = forge.track_evaluation(
         context,
+        folder,
         "synthesis quality",
         scores,
         files,
@@ -246,9 +251,7 @@ def _facts(context: dg.AssetExecutionContext, forge: Forge, folder: Path, report
         network=forge.settings().synthesis.method,
         training_set="synthetic",
     )
-    if run_id:
-        facts["mlflow_run"] = Fact("url", forge.run_url(run_id))
-    return facts
+    return facts, run_id
 
 
 def _scores(report: "QualityReport") -> dict[str, float]:

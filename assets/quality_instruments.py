@@ -11,29 +11,30 @@ from numpy.typing import NDArray
 from assets.parts.inputs import slices_file, split_file, varied_slices_file
 from assets.parts.training_run import train_in_own_process
 from engine.forge import Forge, require_fold
+from segmentation.model_kind import ModelKind
 
 if TYPE_CHECKING:
     from engine.settings import QualitySettings, Settings
-    from gan.quality.proof import Extractor, Instruments, PairedSlices
+    from gan.quality.proof import Extractor, Instruments
     from gan.quality.slices import PairDistance, Segment
     from gan.quality.variety import Draw
+    from imaging.slices.part import PartSlices
     from runtime.compute import Compute
     from segmentation.prediction.segmenter import Segmenter
     from segmentation.training.config import TrainConfig
 
-JUDGE = "attention_res_unet_real_only"
-_NETWORK = "attention_res_unet"
+JUDGE = ModelKind.parse("attention_res_unet_real_only")
 
 
 def instruments_of(
-    context: dg.AssetExecutionContext, forge: Forge, folder: Path, validation: "PairedSlices", compute: "Compute"
+    context: dg.AssetExecutionContext, forge: Forge, folder: Path, validation: "PartSlices", compute: "Compute"
 ) -> "Instruments":
     """Return everything that measures, training the segmenter on synthetic slices where that is configured."""
     from gan.quality.proof import Instruments
     from segmentation.prediction.segmenter import load_segmenter
 
     fold, settings = require_fold(context), forge.settings()
-    judge = load_segmenter(forge.finished(JUDGE, fold, settings.seeds[0]).model(), compute)
+    judge = load_segmenter(forge.finished(JUDGE.name, fold, settings.seeds[0]).model(), compute)
     return Instruments(
         extractors(settings.quality, judge, compute),
         judge.labels,
@@ -61,7 +62,7 @@ def extractors(settings: "QualitySettings", judge: "Segmenter", compute: "Comput
 
         inception = InceptionFeatures(Path(settings.inception_weights), compute)
         found.append(Extractor("ImageNet Inception", inception, inception.probabilities))
-    return [*found, Extractor(f"encoder stages of {JUDGE}", judge.stage_statistics)]
+    return [*found, Extractor(f"encoder stages of {JUDGE.name}", judge.stage_statistics)]
 
 
 def perceptual_distances(settings: "QualitySettings", compute: "Compute") -> dict[str, "PairDistance"]:
@@ -78,7 +79,7 @@ def perceptual_distances(settings: "QualitySettings", compute: "Compute") -> dic
 
 def utility_config(settings: "Settings") -> "TrainConfig | None":
     """Return how the segmenter on synthetic slices is trained, None where it is switched off."""
-    config, steps = settings.network(_NETWORK), settings.quality.utility_steps
+    config, steps = settings.network(JUDGE.network), settings.quality.utility_steps
     if steps == 0:
         return None
     if steps is None:
@@ -87,7 +88,7 @@ def utility_config(settings: "Settings") -> "TrainConfig | None":
     return type(config).model_validate({**config.model_dump(mode="json"), **changed})
 
 
-def _draw(forge: Forge, fold: int, validation: "PairedSlices", compute: "Compute") -> "Draw":
+def _draw(forge: Forge, fold: int, validation: "PartSlices", compute: "Compute") -> "Draw":
     """Return a function that draws validation slices again with given seeds of the noise, which transplants lack."""
     from gan.generation.hole import own_hole
     from gan.generation.slices import load_generator
@@ -115,14 +116,13 @@ def _taught_by_synthetic(
     config = utility_config(settings)
     if config is None:
         return None
-    # Named after this build: MLflow finds a run again by the name of its folder.
-    model = folder / f"utility_{folder.name.strip('.').removesuffix('.partial')}"
+    model = folder / "utility"
     model.mkdir(exist_ok=True)
     inputs = {
         "training_set": varied_slices_file(forge, fold),
         "real_slices": slices_file(forge, "real_slices", fold),
         "patient_split": split_file(forge),
     }
-    tags = {"stage": "utility", "network": _NETWORK, "training_set": "synthetic"}
+    tags = {"stage": "utility", "network": JUDGE.network, "training_set": "synthetic"}
     train_in_own_process(context, forge, model, "segmenter", inputs, config, settings.seeds[0], tags)
     return load_segmenter(model, compute).labels

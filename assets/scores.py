@@ -14,8 +14,11 @@ from assets.parts.inputs import open_slices, open_studies
 from assets.segmenters import seeds_together
 from engine.forge import Forge, require_fold
 from engine.outcome import Check, Fact, Outcome, image, number, text
+from engine.record import Record
+from segmentation.model_kind import ModelKind
 
 if TYPE_CHECKING:
+    from imaging.studies.split import Part
     from segmentation.prediction.segmenter import Segmenter
     from segmentation.scoring.held_out import HeldOutPatients
     from segmentation.scoring.scores import ScoreIdentity
@@ -23,46 +26,53 @@ if TYPE_CHECKING:
 RULES_THAT_JUDGE = ("positive", "pooled", "per_slice")
 
 
-def scores(name: str, network: str, training_set: str) -> dg.AssetsDefinition:
-    """Return the asset that scores every seed of one model."""
-    model = f"{network}_{training_set}"
+def scores(name: str) -> dg.AssetsDefinition:
+    """Return the asset that scores every seed of one kind of model."""
+    kind = ModelKind.of_scores(name)
 
     @dg.asset(
         name=name,
-        deps=[model],
+        deps=[kind.name],
         partitions_def=FOLDS,
         group_name="evaluation",
         kinds={"pandas", "mlflow"},
         owners=OWNERS,
         code_version="7",
         pool="gpu",
-        tags={"network": network, "training_set": training_set},
+        tags={"network": kind.network, "training_set": kind.training_set},
         check_specs=[
             check_spec("beats_all_background", asset=name),
             check_spec("beats_mean_mask", asset=name),
             check_spec("official_rule_beats_all_background", asset=name),
         ],
-        description=f"Scores of {model} on the fold's test patients, put back into the studies' own grids.",
+        description=f"Scores of {kind.name} on the fold's test patients, put back into the studies' own grids.",
     )
     def score(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
         fold, settings = require_fold(context), forge.settings()
-        records = {}
+        manifest, records = forge.manifest(), {}
         for seed in settings.seeds:
-            own = forge.records([(model, fold, seed)])
+            made_of = score_inputs(forge, kind, fold, seed), score_config(seed, manifest)
 
             def build(folder: Path, seed: int = seed) -> Outcome:
-                return _score(context, forge, folder, network, training_set, seed)
+                return _score(context, forge, folder, kind, seed)
 
-            made_with = {"seed": seed, "manifest": forge.manifest()}
-            records[seed] = forge.produce(context, name, fold, seed, own, made_with, build)
-        return seeds_together(records)
+            records[seed] = forge.produce(context, name, fold, seed, *made_of, build)
+        return seeds_together(records, forge)
 
     return score
 
 
-def _score(
-    context: dg.AssetExecutionContext, forge: Forge, folder: Path, network: str, training_set: str, seed: int
-) -> Outcome:
+def score_inputs(forge: Forge, kind: ModelKind, fold: int, seed: int) -> dict[str, Record]:
+    """Return the nearest input of the scores of one seed, for their cache key: the model, which names all behind it."""
+    return forge.records([(kind.name, fold, seed)])
+
+
+def score_config(seed: int, manifest: Mapping[str, str]) -> dict[str, Any]:
+    """Return what else decides the scores of one seed, for their cache key."""
+    return {"seed": seed, "manifest": dict(manifest)}
+
+
+def _score(context: dg.AssetExecutionContext, forge: Forge, folder: Path, kind: ModelKind, seed: int) -> Outcome:
     from common.files import write_json
     from runtime.compute import choose_compute
     from segmentation.prediction.segmenter import load_segmenter
@@ -72,11 +82,11 @@ def _score(
 
     fold, settings = require_fold(context), forge.settings()
     compute = choose_compute(settings.device, settings.precision)
-    segmenter = load_segmenter(forge.finished(f"{network}_{training_set}", fold, seed).model(), compute)
-    patients = _held_out(forge, fold)
+    segmenter = load_segmenter(forge.finished(kind.name, fold, seed).model(), compute)
+    patients = held_out(forge, fold)
     probabilities = segmenter.probabilities(patients.images())
     predicted = probabilities.argmax(axis=1).astype(np.uint8)
-    own = ScoreIdentity(fold, network, training_set, seed)
+    own = ScoreIdentity(fold, kind.network, kind.training_set, seed)
     tables = [score_table(patients.cases(predicted), own, patients.labels)]
     for yardstick, masks in patients.yardsticks(settings.split_seed).items():
         tables.append(score_table(patients.cases(masks), ScoreIdentity(fold, yardstick), patients.labels))
@@ -86,8 +96,8 @@ def _score(
     write_json(folder / "manifest.json", forge.manifest())
     save_overlays(patients, predicted, folder / "overlays.png")
     believed = _without_unsure_lesions(forge, fold, segmenter, patients, probabilities, folder, own)
-    pixels = pixel_scores(patients.store.masks(patients.test), predicted, patients.labels)
-    return _outcome(context, forge, folder, table, believed, pixels, network, training_set, seed)
+    pixels = pixel_scores(patients.slices.masks, predicted, patients.labels)
+    return _outcome(context, forge, folder, table, believed, pixels, kind, seed)
 
 
 def _without_unsure_lesions(
@@ -101,24 +111,25 @@ def _without_unsure_lesions(
 ) -> pd.DataFrame | None:
     """Score the test patients once more without unsure lesions, and keep what that does to the validation patients."""
     from common.files import write_json
+    from imaging.slices.part import PartSlices
     from segmentation.prediction.post_processing import UNSURE_FILE, judge, without_unsure_lesions
     from segmentation.scoring.scores import score_table, write_scores
-    from segmentation.training.validation import ValidationData
 
     if not patients.labels.has_lesions:
         return None
-    validation = ValidationData.of(patients.store)
+    validation = PartSlices.of_part(patients.store, "validation")
     judgement = judge(validation, segmenter.probabilities(validation.images), patients.labels)
-    judgement["model"] = forge.version(f"{own.network}_{own.training_set}", fold, own.seed)
+    judgement["model"] = forge.version(ModelKind(own.network, own.training_set).name, fold, own.seed)
     drawn = probabilities.argmax(axis=1).astype(np.uint8)
-    believed = without_unsure_lesions(drawn, probabilities, patients.studies, patients.labels)
+    believed = without_unsure_lesions(drawn, probabilities, patients.slices.studies, patients.labels)
     table = score_table(patients.cases(believed), own, patients.labels)
     write_json(folder / UNSURE_FILE, judgement)
     write_scores(folder / "scores_without_unsure_lesions.csv", table)
     return table
 
 
-def _held_out(forge: Forge, fold: int) -> "HeldOutPatients":
+def held_out(forge: Forge, fold: int, part: "Part" = "test") -> "HeldOutPatients":
+    """Open the patients of a part of a fold, to be scored."""
     from imaging.slices.regions import read_regions
     from segmentation.scoring.held_out import HeldOutPatients
 
@@ -126,6 +137,7 @@ def _held_out(forge: Forge, fold: int) -> "HeldOutPatients":
         open_studies(forge),
         open_slices(forge, "real_slices", fold),
         read_regions(forge.finished("real_slices", fold).file("regions.csv")),
+        part,
     )
 
 
@@ -133,11 +145,11 @@ def save_overlays(patients: "HeldOutPatients", predicted: NDArray[np.uint8], pat
     """Save test slices with the reference above the prediction, those with most lesion first."""
     from imaging.overlay import contact_sheet
 
-    reference = patients.store.masks(patients.test)
+    reference = patients.slices.masks
     rarest = reference > 2 if patients.labels.num_classes > 3 else reference > 0
     chosen = np.argsort(-rarest.sum(axis=(1, 2)), kind="stable")[:6]
     images = patients.images()[chosen]
-    cases = patients.store.rows["case_id"].to_numpy(dtype=str)[patients.test][chosen]
+    cases = patients.slices.case_ids[chosen]
     sheet = contact_sheet(
         np.concatenate([images, images]),
         np.concatenate([reference[chosen], predicted[chosen]]),
@@ -176,28 +188,28 @@ def _outcome(
     table: pd.DataFrame,
     believed: pd.DataFrame | None,
     pixels: Mapping[str, float],
-    network: str,
-    training_set: str,
+    kind: ModelKind,
     seed: int,
 ) -> Outcome:
     from segmentation.scoring.yardsticks import absent_yardsticks
 
     means = dice_means(table)
     values = _by_name(means)
-    own = _named("dice", values[network])
-    without = {} if believed is None else _by_name(dice_means(believed))[network]
+    own = _named("dice", values[kind.network])
+    without = {} if believed is None else _by_name(dice_means(believed))[kind.network]
     wide = means.pivot_table(index=["rule", "tissue"], columns="network", values="dice", sort=False).reset_index()
     run_id = forge.track_evaluation(
         context,
-        f"{training_set} {network} scores",  # the arm first: MLflow cuts long names
+        folder,
+        f"{kind.training_set} {kind.network} scores",  # the arm first: MLflow cuts long names
         own
         | _named("dice_without_unsure_lesions", without)
         | {f"pixels/{name}": value for name, value in pixels.items()},
         [path for path in sorted(folder.iterdir()) if path.suffix in (".csv", ".png", ".json")],
         seed=seed,
         stage="evaluation",
-        network=network,
-        training_set=training_set,
+        network=kind.network,
+        training_set=kind.training_set,
     )
     facts = {name: number(value) for name, value in own.items()}
     facts |= {"dice": Fact.table(wide), "overlays": image(folder / "overlays.png", folder)}
@@ -206,21 +218,19 @@ def _outcome(
     facts["pixel_scores"] = Fact.table(pd.DataFrame(list(pixels.items()), columns=["over all pixels", "value"]))
     if believed is not None:
         facts["dice_without_unsure_lesions"] = Fact.table(dice_means(believed))
-    if run_id:
-        facts["mlflow_run"] = Fact("url", forge.run_url(run_id))
     checks = (
-        _beats_yardstick("beats_all_background", values, network, "all_background", RULES_THAT_JUDGE),
-        _beats_yardstick("beats_mean_mask", values, network, "mean_mask", RULES_THAT_JUDGE),
+        _beats_yardstick("beats_all_background", values, kind.network, "all_background", RULES_THAT_JUDGE),
+        _beats_yardstick("beats_mean_mask", values, kind.network, "mean_mask", RULES_THAT_JUDGE),
         _beats_yardstick(
             "official_rule_beats_all_background",
             values,
-            network,
+            kind.network,
             "all_background",
             ("official",),
             warning=True,
         ),
     )
-    return Outcome(facts, checks)
+    return Outcome(facts, checks, run_id)
 
 
 def _beats_yardstick(
@@ -247,9 +257,7 @@ def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
     return {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in row.items()}
 
 
-attention_res_unet_real_only_scores = scores("attention_res_unet_real_only_scores", "attention_res_unet", "real_only")
-halsr_net_real_only_scores = scores("halsr_net_real_only_scores", "halsr_net", "real_only")
-attention_res_unet_real_plus_gan_scores = scores(
-    "attention_res_unet_real_plus_gan_scores", "attention_res_unet", "real_plus_gan"
-)
-halsr_net_real_plus_gan_scores = scores("halsr_net_real_plus_gan_scores", "halsr_net", "real_plus_gan")
+attention_res_unet_real_only_scores = scores("attention_res_unet_real_only_scores")
+halsr_net_real_only_scores = scores("halsr_net_real_only_scores")
+attention_res_unet_real_plus_gan_scores = scores("attention_res_unet_real_plus_gan_scores")
+halsr_net_real_plus_gan_scores = scores("halsr_net_real_plus_gan_scores")

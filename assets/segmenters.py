@@ -1,4 +1,4 @@
-"""The four trainings that are compared: each network on each training set, once for every seed."""
+"""The trainings that are compared: each network on each training set, once for every seed."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,64 +13,67 @@ from assets.parts.training_run import as_outcome, train_in_own_process
 from engine.forge import Forge, require_fold
 from engine.outcome import Check, Fact, Outcome, check_results_of, metadata_of
 from engine.record import Record
+from segmentation.model_kind import ModelKind
 
 
-def segmenter(name: str, network: str, training_set: str, description: str) -> dg.AssetsDefinition:
-    """Return the asset that trains `network` on one training set for each configured seed."""
+def segmenter(name: str) -> dg.AssetsDefinition:
+    """Return the asset that trains one kind of model for each configured seed."""
+    kind = ModelKind.parse(name)
 
     @dg.asset(
         name=name,
-        deps=[f"training_set_{training_set}"],
+        deps=[kind.slices],
         partitions_def=FOLDS,
-        group_name=training_set,
+        group_name=kind.training_set,
         kinds={"pytorch", "mlflow"},
         owners=OWNERS,
         code_version="2",
         pool="gpu",
-        tags={"network": network, "training_set": training_set},
+        tags={"network": kind.network, "training_set": kind.training_set},
         check_specs=[check_spec("finite_losses", asset=name, blocking=True)],
-        description=description,
+        description=kind.about,
     )
     def train(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
         from segmentation.training.start_weights import start_versions  # brings torch, which only a step needs
 
         fold, settings = require_fold(context), forge.settings()
-        config = settings.training(network, training_set)
+        config = settings.training(kind.network, kind.training_set)
         parents: dict[str, Record | str] = {**forge.nearest(context), **start_versions(config)}
         records = {}
         for seed in settings.seeds:
-            build = _training(context, forge, network, training_set, fold, seed)
+            build = _training(context, forge, kind, fold, seed)
             records[seed] = forge.produce(context, name, fold, seed, {**parents, "seed": str(seed)}, config, build)
-        return seeds_together(records)
+        return seeds_together(records, forge)
 
     return train
 
 
 def _training(
-    context: dg.AssetExecutionContext, forge: Forge, network: str, training_set: str, fold: int, seed: int
+    context: dg.AssetExecutionContext, forge: Forge, kind: ModelKind, fold: int, seed: int
 ) -> Callable[[Path], Outcome]:
     def build(folder: Path) -> Outcome:
         inputs = {
-            "training_set": slices_file(forge, f"training_set_{training_set}", fold),
+            "training_set": slices_file(forge, kind.slices, fold),
             "real_slices": slices_file(forge, "real_slices", fold),
             "patient_split": split_file(forge),
         }
         # The run is named by these: the arm first, since MLflow cuts long names.
-        tags = {"training_set": training_set, "network": network, "stage": "training"}
-        config = forge.settings().training(network, training_set)
+        tags = {"training_set": kind.training_set, "network": kind.network, "stage": "training"}
+        config = forge.settings().training(kind.network, kind.training_set)
         result = train_in_own_process(context, forge, folder, "segmenter", inputs, config, seed, tags)
-        return as_outcome(folder, result, forge)
+        return as_outcome(folder, result)
 
     return build
 
 
-def seeds_together(records: dict[int, tuple[Record, Path]]) -> dg.MaterializeResult:
+def seeds_together(records: dict[int, tuple[Record, Path]], forge: Forge) -> dg.MaterializeResult:
     """Return one result for all seeds: facts named by seed where there are several, checks that hold for all."""
     metadata: dict[str, Any] = {}
     checks: dict[str, dict[int, Check]] = {}
     for seed, (record, folder) in records.items():
         prefix = f"seed_{seed}/" if len(records) > 1 else ""
-        metadata |= {prefix + name: value for name, value in metadata_of(record.outcome, folder).items()}
+        shown = metadata_of(record.outcome, folder, forge.run_url)
+        metadata |= {prefix + name: value for name, value in shown.items()}
         for check in record.outcome.checks:
             checks.setdefault(check.name, {})[seed] = check
     if len(records) > 1:
@@ -103,24 +106,7 @@ def _means(records: dict[int, tuple[Record, Path]]) -> dict[str, Any]:
     return {str(name): Fact("number", float(value)).value for name, value in means.items()}
 
 
-attention_res_unet_real_only = segmenter(
-    "attention_res_unet_real_only",
-    "attention_res_unet",
-    "real_only",
-    "Attention Res-UNet, trained on augmented real slices only.",
-)
-halsr_net_real_only = segmenter(
-    "halsr_net_real_only", "halsr_net", "real_only", "HALSR-Net, trained on augmented real slices only."
-)
-attention_res_unet_real_plus_gan = segmenter(
-    "attention_res_unet_real_plus_gan",
-    "attention_res_unet",
-    "real_plus_gan",
-    "Attention Res-UNet, trained on augmented real and synthetic slices.",
-)
-halsr_net_real_plus_gan = segmenter(
-    "halsr_net_real_plus_gan",
-    "halsr_net",
-    "real_plus_gan",
-    "HALSR-Net, trained on augmented real and synthetic slices.",
-)
+attention_res_unet_real_only = segmenter("attention_res_unet_real_only")
+halsr_net_real_only = segmenter("halsr_net_real_only")
+attention_res_unet_real_plus_gan = segmenter("attention_res_unet_real_plus_gan")
+halsr_net_real_plus_gan = segmenter("halsr_net_real_plus_gan")

@@ -50,7 +50,7 @@ def pix2pix(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeRe
         result = train_in_own_process(
             context, forge, folder, "pix2pix", inputs, settings.pix2pix, settings.split_seed, tags
         )
-        return as_outcome(folder, result, forge)
+        return as_outcome(folder, result)
 
     if settings.transplants:
         return forge.materialise(context, lambda _: _not_trained(), settings.synthesis)

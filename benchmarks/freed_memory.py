@@ -12,8 +12,9 @@ import resource
 import pandas as pd
 
 from benchmarks.own_process import in_own_process
-from benchmarks.thread_waiting import NETWORKS, step_ms
+from benchmarks.thread_waiting import step_ms
 from runtime.compute import keep_freed_memory
+from segmentation.networks.table import NETWORKS
 
 
 def main() -> None:

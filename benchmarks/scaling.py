@@ -23,13 +23,10 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.schedule import Task, critical_path_s, list_schedule
+from segmentation.model_kind import model_kinds
 
-TRAININGS = (
-    "attention_res_unet_real_only",
-    "halsr_net_real_only",
-    "attention_res_unet_real_plus_gan",
-    "halsr_net_real_plus_gan",
-)
+TRAININGS = tuple(kind.name for kind in sorted(model_kinds(), key=lambda kind: kind.training_set))
+SCORES = tuple(kind.scores for kind in model_kinds())
 ONCE = frozenset({"studies", "patient_split"})  # for all folds; `comparison` is made anew after each
 FOLD = 0
 
@@ -100,7 +97,7 @@ def experiment(steps: dict[str, float], folds: int, seeds: int) -> list[Task]:
         for name, seconds in steps.items():
             if name in ONCE and fold:
                 continue
-            times = seeds if name in TRAININGS or name.endswith("_scores") else 1
+            times = seeds if name in (*TRAININGS, *SCORES) else 1
             after = [_task(parent, fold) for parent in reads[name]]
             tasks.append(Task(_task(name, fold), seconds * times, "gpu" if name in on_gpu else "cpu", after))
     return tasks

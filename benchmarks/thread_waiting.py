@@ -14,8 +14,9 @@ import time
 
 import pandas as pd
 
+from segmentation.networks.table import NETWORKS
+
 LENGTHS = ("0", "1000", "10000", "100000", "ever")
-NETWORKS = ("attention_res_unet", "halsr_net")
 
 
 def main() -> None:

@@ -6,12 +6,16 @@ PyYAML follows 1.1, in which `1e-3` is text, `no` is false, `1:30` is ninety and
 """
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict
 
 from common.errors import InputError
+
+# What a user may choose of them; here and not beside `runtime.compute`, so that reading it costs no PyTorch.
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "bf16", "fp32"]
 
 
 class FrozenConfig(BaseModel):

@@ -17,18 +17,20 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
 from common.files import known_digest, write_json
+from runtime.model_card import ModelCard
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from segmentation.comparison.arms import ScoredTable
     from segmentation.comparison.promotion import Judgement
+    from segmentation.model_kind import ModelKind
 
 
 _FIELDS = ("network", "training_set", "source", "profile", "fold", "seed", "label_set", "slices", "steps", "precision")
 
 
-def describe_version(card: Mapping[str, Any], scores: "pd.DataFrame", seed: int) -> str:
+def describe_version(card: ModelCard, scores: "pd.DataFrame", seed: int) -> str:
     """Return Markdown: what the model is, its Dice on test patients, what it is for and where the full card lies.
 
     Args:
@@ -37,9 +39,10 @@ def describe_version(card: Mapping[str, Any], scores: "pd.DataFrame", seed: int)
         seed: Which of the model's seeds.
     """
     lines = ["| | |", "|---|---|"]
-    lines += [f"| {name.replace('_', ' ')} | {card[name]} |" for name in _FIELDS if name in card]
-    for start in card.get("started_from", [])[:1]:
-        where = ", ".join(f"{name} {start[name]}" for name in ("source", "profile", "fold") if name in start)
+    lines += [f"| {name.replace('_', ' ')} | {getattr(card, name)} |" for name in _FIELDS if card.says(name)]
+    for start in (card.started_from if card.says("started_from") else [])[:1]:
+        told = {"source": start.source, "profile": start.profile, "fold": start.fold}
+        where = ", ".join(f"{name} {value}" for name, value in told.items() if value is not None)
         lines.append(f"| started from | {where or 'a model whose card names no source'} |")
     lines += [
         "",
@@ -51,7 +54,8 @@ def describe_version(card: Mapping[str, Any], scores: "pd.DataFrame", seed: int)
     chosen = scores[(scores["seed"] == seed) & (scores["rule"] == "positive") & (scores["metric"] == "dice")]
     for tissue, rows in chosen.groupby("tissue", sort=False):
         lines.append(f"| {tissue} | {rows['value'].mean():.3f} | {rows['case_id'].nunique()} |")
-    lines += ["", str(card.get("intended_use", "")), "The full card is `model_card.json` among the model's files."]
+    use = card.intended_use if card.says("intended_use") else ""
+    lines += ["", use, "The full card is `model_card.json` among the model's files."]
     return "\n".join(lines)
 
 
@@ -63,17 +67,11 @@ _BEGUN = "begun.json"
 class Candidate:
     """A model that has just been scored, all its seeds; `trainings` and `cards` go by seed."""
 
-    network: str
-    training_set: str
+    kind: "ModelKind"
     version: str
     table: "ScoredTable"
     trainings: Mapping[int, str]
-    cards: Mapping[int, Mapping[str, Any]]
-
-    @property
-    def kind(self) -> str:
-        """Network and training set."""
-        return f"{self.network}_{self.training_set}"
+    cards: Mapping[int, ModelCard]
 
 
 @dataclass(frozen=True)
@@ -115,13 +113,13 @@ class ChampionBook:
             write_json(path, {"begun": _now()})
         return str(self._json(path)["begun"])
 
-    def champion(self, kind: str) -> Champion | None:
+    def champion(self, kind: "ModelKind") -> Champion | None:
         """Return the champion of a kind, None where there is none yet.
 
         Raises:
             InputError: What is written about it cannot be read.
         """
-        path = self.folder / f"{kind}.json"
+        path = self.folder / f"{kind.name}.json"
         try:
             return Champion(**self._json(path)) if path.exists() else None
         except TypeError as error:  # written by another version of this program
@@ -148,12 +146,12 @@ class ChampionBook:
         """Write down a new champion: its scores first, so that a kill in between leaves the old one whole."""
         from segmentation.scoring.scores import write_scores
 
-        file = f"{candidate.kind}.{_digest(candidate)}.csv"
+        file = f"{candidate.kind.name}.{_digest(candidate)}.csv"
         write_scores(self.folder / file, candidate.table.scores)
         digest = known_digest(self.folder / file)
         champion = Champion(candidate.version, since, reason, dict(candidate.table.manifest), file, digest)
-        write_json(self.folder / f"{candidate.kind}.json", asdict(champion))
-        for old in self.folder.glob(f"{candidate.kind}.*.csv"):
+        write_json(self.folder / f"{candidate.kind.name}.json", asdict(champion))
+        for old in self.folder.glob(f"{candidate.kind.name}.*.csv"):
             if old.name != file:
                 old.unlink()
         return champion
@@ -185,15 +183,15 @@ def decide(book: ChampionBook, candidate: Candidate) -> Decision:
     return Decision(candidate, judgement, held)
 
 
-def registered_name(source: str, profile: str, kind: str, fold: int) -> str:
+def registered_name(source: str, profile: str, kind: "ModelKind", fold: int) -> str:
     """Return the name of a kind in MLflow's model registry."""
-    return f"scarforge-{source}-{profile}-{kind}-fold_{fold}"
+    return f"scarforge-{source}-{profile}-{kind.name}-fold_{fold}"
 
 
 def tell_registry(
     tracking: Mapping[str, Any], decisions: Sequence[Decision], source: str, profile: str, fold: int
-) -> str | None:
-    """Tell MLflow what was decided, now or when it can be reached; return the run that says so, if it could be.
+) -> str:
+    """Tell MLflow what was decided, now or when it can be reached; return the run that says so, empty if it cannot.
 
     Args:
         tracking: From `Forge.tracking`.
@@ -202,9 +200,12 @@ def tell_registry(
         profile: Of the settings.
         fold: Which fold.
     """
-    from engine.tracking.tracker import Tracker, replay
+    from engine.tracking.publish import replay
+    from engine.tracking.store import tracking_places
+    from engine.tracking.tracker import Tracker
 
-    replay(Path(tracking["spool"]), tracking["uri"])  # a version needs its training to be there
+    places = tracking_places(Path(tracking["home"]), {"MLFLOW_TRACKING_URI": tracking["uri"]})
+    replay(places, every=False)  # a version needs its training to be there
     with Tracker.of(tracking) as tracker:
         tracker.final(_figures(decisions))
         for decision in decisions:
@@ -214,8 +215,8 @@ def tell_registry(
 
 
 def _tell_kind(tracker: Any, name: str, decision: Decision, fold: int) -> None:
-    candidate, judgement = decision.candidate, decision.judgement
-    tags = {"network": candidate.network, "training_set": candidate.training_set, "fold": fold}
+    candidate, kind, judgement = decision.candidate, decision.candidate.kind, decision.judgement
+    tags = {"network": kind.network, "training_set": kind.training_set, "fold": fold}
     tags |= {"data_version": candidate.version, "judgement": judgement.reason}
     titles = [CANDIDATE]
     if decision.is_champion:
@@ -228,7 +229,7 @@ def _tell_kind(tracker: Any, name: str, decision: Decision, fold: int) -> None:
             training,
             [title if seed == first else f"{title}-seed-{seed}" for title in titles],
             {**tags, "seed": seed},
-            about=f"{candidate.network} trained on {candidate.training_set}, fold {fold}. `champion` is the version "
+            about=f"{kind.network} trained on {kind.training_set}, fold {fold}. `champion` is the version "
             "that no later one was shown to beat; `candidate` is the latest.",
             description=describe_version(candidate.cards[seed], candidate.table.scores, seed),
         )
@@ -237,7 +238,7 @@ def _tell_kind(tracker: Any, name: str, decision: Decision, fold: int) -> None:
 def _figures(decisions: Sequence[Decision]) -> dict[str, float]:
     figures = {}
     for decision in decisions:
-        kind = decision.candidate.kind
+        kind = decision.candidate.kind.name
         figures[f"promoted/{kind}"] = float(decision.judgement.promoted)
         for tissue in decision.judgement.tissues:
             figures[f"difference_to_champion/{kind}/{tissue.tissue}"] = tissue.difference.value

@@ -6,7 +6,7 @@ From an outcome to what Dagster shows: metadata values and check results.
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -50,11 +50,13 @@ class Outcome:
     Attributes:
         facts: For people, by name.
         checks: Whether it is as it should be.
+        run_id: Its run in MLflow, empty where there is none yet.
         behind: Data versions of all it was made of, up to the studies, by place in the workspace.
     """
 
     facts: dict[str, Fact]
     checks: tuple[Check, ...] = ()
+    run_id: str = ""
     behind: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -65,6 +67,7 @@ class Outcome:
                 {**asdict(check), "passed": bool(check.passed), "figures": _plain_all(check.figures)}
                 for check in self.checks
             ],
+            "run_id": self.run_id,
             "behind": dict(self.behind),
         }
 
@@ -73,7 +76,7 @@ class Outcome:
         """The inverse of `to_json`."""
         facts = {name: Fact(**fact) for name, fact in content["facts"].items()}
         checks = tuple(Check(**check) for check in content["checks"])
-        return cls(facts, checks, dict(content.get("behind", {})))
+        return cls(facts, checks, content.get("run_id", ""), dict(content.get("behind", {})))
 
 
 def number(value: float) -> Fact:
@@ -105,9 +108,16 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str) or value is None else str(value)
 
 
-def metadata_of(outcome: Outcome, folder: Path) -> dict[str, dg.MetadataValue[Any]]:
-    """Return Dagster metadata for every fact; images are shown inline."""
-    return {name: _metadata_value(fact, folder) for name, fact in outcome.facts.items()}
+def metadata_of(outcome: Outcome, folder: Path, run_url: Callable[[str], str]) -> dict[str, dg.MetadataValue[Any]]:
+    """Return Dagster metadata for every fact; images are shown inline.
+
+    Args:
+        outcome: Of the asset.
+        folder: Of the asset.
+        run_url: Gives the address of a run in MLflow.
+    """
+    shown = {name: _metadata_value(fact, folder) for name, fact in outcome.facts.items()}
+    return shown | ({"mlflow_run": dg.MetadataValue.url(run_url(outcome.run_id))} if outcome.run_id else {})
 
 
 def check_results_of(outcome: Outcome) -> list[dg.AssetCheckResult]:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from common.errors import InputError
 from engine.record import require_present_format
 from engine.workspace import Workspace
+from segmentation.model_kind import REAL_ONLY, ModelKind
+from segmentation.networks.table import NETWORKS
 
 if TYPE_CHECKING:
     from engine.settings import Settings
     from segmentation.training.config import TrainConfig
 
-NETWORKS = ("attention_res_unet", "halsr_net")
 _SHAPE = ("name", "widths", "bottleneck", "module_width")
 _BYTES_A_PIXEL = 3  # float16 and uint8
 _STORES = 4.5  # of the arm's size: augmented slices, both training sets, masks, and synthetic slices twice
@@ -58,7 +59,7 @@ def _check_start(name: str, config: "TrainConfig") -> None:
     if not (folder / "weights.safetensors").is_file():
         raise InputError(
             f"{setting}: holds no weights.safetensors; name a model folder, such as "
-            f"WORKSPACE/acdc/quick/{name}_real_only/fold_0/seed_0"
+            f"WORKSPACE/acdc/quick/{ModelKind(name, REAL_ONLY).name}/fold_0/seed_0"
         )
     theirs, own = _network_of(setting, folder), config.network.model_dump(mode="json")
     differing = [f"{key} {theirs.get(key)} instead of {own[key]}" for key in _SHAPE if theirs.get(key) != own[key]]

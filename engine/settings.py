@@ -4,14 +4,15 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, create_model, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from common.config import FrozenConfig, read_yaml
+from common.config import Device, FrozenConfig, Precision, read_yaml
 from common.errors import InputError
 from gan.simulator import SimulatorConfig
 from gan.training.config import HOLE_FIELDS, PRESETS, Paint, Pix2PixConfig, SynthesisConfig, TransplantConfig
@@ -20,8 +21,9 @@ from imaging.phantom import PhantomConfig
 from imaging.slices.balance import BalanceConfig
 from imaging.slices.regions import RegionConfig
 from imaging.sources.config import SourceConfig
-from runtime.options import Device, Precision
 from segmentation.localiser.config import LocaliserConfig
+from segmentation.model_kind import TRAINING_SETS
+from segmentation.networks.table import NETWORKS
 from segmentation.training.config import MixingConfig, TrainConfig
 
 FOLDS = 5
@@ -97,18 +99,24 @@ def _content_digest(name: str, path: str) -> str:
 
 
 class Settings(FrozenConfig):
-    """Everything that decides a result, and how it is computed."""
+    """Everything that decides a result, and how it is computed.
+
+    Each network of the table has a part of its own name beside these, see `settings_class`.
+    """
 
     profile: str
     description: str = ""
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1, description="one segmenter is trained for each seed")
     split_seed: Seed = 0
     validation_share: float = Field(default=0.15, gt=0, lt=0.5, description="of a fold's training patients")
+    training_patients: int | None = Field(
+        default=None, ge=1, description="of each fold: everything is trained on these alone; null: all there are"
+    )
     training_slices: int = Field(
         default=10_000, ge=10, le=_MOST_SLICES, description="slices in each arm; mixing.protocol=add puts more beside"
     )
     synthetic_share: float = Field(
-        default=0.5, gt=0, lt=1, description="of the real-plus-GAN arm, unless mixing.protocol is add"
+        default=0.5, gt=0, le=1, description="of the real-plus-GAN arm, unless mixing.protocol is add"
     )
     processes: int = Field(default=0, ge=0, description="worker processes for slices; 0: one a core")
     device: Device = "auto"
@@ -124,8 +132,6 @@ class Settings(FrozenConfig):
     simulator: SimulatorConfig = SimulatorConfig()
     pix2pix: Pix2PixConfig = PRESETS["context"]
     mixing: MixingConfig = MixingConfig()
-    attention_res_unet: TrainConfig
-    halsr_net: TrainConfig
     quality: QualitySettings = QualitySettings()
 
     @model_validator(mode="after")
@@ -148,7 +154,7 @@ class Settings(FrozenConfig):
 
     @model_validator(mode="after")
     def _regions_can_be_halved(self) -> Self:
-        sides = {name: self._halved_sides(name) for name in ("pix2pix", "attention_res_unet", "halsr_net")}
+        sides = {name: self._halved_sides(name) for name in ("pix2pix", *NETWORKS)}
         for name, (halvings, named) in sides.items():
             for what, side in named.items():
                 if side % 2**halvings or side < 2**halvings:
@@ -169,7 +175,7 @@ class Settings(FrozenConfig):
 
     @model_validator(mode="after")
     def _windows_fit_into_regions(self) -> Self:
-        for name in ("pix2pix", "attention_res_unet", "halsr_net"):
+        for name in ("pix2pix", *NETWORKS):
             crop = getattr(self, name).crop_px
             if crop and crop > self.region.size_px:
                 raise ValueError(
@@ -179,7 +185,7 @@ class Settings(FrozenConfig):
         return self
 
     def network(self, name: str) -> TrainConfig:
-        """Return the training configuration of `attention_res_unet` or `halsr_net`."""
+        """Return the training configuration of a key of `NETWORKS`."""
         config: TrainConfig = getattr(self, name)
         return config
 
@@ -199,21 +205,35 @@ class Settings(FrozenConfig):
         return self.mixing.synthetic_slices(self.training_slices, self.synthetic_share)
 
     def arm(self, training_set: str) -> dict[str, int]:
-        """Return how many slices of each asset make up `real_only` or `real_plus_gan`."""
-        if training_set == "real_only":
+        """Return how many slices of each asset make up a key of `TRAINING_SETS`."""
+        if not TRAINING_SETS[training_set].has_synthetic:
             return {"augmented_slices": self.training_slices}
         real = self.mixing.real_slices(self.training_slices, self.synthetic_share)
         return {"augmented_slices": real, "synthetic_slices": self.synthetic_slices}
 
     def training(self, network: str, training_set: str) -> TrainConfig:
-        """Return how `attention_res_unet` or `halsr_net` is trained on `real_only` or `real_plus_gan`."""
-        return self.mixing.training(self.network(network), training_set == "real_plus_gan")
+        """Return how a network is trained on a key of `TRAINING_SETS`."""
+        return self.mixing.training(self.network(network), TRAINING_SETS[training_set].has_synthetic)
 
     @property
     def digest(self) -> str:
         """A hash of everything that decides a result (device, precision and process count do not belong to it)."""
-        content = self.model_dump(mode="json", exclude={"device", "precision", "processes", "seeds", "description"})
+        beside = {"device", "precision", "processes", "seeds", "description"}
+        if self.training_patients is None:  # it stands in a digest only where it is set
+            beside |= {"training_patients"}
+        content = self.model_dump(mode="json", exclude=beside)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def settings_class() -> type[Settings]:
+    """Return the settings with a part for each network of the table, without a default: a profile gives it."""
+    return _with_parts(tuple(NETWORKS))
+
+
+@cache
+def _with_parts(networks: tuple[str, ...]) -> type[Settings]:
+    parts: dict[str, Any] = dict.fromkeys(networks, (TrainConfig, ...))
+    return create_model("Settings", __base__=Settings, __doc__=Settings.__doc__, __module__=__name__, **parts)
 
 
 def profile_names() -> list[str]:
@@ -275,7 +295,7 @@ def _with_preset(content: dict[str, Any]) -> dict[str, Any]:
 
 def _validated(content: dict[str, Any]) -> Settings:
     try:
-        return Settings.model_validate(content)
+        return settings_class().model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -287,7 +307,7 @@ def _fault(error: ErrorDetails) -> str:
     field = ".".join(map(str, error["loc"])) or "as a whole"
     if error["type"] == "extra_forbidden":
         *path, last = map(str, error["loc"])
-        return f"setting {field!r} does not exist; {_suggest(last, _keys_below(path), path)}"
+        return f"setting {field!r} does not exist; {suggest(last, _keys_below(path), path)}"
     given = "" if isinstance(error["input"], Mapping) else f", got {repr(error['input'])[:80]}"
     message = error["msg"].removeprefix("Value error, ")
     return f"setting {field!r}: {message[:1].lower()}{message[1:]}{given}"
@@ -295,7 +315,7 @@ def _fault(error: ErrorDetails) -> str:
 
 def _keys_below(path: Sequence[str]) -> list[str]:
     """Return the keys of the part of the settings that `path` leads to."""
-    part: type[BaseModel] = Settings
+    part: type[BaseModel] = settings_class()
     for name in path:
         annotation = part.model_fields[name].annotation if name in part.model_fields else None
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
@@ -304,7 +324,7 @@ def _keys_below(path: Sequence[str]) -> list[str]:
     return list(part.model_fields)
 
 
-def _suggest(wrong: str, keys: Iterable[str], path: Sequence[str]) -> str:
+def suggest(wrong: str, keys: Iterable[str], path: Sequence[str]) -> str:
     """Name the likeliest keys, or all there are."""
     keys = sorted(keys)
     likely = difflib.get_close_matches(wrong, keys, n=3)

@@ -102,6 +102,18 @@ CINE_LABELS = LabelSet(
 
 LABEL_SETS: Mapping[str, LabelSet] = MappingProxyType({s.name: s for s in (EMIDEC_LABELS, CINE_LABELS)})
 
+# How much a pixel of each tissue weighs in a loss (Cairo University 2025); cine's one wall tissue as the normal wall.
+PUBLISHED_TISSUE_WEIGHTS: Mapping[str, float] = MappingProxyType(
+    {
+        "background": 1.0,
+        "cavity": 7.0,
+        "normal_myocardium": 11.0,
+        "infarct": 26.0,
+        "no_reflow": 90.0,
+        "myocardium": 11.0,
+    }
+)
+
 PATIENT_GROUPS = ("normal", "infarct", "no_reflow")
 
 

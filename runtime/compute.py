@@ -21,8 +21,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from common.config import Device, Precision
 from common.errors import InputError
-from runtime.options import Device, Precision
 
 _UNWANTED = "torchmetrics"
 _absent = _UNWANTED not in sys.modules

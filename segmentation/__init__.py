@@ -1,4 +1,4 @@
-"""From images to label maps: localiser, the two networks, training, prediction, scores, statistics.
+"""From images to label maps: localiser, networks, training, prediction, scores, statistics.
 
 What does not live here: synthesis, readers, and anything that knows Dagster or MLflow.
 """

@@ -15,7 +15,7 @@ from dagster._core.loader import LoadingContextForTest
 
 from assets import scores, studies, training_sets
 from assets.parts import training_run
-from assets.parts.current_scores import SCORES, staleness
+from assets.parts.current_scores import staleness
 from common.errors import InputError
 from common.files import write_json
 from engine.forge import Forge
@@ -27,11 +27,13 @@ from imaging.studies.archive import StudyArchive
 from imaging.studies.split import read_split
 from pipeline.definitions import all_assets, defs
 from runtime.compute import choose_compute
+from segmentation.model_kind import model_kinds
 from tests.imaging import fake_emidec
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 FOLD = 0
+SCORES = [kind.scores for kind in model_kinds()]
 TRAINED = ("localiser", "pix2pix", "attention_res_unet", "halsr_net")
 SMALL = [
     "device=cpu",
@@ -63,8 +65,8 @@ def ran(tmp_path_factory):
     forge = Forge(source="emidec", root=str(root), profile="tiny", home=str(home), overrides=SMALL)
     instance = dg.DagsterInstance.ephemeral()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Forge, "track_evaluation", lambda *_, **__: None)
-        patch.setattr("assets.champion.tell_registry", lambda *_: None)
+        patch.setattr(Forge, "track_evaluation", lambda *_, **__: "")
+        patch.setattr("assets.champion.tell_registry", lambda *_: "")
         found = SimpleNamespace(forge=forge, reads=watch_builds(patch))
         materialise(forge, instance, *all_assets)
         found.before, found.tables_before, first = versions(forge), tables(forge), len(found.reads)
@@ -83,7 +85,7 @@ def materialise(forge, instance, *assets):
 
 def watch_builds(patch):
     """Note for each build what it may be made of, its folder, and what it opened, its training's inputs among that."""
-    reads, noting = [], Forge._noting
+    reads, noting = [], Forge.noting
     sys.addaudithook(_note_opening)
 
     def watched(self, inputs, build):
@@ -98,7 +100,7 @@ def watch_builds(patch):
 
         return noting(self, inputs, watch)
 
-    patch.setattr(Forge, "_noting", watched)
+    patch.setattr(Forge, "noting", watched)
     patch.setattr(training_run, "run_pipes", train_here)
     return reads
 
@@ -229,5 +231,5 @@ def test_a_corrected_label_makes_everything_behind_it_anew(ran):
 
 def test_nothing_is_stale_afterwards(ran):
     assert ran.stale == {}
-    for name in SCORES:
-        assert staleness(ran.forge, name, FOLD, 0) == ""
+    for kind in model_kinds():
+        assert staleness(ran.forge, kind, FOLD, 0) == ""

@@ -1,10 +1,12 @@
 """The whole graph as a user runs it: killed half way, continued by the same command, tracked, compared."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -131,3 +133,16 @@ def test_every_training_and_evaluation_is_a_finished_mlflow_run(workspace):
     evaluation = next(run for run in runs if run.data.tags["stage"] == "evaluation")
     assert "dice/positive/cavity" in evaluation.data.metrics
     assert evaluation.data.tags["fold"] == "1"
+
+
+def test_the_first_pages_ten_lines_run(workspace, monkeypatch, capsys):
+    root, _, _, _ = workspace
+    page = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(root.parents[2])
+    monkeypatch.setenv("SCARFORGE_HOME", str(root.parents[1]))
+    code = lines.replace("phantom/demo", "phantom/tiny").replace("fold_0", "fold_1")
+    exec(compile(code.replace('"workspace/', f'"{root.parents[1]}/'), "README.md", "exec"), {})
+    told = capsys.readouterr().out
+    assert "verdict" in told
+    assert re.search(r"\((\d+, \d+, \d+)\) \(\1\)", told)

@@ -8,6 +8,8 @@ from urllib.parse import quote
 from engine.forge import Forge
 from engine.outcome import Fact
 from engine.record import read_record
+from engine.tracking.run_folder import RunFolder
+from segmentation.model_kind import ModelKind
 
 _LABEL = "compare_{}_in_mlflow"
 
@@ -24,18 +26,18 @@ def compare_url(server: str, run_ids: Sequence[str], experiment_ids: Sequence[st
     return f"{server.rstrip('/')}/#/compare-runs?runs={runs}&experiments={experiments}&workflowType=machine_learning"
 
 
-def compare_facts(forge: Forge, found: Sequence[tuple[str, int, int]]) -> dict[str, Fact]:
+def compare_facts(forge: Forge, found: Sequence[tuple[ModelKind, int, int]]) -> dict[str, Fact]:
     """Return a link for each network: its evaluations after real-only training beside those with GAN slices.
 
     Args:
         forge: Of the run.
-        found: (score asset, fold, seed) that were compared. Those that MLflow did not get are left out.
+        found: (model kind, fold, seed) that were compared. Those that MLflow did not get are left out.
     """
     runs: dict[str, list[str]] = {}
-    for name, fold, seed in sorted(found, key=lambda place: (place[1:], place[0])):
-        run_id = run_id_of(forge.folder(name, fold, seed), name)
+    for kind, fold, seed in sorted(found, key=lambda place: (place[1:], place[0])):
+        run_id = run_id_of(forge.folder(kind.scores, fold, seed), kind.scores)
         if run_id:
-            runs.setdefault(name.split("_real_")[0], []).append(run_id)
+            runs.setdefault(kind.network, []).append(run_id)
     experiment = _experiment_id(forge) if runs else None
     if experiment is None:
         return {}
@@ -58,9 +60,9 @@ def saved_links(forge: Forge) -> dict[str, str]:
 
 
 def run_id_of(folder: Path, asset: str) -> str:
-    """Return the MLflow run of a finished result; empty where MLflow did not get it."""
-    fact = read_record(folder, asset).outcome.facts.get("mlflow_run")
-    return str(fact.value).rsplit("/", 1)[-1] if fact else ""
+    """Return the MLflow run of a finished result, as its record says or a later replay; empty where it has none."""
+    sent = RunFolder(folder).sent()
+    return read_record(folder, asset).outcome.run_id or (sent.run_id if sent else "")
 
 
 def _experiment_id(forge: Forge) -> str | None:

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 import pandas as pd
-from filelock import FileLock
 
 from engine.forge import Forge
-from engine.run_tags import PARENT_KEY_TAG, night_name, night_tags
+from engine.run_tags import PARENT_KEY_TAG, RunIdentity, night_name, night_tags
+from engine.tracking.run_folder import spool_folder
+from segmentation.model_kind import ModelKind
 
 
 def track_night(context: dg.AssetExecutionContext, forge: Forge, figures: Mapping[str, float]) -> None:
@@ -16,36 +17,26 @@ def track_night(context: dg.AssetExecutionContext, forge: Forge, figures: Mappin
 
     The figures are written whether or not anything was trained, so that any two nights can be compared.
     """
-    from engine.tracking.tracker import EXPERIMENT, Tracker
+    from engine.tracking.tracker import Tracker
 
     tags = night_tags(context.run.tags, forge.source, forge.profile)
     if not tags:
         return
-    manifest = forge.manifest()
     key = tags.pop(PARENT_KEY_TAG)
-    tags |= {"source": forge.source, "profile": forge.profile, "stage": "night", "scarforge_key": key}
-    # All folds share this run, and its spool disappears when the first of them ends: one fold after the other.
-    with FileLock(forge.workspace.locks / "night.lock"):
-        tracker = Tracker.start(
-            uri=forge.tracking_uri(),
-            experiment=EXPERIMENT,
-            name=night_name(tags),
-            tags=tags,
-            params=manifest,
-            spool=forge.workspace.spool,
-            artifact_root=forge.workspace.artifact_root,
-        )
-        with tracker:
-            tracker.final({name: value for name, value in figures.items() if math.isfinite(value)})
+    named = night_name({**tags, "source": forge.source, "profile": forge.profile})
+    told = forge.told(RunIdentity("night", None, None, ""), named, tags | {"stage": "night"}, forge.manifest())
+    # All folds share this run; each tells of it in a folder of its own.
+    folder = spool_folder(forge.workspace.spool, "/".join([key, *sorted(figures)]))
+    with Tracker.of(told | {"key": key, "folder": str(folder)}) as tracker:
+        tracker.final({name: value for name, value in figures.items() if math.isfinite(value)})
 
 
-def night_figures(forge: Forge, kinds: Sequence[str], fold: int) -> dict[str, float]:
+def night_figures(forge: Forge, kinds: Sequence[ModelKind], fold: int) -> dict[str, float]:
     """Return the Dice of every model, the mean over seeds, as `fold_0/<model>/dice/<rule>/<tissue>`."""
     figures: dict[str, float] = {}
     for kind in kinds:
-        name = f"{kind}_scores"
-        rows = [forge.finished(name, fold, seed).record.outcome.facts for seed in forge.settings().seeds]
+        rows = [forge.finished(kind.scores, fold, seed).record.outcome.facts for seed in forge.settings().seeds]
         dice = [{key: fact.value for key, fact in facts.items() if key.startswith("dice/")} for facts in rows]
         means = pd.DataFrame(dice, dtype=float).mean()
-        figures |= {f"fold_{fold}/{kind}/{key}": float(value) for key, value in means.items()}
+        figures |= {f"fold_{fold}/{kind.name}/{key}": float(value) for key, value in means.items()}
     return figures

@@ -1,78 +1,22 @@
 """From masks to images with a trained generator: synthetic slices, and real slices drawn again.
 
-What has been drawn of a store so far, kept beside it, so that a killed generation does not draw it again.
-
-What does not live here: the store itself. A slice store is written in one go and is whole or not there.
+What does not live here: the store itself, which is written in one go and is whole or not there.
 """
 
 import hashlib
-import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from common.files import write_atomically, write_json
 from common.progress import track
 from gan.generation.hole import own_hole
 from gan.generation.synthesiser import GROUP, Synthesiser, load_exportable, load_generator, noise_seeds, prepare
 from imaging.slices.store import SliceStore, SliceStoreWriter, StoreAttributes
 from runtime.compute import Compute
-from runtime.model_folder import read_model_json
-
-_IDENTITY = "drawn_from.json"
-
-
-class DrawnParts:
-    """Batches of drawn images, one file each, that belong to one generation.
-
-    Args:
-        store: The store that they will be put into; the folder lies beside it.
-        identity: Everything that decides the images. Parts of another identity are deleted.
-    """
-
-    def __init__(self, store: Path, identity: Mapping[str, Any]) -> None:
-        self.folder = store.with_name(f".{store.name}.parts")
-        if self._identity() != identity:
-            self.discard()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / _IDENTITY, identity)
-
-    def __contains__(self, start: int) -> bool:
-        return self._file(start).exists()
-
-    def write(self, start: int, images: NDArray[np.floating]) -> None:
-        """Keep the images (N, H, W) in [0, 1] that begin at position `start`, as float16, as the store does."""
-        write_atomically(self._file(start), lambda part: _save(part, images.astype(np.float16)))
-
-    def read(self, start: int) -> NDArray[np.float16]:
-        """Return the images (N, H, W) that begin at position `start`."""
-        images: NDArray[np.float16] = np.load(self._file(start))
-        return images
-
-    def discard(self) -> None:
-        """Delete every part."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _file(self, start: int) -> Path:
-        return self.folder / f"{start:08}.npy"
-
-    def _identity(self) -> dict[str, Any] | None:
-        try:
-            content: dict[str, Any] = json.loads((self.folder / _IDENTITY).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return content
-
-
-def _save(path: Path, images: NDArray[np.float16]) -> None:
-    with path.open("wb") as file:  # np.save would add a suffix to the name
-        np.save(file, images)
-
+from runtime.model_card import ModelCard
 
 __all__ = ["Synthesiser", "generate_slices", "load_exportable", "load_generator", "prepare", "redraw"]
 
@@ -115,8 +59,6 @@ def generate_slices(
 ) -> None:
     """Write `count` synthetic slices, one for each mask in turn; after the last mask the first comes again.
 
-    What a killed call has drawn lies beside `path`: the same call again goes on from there, to the same bytes.
-
     Args:
         model_folder: A trained generator.
         masks: Simulated masks; their images are the backgrounds, and their extra `hole` says where to draw.
@@ -135,17 +77,11 @@ def generate_slices(
     _check_masks(synthesiser, masks, model_folder)
     batch = max(GROUP, batch - batch % GROUP)  # whole groups, see gan.generation.synthesiser
     attributes = _attributes(model_folder, masks, seed, code_version, count)
-    batches = {start: np.arange(start, min(start + batch, count)) for start in range(0, count, batch)}
-    drawn_on = {"device": compute.device.type, "precision": compute.precision}
-    parts = DrawnParts(path, {**attributes.as_dict(), **drawn_on, "batch": batch})
-    missing = [start for start in batches if start not in parts]
-    for start in track(missing, "drawing synthetic slices (batches)"):
-        parts.write(start, _drawn(synthesiser, masks, batches[start], seed))
     extras = ("hole",) if synthesiser.config.paint == "lesion" else ()
     with SliceStoreWriter(path, attributes, extras) as writer:
-        for start, positions in batches.items():
-            _append(writer, parts.read(start), masks, positions, extras)
-    parts.discard()
+        for start in track(range(0, count, batch), "drawing synthetic slices (batches)"):
+            positions = np.arange(start, min(start + batch, count))
+            _append(writer, _drawn(synthesiser, masks, positions, seed), masks, positions, extras)
 
 
 def _drawn(
@@ -160,7 +96,7 @@ def _drawn(
 
 def _append(
     writer: SliceStoreWriter,
-    drawn: NDArray[np.float16],
+    drawn: NDArray[np.float32],
     masks: SliceStore,
     positions: NDArray[np.integer],
     extras: Sequence[str],
@@ -184,7 +120,6 @@ def _check_masks(synthesiser: Synthesiser, masks: SliceStore, model_folder: Path
 
 
 def _attributes(model_folder: Path, masks: SliceStore, seed: int, code_version: str, count: int) -> StoreAttributes:
-    card = read_model_json(model_folder, "model_card.json")
     return StoreAttributes(
         label_set=masks.attributes.label_set,
         region_px=masks.attributes.region_px,
@@ -197,7 +132,7 @@ def _attributes(model_folder: Path, masks: SliceStore, seed: int, code_version: 
         },
         seed=seed,
         code_version=code_version,
-        parameters={"count": count, "selected_step": card["selected_step"]},
+        parameters={"count": count, "selected_step": ModelCard.read(model_folder).selected_step},
     )
 
 

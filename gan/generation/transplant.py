@@ -2,26 +2,24 @@
 
 The yardstick that a generator of lesions has to beat, and an arm of its own (`synthesis.method: transplant`). Cut and
 paste between real scans follows Soft-CP (arXiv 2203.10507), TumorCP and CarveMix; here the lesion bends with the wall:
-each pixel of the recipient's wall takes the label and the intensity of the donor's pixel at the same angle and depth
-(0 at the endocardium, 1 at the epicardium). Cavity, both borders of the wall and all that lies outside stay the
-camera's pixels and the expert's labels.
+each pixel of the recipient's wall takes label and intensity from the place of the same angle and depth (0 at the
+endocardium, 1 at the epicardium) in the donor's wall, read between its pixels. Cavity, both borders of the wall and all
+that lies outside stay the camera's pixels and the expert's labels.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial import KDTree
 
 from common.errors import InputError
 from common.progress import track
 from common.seeds import random_generator
-from gan.simulator.anatomy import Anatomy, read_anatomy
+from gan.simulator.anatomy import Anatomy, ray_angles, read_anatomy
 from gan.training.config import TransplantConfig
 from imaging.labels import LabelSet, Tissue, patient_group
 from imaging.slices.balance import BalanceConfig, apportion, category_shares, slice_categories
@@ -34,6 +32,13 @@ _FEWEST_NORMAL_PX = 20  # of remote wall and of blood, from which medians are ta
 _LEAST_CONTRAST = 0.02  # of blood over remote wall, below which intensities cannot be compared
 _BLOCK_SLICES = 256
 _MOST_TRIES = 60
+_RAY_SMOOTHING = 1.0  # of a wall's borders, in rays: their steps of a pixel must not show in what is carried
+_LESIONS = (Tissue.INFARCT, Tissue.NO_REFLOW)
+_HALF = 0.5
+_PENUMBRA_PX = 2  # around a lesion, not remote wall either
+_LEAST_REMOTE = 0.4  # of a wall whose lesion is covered
+_LEAST_COVERED = 0.9  # of a lesion by remote wall at one other angle
+_HEALED_FADE_PX = 0.8
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,22 +64,35 @@ class Wall:
         """How much brighter blood is than remote wall."""
         return self.blood - self.remote
 
-    @cached_property
-    def tree(self) -> KDTree:
-        """The wall's pixels by angle and depth, in the order of `np.nonzero`."""
-        return KDTree(self.places(self.angles))
-
     @property
     def angles(self) -> Floats:
         """(P,) angle of each pixel of the wall in radians."""
         return self.anatomy.angle[self.anatomy.myocardium]
 
-    def places(self, angles: Floats) -> Floats:
-        """Return (P, 3) places on a cylinder, as long as the mean wall is thick, of this wall's pixels at `angles`."""
-        inner, outer = self.anatomy.radii
-        radius, thickness = float((inner + outer).mean()) / 2, float((outer - inner).mean())
-        depth = self.anatomy.depth[self.anatomy.myocardium]
-        return np.stack([radius * np.cos(angles), radius * np.sin(angles), thickness * depth], axis=1)
+    @property
+    def depths(self) -> Floats:
+        """(P,) share of the way from endocardium to epicardium at each pixel of the wall, along its ray, 0 to 1."""
+        inner, outer = self._borders(self.angles)
+        rows, columns = np.nonzero(self.anatomy.myocardium)
+        radius = np.hypot(rows - self.anatomy.centre[0], columns - self.anatomy.centre[1])
+        return np.clip((radius - inner) / np.maximum(outer - inner, 1), 0, 1)
+
+    def places(self, angles: Floats, depths: Floats) -> Floats:
+        """Return the (2, P) rows and columns, between pixels, of (P,) angles and depths of this wall."""
+        inner, outer = self._borders(angles)
+        radius = inner + depths * (outer - inner)
+        row, column = self.anatomy.centre
+        return np.stack([row + radius * np.sin(angles), column + radius * np.cos(angles)])
+
+    def _borders(self, angles: Floats) -> tuple[Floats, Floats]:
+        """Return the radii of endocardium and epicardium at (P,) angles, in pixels."""
+        rays = ray_angles()
+        inner, outer = (ndimage.gaussian_filter1d(radii, _RAY_SMOOTHING, mode="wrap") for radii in self.anatomy.radii)
+        return tuple(np.interp(angles, rays, radii, period=2 * np.pi) for radii in (inner, outer))
+
+    def wall_only(self, image: NDArray[np.generic]) -> Floats:
+        """Return an image (h, w) whose pixels outside the wall are those of the nearest pixel of the wall."""
+        return _nearest_of(self.anatomy.myocardium, image)
 
 
 @dataclass(frozen=True)
@@ -113,25 +131,78 @@ def transplant(
         The recipient's crop (h, w) in [0, 1] and its labels, both those of the recipient outside its wall.
     """
     angles = recipient.angles - placement.turn
-    _, nearest = donor.tree.query(recipient.places(-angles if placement.mirrored else angles))
-    wall, source = recipient.anatomy.myocardium, donor.anatomy.myocardium
+    places = donor.places(-angles if placement.mirrored else angles, recipient.depths)
+    wall = recipient.anatomy.myocardium
     labels = recipient.labels.copy()
-    carried = donor.labels[source][nearest]
-    labels[wall] = np.maximum(carried, recipient.labels[wall])
+    labels[wall] = np.maximum(_labels_at(donor, places), recipient.labels[wall])
     shades = recipient.image.copy()
-    shades[wall] = recipient.remote + (donor.image[source][nearest] - donor.remote) * (
-        recipient.contrast / donor.contrast
-    )
+    scale = (recipient.contrast / donor.contrast) ** config.contrast_power
+    shades[wall] = recipient.remote + scale * (_read(donor.wall_only(donor.image), places) - donor.remote)
     return _blend(recipient, labels, shades, config).astype(np.float16), labels
 
 
+def heal(wall: Wall) -> Wall | None:
+    """Return a slice's wall with its lesion covered by its own remote wall at another angle.
+
+    Hearts with an infarct are shaped otherwise than healthy ones: they, too, must be seen with other lesions.
+
+    Returns:
+        The slice without lesion; None where too little of its wall is remote, or nothing of it fits over the lesion.
+    """
+    tissue = wall.anatomy.myocardium
+    lesion = ndimage.binary_dilation(wall.labels >= Tissue.INFARCT, iterations=_PENUMBRA_PX) & tissue
+    if (tissue & ~lesion).sum() < _LEAST_REMOTE * tissue.sum():
+        return None
+    covered, depths = wall.anatomy.angle[lesion], wall.depths[lesion[tissue]]
+    remote = wall.wall_only(tissue & ~lesion)
+    views = [(turn, sign) for turn in ray_angles()[::3] for sign in (1, -1)]
+    found = [_read(remote, wall.places(sign * covered + turn, depths)).mean() for turn, sign in views]
+    if max(found) < _LEAST_COVERED:
+        return None
+    turn, sign = views[int(np.argmax(found))]
+    shades = wall.image.copy()
+    shades[lesion] = _read(_nearest_of(tissue & ~lesion, wall.image), wall.places(sign * covered + turn, depths))
+    share = ndimage.gaussian_filter(lesion.astype(np.float64), _HEALED_FADE_PX) * tissue
+    share[wall.labels >= Tissue.INFARCT] = 1
+    image = wall.image + share * (shades - wall.image)
+    return replace(wall, labels=np.minimum(wall.labels, Tissue.NORMAL_MYOCARDIUM).astype(np.uint8), image=image)
+
+
+def _labels_at(donor: Wall, places: Floats) -> Labels:
+    """Return the (P,) labels at places between the donor's pixels: each tissue where it covers half of the place."""
+    at_least = {value: _read(donor.wall_only(donor.labels >= value), places) for value in _LESIONS}
+    labels = np.full(places.shape[1], Tissue.NORMAL_MYOCARDIUM, dtype=np.uint8)
+    for value, covered in at_least.items():
+        labels[covered >= _HALF] = value
+    return labels
+
+
+def _nearest_of(region: NDArray[np.bool_], image: NDArray[np.generic]) -> Floats:
+    """Return an image (h, w) whose pixels outside the region are those of the region's nearest pixel."""
+    _, (rows, columns) = ndimage.distance_transform_edt(~region, return_indices=True)
+    return image[rows, columns].astype(np.float64)
+
+
+def _read(image: Floats, places: Floats) -> Floats:
+    """Read an image (h, w) at (2, P) rows and columns, linearly between its pixels."""
+    return np.asarray(ndimage.map_coordinates(image, places, order=1, mode="nearest"))
+
+
 def _blend(recipient: Wall, labels: Labels, shades: Floats, config: TransplantConfig) -> Floats:
-    """Return the recipient (h, w) with the carried shades faded in where the lesion lies, inside the wall only."""
+    """Return the recipient (h, w) with the carried shades faded in where the lesion lies, inside the wall only.
+
+    Wall pixels at the epicardium hold something of what lies beyond it, as the camera's do: there the fading is half
+    done. At the endocardium the lesion's own pixels show how it meets the blood.
+    """
+    wall = recipient.anatomy.myocardium
     grain = recipient.image - ndimage.gaussian_filter(recipient.image, config.grain_px)
     painted = ndimage.gaussian_filter(shades, config.smooth_px) + config.grain_share * grain
     lesion = ndimage.binary_dilation(labels >= Tissue.INFARCT)
-    share = ndimage.gaussian_filter(lesion.astype(np.float64), config.fade_px) * recipient.anatomy.myocardium
-    return np.clip(recipient.image + share * (painted - recipient.image), 0, 1)
+    share = ndimage.gaussian_filter(lesion.astype(np.float64), config.fade_px)
+    # Deep inside 1, at the epicardium somewhat over a half: a lesion that reaches it must stay visible.
+    ventricle = recipient.anatomy.filled.astype(np.float64)
+    within = np.clip(1.3 * ndimage.gaussian_filter(ventricle, config.fade_px), 0, 1) * wall
+    return np.clip(recipient.image + share * within * (painted - recipient.image), 0, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +252,8 @@ class Transplanter:
         self._walls = {row: wall for row, wall in walls if wall is not None}
         content = {row: int(wall.labels.max()) for row, wall in self._walls.items()}
         self._healthy = [row for row, value in content.items() if value < Tissue.INFARCT]
+        healed = {row: heal(wall) for row, wall in self._walls.items() if content[row] >= Tissue.INFARCT}
+        self._healed = {row: wall for row, wall in healed.items() if wall is not None}
         self._donors = {
             "infarct": [row for row, value in content.items() if value == Tissue.INFARCT],
             "no_reflow": [row for row, value in content.items() if value == Tissue.NO_REFLOW],
@@ -215,11 +288,10 @@ class Transplanter:
         )
 
     def _try(self, category: str, rng: np.random.Generator) -> TransplantedSlice | None:
-        recipient = self._healthy[rng.integers(len(self._healthy))]
+        recipient, wall = self._draw_recipient(rng)
         donor = self._draw_donor(category, self._patients[recipient], rng)
         if donor is None:
             return None
-        wall = self._walls[recipient]
         image, labels = transplant(self._walls[donor], wall, draw_placement(self._config, rng), self._config)
         enough = (labels >= Tissue.INFARCT).sum() >= self._config.minimum_infarct_px
         if category == "no_reflow":
@@ -231,6 +303,14 @@ class Transplanter:
         whole[wall.anatomy.box] = image
         hole = ((whole != before) | (mask >= Tissue.INFARCT)).astype(np.uint8)
         return TransplantedSlice(recipient, (recipient, donor), whole, mask, hole)
+
+    def _draw_recipient(self, rng: np.random.Generator) -> tuple[int, Wall]:
+        """Draw a slice to carry a lesion into: a healthy one, or one whose own lesion is covered."""
+        if self._healed and rng.random() < self._config.healed_share:
+            row = list(self._healed)[rng.integers(len(self._healed))]
+            return row, self._healed[row]
+        row = self._healthy[rng.integers(len(self._healthy))]
+        return row, self._walls[row]
 
     def _draw_donor(self, category: str, recipient: str, rng: np.random.Generator) -> int | None:
         """Draw a donor's slice: first the patient, so that each lends as often, then one of the slices."""

@@ -123,29 +123,19 @@ def upsampling(in_channels: int, out_channels: int, kind: str, bias: bool = True
     """Return a layer that doubles height and width.
 
     `transposed` is the published 4 x 4 stride-2 convolution. `resize` (nearest neighbour, then 3 x 3; Odena
-    et al. 2016) and `sub_pixel` (3 x 3 to four times the channels, then shuffled; started as a resize,
-    Aitken et al. 2017) treat the four pixels of a block alike and so leave no grid.
+    et al. 2016) treats the four pixels of a block alike and so leaves no grid.
     """
     if kind == "transposed":
         return nn.ConvTranspose2d(in_channels, out_channels, kernel_size=4, stride=2, padding=1, bias=bias)
-    if kind == "resize":
-        # "1": what trained models call its weights.
-        return nn.Sequential(OrderedDict({"1": EnlargedConvolution(in_channels, out_channels, bias)}))
-    convolution = nn.Conv2d(in_channels, 4 * out_channels, kernel_size=3, padding=1, bias=bias)
-    with torch.no_grad():
-        convolution.weight.copy_(convolution.weight[::4].repeat_interleave(4, dim=0))
-        if convolution.bias is not None:
-            convolution.bias.copy_(convolution.bias[::4].repeat_interleave(4))
-    return nn.Sequential(convolution, nn.PixelShuffle(2))
+    # "1": what trained models call its weights.
+    return nn.Sequential(OrderedDict({"1": EnlargedConvolution(in_channels, out_channels, bias)}))
 
 
 def normalisation(channels: int, kind: str) -> nn.Module:
     """Return a normalisation layer with a learned scale and shift."""
     if kind == "batch":
         return nn.BatchNorm2d(channels)
-    if kind == "instance":
-        return nn.InstanceNorm2d(channels, affine=True)
-    return nn.GroupNorm(8 if channels % 8 == 0 else 1, channels)
+    return nn.InstanceNorm2d(channels, affine=True)
 
 
 def _down(before: int, after: int, config: Pix2PixConfig, normalised: bool) -> nn.Module:

@@ -18,8 +18,9 @@ from gan.quality.copies import (
     store_appearance_in_holes,
 )
 from gan.quality.report import Copies
-from gan.quality.slices import Features, PairedSlices, Vectors, inside_ventricle
+from gan.quality.slices import Features, Vectors, inside_ventricle
 from gan.quality.table import Cases, Row, over_halves, ratio_of_sums
+from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 
 HOLE = "hole"  # the extra of a store that says where its slices were painted
@@ -29,7 +30,7 @@ _PIXELS = "pixels"
 
 
 def report_copies(
-    store: SliceStore, training: PairedSlices, validation: PairedSlices, features: Features, seed: int
+    store: SliceStore, training: PartSlices, validation: PartSlices, features: Features, seed: int
 ) -> tuple[Copies, list[Row]]:
     """Search the whole store for copies by appearance; where it says where it was painted, inside those holes.
 
@@ -49,15 +50,15 @@ def report_copies(
     if HOLE in store.extras:
         places = painted_rows(store)
         recipients, holes = recipients[places], store_appearance_in_holes(store, places)
-        search = search_copies_in_holes(holes, recipients, looks, training.cases, seed)
+        search = search_copies_in_holes(holes, recipients, looks, training.case_ids, seed)
         like = borrowed_holes(holes[1], len(of_unseen), seed)
-        unseen = nearest(of_unseen, looks, training.cases, within=like)
+        unseen = nearest(of_unseen, looks, training.case_ids, within=like)
     else:
-        search = search_copies(store_appearance(store), looks, training.cases)
-        unseen = nearest(of_unseen, looks, training.cases)
+        search = search_copies(store_appearance(store), looks, training.case_ids)
+        unseen = nearest(of_unseen, looks, training.case_ids)
     counts = (len(training), _PIXELS)
     rows = _shares(search, search.synthetic, recipients, "synthetic", counts, seed, _region(store))
-    rows += _shares(search, unseen, validation.cases, "real", counts, seed, _region(store))
+    rows += _shares(search, unseen, validation.case_ids, "real", counts, seed, _region(store))
     return _closest(search, store, places, training, features), rows
 
 
@@ -116,19 +117,19 @@ def _shares(
 
 
 def _closest(
-    search: CopySearch, store: SliceStore, places: NDArray[np.intp], training: PairedSlices, features: Features
+    search: CopySearch, store: SliceStore, places: NDArray[np.intp], training: PartSlices, features: Features
 ) -> Copies:
     """List the pairs that come closest to being copies: copied ones first, by distance; `places` were searched."""
     own, copied = search.synthetic, search.copied()
     rows = np.lexsort((own.distance, ~copied))[:_WORST]
-    drawn, found = PairedSlices.of(store, places[rows]), training.at(own.place[rows])
+    drawn, found = PartSlices.of(store, places[rows]), training.at(own.place[rows])
     donors = store.rows["donor_ids"].to_numpy(dtype=str)[places[rows]]
     worst = pd.DataFrame(
         {
             "row": places[rows],
-            "case_id": drawn.cases,
+            "case_id": drawn.case_ids,
             "donors": donors,
-            "nearest_case": found.cases,
+            "nearest_case": found.case_ids,
             "nearest_slice": found.slice_index,
             "distance": own.distance[rows],
             "ratio": own.ratio[rows],
@@ -140,7 +141,7 @@ def _closest(
 
 
 def _feature_distances(
-    features: Features, drawn: PairedSlices, found: PairedSlices, training: PairedSlices
+    features: Features, drawn: PartSlices, found: PartSlices, training: PartSlices
 ) -> NDArray[np.float64]:
     """Return 1 - correlation of each pair's standardised features (K,)."""
     some = training.at(np.linspace(0, len(training) - 1, min(64, len(training))).astype(np.intp))

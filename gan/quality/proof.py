@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from gan.quality.adherence import adherence, dice, utility
+from gan.quality.adherence import adherence, utility
 from gan.quality.copy_search import HOLE, copies_in_features, report_copies
 from gan.quality.fidelity import (
     fidelity,
@@ -22,9 +22,10 @@ from gan.quality.fidelity import (
 )
 from gan.quality.realism import Extractor, realism
 from gan.quality.report import QualityReport
-from gan.quality.slices import Images, PairDistance, PairedSlices, Segment, inside_ventricle, some_rows
+from gan.quality.slices import Images, PairDistance, Segment, inside_ventricle, some_rows
 from gan.quality.table import COLUMNS, Row, as_table
 from gan.quality.variety import Draw, feature_distance, measure_variety, variety_rows
+from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 
 __all__ = [
@@ -32,10 +33,8 @@ __all__ = [
     "Extractor",
     "Instruments",
     "Material",
-    "PairedSlices",
     "QualityReport",
     "assess_quality",
-    "dice",
     "inside_ventricle",
     "local_texture",
     "mean_absolute_error",
@@ -60,8 +59,8 @@ class Material:
     """
 
     synthetic: SliceStore
-    training: PairedSlices
-    validation: PairedSlices
+    training: PartSlices
+    validation: PartSlices
     redrawn: Images
     mean_painted: Images
 
@@ -98,7 +97,7 @@ def assess_quality(
         most_images: At most so many slices go into each set; copies are searched in the whole store.
     """
     store, validation, everyone = material.synthetic, material.validation, material.training
-    synthetic = PairedSlices.of(store, some_rows(len(store), most_images, seed, "quality synthetic slices"))
+    synthetic = PartSlices.of(store, some_rows(len(store), most_images, seed, "quality synthetic slices"))
     training = everyone.at(some_rows(len(everyone), most_images, seed, "quality training slices"))
     drawn = {
         "pix2pix": validation.painted_as(material.redrawn),
@@ -118,12 +117,12 @@ def assess_quality(
     rows += variety_rows(variety, name) + copied
     if HOLE in store.extras:  # of a heart that is real but for its lesion, whole features only say whose it is
         return QualityReport(as_table(rows), copies, variety, _gallery(material), _counts(material))
-    of_synthetic, of_training = (vectors["synthetic"], synthetic.cases), (vectors["training"], training.cases)
+    of_synthetic, of_training = (vectors["synthetic"], synthetic.case_ids), (vectors["training"], training.case_ids)
     rows += copies_in_features(of_synthetic, of_training, first.name, seed)
     return QualityReport(as_table(rows), copies, variety, _gallery(material), _counts(material))
 
 
-def _adherence(sets: Mapping[str, PairedSlices], instruments: Instruments, store: SliceStore, seed: int) -> list[Row]:
+def _adherence(sets: Mapping[str, PartSlices], instruments: Instruments, store: SliceStore, seed: int) -> list[Row]:
     labels, segment = store.label_set, instruments.segment
     rows = [row for name, slices in sets.items() for row in adherence(name, slices, segment, labels, seed)]
     if instruments.segment_from_synthetic is not None:
@@ -142,7 +141,7 @@ def _gallery(material: Material) -> dict[str, Images]:
     """Return the slice with the largest lesion of each of some patients, as each subject draws it."""
     sizes = (material.validation.masks > 2).sum(axis=(1, 2))
     largest = np.argsort(-sizes, kind="stable")
-    _, first = np.unique(material.validation.cases[largest], return_index=True)
+    _, first = np.unique(material.validation.case_ids[largest], return_index=True)
     chosen = largest[np.sort(first)][:_PICTURED]
     pictured = {"real": material.validation.images, "Pix2Pix": material.redrawn, "painted means": material.mean_painted}
     return {name: images[chosen] for name, images in pictured.items()}
@@ -151,7 +150,7 @@ def _gallery(material: Material) -> dict[str, Images]:
 def _counts(material: Material) -> pd.DataFrame:
     """Return `set`, `slices`, `patients`."""
     synthetic = material.synthetic.rows["case_id"]
-    sets = {"training": material.training.cases, "validation": material.validation.cases}
+    sets = {"training": material.training.case_ids, "validation": material.validation.case_ids}
     rows = [(name, len(cases), len(np.unique(cases))) for name, cases in sets.items()]
     rows.append(("synthetic", len(synthetic), synthetic.nunique()))
     return pd.DataFrame(rows, columns=["set", "slices", "patients"])

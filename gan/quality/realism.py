@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 
 from gan.networks.features import inception_score
 from gan.quality.distances import frechet_distance, kernel_distance
-from gan.quality.slices import Features, Images, PairedSlices, Vectors, inside_ventricle
+from gan.quality.slices import Features, Images, Vectors, inside_ventricle
 from gan.quality.table import Row, between_halves, over_halves
+from imaging.slices.part import PartSlices
 
 Distance = Callable[[Vectors, Vectors], float]
-_VIEWS: Mapping[str, Callable[[PairedSlices], Images]] = {
+_VIEWS: Mapping[str, Callable[[PartSlices], Images]] = {
     "whole": lambda slices: slices.images,
     "ventricle": lambda slices: inside_ventricle(slices.images, slices.masks),
 }
@@ -34,10 +35,10 @@ class Extractor:
 
 
 def realism(
-    drawn: Mapping[str, PairedSlices],
-    synthetic: PairedSlices,
-    training: PairedSlices,
-    validation: PairedSlices,
+    drawn: Mapping[str, PartSlices],
+    synthetic: PartSlices,
+    training: PartSlices,
+    validation: PartSlices,
     extractors: Sequence[Extractor],
     seed: int,
 ) -> tuple[list[Row], dict[str, Vectors]]:
@@ -73,7 +74,7 @@ def realism(
 def _distances(
     region: str,
     pairs: Mapping[str, tuple[str, str]],
-    sets: Mapping[str, PairedSlices],
+    sets: Mapping[str, PartSlices],
     vectors: Mapping[str, Vectors],
     features: str,
     seed: int,
@@ -81,11 +82,11 @@ def _distances(
     rows = []
     for measure, distance in (("frechet", frechet_distance), ("kernel", kernel_distance)):
         for subject, (one, other) in pairs.items():
-            cases = (sets[one].cases, sets[other].cases)
+            cases = (sets[one].case_ids, sets[other].case_ids)
             statistic = _between(distance, vectors[one], vectors[other])
             figure = over_halves(statistic, seed, *cases, mean_of_halves=measure == "kernel")
             rows.append(Row(measure, region, subject, figure, len(sets[one]), len(sets[other]), features))
-        trained, half = sets["training"].cases, len(sets["training"]) // 2
+        trained, half = sets["training"].case_ids, len(sets["training"]) // 2
         figure = between_halves(_between(distance, vectors["training"], vectors["training"]), seed, trained)
         rows.append(Row(measure, region, "real_patients", figure, half, half, features))
     return [row for row in rows if np.isfinite(row.figure.value)]
@@ -96,14 +97,14 @@ def _between(distance: Distance, first: Vectors, second: Vectors) -> Callable[..
 
 
 def _scores(
-    sets: Mapping[str, PairedSlices], vectors: Mapping[str, Vectors], extractor: Extractor, seed: int
+    sets: Mapping[str, PartSlices], vectors: Mapping[str, Vectors], extractor: Extractor, seed: int
 ) -> list[Row]:
     """Inception Score of each set; `real` are the validation slices."""
     assert extractor.probabilities is not None
     rows = []
     for name, slices in sets.items():
         if name != "training":
-            figure = over_halves(_score(extractor.probabilities(vectors[name])), seed, slices.cases)
+            figure = over_halves(_score(extractor.probabilities(vectors[name])), seed, slices.case_ids)
             subject = "real" if name == "validation" else name
             rows.append(Row("inception_score", "whole", subject, figure, len(slices), 0, extractor.name))
     return rows

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from gan.quality.copies import CopySearch
-from gan.quality.slices import Images, PairedSlices
+from gan.quality.slices import Images
 from gan.quality.variety import Variety
+from imaging.slices.part import PartSlices
 
 # Measures of which pix2pix must have less than mean paint, and those of which it must have more.
 _LESS, _MORE = ("frechet", "kernel", "lpips", "patches"), ("ssim", "psnr")
@@ -27,8 +28,8 @@ class Copies:
 
     search: CopySearch
     worst: pd.DataFrame
-    drawn: PairedSlices
-    found: PairedSlices
+    drawn: PartSlices
+    found: PartSlices
 
 
 @dataclass(frozen=True)

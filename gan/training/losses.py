@@ -1,4 +1,4 @@
-"""The losses of Pix2Pix: adversarial, region-weighted L1 and structure.
+"""The losses of Pix2Pix: adversarial, and region-weighted L1; and the structural similarity.
 
 All work in float32 on images in [-1, 1] (`structural_similarity`: [0, 1]). Weights and regions come in as
 tensors.
@@ -56,7 +56,6 @@ ADVERSARIAL_LOSSES: Mapping[str, AdversarialLoss] = MappingProxyType(
         "least_squares": AdversarialLoss(
             on_real=lambda x: (x - 1).square(), on_drawn=torch.square, to_fool=lambda x: (x - 1).square()
         ),
-        "hinge": AdversarialLoss(on_real=lambda x: F.relu(1 - x), on_drawn=lambda x: F.relu(1 + x), to_fool=torch.neg),
     }
 )
 

@@ -14,7 +14,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
 from common.errors import InputError, some_of
-from common.files import written_aside
+from common.files import write_text
 from common.guard import guarded
 from common.progress import track
 from imaging.dataset_card.facts import StudyFacts, study_facts, study_name
@@ -204,7 +204,7 @@ def write_dataset_card(archive: StudyArchive, path: Path, region: RegionConfig) 
     card.warnings[:0] = [f"Not described: {problem}" for problem in problems]
     volumes = volume_figure(facts, archive.groups(), archive.label_set)
     page = render_page(card, tiles, volumes, intensity_figure(facts, archive.label_set, region))
-    _write(Path(path), page)
+    write_text(Path(path), page)
     return card
 
 
@@ -223,11 +223,3 @@ def _read(archive: StudyArchive, region: RegionConfig) -> tuple[list[StudyFacts]
     if not facts:
         raise InputError(f"no study of source {archive.source!r} can be described: {some_of(problems, most=1)}")
     return facts, [tile for tile in tiles.values() if tile], problems
-
-
-def _write(path: Path, page: str) -> None:
-    try:
-        with written_aside(path) as partial:
-            partial.write_text(page, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error}); free disk space or correct the permissions") from error

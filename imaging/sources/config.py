@@ -1,7 +1,7 @@
 """What a source's files may leave open and a user must say."""
 
 import re
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,12 +13,12 @@ _GROUPS = ("patient", "frame", "slice")
 
 
 class SourceConfig(FrozenConfig):
-    """Options of the formats whose files do not tell everything (`nifti`, `image_pairs`, `lvquan18`).
+    """Options of the formats whose files do not tell everything.
 
     `imaging.sources.patient_names` holds the rule for names that the last two decide.
 
     Attributes:
-        label_set: Label set of the masks, for formats that do not fix it.
+        label_set: Key of `LABEL_SETS`: of the masks, for formats that do not fix it.
         label_values: Name of the tissue by the number in the mask, such as {85: cavity, 170: myocardium};
             empty where the numbers are the label values. Numbers named `background` are dropped.
         spacing_mm: (slice, row, column), for files that carry no spacing.
@@ -28,11 +28,18 @@ class SourceConfig(FrozenConfig):
             or `frame01` tells otherwise.
     """
 
-    label_set: Literal["emidec", "cine"] = "emidec"
+    label_set: str = "emidec"
     label_values: dict[int, str] = Field(default_factory=dict)
     spacing_mm: tuple[float, float, float] | None = None
     patient_pattern: str = ""
     one_slice_per_patient: bool = False
+
+    @field_validator("label_set")
+    @classmethod
+    def _is_in_the_table(cls, value: str) -> str:
+        if value not in LABEL_SETS:
+            raise ValueError(f"input should be {' or '.join(map(repr, LABEL_SETS))}")
+        return value
 
     @field_validator("spacing_mm")
     @classmethod

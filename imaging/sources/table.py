@@ -1,4 +1,4 @@
-"""Where studies come from: a format is one module and one line in `SOURCES`."""
+"""Where studies come from: a format is one module and one line in the table."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -76,6 +76,11 @@ def source_format(name: str) -> SourceFormat:
     return SOURCES[name]
 
 
+def reads_folder(name: str) -> bool:
+    """Whether a source is read from a folder, as one is taken to be that is not in the table."""
+    return name not in SOURCES or SOURCES[name].needs_root
+
+
 def source_root(name: str, root: Path | None) -> Path | None:
     """Return the folder that a source is read from, None where it needs none.
 
@@ -97,45 +102,42 @@ def source_labels(name: str, config: SourceConfig | None = None) -> LabelSet:
     return source_format(name).label_set or (config or SourceConfig()).labels
 
 
-SOURCES: Mapping[str, SourceFormat] = MappingProxyType(
-    {
-        "phantom": SourceFormat(
-            "imaging.phantom",
-            "read_phantom",
-            EMIDEC_LABELS,
-            "drawn, nothing to download",
-            needs_root=False,
-            names_tell=False,
-        ),
-        "emidec": SourceFormat(
-            "imaging.sources.emidec", "read_emidec", EMIDEC_LABELS, "EMIDEC: Case_P001/Images, Contours"
-        ),
-        "acdc": SourceFormat(
-            "imaging.sources.acdc", "read_acdc", CINE_LABELS, "ACDC: patient001/patient001_frame01.nii.gz"
-        ),
-        "mscmr_lge": SourceFormat(
-            "imaging.sources.mscmr", "read_mscmr_lge", CINE_LABELS, "MS-CMRSeg LGE: images/subject1_DE.nii.gz, labels"
-        ),
-        "lvquan19": SourceFormat(
-            "imaging.sources.lvquan", "read_lvquan19", CINE_LABELS, "LVQuan19: one .mat a patient"
-        ),
-        "lvquan18": SourceFormat(
-            "imaging.sources.lvquan", "read_lvquan18", CINE_LABELS, "LVQuan18: one .mat for all", names_tell=False
-        ),
-        "sunnybrook": SourceFormat(
-            "imaging.sources.sunnybrook", "read_sunnybrook", CINE_LABELS, "DICOM slices with contour text files"
-        ),
-        "nifti": SourceFormat(
-            "imaging.sources.nifti_pairs",
-            "read_nifti_pairs",
-            None,
-            "images/X.nii.gz, labels/X.nii.gz",
-        ),
-        "image_pairs": SourceFormat(
-            "imaging.sources.image_pairs",
-            "read_image_pairs",
-            None,
-            "PNG or TIFF: images, masks",
-        ),
-    }
-)
+_TABLE: dict[str, SourceFormat] = {
+    "phantom": SourceFormat(
+        "imaging.phantom",
+        "read_phantom",
+        EMIDEC_LABELS,
+        "drawn, nothing to download",
+        needs_root=False,
+        names_tell=False,
+    ),
+    "emidec": SourceFormat(
+        "imaging.sources.emidec", "read_emidec", EMIDEC_LABELS, "EMIDEC: Case_P001/Images, Contours"
+    ),
+    "acdc": SourceFormat(
+        "imaging.sources.acdc", "read_acdc", CINE_LABELS, "ACDC: patient001/patient001_frame01.nii.gz"
+    ),
+    "mscmr_lge": SourceFormat(
+        "imaging.sources.mscmr", "read_mscmr_lge", CINE_LABELS, "MS-CMRSeg LGE: images/subject1_DE.nii.gz, labels"
+    ),
+    "lvquan19": SourceFormat("imaging.sources.lvquan", "read_lvquan19", CINE_LABELS, "LVQuan19: one .mat a patient"),
+    "lvquan18": SourceFormat(
+        "imaging.sources.lvquan", "read_lvquan18", CINE_LABELS, "LVQuan18: one .mat for all", names_tell=False
+    ),
+    "sunnybrook": SourceFormat(
+        "imaging.sources.sunnybrook", "read_sunnybrook", CINE_LABELS, "DICOM slices with contour text files"
+    ),
+    "nifti": SourceFormat(
+        "imaging.sources.nifti_pairs",
+        "read_nifti_pairs",
+        None,
+        "images/X.nii.gz, labels/X.nii.gz",
+    ),
+    "image_pairs": SourceFormat(
+        "imaging.sources.image_pairs",
+        "read_image_pairs",
+        None,
+        "PNG or TIFF: images, masks",
+    ),
+}
+SOURCES: Mapping[str, SourceFormat] = MappingProxyType(_TABLE)

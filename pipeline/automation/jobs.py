@@ -9,7 +9,11 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
 )
 
 from engine.forge import forge_fields
+from imaging.sources.table import SOURCES
+from segmentation.model_kind import REAL_ONLY, ModelKind
+from segmentation.networks.table import NETWORKS
 
+REAL_ONLY_KINDS = tuple(ModelKind(network, REAL_ONLY) for network in NETWORKS)
 REAL_ONLY_HALF = (
     "studies",
     "patient_split",
@@ -17,10 +21,8 @@ REAL_ONLY_HALF = (
     "real_slices",
     "augmented_slices",
     "training_set_real_only",
-    "attention_res_unet_real_only",
-    "halsr_net_real_only",
-    "attention_res_unet_real_only_scores",
-    "halsr_net_real_only_scores",
+    *(kind.name for kind in REAL_ONLY_KINDS),
+    *(kind.scores for kind in REAL_ONLY_KINDS),
     "champion",
 )
 CINE_PROFILE = os.environ.get("SCARFORGE_PROFILE", "quick")
@@ -40,6 +42,7 @@ def _forge_config(fields: dict[str, str]) -> dict[str, Any]:
     return {"resources": {"forge": {"config": {**forge_fields(os.environ), **fields}}}}
 
 
+_WITHOUT_LESIONS = [name for name, form in SOURCES.items() if form.label_set and not form.label_set.has_lesions]
 _PHANTOM = {"source": "phantom", "root": ""}
 demo_fold = fold_job("demo", "The whole graph on the built-in phantom, for two CPU cores.", _PHANTOM)
 tiny_fold = fold_job("tiny", "The whole graph on a handful of phantom patients, to try the wiring.", _PHANTOM)
@@ -48,7 +51,7 @@ paper_fold = fold_job("paper", "Real data with full counts, for a GPU.", {})
 cine = dg.define_asset_job(
     name="cine",
     selection=list(REAL_ONLY_HALF),
-    description="The real-only half, for sources without lesions (acdc, lvquan19, sunnybrook, mscmr_lge and others).",
+    description=f"The real-only half, for sources without lesions ({', '.join(_WITHOUT_LESIONS)} and others).",
     config=_forge_config({"profile": CINE_PROFILE}),
 )
 JOBS = {"demo": demo_fold, "tiny": tiny_fold, "quick": quick_fold, "paper": paper_fold}

@@ -20,7 +20,7 @@ from common.own_files import mark_own
 from common.progress import track
 from engine.forge import say
 from engine.settings import Settings, load_settings, profile_names
-from imaging.sources.digest import source_digest
+from imaging.sources.files import source_digest
 from imaging.sources.table import Studies, read_source, source_format, source_labels, source_root
 from imaging.studies.study import RejectedStudy, Study
 from pipeline.commands.evaluate import print_summary, wide_console

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +16,10 @@ from engine.remote import Remote
 from engine.workspace import Workspace
 from imaging.labels import LABEL_SETS
 from imaging.slices.regions import RegionConfig
-from runtime.model_folder import read_model_json
+from imaging.sources.table import reads_folder
+from runtime.model_card import ModelCard, read_model_json
+from segmentation.model_kind import TRAINING_SETS, ModelKind, model_kinds
+from segmentation.networks.table import NETWORKS
 
 if TYPE_CHECKING:  # both import torch
     from runtime.compute import Compute
@@ -24,8 +28,6 @@ if TYPE_CHECKING:  # both import torch
     from segmentation.prediction.post_processing import StepReason
     from segmentation.prediction.segmenter import Segmenter
 
-NETWORKS = ("attention_res_unet", "halsr_net")
-TRAINING_SETS = ("real_only", "real_plus_gan")
 REFERENCE_BOX = "none: cut around the reference"
 _SHAPE = "SOURCE/PROFILE/NETWORK/TRAINING_SET, such as emidec/quick/attention_res_unet/real_only"
 
@@ -47,9 +49,14 @@ class ModelName(NamedTuple):
         return cls(*parts)
 
     @property
+    def kind(self) -> ModelKind:
+        """Its network and training set."""
+        return ModelKind(self.network, self.training_set)
+
+    @property
     def asset(self) -> str:
         """The asset that trains it."""
-        return f"{self.network}_{self.training_set}"
+        return self.kind.name
 
     def __str__(self) -> str:
         return "/".join(self)
@@ -144,9 +151,9 @@ def load_model(
 def _reasons(home: Path, name: ModelName, members: Sequence[Member]) -> "tuple[StepReason, ...]":
     from segmentation.prediction.post_processing import explain_steps, explain_sureness
 
-    cards = [read_model_json(member.folder, "model_card.json") for member in members]
+    cards = [ModelCard.read(member.folder) for member in members]
     steps = explain_steps(cards)
-    labels = [LABEL_SETS.get(str(card.get("label_set"))) for card in cards]
+    labels = [LABEL_SETS.get(card.label_set) for card in cards]
     if not all(one and one.has_lesions for one in labels):
         return steps
     return (*steps, explain_sureness([_judgement_of(home, name, member) for member in members]))
@@ -156,10 +163,10 @@ def _judgement_of(home: Path, name: ModelName, member: Member) -> Mapping[str, A
     """Return what the scoring of this very network found about unsure lesions; None where it was not scored."""
     from segmentation.prediction.post_processing import UNSURE_FILE
 
-    asset = Workspace(home, name.source, name.profile).place(f"{name.asset}_scores")
+    asset = Workspace(home, name.source, name.profile).place(name.kind.scores)
     _fetch_published(home, asset)
     place = asset / member.folder.parent.name / member.folder.name
-    if not is_finished(place) or not (scored := Finished.open(place, f"{name.asset}_scores")).holds(UNSURE_FILE):
+    if not is_finished(place) or not (scored := Finished.open(place, name.kind.scores)).holds(UNSURE_FILE):
         return None
     judgement = read_model_json(scored.file(UNSURE_FILE).parent, UNSURE_FILE)
     return judgement if judgement.get("model") == read_record(member.folder, name.asset).data_version else None
@@ -217,24 +224,20 @@ def _fetch_published(home: Path, place: Path) -> None:
 def models_in(home: Path) -> list[str]:
     """Return the names of all finished models of a workspace, with their folds."""
     names = []
-    for place in sorted(path for path in home.glob("*/*/*") if path.is_dir()):
-        for network in NETWORKS:
-            training_set = place.name.removeprefix(f"{network}_")
-            folds = sorted({path.parent.parent.name[-1] for path in place.glob("fold_[0-9]/seed_[0-9]*/record.json")})
-            if training_set in TRAINING_SETS and place.name != training_set and folds:
-                names.append(
-                    f"{place.parent.parent.name}/{place.parent.name}/{network}/{training_set} ({_plural(folds)})"
-                )
+    for root, kind in product(sorted(home.glob("*/*")), model_kinds()):
+        folds = {path.parent.parent.name[-1] for path in root.glob(f"{kind.name}/fold_[0-9]/seed_[0-9]*/record.json")}
+        if folds:
+            name = ModelName(root.parent.name, root.name, kind.network, kind.training_set)
+            names.append(f"{name} ({_plural(sorted(folds))})")
     return names
 
 
 def _missing(home: Path, name: ModelName, fold: int | None) -> str:
     there = models_in(home)
-    known = name.network in NETWORKS and name.training_set in TRAINING_SETS
     holds = f"it holds {some_of(there, between='; ')}" if there else "it holds no trained model"
     remedy = (
         f"train it with `{_command(name.source, name.profile, str(fold or 0))}`"
-        if known
+        if name.kind.known
         else f"networks are {', '.join(NETWORKS)}, training sets {', '.join(TRAINING_SETS)}"
     )
     which = "" if fold is None else f", fold {fold},"
@@ -242,7 +245,7 @@ def _missing(home: Path, name: ModelName, fold: int | None) -> str:
 
 
 def _command(source: str, profile: str, fold: str) -> str:
-    root = "" if source == "phantom" else " --root DIR"
+    root = " --root DIR" if reads_folder(source) else ""
     return f"scarforge run --source {source}{root} --profile {profile} --fold {fold}"
 
 
@@ -279,10 +282,9 @@ def _common_region(home: Path, name: ModelName, members: Sequence[Member]) -> Re
 
 def _region(home: Path, name: ModelName, member: Member) -> RegionConfig:
     """Return how the regions were cut that a member was trained on: from its card, else from its real slices."""
-    card = read_model_json(member.folder, "model_card.json")
-    values: Mapping[str, Any] | None = card.get("region")
-    if values is None:
-        values = _region_of_store(Workspace(home, name.source, name.profile).place("real_slices", member.fold))
+    card = ModelCard.read(member.folder)
+    slices = Workspace(home, name.source, name.profile).place("real_slices", member.fold)
+    values: Mapping[str, Any] = card.region if card.says("region") else _region_of_store(slices)
     return RegionConfig.model_validate({key: values[key] for key in RegionConfig.model_fields})
 
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,9 +15,9 @@ from engine.record import is_finished
 from engine.remote import Remote
 from engine.tracking.links import run_id_of
 from engine.workspace import Workspace
-from pipeline.commands.models import NETWORKS, TRAINING_SETS
 from pipeline.commands.output_place import check_folder
-from runtime.model_folder import read_model_json
+from runtime.model_card import read_model_json
+from segmentation.model_kind import ModelKind, model_kinds
 
 if TYPE_CHECKING:
     from imaging.labels import LabelSet
@@ -33,13 +32,16 @@ _TITLES = {
 
 class _Place(NamedTuple):
     folder: Path
-    asset: str
+    kind: ModelKind
     fold: int
     seed: int
 
     def opened(self) -> Finished:
         """Open it: its files are compared with its record as they are read."""
-        return Finished.open(self.folder, self.asset)
+        return Finished.open(self.folder, self.kind.scores)
+
+    def __str__(self) -> str:
+        return f"{self.kind.scores} fold {self.fold} seed {self.seed}"
 
 
 def pool_scores(home: Path, source: str, profile: str, output: Path | None) -> str:
@@ -90,8 +92,7 @@ def pool_scores(home: Path, source: str, profile: str, output: Path | None) -> s
 
 
 def _lacking(places: Sequence[_Place]) -> str:
-    named = ", ".join(f"{place.asset} fold {place.fold} seed {place.seed}" for place in places)
-    return f"Not there yet for {named}, scored by an older version; rerun these folds."
+    return f"Not there yet for {', '.join(map(str, places))}, scored by an older version; rerun these folds."
 
 
 def _write(output: Path, suffix: str, pooled: "PooledScores | None") -> None:
@@ -110,16 +111,18 @@ def _fetch(workspace: Workspace) -> None:
     if (remote := Remote.of(workspace.home, os.environ)) is None:
         return
     remote.refresh(workspace.place("studies"))
-    for network, training_set, what in product(NETWORKS, TRAINING_SETS, ("", "_scores")):
-        remote.refresh_below(workspace.place(f"{network}_{training_set}{what}"))
+    for kind in model_kinds():
+        for asset in (kind.name, kind.scores):
+            remote.refresh_below(workspace.place(asset))
 
 
 def _finished(workspace: Workspace) -> list[_Place]:
     found = []
-    for folder in sorted(workspace.root.glob("*_scores/fold_[0-9]/seed_[0-9]*")):
-        if is_finished(folder):
-            fold, seed = (int(part.name.split("_")[1]) for part in (folder.parent, folder))
-            found.append(_Place(folder, folder.parent.parent.name, fold, seed))
+    for kind in model_kinds():
+        for folder in sorted(workspace.place(kind.scores).glob("fold_[0-9]/seed_[0-9]*")):
+            if is_finished(folder):
+                fold, seed = (int(part.name.split("_")[1]) for part in (folder.parent, folder))
+                found.append(_Place(folder, kind, fold, seed))
     return found
 
 
@@ -129,8 +132,8 @@ def _of_today(workspace: Workspace, places: Sequence[_Place]) -> tuple[list[_Pla
     from engine.forge import Forge
 
     forge = Forge(source=workspace.source, profile=workspace.profile, home=str(workspace.home))
-    why = {place: outdated(forge, place.asset, place.fold, place.seed) for place in places}
-    said = [f"{place.asset} fold {place.fold} seed {place.seed}, {reason}" for place, reason in why.items() if reason]
+    why = {place: outdated(forge, place.kind, place.fold, place.seed) for place in places}
+    said = [f"{place}, {reason}" for place, reason in why.items() if reason]
     return [place for place in places if not why[place]], said
 
 
@@ -153,23 +156,23 @@ def _labels(workspace: Workspace) -> "LabelSet":
 
 
 def _heading(source: str, profile: str, places: Sequence[_Place], outdated: Sequence[str]) -> str:
-    models = sorted({place.asset.removesuffix("_scores") for place in places})
+    kinds = sorted({place.kind for place in places})
     left_out = "\n\nLeft out, rerun them: " + "; ".join(outdated) + "." if outdated else ""
-    told = [f"{model}: folds {_listed(places, model)}" for model in models]
+    told = [f"{kind.name}: folds {_listed(places, kind)}" for kind in kinds]
     return f"# {source}, profile {profile}: test patients of all finished folds\n\n" + "; ".join(told) + "." + left_out
 
 
-def _listed(places: Sequence[_Place], model: str) -> str:
-    return ", ".join(sorted({str(place.fold) for place in places if place.asset == f"{model}_scores"}))
+def _listed(places: Sequence[_Place], kind: ModelKind) -> str:
+    return ", ".join(sorted({str(place.fold) for place in places if place.kind == kind}))
 
 
 def _runs(places: Sequence[_Place]) -> pd.DataFrame:
     """Return the MLflow run of each training and its scores; empty where MLflow did not get it."""
     rows = []
     for place in places:
-        model = place.asset.removesuffix("_scores")
+        model = place.kind.name
         trained = place.folder.parents[2] / model / place.folder.parent.name / place.folder.name
-        of = {"training": (trained, model), "scores": (place.folder, place.asset)}
+        of = {"training": (trained, model), "scores": (place.folder, place.kind.scores)}
         runs = {name: run_id_of(*where) if is_finished(where[0]) else "" for name, where in of.items()}
         rows.append({"model": model, "fold": place.fold, "seed": place.seed} | runs)
     return pd.DataFrame(rows)

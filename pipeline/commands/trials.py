@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,25 +19,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from assets.quality_instruments import JUDGE
 from common.errors import InputError
-from common.files import write_atomically
+from common.files import write_atomically, write_text
 from common.tables import read_csv, write_csv
 from engine.finished import Finished
 from engine.forge import Forge, say
 from engine.outcome import Outcome, number
 from engine.record import Record, cache_key, is_finished, produce
+from engine.run_tags import RunIdentity
 from engine.settings import Settings
 from engine.tracking.tracker import Tracker
 from engine.worker.task import TrainingTask
 from gan.generation.slices import generate_slices, redraw
 from gan.quality.realism import Extractor
-from gan.quality.slices import Images, PairedSlices
+from gan.quality.slices import Images
 from gan.trials import Trial, TrialInstruments, measure_trial, plan_trials, trials_table
 from imaging.labels import LabelSet
+from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 from pipeline.commands.output_place import HOME, check_folder
 from runtime.compute import Compute
-from runtime.model_folder import read_model_json
+from runtime.model_card import ModelCard, read_model_json
 from runtime.report import TrainingDivergedError
 
 if TYPE_CHECKING:
@@ -65,10 +68,10 @@ def write_table(table: pd.DataFrame, folder: Path) -> None:
     write_atomically(folder / "trials.csv", lambda part: write_csv(table, part))
     texts = {"trials.md": _markdown(names, shown), "trials.html": _page(names, shown, list(table["trial"]))}
     for name, text in texts.items():
-        write_atomically(folder / name, partial(_write, text))
+        write_text(folder / name, text)
 
 
-def save_pairs(real: PairedSlices, redrawn: Images, labels: LabelSet, path: Path) -> None:
+def save_pairs(real: PartSlices, redrawn: Images, labels: LabelSet, path: Path) -> None:
     """Save real validation slices with the largest lesions, and below each what was drawn from its mask."""
     from imaging.overlay import contact_sheet
 
@@ -105,10 +108,6 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _write(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
 @dataclass(frozen=True)
 class TrialMaterial:
     """Where a trial's figures come from.
@@ -141,17 +140,17 @@ class TrialMaterial:
         figures = measure_trial(redrawn, real, drawn, self.instruments(), store.label_set)
         return {**figures, **course_of(model)}
 
-    def _validation(self, store: SliceStore) -> PairedSlices:
+    def _validation(self, store: SliceStore) -> PartSlices:
         validation = store.rows_of("validation")
-        return PairedSlices.of(store, validation[store.masks(validation).any(axis=(1, 2))])
+        return PartSlices.of(store, validation[store.masks(validation).any(axis=(1, 2))])
 
-    def _drawn(self, model: Path, folder: Path, masks: Path) -> PairedSlices:
+    def _drawn(self, model: Path, folder: Path, masks: Path) -> PartSlices:
         """Draw slices from simulated masks; the file is not kept."""
         path, count = folder / "slices.h5", self.settings.quality.slices
         simulated = SliceStore.open(masks, verify=False)
         generate_slices(model, simulated, path, count, self.compute, self.settings.split_seed, "trials")
         with SliceStore.open(path, verify=False) as store:
-            drawn = PairedSlices.of(store, np.arange(len(store)))
+            drawn = PartSlices.of(store, np.arange(len(store)))
         path.unlink()
         return drawn
 
@@ -188,19 +187,18 @@ class TrialMaterial:
 
 def course_of(model: Path) -> dict[str, float]:
     """Return millions of parameters of a generator, minutes of its training, and the step that was kept."""
-    card = read_model_json(model, "model_card.json")
+    card = ModelCard.read(model)
     history = read_csv(model / "history.csv")
     batch = read_model_json(model, "config.json")["batch"]
     steps = history["step"].diff().fillna(history["step"])
     seconds = (steps * batch / history["images_per_s"]).sum()
     return {
-        "parameters_M": card["parameters"] / 1e6,
+        "parameters_M": card.parameters / 1e6,
         "minutes": float(seconds) / 60,
-        "selected_step": float(card["selected_step"]),
+        "selected_step": float(card.selected_step),
     }
 
 
-JUDGE = "attention_res_unet_real_only"
 _NEEDED = {"augmented_slices": "slices.h5", "real_slices": "slices.h5", "patient_split": "patient_split.json"}
 # Of the quality settings, those that change a figure here.
 _MEASURED_WITH = {"vgg16_weights", "alexnet_weights", "inception_weights", "slices"}
@@ -230,7 +228,7 @@ def run_trials(
     trials = plan_trials(profile, steps or profile.steps, _for_all(overrides, bench.settings), only, perceptual)
     say(f"{len(trials)} trials of {trials[0].config.steps} steps, fold {fold}, in {bench.folder}")
     if bench.judge is None:
-        say(f"  no adherence: {JUDGE} of this fold and seed is not finished; materialise it, then run this again")
+        say(f"  no adherence: {JUDGE.name} of this fold and seed is not finished; materialise it, then run this again")
     figures, measured = {}, []
     for position, trial in enumerate(trials, 1):
         say(f"  [{position}/{len(trials)}] {trial.name}: {trial.change}")
@@ -287,7 +285,7 @@ class TrialBench:
             )
         forge.inputs("trials", forge.records((asset, fold, None) for asset in _NEEDED)).require_current()
         versions = {asset: forge.version(asset, fold) for asset in _NEEDED}
-        judge = _finished(forge, JUDGE, fold, settings.seeds[0], versions)
+        judge = _finished(forge, JUDGE.name, fold, settings.seeds[0], versions)
         masks = _finished(forge, "lesion_masks", fold, None, versions)
         prepare_store(forge.tracking_uri(), artifact_root=forge.workspace.artifact_root)
         compute = choose_compute(settings.device, settings.precision)
@@ -342,7 +340,7 @@ class TrialBench:
             device=self.settings.device,
             precision=self.settings.precision,
             card={"source": self.forge.source, "profile": self.forge.profile, "fold": self.fold, "trial": trial.name},
-            tracking=self._tracking(trial, key),
+            tracking=self._tracking(trial, key, folder),
             lock=self.forge.accelerator_lock(),
         )
         trained = run_task(task)
@@ -358,33 +356,19 @@ class TrialBench:
         weights = self.settings.quality.vgg16_weights
         return {**inputs, "vgg16_weights": weights} if trial.config.perceptual_weight else inputs
 
-    def _tracking(self, trial: Trial, key: str) -> dict[str, Any]:
-        tags = {
-            "stage": "trials",
-            "network": trial.name,
-            "training_set": "augmented",
-            "source": self.forge.source,
-            "profile": self.forge.profile,
-            "fold": str(self.fold),
-            "seed": str(self.settings.split_seed),
-        }
-        return {
-            "uri": self.forge.tracking_uri(),
-            "experiment": "scarforge",
-            "name": f"trials {trial.name} fold {self.fold}",
-            "tags": {**tags, "scarforge_key": f"trials/{trial.name}/{key[:16]}"},
-            "params": {**trial.config.model_dump(mode="json"), **tags, "change": trial.change},
-            "dataset": f"augmented fold {self.fold}",
-            "spool": str(self.forge.workspace.spool),
-            "artifact_root": str(self.forge.workspace.artifact_root),
-        }
+    def _tracking(self, trial: Trial, key: str, folder: Path) -> dict[str, Any]:
+        """Return what a tracker is told of a trial, whose training and whose figures are one run."""
+        run = RunIdentity(f"trials/{trial.name}", self.fold, self.settings.split_seed, key)
+        tags = {"stage": "trials", "network": trial.name, "training_set": "augmented"}
+        params = {**trial.config.model_dump(mode="json"), "change": trial.change}
+        return self.forge.told(run, f"trials {trial.name} fold {self.fold}", tags, params, folder)
 
     def _measure(self, trial: Trial, folder: Path, key: str) -> Outcome:
 
         model = Finished.open(self.folder / trial.name / "model", trial.name).model()
         material = TrialMaterial(self.forge, self.fold, self.settings, self.compute, self.judge, self.masks)
         figures = material.figures_of(model, folder)
-        with Tracker.of(self._tracking(trial, key)) as tracker:
+        with Tracker.of(self._tracking(trial, key, folder)) as tracker:
             tracker.final({name.replace(" ", "/"): value for name, value in figures.items() if math.isfinite(value)})
             tracker.artifact(folder / "pairs.png")
         return Outcome({name: number(value) for name, value in figures.items()})

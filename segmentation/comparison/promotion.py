@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from segmentation.comparison.arms import REAL_ONLY, REAL_PLUS_GAN, Comparison, ScoredTable, compare_arms
+from segmentation.comparison.arms import Comparison, ScoredTable, compare_arms
 from segmentation.comparison.statistics import BETTER, TOO_FEW, WORSE, Estimate
+from segmentation.model_kind import REAL_ONLY, REAL_PLUS_GAN
 from segmentation.scoring.joint_scores import patient_rows
 
 RULE = "positive"

@@ -14,8 +14,6 @@ import pandas as pd
 
 from imaging.labels import LabelSet
 from segmentation.comparison.arms import (
-    REAL_ONLY,
-    REAL_PLUS_GAN,
     Comparison,
     ScoredTable,
     interval_notes,
@@ -23,6 +21,7 @@ from segmentation.comparison.arms import (
     summarise,
 )
 from segmentation.comparison.statistics import complete_seeds
+from segmentation.model_kind import REAL_ONLY, REAL_PLUS_GAN
 from segmentation.scoring.yardsticks import absent_yardsticks
 
 Row = Mapping[Hashable, Any]

@@ -9,7 +9,7 @@ that has no such file), or flat `patient001_frame01.nii.gz`, `patient001_01.nii.
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -20,18 +20,19 @@ from numpy.typing import NDArray
 
 from common.errors import InputError, some_of
 from common.guard import guarded
-from imaging.labels import CINE_LABELS, EMIDEC_LABELS, CineTissue, LabelSet, distinct_values, to_labels
+from imaging.labels import CINE_LABELS, EMIDEC_LABELS, LabelSet, distinct_values, to_labels
+from imaging.sources.acdc import LABELS as ACDC_NUMBERS
 from imaging.sources.files import composed, inside, source_folder
 from imaging.sources.nifti_studies import NamedFile, nifti_files, read_clinical_text
 from imaging.sources.unread_images import images_below, unread_lines
+from imaging.studies.study import PHASES
 from imaging.volumes.nifti import NiftiVolume, read_nifti, read_nifti_on
 
-PHASES = ("ED", "ES")
 REFERENCE, PREDICTION = "reference", "prediction"
 
 
 class LabelFormat(NamedTuple):
-    """A layout of folders and its numbering.
+    """A layout of folders and its numbering: all that `evaluate` knows of a format.
 
     Attributes:
         name: As the command names it.
@@ -39,6 +40,9 @@ class LabelFormat(NamedTuple):
         values: Label value by the number in a file; None where the two are the same.
         example: File names, for messages.
         numbering: What the numbers in a file stand for, for messages.
+        files: Yields patient, frame and path of what lies in a folder, and tells it of phases and problems.
+        has_phases: Whether frames are those of a cine, among which ED and ES are looked for.
+        without_cavity: Told where no prediction holds a cavity.
     """
 
     name: str
@@ -46,26 +50,10 @@ class LabelFormat(NamedTuple):
     values: Mapping[int, int] | None
     example: str
     numbering: str
+    files: "Callable[[Path, LabelFolder, str], Iterator[tuple[str, str, Path]]]"
+    has_phases: bool = False
+    without_cavity: str = ""
 
-
-EMIDEC = LabelFormat(
-    "emidec",
-    EMIDEC_LABELS,
-    None,
-    "Case_P001/Contours/Case_P001.nii.gz or Case_P001.nii.gz",
-    "1 cavity, 2 normal myocardium, 3 infarct, 4 no-reflow",
-)
-ACDC = LabelFormat(
-    "acdc",
-    CINE_LABELS,
-    # 1 is the right ventricle, which is not scored.
-    MappingProxyType(
-        {0: CineTissue.BACKGROUND, 1: CineTissue.BACKGROUND, 2: CineTissue.MYOCARDIUM, 3: CineTissue.CAVITY}
-    ),
-    "patient001/patient001_frame01_gt.nii.gz or patient001_frame01.nii.gz",
-    "1 right ventricle, 2 myocardium, 3 cavity",
-)
-LABEL_FORMATS: Mapping[str, LabelFormat] = MappingProxyType({form.name: form for form in (EMIDEC, ACDC)})
 
 _ENDINGS = ("_seg", "_pred", "_label", "_mask")  # of predictions
 _FRAME = re.compile(r"(?P<case>.+)_(?:(?P<phase>ED|ES)|(?:frame)?(?P<number>[0-9]+))(?P<truth>_gt)?")
@@ -119,7 +107,7 @@ def find_label_maps(root: Path, form: LabelFormat, what: str) -> LabelFolder:
     root = source_folder(root, what, form.example)
     found = LabelFolder()
     try:
-        for case_id, frame, path in _emidec_files(root, found, what) if form is EMIDEC else _acdc_files(root, found):
+        for case_id, frame, path in form.files(root, found, what):
             found.add(root, case_id, frame, path)
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be listed ({error.strerror}); correct its permissions") from error
@@ -178,7 +166,7 @@ def _owner(root: Path, path: Path) -> Path:
     return root / parts[0] if parts else root
 
 
-def _acdc_files(root: Path, found: LabelFolder) -> Iterator[tuple[str, str, Path]]:
+def _acdc_files(root: Path, found: LabelFolder, _what: str) -> Iterator[tuple[str, str, Path]]:
     for folder in (folder for place in (root, root / "training", root / "testing") for folder in _folders(place)):
         with guarded(folder, found.problems.append):
             found.phases[composed(folder.name)] = _phases(root, folder)
@@ -218,6 +206,28 @@ def _folders(root: Path) -> list[Path]:
     """Return the folders in a folder, without those that are called as files."""
     files = {path for _, path in nifti_files(root)}
     return sorted(path for path in root.iterdir() if path.is_dir() and path not in files) if root.is_dir() else []
+
+
+EMIDEC = LabelFormat(
+    "emidec",
+    EMIDEC_LABELS,
+    None,
+    "Case_P001/Contours/Case_P001.nii.gz or Case_P001.nii.gz",
+    "1 cavity, 2 normal myocardium, 3 infarct, 4 no-reflow",
+    _emidec_files,
+)
+ACDC = LabelFormat(
+    "acdc",
+    CINE_LABELS,
+    ACDC_NUMBERS,
+    "patient001/patient001_frame01_gt.nii.gz or patient001_frame01.nii.gz",
+    "1 right ventricle, 2 myocardium, 3 cavity",  # the right ventricle is not scored
+    _acdc_files,
+    has_phases=True,
+    without_cavity="no prediction holds a 3, ACDC's number of the cavity; if they number it 1, renumber them",
+)
+_TABLE = {form.name: form for form in (EMIDEC, ACDC)}
+LABEL_FORMATS: Mapping[str, LabelFormat] = MappingProxyType(_TABLE)
 
 
 _SPACING_TOLERANCE = 0.01

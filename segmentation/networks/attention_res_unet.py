@@ -1,6 +1,7 @@
 """Attention Res-UNet: a residual U-Net of five stages with an attention gate on every skip (source A)."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from segmentation.networks.blocks import (
     check_image,
     initialise,
 )
+
+if TYPE_CHECKING:
+    from segmentation.training.config import NetworkConfig
 
 
 class AttentionResUNet(SegmentationNetwork):
@@ -98,3 +102,13 @@ class DecoderStage(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Join the coarse map `x` with the encoder's map `skip` of twice its size."""
         return self.block(x, self.gate(skip, x))
+
+
+def build(config: "NetworkConfig", num_classes: int) -> AttentionResUNet:
+    """Build the network of a configuration."""
+    return AttentionResUNet(
+        num_classes=num_classes,
+        widths=config.widths,
+        bottleneck=config.bottleneck,
+        dropout=config.dropout[-1],
+    )

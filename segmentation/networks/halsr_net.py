@@ -6,7 +6,7 @@ HALSR-Net's latent-space reconstruction module (Fakhfakh et al. 2025).
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from segmentation.networks.blocks import (
     initialise,
     upsample_smoothly,
 )
+
+if TYPE_CHECKING:
+    from segmentation.training.config import NetworkConfig
 
 
 class HybridAttentionPooling(nn.Module):
@@ -315,3 +318,14 @@ class GatedDecoderStage(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Join the decoder's map `x` with the attention pooling map `skip` of the same size."""
         return self.convolutions(torch.cat([x, self.gate(skip, x)], dim=1))
+
+
+def build(config: "NetworkConfig", num_classes: int) -> HalsrNet:
+    """Build the network of a configuration."""
+    return HalsrNet(
+        num_classes=num_classes,
+        widths=config.widths,
+        bottleneck=config.bottleneck,
+        module_width=config.module_width,
+        dropout=config.dropout,
+    )

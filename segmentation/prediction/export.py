@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,10 +20,9 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.files import write_atomically
-from runtime.model_folder import read_model_json
+from runtime.model_card import ModelCard
 from segmentation.prediction.segmenter import load_exportable
 
-Format = Literal["onnx", "torch_export"]
 Runner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 OPSET = 20  # of ONNX; runtimes since 2023 read it
@@ -41,7 +39,7 @@ class Exported:
     Attributes:
         path: The file.
         difference: Largest difference of a probability from PyTorch's, over several numbers of slices.
-        opset: ONNX's operator set; None for the other format.
+        opset: ONNX's operator set; None for another format.
     """
 
     path: Path
@@ -49,28 +47,28 @@ class Exported:
     opset: int | None
 
 
-def export_model(folder: Path, path: Path, format_: Format, largest: float = MAXIMAL_DIFFERENCE) -> Exported:
+def export_model(folder: Path, path: Path, format_: str, largest: float = MAXIMAL_DIFFERENCE) -> Exported:
     """Export a model folder's network and compare the file with PyTorch.
 
     Args:
         folder: Written by `train_segmenter`.
         path: The file to write; it is whole or absent.
-        format_: `onnx`, or `torch_export` for `torch.export.load`.
+        format_: Key of `EXPORT_FORMATS`: `onnx`, or `torch_export` for `torch.export.load`.
         largest: Difference of a probability above which the file is refused.
 
     Raises:
         InputError: The folder is damaged, ONNX is not installed, or the file's probabilities are not PyTorch's.
     """
-    if format_ == "onnx":
-        _require_onnx()
+    form = EXPORT_FORMATS[format_]
+    form.require()
     module = load_exportable(folder)
-    height, width = read_model_json(folder, "model_card.json")["input_size"]
+    height, width = ModelCard.read(folder).input_size
     differences: list[float] = []
 
     def write_and_check(part: Path) -> None:
         with _quiet_exporters():
-            WRITERS[format_](module, torch.rand(_EXAMPLE, 1, height, width, generator=_generator()), part)
-            differences.append(largest_difference(module, OPENERS[format_](part), (height, width)))
+            form.write(module, torch.rand(_EXAMPLE, 1, height, width, generator=_generator()), part)
+            differences.append(largest_difference(module, form.open(part), (height, width)))
         if not differences[0] <= largest:
             raise InputError(
                 f"{path}: its probabilities differ from PyTorch's by up to {differences[0]:.3g}, more than "
@@ -78,7 +76,7 @@ def export_model(folder: Path, path: Path, format_: Format, largest: float = MAX
             )
 
     write_atomically(path, write_and_check)
-    return Exported(path, differences[0], OPSET if format_ == "onnx" else None)
+    return Exported(path, differences[0], form.opset)
 
 
 def largest_difference(module: nn.Module, run: Runner, size: tuple[int, int]) -> float:
@@ -135,19 +133,36 @@ def open_torch_export(path: Path) -> Runner:
     return run
 
 
-WRITERS: Mapping[str, Callable[[nn.Module, Tensor, Path], None]] = MappingProxyType(
-    {"onnx": write_onnx, "torch_export": write_torch_export}
-)
-OPENERS: Mapping[str, Callable[[Path], Runner]] = MappingProxyType(
-    {"onnx": open_onnx, "torch_export": open_torch_export}
-)
-SUFFIXES: Mapping[str, str] = MappingProxyType({"onnx": ".onnx", "torch_export": ".pt2"})
-
-
 def _require_onnx() -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"ONNX needs {', '.join(missing)}; install it with `pip install 'scarforge[export]'`")
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """How a kind of file is written and read.
+
+    Attributes:
+        suffix: Of its files.
+        write: Writes a module, given an example of its input.
+        open: Opens a file on the CPU.
+        require: Raises `InputError` where a package is missing.
+        opset: ONNX's operator set; None where it has none.
+    """
+
+    suffix: str
+    write: Callable[[nn.Module, Tensor, Path], None]
+    open: Callable[[Path], Runner]
+    require: Callable[[], None] = lambda: None
+    opset: int | None = None
+
+
+_TABLE = {
+    "onnx": ExportFormat(".onnx", write_onnx, open_onnx, _require_onnx, OPSET),
+    "torch_export": ExportFormat(".pt2", write_torch_export, open_torch_export),
+}
+EXPORT_FORMATS: Mapping[str, ExportFormat] = MappingProxyType(_TABLE)
 
 
 @contextmanager

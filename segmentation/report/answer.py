@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from segmentation.comparison.arms import REAL_ONLY, REAL_PLUS_GAN
 from segmentation.comparison.statistics import (
     BETTER,
     BETTER_IN_THIS_FOLD,
@@ -17,6 +16,7 @@ from segmentation.comparison.statistics import (
     WORSE_IN_THIS_FOLD,
     WORSE_WITH_THIS_SEED,
 )
+from segmentation.model_kind import REAL_ONLY, REAL_PLUS_GAN
 from segmentation.report.material import ReportMaterial
 from segmentation.report.words import ABSENT, ARMS, count, interval, number, upper_first, words
 

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from imaging.labels import LabelSet
-from segmentation.comparison.arms import REAL_ONLY, REAL_PLUS_GAN
+from segmentation.model_kind import REAL_ONLY, REAL_PLUS_GAN
 from segmentation.report.material import Arm, Case, ReportMaterial
 from segmentation.report.words import ARMS, Picture, listed, number, png_picture, words
 from segmentation.scoring.joint_scores import patient_rows

@@ -104,7 +104,7 @@ def _networks(material: ReportMaterial) -> str:
     same = "Both arms had the same number of " + (
         "steps" if material.setup.mixing.protocol == "add" else "slices and steps"
     )
-    precision = sorted({str(training.card["precision"]) for training in material.trainings})
+    precision = sorted({training.card.precision for training in material.trainings})
     computed = f" Training ran in {listed(precision)}." if precision else ""
     return (
         f"{' '.join(sentences)} {same} and the same "
@@ -114,7 +114,7 @@ def _networks(material: ReportMaterial) -> str:
 
 
 def _network(material: ReportMaterial, name: str, config: TrainConfig) -> str:
-    sizes = {int(t.card["parameters"]) for t in material.trainings if t.arm.network == name}
+    sizes = {t.card.parameters for t in material.trainings if t.arm.network == name}
     parameters = f", {listed([f'{size / 1e6:.2f}' for size in sorted(sizes)])} million parameters" if sizes else ""
     widths = ", ".join(map(str, config.network.widths))
     loss = _LOSSES.get(config.loss, config.loss.replace("_", " "))

@@ -10,11 +10,12 @@ import matplotlib as mpl
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from common.files import write_atomically
+from common.files import write_text
 from common.pages import svg_style
-from segmentation.comparison.arms import REAL_ONLY, REAL_PLUS_GAN, Comparison
+from segmentation.comparison.arms import Comparison
 from segmentation.comparison.statistics import one_training_set, sources_of_variation
 from segmentation.comparison.text import SUMMARY_HEADINGS, summary_lines
+from segmentation.model_kind import REAL_ONLY, REAL_PLUS_GAN, ModelKind
 from segmentation.report import bland_altman
 from segmentation.report import published as beside
 from segmentation.report.answer import answers
@@ -31,7 +32,7 @@ _TEMPLATE = "templates/report.html.j2"
 def write_report(material: ReportMaterial, path: Path) -> None:
     """Write the page, whole or not at all; the same material gives the same bytes."""
     page = render_report(material)
-    write_atomically(path, lambda part: _write_text(part, page))
+    write_text(path, page)
 
 
 def render_report(material: ReportMaterial) -> str:
@@ -158,16 +159,12 @@ def _training(training: Training) -> dict[str, str]:
         "arm": words(training.arm.training_set),
         "fold": str(training.fold),
         "seed": str(training.arm.seed),
-        "slices": f"{card['slices']:,}",
-        "steps": f"{card['steps']:,}",
-        "best": f"{card['best_step']:,}",
-        "validation": number(float(card["validation"]["mean"])),
-        "precision": str(card["precision"]),
-        "digest": str(card["parents"][f"training_set_{training.arm.training_set}"]),
+        "slices": f"{card.slices:,}",
+        "steps": f"{card.steps:,}",
+        "best": f"{card.best_step:,}",
+        "validation": number(card.dice.mean),
+        "precision": card.precision,
+        "digest": card.parents[ModelKind(training.arm.network, training.arm.training_set).slices],
         "run_url": training.run_url,
         "scores_url": training.scores_url,
     }
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from segmentation.comparison.arms import REAL_ONLY, REAL_PLUS_GAN
 from segmentation.comparison.statistics import CONFIDENCE, one_training_set, sources_of_variation
+from segmentation.model_kind import REAL_ONLY, REAL_PLUS_GAN
 from segmentation.report.material import ReportMaterial
 from segmentation.report.words import ABSENT, count, interval, listed, number, words
 

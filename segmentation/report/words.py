@@ -17,25 +17,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imaging.overlay import png_bytes
-from segmentation.comparison.arms import REAL_ONLY, REAL_PLUS_GAN
+from segmentation.model_kind import REAL_ONLY, REAL_PLUS_GAN, TRAINING_SETS
+from segmentation.networks.table import NETWORKS
 
 ABSENT = "–"
 ARMS = (REAL_ONLY, REAL_PLUS_GAN)
 
-_NAMES: Mapping[str, str] = MappingProxyType(
-    {
-        "attention_res_unet": "Attention Res-UNet",
-        "halsr_net": "HALSR-Net",
-        REAL_ONLY: "real only",
-        REAL_PLUS_GAN: "real + GAN",
-        "no_reflow": "no-reflow",
-    }
-)
+_NAMES: Mapping[str, str] = MappingProxyType({"no_reflow": "no-reflow"})
 
 
 def words(name: object) -> str:
     """Return the name of a network, arm, tissue or yardstick as people write it."""
-    return _NAMES.get(str(name), str(name).replace("_", " "))
+    text = str(name)
+    named = NETWORKS.get(text) or TRAINING_SETS.get(text)
+    return named.title if named else _NAMES.get(text, text.replace("_", " "))
 
 
 def number(value: float, form: str = ".3f") -> str:
@@ -67,7 +62,7 @@ def upper_first(text: str) -> str:
 
 INK, GRID = "#22303c", "#e8ebef"
 WIDTH_IN = 10.6
-ARM_COLOURS = {"real_only": "#7a8794", "real_plus_gan": "#23527c"}
+ARM_COLOURS = {REAL_ONLY: "#7a8794", REAL_PLUS_GAN: "#23527c"}
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from common.config import FrozenConfig
 from imaging.slices.balance import BalanceConfig
+from segmentation.networks.table import NETWORKS
 
-NetworkName = Literal["attention_res_unet", "halsr_net"]
 LossName = Literal[
     "cross_entropy",
     "dice",
@@ -21,31 +20,6 @@ LossName = Literal[
     "generalised_dice_boundary",
 ]
 
-PUBLISHED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        # Source A gives no widths; these are ours (see `attention_res_unet`).
-        "attention_res_unet": MappingProxyType(
-            {"widths": (64, 128, 256, 512, 512), "bottleneck": 512, "dropout": (0.0,)}
-        ),
-        # Source B: Fakhfakh et al. 2025.
-        "halsr_net": MappingProxyType(
-            {"widths": (64, 128, 256, 512), "bottleneck": 512, "dropout": (0.25, 0.30, 0.35, 0.35, 0.5)}
-        ),
-    }
-)
-
-SOURCE_CLASS_WEIGHTS: Mapping[str, float] = MappingProxyType(
-    # Source A's pixel weights by tissue; cine's myocardium takes normal myocardium's.
-    {
-        "background": 1.0,
-        "cavity": 7.0,
-        "normal_myocardium": 11.0,
-        "myocardium": 11.0,
-        "infarct": 26.0,
-        "no_reflow": 90.0,
-    }
-)
-
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -53,7 +27,7 @@ class NetworkConfig(FrozenConfig):
     """A network and its size; what is left out takes the published value of the network named.
 
     Attributes:
-        name: Key of `networks.NETWORKS`.
+        name: Key of `networks.table.NETWORKS`.
         widths: Channels of each stage, from full resolution down; their number is the depth.
         bottleneck: Channels of the coarsest map.
         module_width: Filters of HALSR-Net's attention pooling branches; Attention Res-UNet has none.
@@ -61,7 +35,7 @@ class NetworkConfig(FrozenConfig):
             bottleneck's.
     """
 
-    name: NetworkName = "attention_res_unet"
+    name: str = "attention_res_unet"
     widths: tuple[PositiveInt, ...]
     bottleneck: PositiveInt
     module_width: PositiveInt = 64
@@ -72,12 +46,19 @@ class NetworkConfig(FrozenConfig):
     def _fill_in_published(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
-        published = PUBLISHED.get(given.get("name", "attention_res_unet"), {})
-        return {**published, **given}
+        named = NETWORKS.get(str(given.get("name", cls.model_fields["name"].default)))
+        return {**named.published, **given} if named else given
+
+    @field_validator("name")
+    @classmethod
+    def _is_in_the_table(cls, name: str) -> str:
+        if name not in NETWORKS:
+            raise ValueError(f"input should be {' or '.join(map(repr, NETWORKS))}")
+        return name
 
     @model_validator(mode="after")
     def _check_dropout(self) -> "NetworkConfig":
-        wanted = len(self.widths) + 1 if self.name == "halsr_net" else 1
+        wanted = NETWORKS[self.name].dropout_rates(len(self.widths))
         if not self.widths or len(self.dropout) != wanted:
             raise ValueError(
                 f"{self.name} with {len(self.widths)} widths takes {wanted} dropout rates, got {self.dropout}"

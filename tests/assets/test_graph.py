@@ -1,10 +1,13 @@
 """The golden list: the exact assets and what each reads."""
 
+from pathlib import Path
+
 import dagster as dg
 import pytest
 
 from pipeline.automation.jobs import JOBS, job_for
 from pipeline.definitions import defs
+from segmentation.model_kind import model_kinds
 
 # The table of the design: what stands further up is behind these.
 _SCORES = {
@@ -139,3 +142,14 @@ def test_definitions_load():
 
 def test_the_champion_page_shows_how_fresh_it_is(specs):
     assert specs["champion"].freshness_policy is not None
+
+
+def test_every_kind_of_model_is_trained_and_scored_by_an_asset_whose_name_is_written_out(specs):
+    trained = {name for name, spec in specs.items() if "training_set" in spec.tags}
+    assert trained == {name for kind in model_kinds() for name in (kind.name, kind.scores)}
+    for kind in model_kinds():
+        for name in (kind.name, kind.scores):
+            tags = specs[name].tags
+            assert (tags["network"], tags["training_set"]) == (kind.network, kind.training_set)
+        assert f'segmenter("{kind.name}")' in Path("assets/segmenters.py").read_text(encoding="utf-8")
+        assert f'scores("{kind.scores}")' in Path("assets/scores.py").read_text(encoding="utf-8")

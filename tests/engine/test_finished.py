@@ -24,11 +24,11 @@ from pipeline.commands.export import export
 from pipeline.commands.models import ModelName, load_model
 from pipeline.commands.run import dice_table
 from pipeline.commands.seen_patients import Trained, seen_patients
-from pipeline.commands.sweep.plan import SweepSlices
 from pipeline.commands.trials import TrialBench
 from runtime.compute import choose_compute
 from runtime.model_folder import read_weights
 from segmentation.comparison.arms import ScoredTable
+from segmentation.model_kind import ModelKind
 from segmentation.networks.table import build_network
 from segmentation.training.start_weights import start_from
 from tests.pipeline.sealed import seal
@@ -36,6 +36,7 @@ from tests.pipeline.toy_models import CONFIG, write_member
 
 ROOT = Path(__file__).parents[2]
 MODEL = "attention_res_unet_real_only"
+KIND = ModelKind.parse(MODEL)
 
 
 @pytest.fixture
@@ -199,11 +200,10 @@ READERS = {
     "real_slices": lambda forge: inputs.open_slices(forge, "real_slices", 0),
     "synthetic_slices": lambda forge: inputs.open_varied_slices(forge, 0),
     "model card": lambda forge: inputs.model_card(forge, MODEL, 0, 0),
-    "comparison report": lambda forge: _training(forge, f"{MODEL}_scores", 0, 0),
-    "stale scores": lambda forge: staleness(forge, f"{MODEL}_scores", 0, 0),
-    "champion": lambda forge: read_candidate(forge, MODEL, 0),
+    "comparison report": lambda forge: _training(forge, KIND, 0, 0),
+    "stale scores": lambda forge: staleness(forge, KIND, 0, 0),
+    "champion": lambda forge: read_candidate(forge, KIND, 0),
     "trials": lambda forge: TrialBench.open(forge, 0),
-    "sweep": lambda forge: SweepSlices.open(forge, 0, ()),
     "external test": lambda forge: seen_patients(Trained("model", forge.workspace, frozenset({0})), "phantom"),
     "summary": lambda forge: dice_table([forge.finished(f"{MODEL}_scores", 0, 0).file("scores.csv")]),
 }
@@ -221,12 +221,12 @@ def test_a_champions_table_that_was_edited_is_not_compared_with(tmp_path: Path) 
 
     table = ScoredTable(scored({"cavity": 0.9}, seeds=(0,)).scores, {})
     book = ChampionBook(tmp_path)
-    crowned = book.crown(Candidate("halsr_net", "real_only", "1", table, {}, {}), "the first", "today")
+    crowned = book.crown(Candidate(ModelKind("halsr_net", "real_only"), "1", table, {}, {}), "the first", "today")
     path = tmp_path / crowned.scores
     assert len(book.scored(crowned).scores) == len(table.scores)
     path.write_text(path.read_text().replace("0.9", "0.1"))
     with pytest.raises(InputError, match=rf"{path.name}: cannot be read .it is not the table that the champion was"):
-        book.scored(book.champion("halsr_net_real_only"))  # type: ignore[arg-type] # there is one
+        book.scored(book.champion(ModelKind("halsr_net", "real_only")))  # type: ignore[arg-type] # there is one
 
 
 # These ask for a folder's place to make it, to tell whether it is there, or to fetch it; what they read, they open.
@@ -238,7 +238,6 @@ _MAY_ASK_FOR_PLACES = {
     "pipeline/commands/scores.py",
     "pipeline/commands/models.py",
     "pipeline/commands/seen_patients.py",
-    "pipeline/commands/sweep/sweep.py",
     "pipeline/commands/trials.py",
 }
 

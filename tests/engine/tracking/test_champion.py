@@ -1,6 +1,5 @@
 """The asset `champion` over a workspace of finished scores, as every run meets it at its end."""
 
-import contextlib
 import shutil
 import threading
 from pathlib import Path
@@ -12,16 +11,16 @@ import pytest
 
 from assets.champion import champion
 from assets.comparison import finished_scores
-from assets.parts.current_scores import SCORES, scores_key, staleness
+from assets.parts.current_scores import scores_key, staleness
 from common.errors import InputError
 from common.files import write_json
 from engine.forge import Forge
-from engine.outcome import Fact, Outcome, number
+from engine.outcome import Outcome, number
 from engine.record import produce
 from engine.tracking.links import compare_facts, compare_url, saved_links
 from engine.tracking.nights import track_night
 from engine.tracking.store import connect, tracking_places
-from engine.tracking.tracker import Tracker
+from segmentation.model_kind import ModelKind, model_kinds
 from segmentation.scoring.scores import write_scores
 from tests.pipeline.sealed import reseal
 from tests.segmentation.comparison.test_promotion import scored
@@ -56,43 +55,39 @@ def finish(
     facts: Any = None,
     write: Any = None,
     key: str = "",
+    run_id: str = "",
     behind: dict[str, str] | None = None,
 ) -> None:
     def build(folder: Path) -> Outcome:
         (folder / "content.txt").write_text(content)
         if write:
             write(folder)
-        return Outcome(facts or {}, behind=behind or {})
+        return Outcome(facts or {}, run_id=run_id, behind=behind or {})
 
     produce(place, asset, key or content, build)
 
 
 def train(forge: Forge, version: str, dice: float, kind: str = KIND, run_id: str = "") -> None:
     """Put a model and its scores where training and scoring put them."""
-    network, training_set = kind.split("_real_")[0], "real_" + kind.split("_real_")[1]
     for seed in forge.settings().seeds:
-        train_seed(forge, version, dice, kind, network, training_set, run_id, seed)
+        train_seed(forge, version, dice, ModelKind.parse(kind), run_id, seed)
 
 
-def train_seed(
-    forge: Forge, version: str, dice: float, kind: str, network: str, training_set: str, run_id: str, seed: int
-) -> None:
-    card = {"network": network, "training_set": training_set, "seed": seed}
-    place = forge.folder(kind, 0, seed)
+def train_seed(forge: Forge, version: str, dice: float, kind: ModelKind, run_id: str, seed: int) -> None:
+    card = {"network": kind.network, "training_set": kind.training_set, "seed": seed}
+    place = forge.folder(kind.name, 0, seed)
     behind = {forge.key(asset, 0): forge.version(asset, 0) for asset in SHARED}
-    finish(place, kind, version, write=lambda folder: write_json(folder / "model_card.json", card), behind=behind)
-    behind |= {forge.key(kind, 0, seed): forge.version(kind, 0, seed)}
+    finish(place, kind.name, version, write=lambda folder: write_json(folder / "model_card.json", card), behind=behind)
+    behind |= {forge.key(kind.name, 0, seed): forge.version(kind.name, 0, seed)}
 
     def write(folder: Path) -> None:
         table = scored({"cavity": 0.9, "infarct": dice}, seeds=(seed,)).scores
-        write_scores(folder / "scores.csv", table.assign(network=network, training_set=training_set))
+        write_scores(folder / "scores.csv", table.assign(network=kind.network, training_set=kind.training_set))
         write_json(folder / "manifest.json", forge.manifest())
 
     facts = {"dice/positive/infarct": number(dice)}
-    if run_id:
-        facts["mlflow_run"] = Fact("url", f"http://127.0.0.1:5000/#/runs/{run_id}")
-    key = scores_key(forge, f"{kind}_scores", 0, seed, forge.manifest())
-    finish(forge.folder(f"{kind}_scores", 0, seed), f"{kind}_scores", version, facts, write, key, behind)
+    key = scores_key(forge, kind, 0, seed, forge.manifest())
+    finish(forge.folder(kind.scores, 0, seed), kind.scores, version, facts, write, key, run_id, behind)
 
 
 def judge(forge: Forge, tags: dict[str, str] | None = None) -> tuple[dict[str, Any], bool]:
@@ -159,26 +154,25 @@ def test_a_model_is_not_judged_by_the_scores_of_the_one_before_it(forge: Forge) 
 def test_the_comparison_leaves_out_scores_that_are_not_of_the_present_models_and_names_them(
     forge: Forge, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for name in SCORES:
-        train(forge, "one", 0.5, kind=name.removesuffix("_scores"))
-    assert finished_scores(forge) == [(name, 0, 0) for name in SCORES]
+    for kind in model_kinds():
+        train(forge, "one", 0.5, kind=kind.name)
+    assert finished_scores(forge) == [(kind, 0, 0) for kind in model_kinds()]
     assert capfd.readouterr().err == ""
     finish(forge.folder(KIND, 0, 0), KIND, "trained anew and not scored yet")
-    network = KIND.split("_real_")[0]
-    assert finished_scores(forge) == [(name, 0, 0) for name in SCORES if not name.startswith(network)]
+    assert finished_scores(forge) == [(kind, 0, 0) for kind in model_kinds() if kind.network != "halsr_net"]
     told = capfd.readouterr().err
     assert f"fold 0 is left out until it is rerun: {KIND}_scores, seed 0: made of another {KIND} than the pre" in told
     assert told.count("left out") == 1
 
 
 def test_scores_are_stale_for_one_reason_each(forge: Forge) -> None:
-    place = (f"{KIND}_scores", 0, 0)
+    place = (ModelKind.parse(KIND), 0, 0)
     assert staleness(forge, *place) == "not made yet"
     train(forge, "one", 0.5)
     assert staleness(forge, *place) == ""
     finish(forge.folder("real_slices", 0), "real_slices", "cut anew")
     assert staleness(forge, *place) == "made of another real_slices than the present one"
-    manifest = forge.folder(*place) / "manifest.json"
+    manifest = forge.folder(f"{KIND}_scores", 0, 0) / "manifest.json"
     manifest.write_text(manifest.read_text().replace("tiny", "demo"))
     reseal(manifest.parent)
     assert staleness(forge, *place) == "made with other data, code or settings"
@@ -239,23 +233,7 @@ def test_two_nights_hold_the_same_figures_whether_or_not_anything_was_trained(fo
     assert promotion.data.tags["mlflow.parentRunId"] == first.info.run_id
 
 
-def test_folds_that_end_together_all_leave_their_figures(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
-    both_began, first_ended = threading.Barrier(2), threading.Event()
-    final, end = Tracker.final, Tracker.end
-
-    def ends_first(tracker: Tracker, values: Any) -> None:
-        with contextlib.suppress(threading.BrokenBarrierError):  # one after the other, as it should be
-            both_began.wait(timeout=1)
-            if "fold_1" in values:
-                first_ended.wait(timeout=10)
-        final(tracker, values)
-
-    def ended(tracker: Tracker) -> None:
-        end(tracker)
-        first_ended.set()
-
-    monkeypatch.setattr(Tracker, "final", ends_first)
-    monkeypatch.setattr(Tracker, "end", ended)
+def test_folds_that_end_together_all_leave_their_figures(forge: Forge) -> None:
     context = SimpleNamespace(run=SimpleNamespace(tags=NIGHT))
     folds = [threading.Thread(target=track_night, args=(context, forge, {f"fold_{k}": 0.5})) for k in (0, 1)]
     for fold in folds:
@@ -266,6 +244,8 @@ def test_folds_that_end_together_all_leave_their_figures(forge: Forge, monkeypat
     experiment = client.get_experiment_by_name("scarforge").experiment_id
     (night,) = client.search_runs([experiment], "tags.stage = 'night'")
     assert night.data.metrics == {"fold_0": 0.5, "fold_1": 0.5}
+    assert night.info.status == "FINISHED"
+    assert not any(path.is_dir() for path in forge.workspace.spool.iterdir())
 
 
 def test_the_compare_address_is_the_one_that_mlflows_interface_makes() -> None:
@@ -291,9 +271,7 @@ def test_each_network_has_a_link_to_both_arms_and_runs_that_mlflow_did_not_get_a
     train(forge, "one", 0.5, "halsr_net_real_plus_gan", "bb")
     train(forge, "one", 0.5, "attention_res_unet_real_only", "cc")
     train(forge, "one", 0.5, "attention_res_unet_real_plus_gan")
-    kinds = ("halsr_net", "attention_res_unet")
-    found = [(f"{kind}_{arm}_scores", 0, 0) for kind in kinds for arm in ("real_only", "real_plus_gan")]
-    facts = compare_facts(forge, found)
+    facts = compare_facts(forge, [(kind, 0, 0) for kind in reversed(model_kinds())])
     assert list(facts) == ["compare_halsr_net_in_mlflow"]
     assert "runs=%5B%22aa%22%2C%22bb%22%5D" in facts["compare_halsr_net_in_mlflow"].value
     finish(forge.folder("comparison"), "comparison", "1", facts)
@@ -304,4 +282,4 @@ def test_no_link_where_mlflow_is_away(forge: Forge, monkeypatch: pytest.MonkeyPa
     train(forge, "one", 0.5, "halsr_net_real_only", "aa")
     train(forge, "one", 0.5, "halsr_net_real_plus_gan", "bb")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert compare_facts(forge, [(f"halsr_net_{arm}_scores", 0, 0) for arm in ("real_only", "real_plus_gan")]) == {}
+    assert compare_facts(forge, [(kind, 0, 0) for kind in model_kinds() if kind.network == "halsr_net"]) == {}

@@ -2,11 +2,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from common.errors import InputError
 from gan.generation.transplant import (
     Placement,
     Transplanter,
+    heal,
     read_wall,
     retransplant,
     summarise_transplants,
@@ -27,6 +29,14 @@ TONES = np.array([0.1, 0.7, 0.3, 0.9, 0.2])  # background, blood, remote wall, i
 
 def painted(mask, gain=1.0):
     return (TONES[mask] * gain).astype(np.float16)
+
+
+def quarter(category):
+    """Return a mask whose lesion takes a quarter of the ring: that of `ring`, where it lies below the middle."""
+    mask = ring(category, SIZE)
+    upper = mask[: SIZE // 2]
+    upper[upper >= 3] = 2
+    return mask
 
 
 def walls(category, gain=1.0):
@@ -60,10 +70,14 @@ def test_a_mirrored_lesion_lies_on_the_other_side_of_the_axis():
     assert rows.mean() < labels.shape[0] / 2 < np.nonzero(lower == 3)[0].mean()
 
 
-def test_intensities_are_matched_to_the_recipients_wall_and_blood():
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_intensities_are_matched_to_the_recipients_wall_and_blood(power):
     donor, recipient = walls("infarct", gain=0.5)
-    image, labels = transplant(donor, recipient, Placement(0.0, mirrored=False), PLAIN)
-    np.testing.assert_allclose(image[labels == 3], 0.45, atol=2e-3)  # half of the donor's infarct
+    config = PLAIN.model_copy(update={"contrast_power": power})
+    image, labels = transplant(donor, recipient, Placement(0.0, mirrored=False), config)
+    bright = np.median(donor.image[donor.labels == 3]) - donor.remote
+    deep = ndimage.binary_erosion(labels == 3) & ndimage.binary_erosion(recipient.anatomy.filled, iterations=3)
+    np.testing.assert_allclose(image[deep], recipient.remote + bright * 0.5**power, atol=0.01)
 
 
 def test_nothing_changes_outside_the_wall():
@@ -73,6 +87,36 @@ def test_nothing_changes_outside_the_wall():
     np.testing.assert_array_equal(image[outside], recipient.image[outside].astype(np.float16))
     np.testing.assert_array_equal(labels[outside], recipient.labels[outside])
     assert set(np.unique(labels[~outside])) <= {2, 3, 4}
+
+
+@pytest.mark.parametrize("category", ["infarct", "no_reflow"])
+def test_a_lesion_is_covered_by_the_slices_own_remote_wall(category):
+    mask = quarter(category)
+    lesioned = read_wall(painted(mask), mask)
+    healed = heal(lesioned)
+    assert healed.labels.max() == 2
+    covered = lesioned.labels >= 3
+    np.testing.assert_allclose(healed.image[covered], lesioned.remote, atol=1e-3)
+    far = ndimage.distance_transform_edt(~covered) > 5
+    np.testing.assert_array_equal(healed.image[far], lesioned.image[far])
+    outside = ~lesioned.anatomy.myocardium
+    np.testing.assert_array_equal(healed.image[outside], lesioned.image[outside])
+
+
+def test_a_wall_that_is_mostly_lesion_is_not_covered():
+    mask = ring("infarct", SIZE)
+    mask[(mask == 2) & (np.arange(SIZE) > SIZE * 0.3)] = 3
+    assert heal(read_wall(painted(mask), mask)) is None
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_recipients_are_healthy_or_covered_slices(share):
+    masks = np.stack([quarter(name) for name in ("no_infarct", "infarct", "no_reflow", "no_reflow")])
+    config = TransplantConfig(healed_share=share)
+    maker = Transplanter(np.stack([painted(m) for m in masks]), masks, ["N1", "I1", "R1", "R2"], config)
+    made = [maker.make("no_reflow", np.random.default_rng(seed)) for seed in range(12)]
+    assert {m.row for m in made} == ({0} if share == 0 else {1, 2, 3})
+    assert all(len(set(m.lenders)) == 2 for m in made)
 
 
 @pytest.mark.parametrize("fault", ["open wall", "no contrast", "empty"])
@@ -106,7 +150,7 @@ def test_the_store_is_balanced_repeats_and_names_its_donors(real, tmp_path):
     assert store.digest == again.digest
     counts = dict(zip(*np.unique(slice_categories(store.masks(), EMIDEC_LABELS), return_counts=True), strict=True))
     assert counts == {"no_infarct": 25, "infarct": 2, "no_reflow": 23}
-    assert set(store.rows["case_id"]) == {"N1", "N2"}
+    assert set(store.rows["case_id"]) <= {"N1", "N2", "I1", "R1", "R2"}
     lenders = {name for names in store.rows["donor_ids"] for name in names.split(";")}
     assert lenders == {"N1", "N2", "I1", "R1", "R2"}
     categories = slice_categories(store.masks(), EMIDEC_LABELS)

@@ -395,7 +395,9 @@ def test_a_page_that_cannot_be_written_is_an_input_error(tmp_path):
     (tmp_path / "file").write_text("")
     write_studies(tmp_path / "studies.h5", [study()], EMIDEC_LABELS, "emidec", minimum_patients=1)
     archive = StudyArchive.open(tmp_path / "studies.h5")
-    with pytest.raises(InputError, match=r"card.html: cannot be written .*; free disk space or correct"):
+    with pytest.raises(
+        InputError, match=r"card.html: cannot be written .*; choose another place: a part of this path is a file"
+    ):
         write_dataset_card(archive, tmp_path / "file" / "card.html", REGION)
 
 

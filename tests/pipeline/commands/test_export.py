@@ -7,10 +7,11 @@ import pytest
 
 from common.errors import InputError
 from imaging.slices.regions import RegionConfig
-from pipeline.commands.export import FORMATS, export
+from pipeline.commands.export import export
+from runtime.model_card import ModelCard
 from runtime.model_folder import write_model_folder
 from segmentation.networks.table import build_network
-from segmentation.prediction.export import OPENERS, SUFFIXES
+from segmentation.prediction.export import EXPORT_FORMATS
 from segmentation.training.config import TrainConfig
 from tests.pipeline import toy_models
 from tests.pipeline.sealed import seal
@@ -23,7 +24,7 @@ def write_member(home, fold, seed, **card):
     folder = home / "emidec" / "tiny" / "attention_res_unet_real_only" / f"fold_{fold}" / f"seed_{seed}"
     weights = build_network(CONFIG.network, 5).state_dict()
     card = {"label_set": "emidec", "input_size": [16, 16], "spacing_mm": 1.0, "intended_use": "Research."} | card
-    write_model_folder(folder, weights, CONFIG, card)
+    write_model_folder(folder, weights, CONFIG, ModelCard(**card))
     return seal(folder, "attention_res_unet_real_only")
 
 
@@ -32,7 +33,7 @@ def test_every_network_of_a_model_becomes_a_file_beside_its_description(tmp_path
     write_member(tmp_path, 1, 0)
     paths = export(tmp_path, MODEL, "torch_export", tmp_path / "out")
     assert [path.name for path in paths] == ["fold_0_seed_0.pt2", "fold_1_seed_0.pt2"]
-    probabilities = OPENERS["torch_export"](paths[1])(np.zeros((3, 1, 16, 16), np.float32))
+    probabilities = EXPORT_FORMATS["torch_export"].open(paths[1])(np.zeros((3, 1, 16, 16), np.float32))
     assert probabilities.shape == (3, 5, 16, 16)
     told = json.loads((tmp_path / "out" / "export.json").read_text())
     assert told["input"] == {"name": "images", "type": "float32", "shape": ["slices", 1, 16, 16]}
@@ -51,7 +52,6 @@ def test_one_fold_can_be_chosen_and_older_models_state_less(tmp_path):
 
 
 def test_formats_and_models_that_do_not_exist_are_refused(tmp_path):
-    assert set(FORMATS) == set(SUFFIXES)
     with pytest.raises(InputError, match="--format 'tflite' does not exist; choose onnx or torch_export"):
         export(tmp_path, MODEL, "tflite", tmp_path / "out")
     with pytest.raises(InputError, match="is not in the workspace"):

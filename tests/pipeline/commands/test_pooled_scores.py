@@ -11,7 +11,7 @@ from assets.studies import patient_split, studies
 from common.errors import InputError
 from common.files import write_json
 from engine.forge import Forge
-from engine.outcome import Fact, Outcome
+from engine.outcome import Outcome
 from engine.record import produce
 from engine.tracking.store import prepare_store
 from imaging.labels import EMIDEC_LABELS
@@ -19,6 +19,7 @@ from pipeline.cli import app, main
 from pipeline.commands.scores import pool_scores
 from segmentation.comparison.arms import ScoredTable
 from segmentation.comparison.text import pool_folds
+from segmentation.model_kind import ModelKind
 from segmentation.scoring.scores import ScoredVolume, ScoreIdentity, score_table, write_scores
 from tests.pipeline.sealed import reseal
 
@@ -101,14 +102,14 @@ def put(forge, asset, number, seed, write=lambda _: None, key="key", content="")
     def build(folder):
         write(folder)
         (folder / "content.txt").write_text(asset + content)
-        return Outcome({"mlflow_run": Fact("url", f"http://127.0.0.1:5000/#/runs/{asset}{number}")})
+        return Outcome({}, run_id=f"{asset}{number}")
 
     produce(forge.folder(asset, number, seed), asset, key, build)
 
 
 def put_scores(forge, number):
     name = f"{MODEL}_scores"
-    key = scores_key(forge, name, number, 0, MANIFEST)
+    key = scores_key(forge, ModelKind.parse(MODEL), number, 0, MANIFEST)
     put(forge, name, number, 0, lambda folder: write_tables(folder, fold(number)), key)
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,10 +7,11 @@ from torch import nn
 
 from common.errors import InputError
 from runtime.compute import choose_compute
+from runtime.model_card import ModelCard
 from runtime.model_folder import write_model_folder
 from segmentation.networks.table import build_network
 from segmentation.prediction import export
-from segmentation.prediction.export import OPENERS, OPSET, SUFFIXES, export_model, largest_difference
+from segmentation.prediction.export import EXPORT_FORMATS, OPSET, export_model, largest_difference
 from segmentation.prediction.segmenter import load_segmenter
 from segmentation.training.config import TrainConfig
 from tests.segmentation.toy_slices import draw_slices
@@ -31,18 +34,18 @@ def write_model(folder, network="attention_res_unet"):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         weights = build_network(config.network, 5).state_dict()
-    write_model_folder(folder, weights, config, {"label_set": "emidec", "input_size": [32, 32]})
+    write_model_folder(folder, weights, config, ModelCard(label_set="emidec", input_size=[32, 32]))
     return folder
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("format_", SUFFIXES)
+@pytest.mark.parametrize("format_", EXPORT_FORMATS)
 def test_a_file_gives_the_segmenter_s_probabilities_for_any_number_of_slices(tmp_path, network, format_):
     folder = write_model(tmp_path / "model", network)
-    done = export_model(folder, tmp_path / f"file{SUFFIXES[format_]}", format_)
+    done = export_model(folder, tmp_path / f"file{EXPORT_FORMATS[format_].suffix}", format_)
     assert done.difference < 1e-5
     assert done.opset == (OPSET if format_ == "onnx" else None)
-    run = OPENERS[format_](done.path)
+    run = EXPORT_FORMATS[format_].open(done.path)
     expected = load_segmenter(folder, choose_compute("cpu", "fp32"), flips=False).probabilities(IMAGES)
     for count in (1, 3):
         np.testing.assert_allclose(run(IMAGES[:count, None]), expected[:count], atol=1e-5)
@@ -65,7 +68,8 @@ def test_a_file_that_differs_from_pytorch_is_refused_and_not_left_behind(tmp_pat
     def twisted(module, example, path):
         export.write_torch_export(nn.Sequential(module, nn.Hardtanh(0.0, 0.2)), example, path)
 
-    monkeypatch.setattr(export, "WRITERS", {"torch_export": twisted})
+    table = {"torch_export": replace(EXPORT_FORMATS["torch_export"], write=twisted)}
+    monkeypatch.setattr(export, "EXPORT_FORMATS", table)
     with pytest.raises(InputError, match=r"file.pt2: its probabilities differ from PyTorch's by up to .* nothing was"):
         export_model(write_model(tmp_path / "model"), tmp_path / "file.pt2", "torch_export")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
