@@ -51,7 +51,7 @@ def test_the_figures_of_a_check_are_named_by_the_seed_itself(tmp_path, seeds):
         seed: (Record("a", "", str(seed), {}, Outcome({}, (Check("finite_losses", True, {"rounds": seed}),))), tmp_path)
         for seed in seeds
     }
-    (check,) = seeds_together(records).check_results
+    (check,) = seeds_together(records, Forge(home=str(tmp_path))).check_results
     assert {name: value.value for name, value in check.metadata.items()} == {
         "seed_3/rounds": 3,
         "seed_7/rounds": 7,
