@@ -94,13 +94,15 @@ def split_patients(
     return splits
 
 
-def write_splits(path: Path, splits: Sequence[FoldSplit], seed: int | None = None) -> None:
+def write_splits(path: Path, splits: Sequence[FoldSplit], seed: int | None = None, studies: str = "") -> None:
     """Write all folds as one JSON file, written aside and renamed.
 
     The seed, where it is given, tells the file from that of another seed which happens to deal out patients alike:
-    what is made from it draws by that seed too.
+    what is made from it draws by that seed too. So does the digest of the studies that were split: another label of a
+    patient leaves the parts as they are, and not what is made from it.
     """
-    given = {} if seed is None else {"seed": seed}
+    given: dict[str, int | str] = {"studies": studies} if studies else {}
+    given |= {} if seed is None else {"seed": seed}
     text = json.dumps({**given, "folds": [_to_json(split) for split in splits]}, indent=2) + "\n"
     write_text(path, text)
 

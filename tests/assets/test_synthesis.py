@@ -82,7 +82,7 @@ def test_transplants_that_may_be_refused_are_made_again_as_they_were_carried(con
 
 
 def test_a_generator_that_is_not_used_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(Forge, "parent_versions", lambda *_: {})
+    monkeypatch.setattr(Forge, "nearest", lambda *_: {})
     forge = Forge(profile="tiny", home=str(tmp_path), overrides=["synthesis.method=transplant"])
     result = dg.materialize([pix2pix], partition_key="0", resources={"forge": forge})
     assert result.success
