@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -36,7 +37,7 @@ class FoldSplit:
     left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        patients = Counter(self.train + self.validation + self.test + self.left_out)
+        patients = Counter(chain(self.train, self.validation, self.test, self.left_out))
         twice = [patient for patient, times in patients.items() if times > 1]
         if twice:
             raise InputError(f"fold {self.fold}: patients {twice} are in more than one part; {_REMEDY}")
