@@ -76,7 +76,7 @@ def test_every_model_has_scores_of_every_tissue_under_every_rule(workspace):
 
 def test_the_table_shows_both_arms_of_both_networks(workspace):
     _, _, table, _ = workspace
-    for word in (*NETWORKS, *ARMS, "cavity", "normal_myocardium", "infarct", "no_reflow", "too few patients"):
+    for word in (*NETWORKS, *ARMS, "cavity", "normal myocardium", "infarct", "no-reflow", "too few patients"):
         assert word in table
 
 
