@@ -89,6 +89,27 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    predictions: Annotated[
+        list[Path], typer.Argument(help="Folders of predicted label maps; the first is compared with.")
+    ],
+    reference: Annotated[Path, typer.Option(help="Folder of reference label maps.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the tables, figures and report.html.")],
+    name: Annotated[list[str], typer.Option(help="What a folder is called, in their order.")] = [],  # noqa: B006
+    format_: Annotated[str, typer.Option("--format", help="Layout and label numbers: emidec or acdc.")] = "emidec",
+) -> None:
+    """Compare folders of label maps, anybody's, in pairs of patients: differences, intervals, verdicts.
+
+    Several trainings go into sub-folders seed_0, seed_1 ...; those of cross-validation into fold_0, fold_1 ...
+
+    Exit status: 0 all is well, 2 a label map could not be scored or did not belong there.
+    """
+    from pipeline.commands.compare import compare as compare_label_maps
+
+    raise typer.Exit(compare_label_maps(reference, predictions, name, format_, output))
+
+
+@app.command()
 def trials(
     source: Annotated[str, typer.Option(help="Format of the studies; `scarforge sources` lists them.")] = "phantom",
     root: Annotated[Optional[Path], typer.Option(help="Folder of the studies.")] = None,  # noqa: UP045 # typer

@@ -21,7 +21,6 @@ from segmentation.comparison.arms import (
     summarise,
 )
 from segmentation.comparison.statistics import complete_seeds
-from segmentation.model_kind import REAL_ONLY, REAL_PLUS_GAN
 from segmentation.scoring.yardsticks import absent_yardsticks
 
 Row = Mapping[Hashable, Any]
@@ -45,7 +44,7 @@ def render_comparison(comparison: Comparison, labels: LabelSet) -> str:
     """Return the main table, the differences and the notes as Markdown."""
     parts = [render_summary(comparison.summary, labels)]
     if len(comparison.differences):
-        parts.append(f"{REAL_PLUS_GAN} minus {REAL_ONLY}, paired by patient and seed, positive rule:")
+        parts.append(f"{comparison.names[1]} minus {comparison.names[0]}, paired by patient and seed, positive rule:")
         parts.append(render_differences(comparison.differences))
     parts += comparison.notes
     return "\n\n".join(parts) + "\n"

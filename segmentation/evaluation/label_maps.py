@@ -10,7 +10,7 @@ that has no such file), or flat `patient001_frame01.nii.gz`, `patient001_01.nii.
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -83,6 +83,10 @@ class LabelFolder:
         first = self.files.setdefault(case_id, {}).setdefault(frame, path)
         if first != path:
             self.problems.append(f"{path}: {first} is the same study; {first.name} was scored, remove one of them")
+
+    def only(self, known: Collection[str]) -> "LabelFolder":
+        """Return the same without patients who are not among `known`."""
+        return replace(self, files={case_id: frames for case_id, frames in self.files.items() if case_id in known})
 
     def name_as(self, known: Collection[str]) -> None:
         """Name each patient as `known` does where an ending such as `_seg`, or how Unicode is composed, differs."""
