@@ -172,6 +172,12 @@ def predict(
     flips: Flips = None,
     dicom_seg: Annotated[bool, typer.Option(help="Also write DICOM segmentations (needs scarforge\\[dicom]).")] = False,
     post_processing: PostProcessing = False,
+    probabilities: Annotated[
+        bool, typer.Option(help="Also write each tissue's probability, NIfTI on the study's grid.")
+    ] = False,
+    layout: Annotated[
+        str, typer.Option(help="scarforge, or nnunet: CASE.nii.gz in one folder, flagged ones too, and dataset.json.")
+    ] = "scarforge",
 ) -> None:
     """Segment new studies: label maps in their own geometry, volumes, uncertainty, pictures and one page.
 
@@ -182,7 +188,9 @@ def predict(
     from pipeline.commands.predict.predict import PredictOptions
     from pipeline.commands.predict.predict import predict as predict_studies
 
-    options = PredictOptions(model, output, fold, localiser, phase, flips, dicom_seg, post_processing)
+    options = PredictOptions(
+        model, output, fold, localiser, phase, flips, dicom_seg, post_processing, probabilities, layout
+    )
     raise typer.Exit(predict_studies(default_home(), studies, options))
 
 
