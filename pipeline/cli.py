@@ -240,6 +240,23 @@ def export(
 
 
 @app.command()
+def export_dataset(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the data sets: nnU-Net's nnUNet_raw.")],
+    source: Annotated[str, typer.Option(help="Format of the studies; `scarforge sources` lists them.")] = "phantom",
+    profile: Annotated[str, typer.Option(help="demo, tiny, quick or paper.")] = "demo",
+    fold: Annotated[int, typer.Option(min=0, max=4, help="Whose training sets and test patients.")] = 0,
+    format_: Annotated[str, typer.Option("--format", help="nnunet: nnU-Net v2's raw layout.")] = "nnunet",
+    id_: Annotated[int, typer.Option("--id", help="Number of the real-only data set; the other has the next.")] = 501,
+) -> None:
+    """Write both training sets of a finished fold as data sets for other programs, with the fold's own split."""
+    from engine.forge import Forge
+    from pipeline.commands.export_dataset import export_dataset as export_both_arms
+
+    forge = Forge(source=source, profile=profile, home=str(default_home().absolute()))
+    export_both_arms(forge, fold, format_, output, id_)
+
+
+@app.command()
 def sources() -> None:
     """List the formats that studies can be read from."""
     from imaging.sources.table import SOURCES

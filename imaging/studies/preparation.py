@@ -177,7 +177,9 @@ def _resize_probability_plane(
     other = resized.argmax(axis=0) != drawn
     for value in distinct_values(drawn[other]):
         own, here = (labels == value).astype(np.float32), other & (drawn == value)
-        resized[:, here] = _resize_linearly(probabilities * own, size)[:, here] / _resize_linearly(own[None], size)[:, here]
+        resized[:, here] = (
+            _resize_linearly(probabilities * own, size)[:, here] / _resize_linearly(own[None], size)[:, here]
+        )
     return resized
 
 
