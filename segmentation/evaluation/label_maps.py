@@ -29,6 +29,7 @@ from imaging.volumes.nifti import NiftiVolume, read_nifti, read_nifti_on
 
 PHASES = ("ED", "ES")
 REFERENCE, PREDICTION = "reference", "prediction"
+PROBABILITIES = "probabilities"  # the folder of what `predict` writes beside its label maps
 
 
 class LabelFormat(NamedTuple):
@@ -156,7 +157,11 @@ def _unread(root: Path, found: LabelFolder, form: LabelFormat) -> list[str]:
     others = [
         path
         for path in images_below([root], pictures=False)
-        if not (_owner(root, path) in served or path.with_name(path.name.split(".")[0]) in stems)
+        if not (
+            path.parent.name == PROBABILITIES
+            or _owner(root, path) in served
+            or path.with_name(path.name.split(".")[0]) in stems
+        )
         and not any(problem.startswith(f"{path}: ") for problem in found.problems)
     ]
     return unread_lines(others, f"name label maps as {form.example}")

@@ -29,12 +29,12 @@ from pipeline.commands.models import LoadedModel, ModelName, load_model
 from pipeline.commands.output_place import check_folder
 from pipeline.commands.predict.page import PagePart, entropy_sheet, overlay_sheet, place_picture, png_bytes, render_page
 from pipeline.commands.predict.record import Predicted, as_json, as_row, model_facts
+from segmentation.evaluation.label_maps import PROBABILITIES
 
 APART, NNUNET = LAYOUTS = ("scarforge", "nnunet")
 FINE, WITH_PROBLEMS, WITH_FLAGS = 0, 2, 3
 _FLAGGED = "flagged"
 _PICTURES = ("overlays", "entropy")
-_PROBABILITIES = "probabilities"
 _TISSUES = sorted({tissue for labels in LABEL_SETS.values() for tissue in labels.tissues})
 _SUFFIXES = (".nii.gz", ".json", ".dcm")
 _BEYOND_UTF8: Literal["backslashreplace"] = "backslashreplace"  # a folder above the studies may have any name
@@ -201,7 +201,7 @@ class PredictionRun:
         _mark(place, case_id)
         write_label_map(place / f"{case_id}.nii.gz", predicted.prediction.mask, predicted.study.volume)
         if self.options.probabilities:
-            self._write_probabilities(place / _PROBABILITIES, predicted)
+            self._write_probabilities(place / PROBABILITIES, predicted)
         if self.options.dicom_seg:
             self._write_dicom(place / f"{case_id}.dcm", predicted)
         drawn = (overlay_sheet(predicted.prediction, labels), entropy_sheet(predicted.prediction, labels))
@@ -288,7 +288,7 @@ def _files_of(output: Path, case_id: str) -> Iterator[Path]:
     for place in (output, output / _FLAGGED):
         yield from (place / f"{case_id}{suffix}" for suffix in _SUFFIXES)
         yield from (place / name / f"{case_id}.png" for name in _PICTURES)
-        yield from (place / _PROBABILITIES / name for name in _probability_files(case_id))
+        yield from (place / PROBABILITIES / name for name in _probability_files(case_id))
 
 
 def _probability_files(case_id: str) -> list[str]:
