@@ -27,6 +27,7 @@ from imaging.studies.split import FoldSplit
 FIRST_CHANNEL = "_0000"
 ENDING = ".nii.gz"
 SPLITS = "splits_final.json"
+_nibabel: Any = nibabel  # typed only in part
 _CHANNEL = "LGE"  # a name that nnU-Net knows nothing of: it normalises each image by its own mean and deviation
 _FOLDS = 5  # of nnU-Net, which draws its own split for a fold that `splits_final.json` lacks
 _SLICE_MM = 10.0  # of single slices; larger than a pixel, so that nnU-Net plans planes of rows and columns
@@ -131,4 +132,4 @@ def _write_case(
         path = folder / f"{place}{part}" / f"{case}{FIRST_CHANNEL * (place == 'images')}{ENDING}"
         path.parent.mkdir(parents=True, exist_ok=True)
         data = np.ascontiguousarray(values.transpose(2, 1, 0), dtype=kind)  # NIfTI: column, row, slice
-        nibabel.save(nibabel.Nifti1Image(data, affine), path)
+        _nibabel.save(_nibabel.Nifti1Image(data, affine), path)

@@ -12,6 +12,7 @@ from common.files import write_atomically
 from common.own_files import mark_own
 from common.tables import write_csv
 from engine.forge import say
+from imaging.labels import LabelSet
 from pipeline.commands.evaluate import label_format, wide_console
 from pipeline.commands.output_place import check_folder
 from segmentation.comparison.text import render_comparison
@@ -46,6 +47,7 @@ def compare(reference: Path, predictions: Sequence[Path], names: Sequence[str], 
     found = compare_folders(reference, folders, labels)
     markdown = render_comparison(found.comparison, labels.labels)
     _write(found, markdown, output)
+    _write_page(found, list(folders), labels.labels, output)
     _print(found, markdown, output)
     return 2 if found.problems else 0
 
@@ -69,7 +71,7 @@ def _write(found: FolderComparison, markdown: str, output: Path) -> None:
     from segmentation.report.charts import forest_figure, pairs_figure
 
     comparison = found.comparison
-    mark_own(output, (*_TABLES, *_FIGURES, "comparison.md"))
+    mark_own(output, (*_TABLES, *_FIGURES, "comparison.md", "report.html"))
     write_scores(output / "scores.csv", found.scores)
     tables = (comparison.summary, *(_named(found, table) for table in (comparison.differences, comparison.pairs)))
     for name, table in zip(_TABLES[1:], tables, strict=True):
@@ -77,6 +79,13 @@ def _write(found: FolderComparison, markdown: str, output: Path) -> None:
     write_atomically(output / "comparison.md", partial(_write_text, markdown))
     for name, draw in zip(_FIGURES, (forest_figure, pairs_figure), strict=True):
         draw(comparison).savefig(output / name, dpi=_FIGURE_DPI)
+
+
+def _write_page(found: FolderComparison, names: Sequence[str], labels: LabelSet, output: Path) -> None:
+    from segmentation.report.folders_page import render_folders_page
+
+    page = render_folders_page(found.comparison, names, labels)
+    write_atomically(output / "report.html", partial(_write_text, page))
 
 
 def _write_text(text: str, path: Path) -> None:

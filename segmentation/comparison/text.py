@@ -38,6 +38,16 @@ SUMMARY_HEADINGS = (
     "official",
     "per slice",
 )
+DIFFERENCE_HEADINGS = (
+    "network",
+    "tissue",
+    "difference",
+    "95 % interval",
+    "P(better)",
+    "p (Holm)",
+    "pairs",
+    "verdict",
+)
 
 
 def render_comparison(comparison: Comparison, labels: LabelSet) -> str:
@@ -78,19 +88,14 @@ def summary_lines(summary: pd.DataFrame, labels: LabelSet) -> list[list[str]]:
 
 
 def render_differences(differences: pd.DataFrame, rule: str = "positive") -> str:
-    """Return the differences between the arms under one rule, with interval, test and verdict."""
+    """Return `difference_lines` as Markdown."""
+    return markdown_table(DIFFERENCE_HEADINGS, difference_lines(differences, rule))
+
+
+def difference_lines(differences: pd.DataFrame, rule: str) -> list[list[str]]:
+    """Return the differences between the arms under one rule; columns are `DIFFERENCE_HEADINGS`."""
     chosen = differences[differences["rule"] == rule]
-    headings = (
-        "network",
-        "tissue",
-        "difference",
-        "95 % interval",
-        "P(better)",
-        "p (Holm)",
-        "pairs",
-        "verdict",
-    )
-    lines = [
+    return [
         [
             row["network"],
             row["tissue"],
@@ -103,7 +108,6 @@ def render_differences(differences: pd.DataFrame, rule: str = "positive") -> str
         ]
         for row in chosen.to_dict("records")
     ]
-    return markdown_table(headings, lines)
 
 
 def _group_of_tissue(labels: LabelSet) -> Mapping[str, str]:

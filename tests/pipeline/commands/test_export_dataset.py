@@ -1,6 +1,5 @@
 """Both arms of a finished fold, and the commands that train on them."""
 
-
 import pytest
 
 from common.errors import InputError
