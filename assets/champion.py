@@ -13,9 +13,10 @@ from assets.parts.inputs import model_card
 from common.errors import InputError
 from common.tables import write_csv
 from engine.champions import Candidate, ChampionBook, Decision, decide, tell_registry
+from engine.finished import Finished
 from engine.forge import Forge, require_fold
 from engine.outcome import Check, Fact, Outcome, text
-from engine.record import partial_name
+from engine.run_tags import RunIdentity
 from engine.tracking.nights import night_figures, track_night
 from segmentation.model_kind import ModelKind, model_kinds
 
@@ -74,9 +75,9 @@ def _judge(
     tracking = forge.tracking(
         context,
         f"champions fold {fold}",
+        folder,
         {},
         seed=0,
-        key=f"{context.run.run_id}/{fold}",
         stage="promotion",
         network="all",
         training_set="all",
@@ -85,9 +86,7 @@ def _judge(
     facts = {"champions": Fact.table(decision_table(decisions)), "kept_in": text(str(book.folder))}
     if len(tissues):
         facts["tissues"] = Fact.table(tissues)
-    if run_id:
-        facts["mlflow_run"] = Fact("url", forge.run_url(run_id))
-    return Outcome(facts, (no_regression(tissues),))
+    return Outcome(facts, (no_regression(tissues),), run_id)
 
 
 def read_candidate(forge: Forge, kind: ModelKind, fold: int) -> Candidate:
@@ -106,9 +105,13 @@ def read_candidate(forge: Forge, kind: ModelKind, fold: int) -> Candidate:
         kind=kind,
         version="+".join(model.record.data_version for model in trained.values()),
         table=ScoredTable(table[table["training_set"] != ""].reset_index(drop=True), manifest),
-        trainings={seed: f"{kind.name}/{partial_name(model.folder, model.record)}" for seed, model in trained.items()},
+        trainings={seed: _training_key(kind, fold, seed, model) for seed, model in trained.items()},
         cards=cards,
     )
+
+
+def _training_key(kind: ModelKind, fold: int, seed: int, model: Finished) -> str:
+    return RunIdentity(kind.name, fold, seed, model.record.attempt or model.record.cache_key).key
 
 
 def decision_table(decisions: list[Decision]) -> pd.DataFrame:

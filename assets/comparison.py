@@ -90,6 +90,7 @@ def _compare(context: dg.AssetExecutionContext, forge: Forge, folder: Path, foun
     write_report(report_material(forge, result, scores, found), folder / "report.html")
     run_id = forge.track_evaluation(
         context,
+        folder,
         "comparison real only / real plus GAN",
         _headline(result),
         [
@@ -108,9 +109,7 @@ def _compare(context: dg.AssetExecutionContext, forge: Forge, folder: Path, foun
     facts |= {path.stem: image(path, folder) for path in figures}
     facts["folds"] = Fact("text", ", ".join(sorted({str(fold) for _, fold, _ in found})))
     facts |= compare_facts(forge, found)
-    if run_id:
-        facts["mlflow_run"] = Fact("url", forge.run_url(run_id))
-    return Outcome(facts, (_equal_arms(forge, found),))
+    return Outcome(facts, (_equal_arms(forge, found),), run_id)
 
 
 def _save_figures(result: "Comparison", folder: Path) -> list[Path]:
@@ -135,9 +134,8 @@ def _equal_arms(forge: Forge, found: list[Place]) -> Check:
     rows = []
     for kind, fold, seed in found:
         card = model_card(forge, kind.name, fold, seed)
-        rows.append(
-            {"network": card["network"], "fold": fold, "seed": seed} | {k: card[k] for k in ("slices", "steps")}
-        )
+        own = {"slices": card.slices, "steps": card.steps}
+        rows.append({"network": kind.network, "fold": fold, "seed": seed} | own)
     table = pd.DataFrame(rows)
     spread = table.groupby(["network", "fold", "seed"])[["slices", "steps"]].nunique()
     equal = bool((spread == 1).all().all())

@@ -14,6 +14,7 @@ from common.tables import read_csv
 from common.workers import usable_cores
 from engine.finished import Finished
 from engine.forge import Forge, __version__
+from engine.tracking.links import run_id_of
 from segmentation.model_kind import REAL_ONLY, ModelKind
 from segmentation.networks.table import NETWORKS
 
@@ -135,14 +136,14 @@ def _training(forge: Forge, kind: ModelKind, fold: int, seed: int) -> "Training"
         fold=fold,
         card=model_card(forge, kind.name, fold, seed),
         history=read_csv(trained.file("history.csv")) if trained.holds("history.csv") else pd.DataFrame(),
-        run_url=_run_url(trained),
-        scores_url=_run_url(forge.finished(kind.scores, fold, seed)),
+        run_url=_run_url(forge, trained),
+        scores_url=_run_url(forge, forge.finished(kind.scores, fold, seed)),
     )
 
 
-def _run_url(finished: Finished) -> str:
-    fact = finished.record.outcome.facts.get("mlflow_run")
-    return str(fact.value) if fact else ""
+def _run_url(forge: Forge, finished: Finished) -> str:
+    run_id = run_id_of(finished.folder, finished.record.asset)
+    return forge.run_url(run_id) if run_id else ""
 
 
 def _provenance(forge: Forge, folds: Sequence[int]) -> "Provenance":

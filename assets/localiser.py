@@ -58,7 +58,7 @@ def _train(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Out
         context, forge, folder, "lv_localiser", inputs, settings.localiser, settings.split_seed, tags
     )
     boxes = _box_every_study(forge, folder, fold)
-    outcome = as_outcome(folder, result, forge)
+    outcome = as_outcome(folder, result)
     others = boxes[boxes["part"] != "train"]
     test = boxes[boxes["part"] == "test"]
     check = beats(
@@ -75,7 +75,7 @@ def _train(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Out
         "test/fixed_box_iou": number(test["fixed_box_iou"].mean()),
         "boxes": Fact.table(others),
     }
-    return Outcome(facts, (*outcome.checks, check))
+    return Outcome(facts, (*outcome.checks, check), outcome.run_id)
 
 
 def _box_every_study(forge: Forge, folder: Path, fold: int) -> pd.DataFrame:

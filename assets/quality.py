@@ -3,6 +3,7 @@
 What synthetic slices must fulfil before anything is trained on them, and what is only told.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ import numpy as np
 from assets.parts.checks import FOLDS, OWNERS, beats, check_spec
 from assets.parts.inputs import open_slices, open_split, open_studies
 from assets.quality_instruments import JUDGE, instruments_of, utility_config
+from common.pages import words as texts
+from common.pages.words import words
 from common.tables import write_csv
 from engine.forge import Forge, require_fold
 from engine.outcome import Check, Fact, Outcome, image, number
@@ -19,9 +22,14 @@ from imaging.labels import Tissue
 
 if TYPE_CHECKING:
     from engine.settings import QualitySettings, Settings
-    from gan.quality.proof import Material, PairedSlices, QualityReport
+    from gan.quality.proof import Material, QualityReport
     from gan.quality.slices import Images
+    from imaging.slices.part import PartSlices
     from runtime.compute import Compute
+
+
+_WALLS, _LESIONS = ("cavity", "normal_myocardium"), ("infarct", "no_reflow")
+LEAST_OF_A_JUDGE = 0.2  # Dice of a lesion on real slices, below which a segmenter cannot tell whether one was drawn
 
 
 def quality_checks(report: "QualityReport", settings: "Settings") -> tuple[Check, ...]:
@@ -32,22 +40,78 @@ def quality_checks(report: "QualityReport", settings: "Settings") -> tuple[Check
         _no_copies(report, settings),
         _variety(report, limits),
         *_against_mean_paint(report),
+        _as_in_real(report),
+        _told_apart(report, limits),
     )
 
 
 def _adherence(report: "QualityReport", limits: "QualitySettings") -> Check:
-    minimum = {
-        "cavity": limits.minimum_adherence_cavity,
-        "normal_myocardium": limits.minimum_adherence_myocardium,
-    }
-    found = {tissue: report.value(f"adherence/{tissue}", "ventricle", "synthetic") for tissue in minimum}
+    """Judge lesions by how well the judge finds real ones; one that does not find these is no judge of lesions."""
+    found, real = (
+        {t: _agreement(report, t, subject) for t in (*_WALLS, *_LESIONS)} for subject in ("synthetic", "real")
+    )
+    minimum = {"cavity": limits.minimum_adherence_cavity, "normal_myocardium": limits.minimum_adherence_myocardium}
+    judged = [tissue for tissue in _LESIONS if real[tissue] >= LEAST_OF_A_JUDGE and np.isfinite(found[tissue])]
+    minimum |= {tissue: limits.minimum_adherence_lesions * real[tissue] for tissue in judged}
     figures = {f"{tissue}/dice": dice for tissue, dice in found.items()}
+    figures |= {f"{tissue}/real_slices": dice for tissue, dice in real.items()}
     figures |= {f"{tissue}/minimum": dice for tissue, dice in minimum.items()}
+    passed = all(found[tissue] >= least for tissue, least in minimum.items())
+    return Check("adherence", passed, figures, _adherence_in_words(found, real, minimum))
+
+
+def _agreement(report: "QualityReport", tissue: str, subject: str) -> float:
+    """Return the judge's Dice of a tissue; NaN where neither mask nor judge shows any."""
+    rows = report.rows(f"adherence/{tissue}", "ventricle", subject)
+    return float(rows["value"].iloc[0]) if len(rows) else float("nan")
+
+
+def _adherence_in_words(found: Mapping[str, float], real: Mapping[str, float], minimum: Mapping[str, float]) -> str:
+    """Say of each tissue what was asked of it, or why it was not judged."""
+    asked = [
+        f"{words(tissue)} {texts.number(found[tissue], '.2f')} (at least {least:.2f}"
+        + (f", by {real[tissue]:.2f} on real slices)" if tissue in _LESIONS else ")")
+        for tissue, least in minimum.items()
+    ]
+    told = f"Dice of mask and what a segmenter trained on real slices only finds: {', '.join(asked)}."
+    unjudged = [
+        f"{words(tissue)} ({texts.number(found[tissue], '.2f')}; {texts.number(real[tissue], '.2f')} on real slices)"
+        for tissue in _LESIONS
+        if tissue not in minimum
+    ]
+    if not unjudged:
+        return told
+    what = "Lesions not judged" if len(unjudged) == len(_LESIONS) else "Not judged"
+    return f"{told} {what}: {texts.listed(unjudged)}, since a judge has at least {LEAST_OF_A_JUDGE:g} on real slices."
+
+
+def _as_in_real(report: "QualityReport") -> Check:
+    """Held against training patients' slices, since those are the hearts that are drawn into."""
+    figures, passed = {}, True
+    for tissue, limit in _ADHERENCE_LIMITS.items():
+        dice = [report.rows(f"adherence/{tissue}", "ventricle", name)["value"] for name in ("synthetic", "training")]
+        if all(len(values) for values in dice):
+            figures[tissue] = difference = float(dice[0].iloc[0] - dice[1].iloc[0])
+            passed &= abs(difference) <= limit
     return Check(
-        "adherence",
-        all(found[tissue] >= minimum[tissue] for tissue in minimum),
-        figures,
-        "A segmenter trained on real slices only finds the tissues where the mask put them.",
+        "adherence_as_in_real",
+        passed,
+        {**figures, **{f"{tissue}/limit": limit for tissue, limit in _ADHERENCE_LIMITS.items()}},
+        "The judge's Dice on synthetic slices is about that on real slices of training patients; differences.",
+        warning=True,
+    )
+
+
+def _told_apart(report: "QualityReport", limits: "QualitySettings") -> Check:
+    rows = report.table[report.table["measure"] == "auc"]
+    found = {str(row["region"]): float(row["value"]) for row in rows.to_dict("records")}
+    return Check(
+        "told_apart",
+        all(area <= limits.maximum_told_apart for area in found.values()),
+        {**found, "maximum": limits.maximum_told_apart, "pairs": int(rows["images"].sum())},
+        "A small network hardly tells drawings from real slices by what was painted: area under its ROC."
+        + ("" if found else " Not judged: too few slices to pair."),
+        warning=True,
     )
 
 
@@ -122,6 +186,8 @@ def _likeness(report: "QualityReport") -> tuple[str, str]:
     return "lpips", f"{lpips['features'].iloc[0]} to the real slice of the same mask"
 
 
+# Of the judge's Dice on synthetic slices, to either side of that on real ones: more is too plain a drawing.
+_ADHERENCE_LIMITS = {"normal_myocardium": 0.02, "infarct": 0.05, "no_reflow": 0.05}
 _BLOCKING = ("adherence", "no_copies", "variety")
 
 
@@ -131,12 +197,14 @@ _BLOCKING = ("adherence", "no_copies", "variety")
     group_name="synthesis",
     kinds={"pytorch", "mlflow"},
     owners=OWNERS,
-    code_version="5",
+    code_version="6",
     pool="gpu",
     check_specs=[
         *(check_spec(name, asset="synthesis_quality", blocking=True) for name in _BLOCKING),
         check_spec("beats_mean_paint_frechet", asset="synthesis_quality"),
         check_spec("beats_mean_paint_likeness", asset="synthesis_quality"),
+        check_spec("adherence_as_in_real", asset="synthesis_quality"),
+        check_spec("told_apart", asset="synthesis_quality"),
     ],
     description="Realism, variety and use of the synthetic slices, their agreement with the mask, and no copies.",
 )
@@ -167,7 +235,8 @@ def _assess(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Ou
     title += ", transplanted lesions" if settings.transplants else ""
     write_quality_page(report, folder / "quality.html", title, verdicts)
     save_pairs(report, forge, folder / "pairs.png")
-    return Outcome(_facts(context, forge, folder, report), checks)
+    facts, run_id = _facts(context, forge, folder, report)
+    return Outcome(facts, checks, run_id)
 
 
 def _material(forge: Forge, fold: int, compute: "Compute") -> "Material":
@@ -189,7 +258,7 @@ def _material(forge: Forge, fold: int, compute: "Compute") -> "Material":
     )
 
 
-def _redrawn(forge: Forge, fold: int, validation: "PairedSlices", compute: "Compute") -> "Images":
+def _redrawn(forge: Forge, fold: int, validation: "PartSlices", compute: "Compute") -> "Images":
     from gan.generation.slices import redraw
     from gan.generation.transplant import retransplant
 
@@ -199,19 +268,19 @@ def _redrawn(forge: Forge, fold: int, validation: "PairedSlices", compute: "Comp
     return redraw(forge.finished("pix2pix", fold).model(), images, masks, compute, settings.split_seed)
 
 
-def _real_slices_with_ventricle(forge: Forge, fold: int) -> tuple["PairedSlices", "PairedSlices"]:
+def _real_slices_with_ventricle(forge: Forge, fold: int) -> tuple["PartSlices", "PartSlices"]:
     """Return training and validation patients' slices that show the ventricle; without one there is nothing to draw.
 
     Where lesions alone are painted, a validation slice without any would be drawn again as it is, and is left out.
     """
-    from gan.quality.proof import PairedSlices
+    from imaging.slices.part import PartSlices
 
     split = open_split(forge, fold)
     store = open_slices(forge, "real_slices", fold)
     seen = store.masks().any(axis=(1, 2))
     cases = store.rows["case_id"]
     rows = [np.flatnonzero(cases.isin(patients).to_numpy() & seen) for patients in (split.train, split.validation)]
-    training, validation = (PairedSlices.of(store, part) for part in rows)
+    training, validation = (PartSlices.of(store, part) for part in rows)
     if forge.settings().paints == "lesion":
         validation = validation.at(np.flatnonzero((validation.masks >= Tissue.INFARCT).any(axis=(1, 2))))
     return training, validation
@@ -229,7 +298,9 @@ def save_pairs(report: "QualityReport", forge: Forge, path: Path) -> None:
     sheet.save(path, optimize=True)
 
 
-def _facts(context: dg.AssetExecutionContext, forge: Forge, folder: Path, report: "QualityReport") -> dict[str, Fact]:
+def _facts(
+    context: dg.AssetExecutionContext, forge: Forge, folder: Path, report: "QualityReport"
+) -> tuple[dict[str, Fact], str]:
     files = [folder / name for name in ("quality.html", "quality.csv", "closest_pairs.csv", "pairs.png")]
     scores = _scores(report)
     facts = {
@@ -241,6 +312,7 @@ def _facts(context: dg.AssetExecutionContext, forge: Forge, folder: Path, report
     facts |= {name: number(value) for name, value in scores.items()}
     run_id = forge.track_evaluation(
         context,
+        folder,
         "synthesis quality",
         scores,
         files,
@@ -248,9 +320,7 @@ def _facts(context: dg.AssetExecutionContext, forge: Forge, folder: Path, report
         network=forge.settings().synthesis.method,
         training_set="synthetic",
     )
-    if run_id:
-        facts["mlflow_run"] = Fact("url", forge.run_url(run_id))
-    return facts
+    return facts, run_id
 
 
 def _scores(report: "QualityReport") -> dict[str, float]:

@@ -15,9 +15,10 @@ from segmentation.model_kind import ModelKind
 
 if TYPE_CHECKING:
     from engine.settings import QualitySettings, Settings
-    from gan.quality.proof import Extractor, Instruments, PairedSlices
+    from gan.quality.proof import Extractor, Instruments
     from gan.quality.slices import PairDistance, Segment
     from gan.quality.variety import Draw
+    from imaging.slices.part import PartSlices
     from runtime.compute import Compute
     from segmentation.prediction.segmenter import Segmenter
     from segmentation.training.config import TrainConfig
@@ -26,7 +27,7 @@ JUDGE = ModelKind.parse("attention_res_unet_real_only")
 
 
 def instruments_of(
-    context: dg.AssetExecutionContext, forge: Forge, folder: Path, validation: "PairedSlices", compute: "Compute"
+    context: dg.AssetExecutionContext, forge: Forge, folder: Path, validation: "PartSlices", compute: "Compute"
 ) -> "Instruments":
     """Return everything that measures, training the segmenter on synthetic slices where that is configured."""
     from gan.quality.proof import Instruments
@@ -40,6 +41,7 @@ def instruments_of(
         _draw(forge, fold, validation, compute),
         perceptual_distances(settings.quality, compute),
         _taught_by_synthetic(context, forge, folder, compute),
+        settings.quality.classifier_steps,
     )
 
 
@@ -87,7 +89,7 @@ def utility_config(settings: "Settings") -> "TrainConfig | None":
     return type(config).model_validate({**config.model_dump(mode="json"), **changed})
 
 
-def _draw(forge: Forge, fold: int, validation: "PairedSlices", compute: "Compute") -> "Draw":
+def _draw(forge: Forge, fold: int, validation: "PartSlices", compute: "Compute") -> "Draw":
     """Return a function that draws validation slices again with given seeds of the noise, which transplants lack."""
     from gan.generation.hole import own_hole
     from gan.generation.slices import load_generator
@@ -115,8 +117,7 @@ def _taught_by_synthetic(
     config = utility_config(settings)
     if config is None:
         return None
-    # Named after this build: MLflow finds a run again by the name of its folder.
-    model = folder / f"utility_{folder.name.strip('.').removesuffix('.partial')}"
+    model = folder / "utility"
     model.mkdir(exist_ok=True)
     inputs = {
         "training_set": varied_slices_file(forge, fold),

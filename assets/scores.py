@@ -17,6 +17,7 @@ from engine.outcome import Check, Fact, Outcome, image, number, text
 from segmentation.model_kind import ModelKind
 
 if TYPE_CHECKING:
+    from imaging.studies.split import Part
     from segmentation.prediction.segmenter import Segmenter
     from segmentation.scoring.held_out import HeldOutPatients
     from segmentation.scoring.scores import ScoreIdentity
@@ -47,19 +48,29 @@ def scores(name: str) -> dg.AssetsDefinition:
     )
     def score(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
         fold, settings = require_fold(context), forge.settings()
-        parents = forge.parent_versions(context)
-        records = {}
+        manifest, records = forge.manifest(), {}
         for seed in settings.seeds:
-            own = {**parents, kind.name: forge.version(kind.name, fold, seed)}
+            made_of = score_inputs(forge, kind, fold, seed), score_config(seed, manifest)
 
             def build(folder: Path, seed: int = seed) -> Outcome:
                 return _score(context, forge, folder, kind, seed)
 
-            made_with = {"seed": seed, "manifest": forge.manifest()}
-            records[seed] = forge.produce(context, name, fold, seed, own, made_with, build)
-        return seeds_together(records)
+            records[seed] = forge.produce(context, name, fold, seed, *made_of, build)
+        return seeds_together(records, forge)
 
     return score
+
+
+def score_inputs(forge: Forge, kind: ModelKind, fold: int, seed: int) -> dict[str, str]:
+    """Return the data versions of what the scores of one seed are made of, for their cache key."""
+    definition: dg.AssetsDefinition = globals()[kind.scores]
+    read = [key.to_user_string() for key in definition.asset_deps[definition.key]]
+    return {asset: forge.version(asset, fold, seed if asset == kind.name else None) for asset in read}
+
+
+def score_config(seed: int, manifest: Mapping[str, str]) -> dict[str, Any]:
+    """Return what else decides the scores of one seed, for their cache key."""
+    return {"seed": seed, "manifest": dict(manifest)}
 
 
 def _score(context: dg.AssetExecutionContext, forge: Forge, folder: Path, kind: ModelKind, seed: int) -> Outcome:
@@ -73,7 +84,7 @@ def _score(context: dg.AssetExecutionContext, forge: Forge, folder: Path, kind: 
     fold, settings = require_fold(context), forge.settings()
     compute = choose_compute(settings.device, settings.precision)
     segmenter = load_segmenter(forge.finished(kind.name, fold, seed).model(), compute)
-    patients = _held_out(forge, fold)
+    patients = held_out(forge, fold)
     probabilities = segmenter.probabilities(patients.images())
     predicted = probabilities.argmax(axis=1).astype(np.uint8)
     own = ScoreIdentity(fold, kind.network, kind.training_set, seed)
@@ -86,7 +97,7 @@ def _score(context: dg.AssetExecutionContext, forge: Forge, folder: Path, kind: 
     write_json(folder / "manifest.json", forge.manifest())
     save_overlays(patients, predicted, folder / "overlays.png")
     believed = _without_unsure_lesions(forge, fold, segmenter, patients, probabilities, folder, own)
-    pixels = pixel_scores(patients.store.masks(patients.test), predicted, patients.labels)
+    pixels = pixel_scores(patients.slices.masks, predicted, patients.labels)
     return _outcome(context, forge, folder, table, believed, pixels, kind, seed)
 
 
@@ -101,24 +112,25 @@ def _without_unsure_lesions(
 ) -> pd.DataFrame | None:
     """Score the test patients once more without unsure lesions, and keep what that does to the validation patients."""
     from common.files import write_json
+    from imaging.slices.part import PartSlices
     from segmentation.prediction.post_processing import UNSURE_FILE, judge, without_unsure_lesions
     from segmentation.scoring.scores import score_table, write_scores
-    from segmentation.training.validation import ValidationData
 
     if not patients.labels.has_lesions:
         return None
-    validation = ValidationData.of(patients.store, open_split(forge, fold))
+    validation = PartSlices.of_patients(patients.store, open_split(forge, fold).validation)
     judgement = judge(validation, segmenter.probabilities(validation.images), patients.labels)
     judgement["model"] = forge.version(ModelKind(own.network, own.training_set).name, fold, own.seed)
     drawn = probabilities.argmax(axis=1).astype(np.uint8)
-    believed = without_unsure_lesions(drawn, probabilities, patients.studies, patients.labels)
+    believed = without_unsure_lesions(drawn, probabilities, patients.slices.studies, patients.labels)
     table = score_table(patients.cases(believed), own, patients.labels)
     write_json(folder / UNSURE_FILE, judgement)
     write_scores(folder / "scores_without_unsure_lesions.csv", table)
     return table
 
 
-def _held_out(forge: Forge, fold: int) -> "HeldOutPatients":
+def held_out(forge: Forge, fold: int, part: "Part" = "test") -> "HeldOutPatients":
+    """Open the patients of a part of a fold, to be scored."""
     from imaging.slices.regions import read_regions
     from segmentation.scoring.held_out import HeldOutPatients
 
@@ -127,6 +139,7 @@ def _held_out(forge: Forge, fold: int) -> "HeldOutPatients":
         open_slices(forge, "real_slices", fold),
         read_regions(forge.finished("real_slices", fold).file("regions.csv")),
         open_split(forge, fold),
+        part,
     )
 
 
@@ -134,11 +147,11 @@ def save_overlays(patients: "HeldOutPatients", predicted: NDArray[np.uint8], pat
     """Save test slices with the reference above the prediction, those with most lesion first."""
     from imaging.overlay import contact_sheet
 
-    reference = patients.store.masks(patients.test)
+    reference = patients.slices.masks
     rarest = reference > 2 if patients.labels.num_classes > 3 else reference > 0
     chosen = np.argsort(-rarest.sum(axis=(1, 2)), kind="stable")[:6]
     images = patients.images()[chosen]
-    cases = patients.store.rows["case_id"].to_numpy(dtype=str)[patients.test][chosen]
+    cases = patients.slices.case_ids[chosen]
     sheet = contact_sheet(
         np.concatenate([images, images]),
         np.concatenate([reference[chosen], predicted[chosen]]),
@@ -189,6 +202,7 @@ def _outcome(
     wide = means.pivot_table(index=["rule", "tissue"], columns="network", values="dice", sort=False).reset_index()
     run_id = forge.track_evaluation(
         context,
+        folder,
         f"{kind.training_set} {kind.network} scores",  # the arm first: MLflow cuts long names
         own
         | _named("dice_without_unsure_lesions", without)
@@ -206,8 +220,6 @@ def _outcome(
     facts["pixel_scores"] = Fact.table(pd.DataFrame(list(pixels.items()), columns=["over all pixels", "value"]))
     if believed is not None:
         facts["dice_without_unsure_lesions"] = Fact.table(dice_means(believed))
-    if run_id:
-        facts["mlflow_run"] = Fact("url", forge.run_url(run_id))
     checks = (
         _beats_yardstick("beats_all_background", values, kind.network, "all_background", RULES_THAT_JUDGE),
         _beats_yardstick("beats_mean_mask", values, kind.network, "mean_mask", RULES_THAT_JUDGE),
@@ -220,7 +232,7 @@ def _outcome(
             warning=True,
         ),
     )
-    return Outcome(facts, checks)
+    return Outcome(facts, checks, run_id)
 
 
 def _beats_yardstick(

@@ -43,7 +43,7 @@ def segmenter(name: str) -> dg.AssetsDefinition:
         for seed in settings.seeds:
             build = _training(context, forge, kind, fold, seed)
             records[seed] = forge.produce(context, name, fold, seed, {**parents, "seed": str(seed)}, config, build)
-        return seeds_together(records)
+        return seeds_together(records, forge)
 
     return train
 
@@ -61,18 +61,19 @@ def _training(
         tags = {"training_set": kind.training_set, "network": kind.network, "stage": "training"}
         config = forge.settings().training(kind.network, kind.training_set)
         result = train_in_own_process(context, forge, folder, "segmenter", inputs, config, seed, tags)
-        return as_outcome(folder, result, forge)
+        return as_outcome(folder, result)
 
     return build
 
 
-def seeds_together(records: dict[int, tuple[Record, Path]]) -> dg.MaterializeResult:
+def seeds_together(records: dict[int, tuple[Record, Path]], forge: Forge) -> dg.MaterializeResult:
     """Return one result for all seeds: facts named by seed where there are several, checks that hold for all."""
     metadata: dict[str, Any] = {}
     checks: dict[str, dict[int, Check]] = {}
     for seed, (record, folder) in records.items():
         prefix = f"seed_{seed}/" if len(records) > 1 else ""
-        metadata |= {prefix + name: value for name, value in metadata_of(record.outcome, folder).items()}
+        shown = metadata_of(record.outcome, folder, forge.run_url)
+        metadata |= {prefix + name: value for name, value in shown.items()}
         for check in record.outcome.checks:
             checks.setdefault(check.name, {})[seed] = check
     if len(records) > 1:

@@ -1,6 +1,7 @@
 """Studies in, and who is tested on what: the two assets that every fold shares."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pandas as pd
@@ -10,6 +11,9 @@ from assets.parts.inputs import open_studies
 from common.tables import write_csv
 from engine.forge import Forge, say
 from engine.outcome import Check, Fact, Outcome, number
+
+if TYPE_CHECKING:
+    from engine.settings import Settings
 
 
 @dg.asset(
@@ -23,16 +27,20 @@ from engine.outcome import Check, Fact, Outcome, number
 def studies(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
     """Ingest the source. Its cache key holds a digest of the source's files, so that changed data is read again."""
     from engine.preflight import check_before_run
-    from imaging.sources.digest import source_digest
+    from imaging.sources.files import source_digest
     from imaging.sources.table import source_root
 
     settings = forge.settings()
     root = source_root(forge.source, Path(forge.root) if forge.root else None)
     check_before_run(settings, forge.workspace)
-    digest = source_digest(root, settings.phantom)
-    options = settings.source.model_dump(mode="json")
-    config = {"source": forge.source, "files": digest, "options": options, "region": settings.region.model_dump()}
+    config = made_with(forge.source, settings, source_digest(root, settings.phantom))
     return forge.materialise(context, lambda folder: _ingest(folder, forge, root), config)
+
+
+def made_with(source: str, settings: "Settings", files: str) -> dict[str, Any]:
+    """Return all that decides what is read: the format, a digest of the source's files, and the settings."""
+    options = settings.source.model_dump(mode="json")
+    return {"source": source, "files": files, "options": options, "region": settings.region.model_dump()}
 
 
 def _ingest(folder: Path, forge: Forge, root: Path | None) -> Outcome:
@@ -85,17 +93,22 @@ def _ingest(folder: Path, forge: Forge, root: Path | None) -> Outcome:
 def patient_split(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
     """Split patients; no patient is in two parts of a fold, and each is tested in exactly one fold."""
     settings = forge.settings()
-    config = {"split_seed": settings.split_seed, "validation_share": settings.validation_share}
+    config: dict[str, Any] = {"split_seed": settings.split_seed, "validation_share": settings.validation_share}
+    if settings.training_patients is not None:
+        config["training_patients"] = settings.training_patients
     return forge.materialise(context, lambda folder: _split(folder, forge), config)
 
 
 def _split(folder: Path, forge: Forge) -> Outcome:
     from engine.settings import FOLDS
+    from imaging.studies.leakage import with_fewer_patients
     from imaging.studies.split import split_patients, write_splits
 
     settings = forge.settings()
     groups = open_studies(forge).groups()
     splits = split_patients(groups, FOLDS, settings.validation_share, settings.split_seed)
+    if (count := settings.training_patients) is not None:
+        splits = [with_fewer_patients(split, groups, count, settings.split_seed) for split in splits]
     write_splits(folder / "patient_split.json", splits, settings.split_seed)
     rows = [
         {"fold": split.fold, "part": part, "group": groups[case], "case_id": case}

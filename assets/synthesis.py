@@ -1,7 +1,7 @@
 """Label map to image: Pix2Pix, lesion masks, and the synthetic slices drawn from them; or transplanted lesions."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import numpy as np
@@ -11,16 +11,19 @@ from assets.parts.checks import FOLDS, OWNERS, check_spec, class_balance, leak_c
 from assets.parts.inputs import VARIED_SLICES, open_slices, open_split, slices_file, split_file
 from assets.parts.pictures import store_preview
 from assets.parts.training_run import as_outcome, train_in_own_process
+from assets.quality_instruments import JUDGE
 from assets.slices import code_version_of, store_facts, training_rows
 from common.errors import InputError
 from common.tables import write_csv
 from engine.forge import Forge, require_fold
-from engine.outcome import Check, Fact, Outcome, image, text
+from engine.outcome import Check, Fact, Outcome, image, number, text
 from imaging.slices.store import SliceStore
 
 if TYPE_CHECKING:
     from engine.settings import Settings
+    from gan.generation.refusal import Filter
     from gan.simulator import SimulatorConfig
+    from runtime.compute import Compute
 
 
 @dg.asset(
@@ -50,10 +53,10 @@ def pix2pix(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeRe
         result = train_in_own_process(
             context, forge, folder, "pix2pix", inputs, settings.pix2pix, settings.split_seed, tags
         )
-        return as_outcome(folder, result, forge)
+        return as_outcome(folder, result)
 
     if settings.transplants:
-        return forge.materialise(context, lambda _: _not_trained(), settings.synthesis)
+        return forge.materialise(context, lambda _: _not_trained(), {"method": settings.synthesis.method})
     return forge.materialise(context, build, settings.pix2pix, _weights_read(settings))
 
 
@@ -159,7 +162,7 @@ def _beside_training_slices(
 
 
 @dg.asset(
-    deps=["pix2pix", "lesion_masks", "patient_split"],
+    deps=["pix2pix", "lesion_masks", "patient_split", JUDGE.name],
     partitions_def=FOLDS,
     group_name="synthesis",
     kinds={"pytorch", "hdf5"},
@@ -172,8 +175,17 @@ def _beside_training_slices(
 def synthetic_slices(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
     """Draw one slice for every simulated mask, and vary each by the recipe of `augmented_slices`."""
     settings = forge.settings()
-    config = {"slices": settings.synthetic_slices, "augment": settings.augment.model_dump(mode="json")}
-    return forge.materialise(context, lambda folder: _draw(context, forge, folder), config)
+    config: dict[str, Any] = {
+        "slices": settings.synthetic_slices,
+        "augment": settings.augment.model_dump(mode="json"),
+    }
+    read = forge.parent_versions(context, (JUDGE.name,))  # it decides nothing where no draw is refused
+    if settings.synthesis.refuse:
+        read |= {JUDGE.name: forge.version(JUDGE.name, require_fold(context), settings.seeds[0])}
+        config |= {"refusal": settings.synthesis.model_dump(mode="json", exclude={"method", "refuse"})}
+        if settings.transplants:
+            config |= {"transplant": settings.transplant.model_dump(mode="json")}
+    return forge.materialise(context, lambda folder: _draw(context, forge, folder), config, parents=read)
 
 
 def _draw(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outcome:
@@ -187,20 +199,54 @@ def _draw(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outc
     processes = worker_processes(settings.processes)
     varied = folder / VARIED_SLICES
     write_varied_slices(varied, store, settings.augment, settings.split_seed, processes, code_version_of(context))
-    facts = store_facts(store, folder) | {
-        "varied": store_preview(SliceStore.open(varied, verify=False), folder, "varied.png")
-    }
+    facts = store_facts(store, folder) | _refused(store)
+    facts |= {"varied": store_preview(SliceStore.open(varied, verify=False), folder, "varied.png")}
     return Outcome(facts, (leak_check(store, split),))
+
+
+def _refused(store: SliceStore) -> dict[str, Fact]:
+    """Return how many draws were refused and why, where any could be."""
+    told = store.attributes.parameters.get("refusal")
+    if told is None:
+        return {}
+    refused = pd.DataFrame(list(told["refused"].items()), columns=["reason", "draws"])
+    return {
+        "draws": number(told["draws"]),
+        "draws_refused": number(int(refused["draws"].sum())),
+        "refused": Fact.table(refused),
+        "lesion_found_from_dice": number(told["threshold"]),
+    }
 
 
 def _write_synthetic(forge: Forge, fold: int, path: Path, code_version: str) -> None:
     from gan.generation.slices import generate_slices
-    from gan.generation.transplant import take_transplants
+    from gan.generation.transplant import take_transplants, transplant_until_accepted
     from runtime.compute import choose_compute
 
     settings, masks = forge.settings(), open_slices(forge, "lesion_masks", fold)
-    if settings.transplants:
-        return take_transplants(masks, path, settings.split_seed, code_version)
-    compute = choose_compute(settings.device, settings.precision)
-    model, count = forge.finished("pix2pix", fold).model(), settings.synthetic_slices
-    return generate_slices(model, masks, path, count, compute, settings.split_seed, code_version)
+    seed, compute = settings.split_seed, choose_compute(settings.device, settings.precision)
+    chosen = _filter(forge, fold, compute) if settings.synthesis.refuse else None
+    if not settings.transplants:
+        model, count = forge.finished("pix2pix", fold).model(), settings.synthetic_slices
+        return generate_slices(model, masks, path, count, compute, seed, code_version, chosen=chosen)
+    if chosen is None:
+        return take_transplants(masks, path, seed, code_version)
+    real, split = open_slices(forge, "real_slices", fold), open_split(forge, fold)
+    train, config = training_rows(real, split.train), settings.transplant
+    return transplant_until_accepted(masks, real, train, config, path, seed, code_version, chosen)
+
+
+def _filter(forge: Forge, fold: int, compute: "Compute") -> "Filter":
+    """Return what refuses draws: the judge, by its own Dice on training patients' slices, and the search for copies."""
+    from gan.generation.refusal import judged_by
+    from imaging.slices.part import PartSlices
+    from segmentation.prediction.segmenter import load_segmenter
+
+    settings, split = forge.settings(), open_split(forge, fold)
+    judge = load_segmenter(forge.finished(JUDGE.name, fold, settings.seeds[0]).model(), compute)
+    real = open_slices(forge, "real_slices", fold)
+    train = training_rows(real, split.train)
+    training = PartSlices.of(real, train[real.masks(train).any(axis=(1, 2))])
+    asked = settings.synthesis
+    copies, seed = not settings.transplants, settings.split_seed
+    return judged_by(judge.labels, training, asked.refuse_quantile, asked.refuse_draws, copies, seed)

@@ -21,6 +21,7 @@ from imaging.studies.archive_writer import write_studies
 from imaging.studies.split import FoldSplit, split_patients
 from runtime.checkpoint import delete_checkpoint
 from runtime.compute import Compute, choose_compute
+from runtime.model_card import ModelCard
 from runtime.report import silent
 from segmentation.localiser.training import train_localiser
 from segmentation.localiser.use import box_scores, load_localiser
@@ -49,7 +50,7 @@ def _fold(archive: StudyArchive, split: FoldSplit, settings: Settings, compute: 
     """Return the scores of one fold's test studies, beside the seconds that its training took."""
     model = folder / f"fold_{split.fold}"
     start = time.perf_counter()
-    train_localiser(archive, split, settings.localiser, compute, model, settings.split_seed, silent, {})
+    train_localiser(archive, split, settings.localiser, compute, model, settings.split_seed, silent, ModelCard())
     delete_checkpoint(model)
     seconds = time.perf_counter() - start
     scores = box_scores(load_localiser(model, compute), archive, split, settings.region.size_px)

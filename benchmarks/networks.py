@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import training as own
 from benchmarks.own_process import in_own_process
+from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 from runtime import enlarged_convolution
 from runtime.compute import choose_compute, keep_freed_memory
@@ -38,7 +39,6 @@ from segmentation.networks.blocks import count_parameters
 from segmentation.networks.table import build_network
 from segmentation.training import loop as train
 from segmentation.training.config import TrainConfig
-from segmentation.training.validation import ValidationData
 from tests.segmentation.toy_slices import write_store
 
 CLASSES = 5
@@ -200,8 +200,7 @@ def shares_outside(
     defaults, steps = TrainConfig(), max(len(store) // options.batch, 1)
     changes = {name: getattr(defaults, name) for name in ("augmentation", "balanced_sampling")}
     config = config.model_copy(update={**changes, "steps": 2 * steps, "validate_every": steps})
-    rows = np.arange(options.validation)
-    validation = ValidationData(store.images(rows), store.masks(rows), np.array(["one"] * options.validation))
+    validation = PartSlices.of(store, np.arange(options.validation))
     run = train._Training(store, validation, config, choose_compute(), folder, 0)
     training, validating = Stopwatch(run.compute.device), Stopwatch(run.compute.device)
     run.forward, run.compute.fabric.backward = (

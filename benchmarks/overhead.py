@@ -139,7 +139,7 @@ def train_here(_: Any, task: Any) -> None:
 class NoTracker:
     """Tracks nothing."""
 
-    run_id = None
+    run_id = ""
 
     @classmethod
     def of(cls, _: Any) -> "NoTracker":

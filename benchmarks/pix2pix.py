@@ -80,7 +80,7 @@ def _plain_training(images: NDArray[np.float32], masks: NDArray[np.uint8], steps
         network.to(compute.device).train() for network in build_networks(PLAIN, EMIDEC_LABELS, 0)
     )
     optimisers = [
-        torch.optim.Adam(network.parameters(), lr=PLAIN.learning_rate, betas=(PLAIN.beta1, 0.999))
+        torch.optim.Adam(network.parameters(), lr=PLAIN.learning_rate, betas=(0.5, 0.999))
         for network in (generator, discriminator)
     ]
     weights = torch.tensor([PLAIN.tissue_weights[tissue] for tissue in EMIDEC_LABELS.tissues], device=compute.device)

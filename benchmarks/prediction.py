@@ -27,6 +27,7 @@ from pipeline.commands.models import LoadedModel, Member, ModelName
 from pipeline.commands.predict.predict import PredictionRun, PredictOptions
 from pipeline.commands.predict.record import model_facts
 from runtime.compute import Compute, choose_compute
+from runtime.model_card import ModelCard
 from runtime.model_folder import write_model_folder
 from segmentation.networks.table import NETWORKS, build_network
 from segmentation.prediction.familiarity import Familiarity, describe, fit_cloud
@@ -79,7 +80,9 @@ def measure(profile: str, network: str, flips: bool, studies: Path, compute: Com
     """Return seconds to load and predict the first study, and medians over the others: of the clock, of all cores."""
     config = load_settings(profile).network(network)
     with tempfile.TemporaryDirectory() as folder:
-        write_model_folder(Path(folder), build_network(config.network, 5).state_dict(), config, {"label_set": "emidec"})
+        write_model_folder(
+            Path(folder), build_network(config.network, 5).state_dict(), config, ModelCard(label_set="emidec")
+        )
         start = time.perf_counter()
         model = load(Path(folder), compute, flips)
         loading = time.perf_counter() - start

@@ -20,14 +20,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.own_process import in_own_process
+from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 from runtime.compute import choose_compute, keep_freed_memory
+from runtime.model_card import ModelCard
 from segmentation.networks.blocks import count_parameters
 from segmentation.networks.table import build_network
 from segmentation.training.config import TrainConfig
 from segmentation.training.loop import train_segmenter
 from segmentation.training.losses import cross_entropy_dice
-from segmentation.training.validation import ValidationData
 from tests.segmentation.toy_slices import write_store
 
 
@@ -76,8 +77,8 @@ def _our_last_round(path: Path, config: TrainConfig, folder: Path) -> Mapping[st
     keep_freed_memory()
     rounds: list[Mapping[str, float]] = []
     store = SliceStore.open(path)
-    one = ValidationData(store.images([0]), store.masks([0]), np.array(["one"]))
-    train_segmenter(store, one, config, choose_compute(), folder, 0, lambda _, found: rounds.append(found), {})
+    one = PartSlices.of(store, np.array([0]))
+    train_segmenter(store, one, config, choose_compute(), folder, 0, lambda _, found: rounds.append(found), ModelCard())
     return rounds[-1]
 
 

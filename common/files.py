@@ -1,20 +1,22 @@
-"""Files that are either whole or absent: written beside, flushed, then renamed.
+"""Files and folders that are either whole or absent: written beside, flushed, then renamed.
 
-A file of one piece that is whole or absent: written beside its place, then renamed.
+Every writer comes through here, whatever fills the file, so that a write that fails is told in one way.
 """
 
+import errno
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from common.errors import InputError
+from common.errors import InputError, one_line
 
 # A file system's clock ticks every few ms: a file may change twice within a tick and keep its time.
 _AT_REST_NS = 2_000_000_000
@@ -23,44 +25,112 @@ CHECKPOINT = "checkpoint"  # the folder, in that of a model, of what its trainin
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary neighbour of `path`, flush it to disk and rename it to `path`.
+    """Let `write` fill a file that takes the place of `path` when it is whole; raises as `written_aside` does."""
+    with written_aside(path) as partial:
+        write(partial)
+
+
+@contextmanager
+def written_aside(path: Path, suffix: str = "") -> Iterator[Path]:
+    """Give the place of a temporary neighbour of `path`, which takes its place unless an error is raised.
+
+    Args:
+        path: The file; its folder is made.
+        suffix: Ends the temporary name, for a writer that goes by it.
 
     Raises:
         InputError: The disk is full, or the place cannot be written; what stood at `path` stands there still.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial{suffix}")
     try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        put_in_place(partial, path)
     except (OSError, SafetensorError, RuntimeError) as error:
-        fault = _fault_of_writing(error)
-        if fault is None:
+        if _fault_of_writing(error) is None:
             raise
-        remedy = "correct the permissions" if isinstance(error, PermissionError) else "free disk space"
-        raise InputError(f"{path}: cannot be written ({fault}); {remedy}. What was there before is kept") from error
+        raise unwritable(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
-def _fault_of_writing(error: Exception) -> str | None:
-    """Return the system's own words, None for an error that is not about writing."""
+def put_in_place(partial: Path, place: Path) -> None:
+    """Flush a file, or a folder with its files, to disk and give it its final name; see `move`."""
+    for file in (path for path in partial.rglob("*") if path.is_file()) if partial.is_dir() else (partial,):
+        _flush_to_disk(file)
+    move(partial, place)
+
+
+def move(source: Path, place: Path) -> None:
+    """Rename what is on disk already; a file takes the place of one that is there, a folder must find it free."""
+    source.replace(place)
+    with suppress(OSError):  # some network disks cannot flush a folder
+        _flush_to_disk(place.parent)
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free disk space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "correct the permissions"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "choose another place: a part of this path is a file"),
+    errno.EISDIR: "choose another place: a folder is there",
+    errno.EROFS: "choose a place on a disk that can be written",
+    errno.ENAMETOOLONG: "choose a shorter path",
+}
+# How HDF5 and Rust quote the system.
+_QUOTED_NUMBER = re.compile(r"(?:\[Errno |errno = |os error )(\d+)")
+
+
+def unwritable(path: Path, error: Exception, then: str = "and run this again") -> InputError:
+    """Return what cannot be written, why, and what to do.
+
+    Args:
+        path: The file or folder under its final name.
+        error: What its writer raised.
+        then: What comes after the remedy.
+    """
+    number = _number_of(error)
+    reason = os.strerror(number) if number else one_line(error)
+    remedy = _REMEDIES.get(number, "free disk space or correct the permissions")
+    return InputError(f"{path}: cannot be written ({reason}); {remedy} {then}. What was there before is kept")
+
+
+def _fault_of_writing(error: Exception) -> Exception | None:
+    """Return the error of the system, None for one that is not about writing."""
     cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save hides the file's own error
-    if isinstance(cause, OSError):
-        return cause.strerror or str(cause)
-    return str(error) if isinstance(error, SafetensorError) else None
+    return cause if isinstance(cause, (OSError, SafetensorError)) else None
+
+
+def _number_of(error: Exception) -> int:
+    """Return the system's number of an error, 0 where it tells none."""
+    cause = _fault_of_writing(error) or error
+    if isinstance(cause, OSError) and cause.errno:
+        return cause.errno
+    quoted = _QUOTED_NUMBER.search(str(cause))
+    return int(quoted[1]) if quoted else 0
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a mapping as indented JSON, whole or not at all."""
     text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8, whole or not at all."""
     write_atomically(path, lambda part: _write_text(part, text))
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def known_digest(path: Path) -> str:
@@ -74,20 +144,3 @@ def known_digest(path: Path) -> str:
     if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _AT_REST_NS:
         _known_digests[identity] = digest
     return digest
-
-
-@contextmanager
-def written_aside(path: Path, suffix: str = "") -> Iterator[Path]:
-    """Give the place of a temporary neighbour of `path`, which takes its place unless an error is raised.
-
-    Args:
-        path: The file; its folder is made.
-        suffix: Ends the temporary name, for a writer that goes by it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial{suffix}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

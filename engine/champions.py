@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
 from common.files import known_digest, write_json
+from common.pages.words import words
+from runtime.model_card import ModelCard
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 _FIELDS = ("network", "training_set", "source", "profile", "fold", "seed", "label_set", "slices", "steps", "precision")
 
 
-def describe_version(card: Mapping[str, Any], scores: "pd.DataFrame", seed: int) -> str:
+def describe_version(card: ModelCard, scores: "pd.DataFrame", seed: int) -> str:
     """Return Markdown: what the model is, its Dice on test patients, what it is for and where the full card lies.
 
     Args:
@@ -38,9 +40,10 @@ def describe_version(card: Mapping[str, Any], scores: "pd.DataFrame", seed: int)
         seed: Which of the model's seeds.
     """
     lines = ["| | |", "|---|---|"]
-    lines += [f"| {name.replace('_', ' ')} | {card[name]} |" for name in _FIELDS if name in card]
-    for start in card.get("started_from", [])[:1]:
-        where = ", ".join(f"{name} {start[name]}" for name in ("source", "profile", "fold") if name in start)
+    lines += [f"| {words(name)} | {getattr(card, name)} |" for name in _FIELDS if card.says(name)]
+    for start in (card.started_from if card.says("started_from") else [])[:1]:
+        told = {"source": start.source, "profile": start.profile, "fold": start.fold}
+        where = ", ".join(f"{name} {value}" for name, value in told.items() if value is not None)
         lines.append(f"| started from | {where or 'a model whose card names no source'} |")
     lines += [
         "",
@@ -51,8 +54,9 @@ def describe_version(card: Mapping[str, Any], scores: "pd.DataFrame", seed: int)
     ]
     chosen = scores[(scores["seed"] == seed) & (scores["rule"] == "positive") & (scores["metric"] == "dice")]
     for tissue, rows in chosen.groupby("tissue", sort=False):
-        lines.append(f"| {tissue} | {rows['value'].mean():.3f} | {rows['case_id'].nunique()} |")
-    lines += ["", str(card.get("intended_use", "")), "The full card is `model_card.json` among the model's files."]
+        lines.append(f"| {words(str(tissue))} | {rows['value'].mean():.3f} | {rows['case_id'].nunique()} |")
+    use = card.intended_use if card.says("intended_use") else ""
+    lines += ["", use, "The full card is `model_card.json` among the model's files."]
     return "\n".join(lines)
 
 
@@ -68,7 +72,7 @@ class Candidate:
     version: str
     table: "ScoredTable"
     trainings: Mapping[int, str]
-    cards: Mapping[int, Mapping[str, Any]]
+    cards: Mapping[int, ModelCard]
 
 
 @dataclass(frozen=True)
@@ -187,8 +191,8 @@ def registered_name(source: str, profile: str, kind: "ModelKind", fold: int) -> 
 
 def tell_registry(
     tracking: Mapping[str, Any], decisions: Sequence[Decision], source: str, profile: str, fold: int
-) -> str | None:
-    """Tell MLflow what was decided, now or when it can be reached; return the run that says so, if it could be.
+) -> str:
+    """Tell MLflow what was decided, now or when it can be reached; return the run that says so, empty if it cannot.
 
     Args:
         tracking: From `Forge.tracking`.
@@ -197,9 +201,12 @@ def tell_registry(
         profile: Of the settings.
         fold: Which fold.
     """
-    from engine.tracking.tracker import Tracker, replay
+    from engine.tracking.publish import replay
+    from engine.tracking.store import tracking_places
+    from engine.tracking.tracker import Tracker
 
-    replay(Path(tracking["spool"]), tracking["uri"])  # a version needs its training to be there
+    places = tracking_places(Path(tracking["home"]), {"MLFLOW_TRACKING_URI": tracking["uri"]})
+    replay(places, every=False)  # a version needs its training to be there
     with Tracker.of(tracking) as tracker:
         tracker.final(_figures(decisions))
         for decision in decisions:

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -21,12 +21,12 @@ from engine.cluster.executor import executor_name
 from engine.finished import Finished
 from engine.locks import retried
 from engine.outcome import Outcome, check_results_of, metadata_of
-from engine.record import Record, cache_key, produce, read_record
+from engine.record import Elsewhere, Neighbours, Record, built_for, cache_key, produce, read_record
 from engine.remote import Remote
-from engine.run_tags import YES, forced_attempt, night_tags
+from engine.run_tags import PARENT_KEY_TAG, YES, RunIdentity, forced_attempt, night_name, night_tags
 from engine.tracking.store import shown
 from engine.workspace import Workspace, home_of
-from runtime.orphans import end_with_spawner
+from runtime.orphans import end_with_starter
 from segmentation.model_kind import model_kinds
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Forge(dg.ConfigurableResource):
     home: str = ""  # SCARFORGE_HOME where it is empty
     overrides: list[str] = []  # noqa: RUF012 # a field of the resource, not a shared default
     seeds: list[int] = []  # noqa: RUF012
+    experiment: str = ""  # `<experiment>/arms/<arm>-…` where the assets are an arm's, see `Workspace`
 
     def settings(self) -> "Settings":
         """Return the resolved settings of this run."""
@@ -58,12 +59,27 @@ class Forge(dg.ConfigurableResource):
     @property
     def workspace(self) -> Workspace:
         """Return the folders of this source and profile."""
-        return Workspace(Path(self.home).absolute() if self.home else home_of(os.environ), self.source, self.profile)
+        home = Path(self.home).absolute() if self.home else home_of(os.environ)
+        return Workspace(home, self.source, self.profile, self.experiment)
 
     @cached_property
     def remote(self) -> Remote | None:
         """Where finished folders lie besides the workspace (`SCARFORGE_REMOTE`), None where they lie nowhere else."""
         return Remote.of(self.workspace.home, os.environ)
+
+    @cached_property
+    def elsewhere(self) -> Elsewhere | None:
+        """Where a result is looked for before it is built: an arm of an experiment shares what others have made."""
+        return Neighbours(self.workspace.same_elsewhere, self.remote) if self.experiment else self.remote
+
+    @property
+    def experiment_tags(self) -> dict[str, str]:
+        """The MLflow tags of an arm's runs, none outside experiments."""
+        if not self.experiment:
+            return {}
+        experiment, _, arm = self.experiment.split("/")
+        name, patients, _ = arm.rsplit("-", 2)
+        return {"experiment": experiment, "arm": name, "patients": patients}
 
     def folder(self, asset: str, fold: int | None = None, seed: int | None = None) -> Path:
         """Return the folder of a finished asset, fetched first where another machine has published it."""
@@ -109,15 +125,16 @@ class Forge(dg.ConfigurableResource):
         read = {**(self.parent_versions(context) if parents is None else parents), **(extra_parents or {})}
         record, folder = self.produce(context, asset, fold, None, read, config, build)
         return dg.MaterializeResult(
-            metadata=metadata_of(record.outcome, folder) | {"path": dg.MetadataValue.path(str(folder))},
+            metadata=metadata_of(record.outcome, folder, self.run_url) | {"path": dg.MetadataValue.path(str(folder))},
             check_results=check_results_of(record.outcome),
             data_version=dg.DataVersion(record.data_version),
         )
 
-    def parent_versions(self, context: dg.AssetExecutionContext) -> dict[str, str]:
-        """Return the data version of every dependency of the asset that is being built."""
+    def parent_versions(self, context: dg.AssetExecutionContext, unread: Collection[str] = ()) -> dict[str, str]:
+        """Return the data version of every dependency of the asset that is being built but those `unread`."""
         fold = fold_of(context)
         names = sorted(key.to_user_string() for key in context.assets_def.asset_deps[context.asset_key])
+        names = [name for name in names if name not in unread]
         if fold is None:  # `comparison` reads every fold that is done, and names those versions itself
             names = [name for name in names if name in UNPARTITIONED]
         return {name: self._version_with_seeds(name, fold) for name in names}
@@ -150,10 +167,10 @@ class Forge(dg.ConfigurableResource):
         key = cache_key(**made_of)
         attempt = _forced(context, key) if asset in TRAINED else ""
         if context.job_def.executor_def.name == dg.multiprocess_executor.name:
-            end_with_spawner()
+            end_with_starter()
         with retried(context.retry_number):
             record, found = produce(
-                place, asset, key, build, attempt, self.remote, made_of, lambda line: say(f"    {line}")
+                place, asset, key, build, attempt, self.elsewhere, made_of, lambda line: say(f"    {line}")
             )
         seconds = time.monotonic() - start
         where = asset + (f", seed {seed}" if seed is not None else "")
@@ -164,62 +181,84 @@ class Forge(dg.ConfigurableResource):
         """Return `MLFLOW_TRACKING_URI` where it is set, else the SQLite store of the workspace."""
         return os.environ.get("MLFLOW_TRACKING_URI") or self.workspace.tracking_uri
 
+    def told(
+        self,
+        run: RunIdentity,
+        name: str,
+        tags: Mapping[str, str],
+        params: Mapping[str, Any],
+        folder: Path | None = None,
+        parent: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Return what a tracker is told of any run before it begins, as plain values.
+
+        Args:
+            run: Which one it is.
+            name: For people.
+            tags: `stage`, `network`, `training_set` and what else it can be found by.
+            params: The configuration.
+            folder: Of the result; None for a run without an asset's folder.
+            parent: `key`, `name` and `stage` of the run that it is shown under.
+        """
+        where = {"source": self.source, "profile": self.profile}
+        where |= {part: str(value) for part, value in (("fold", run.fold), ("seed", run.seed)) if value is not None}
+        above = {} if parent is None else {PARENT_KEY_TAG: parent["key"]}
+        kind = {part: tags[part] for part in ("stage", "network", "training_set") if part in tags}
+        return {
+            "uri": self.tracking_uri(),
+            "home": str(self.workspace.home),
+            "folder": "" if folder is None else str(folder),
+            "key": run.key,
+            "name": name,
+            "tags": {**tags, **where, **above, "asset": run.asset},
+            "params": {**flatten(params), **kind, **where},
+            "parent": dict(parent or {}),
+            "dataset": f"{tags.get('training_set', 'data')} fold {run.fold}",
+        }
+
     def tracking(
         self,
         context: dg.AssetExecutionContext,
         name: str,
+        folder: Path,
         config: FrozenConfig | Mapping[str, Any],
         seed: int,
-        key: str,
         **tags: str,
     ) -> dict[str, Any]:
-        """Return what a tracker needs to open the MLflow run of one training or evaluation.
+        """Return what a tracker is told of the training or evaluation of an asset that is being built.
 
         Args:
             context: Of the asset.
             name: For people.
+            folder: That is being built; a resumed training continues the run of the same asset and cache key.
             config: Logged as parameters.
             seed: Of the training.
-            key: Identifies the run: a resumed training continues the run with the same key.
             **tags: `stage`, `network`, `training_set`.
         """
-        fold = fold_of(context)
-        params = config.model_dump(mode="json") if isinstance(config, FrozenConfig) else dict(config)
-        identity = {"source": self.source, "profile": self.profile, "fold": str(fold), "seed": str(seed)}
-        return {
-            "uri": self.tracking_uri(),
-            "experiment": "scarforge",
-            "name": name,
-            "tags": {
-                **tags,
-                **identity,
-                **night_tags(context.run.tags, self.source, self.profile),
-                "dagster_run_id": context.run.run_id,
-                "asset": context.asset_key.to_user_string(),
-                "scarforge_key": f"{context.asset_key.to_user_string()}/{key}",
-            },
-            "params": {**flatten(params), **tags, **identity},
-            "dataset": f"{tags.get('training_set', 'data')} fold {fold}",
-            "spool": str(self.workspace.spool),
-            "artifact_root": str(self.workspace.artifact_root),
-        }
+        asset, key = built_for(folder)
+        params = config.model_dump(mode="json") if isinstance(config, FrozenConfig) else config
+        night = night_tags(context.run.tags, self.source, self.profile)
+        own = {"source": self.source, "profile": self.profile}
+        parent = {"key": night[PARENT_KEY_TAG], "name": night_name(night | own), "stage": "night"} if night else None
+        told = {**tags, **self.experiment_tags, **night, "dagster_run_id": context.run.run_id}
+        return self.told(RunIdentity(asset, fold_of(context), seed, key), name, told, params, folder, parent)
 
     def track_evaluation(
         self,
         context: dg.AssetExecutionContext,
+        folder: Path,
         name: str,
         scores: Mapping[str, float],
         artifacts: Sequence[Path],
         seed: int = 0,
         **tags: str,
-    ) -> str | None:
-        """Record an evaluation as an MLflow run and return its id, None where the server is down."""
+    ) -> str:
+        """Record the evaluation that `folder` is built for as an MLflow run; return its id, empty if MLflow is away."""
         from engine.tracking.tracker import Tracker
 
         fold = fold_of(context)
         title = name if fold is None else f"{name} fold {fold} seed {seed}"
-        values = self.tracking(context, title, {}, seed, context.run.run_id + f"/{fold}/{seed}", **tags)
-        with Tracker.of(values) as tracker:
+        with Tracker.of(self.tracking(context, title, folder, {}, seed, **tags)) as tracker:
             tracker.final({key: value for key, value in scores.items() if math.isfinite(value)})
             for path in artifacts:
                 tracker.artifact(path)

@@ -34,6 +34,19 @@ def held(path: Path, holder: str) -> Iterator[None]:
         lock.release()
 
 
+def is_held(path: Path) -> bool:
+    """Tell whether a process holds the lock of `path`."""
+    if not path.exists():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
 RETRIES = 3
 FIRST_WAIT_S = 10.0
 _PASSING = frozenset(

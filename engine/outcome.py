@@ -6,6 +6,7 @@ From an outcome to what Dagster shows: metadata values and check results.
 """
 
 import base64
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -44,10 +45,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Everything an asset reports."""
+    """Everything an asset reports; `run_id` is its run in MLflow, empty where there is none yet."""
 
     facts: dict[str, Fact]
     checks: tuple[Check, ...] = ()
+    run_id: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists and dicts."""
@@ -57,13 +59,14 @@ class Outcome:
                 {**asdict(check), "passed": bool(check.passed), "figures": _plain_all(check.figures)}
                 for check in self.checks
             ],
+            "run_id": self.run_id,
         }
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Outcome":
         """The inverse of `to_json`."""
         facts = {name: Fact(**fact) for name, fact in content["facts"].items()}
-        return cls(facts, tuple(Check(**check) for check in content["checks"]))
+        return cls(facts, tuple(Check(**check) for check in content["checks"]), content.get("run_id", ""))
 
 
 def number(value: float) -> Fact:
@@ -95,9 +98,16 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str) or value is None else str(value)
 
 
-def metadata_of(outcome: Outcome, folder: Path) -> dict[str, dg.MetadataValue[Any]]:
-    """Return Dagster metadata for every fact; images are shown inline."""
-    return {name: _metadata_value(fact, folder) for name, fact in outcome.facts.items()}
+def metadata_of(outcome: Outcome, folder: Path, run_url: Callable[[str], str]) -> dict[str, dg.MetadataValue[Any]]:
+    """Return Dagster metadata for every fact; images are shown inline.
+
+    Args:
+        outcome: Of the asset.
+        folder: Of the asset.
+        run_url: Gives the address of a run in MLflow.
+    """
+    shown = {name: _metadata_value(fact, folder) for name, fact in outcome.facts.items()}
+    return shown | ({"mlflow_run": dg.MetadataValue.url(run_url(outcome.run_id))} if outcome.run_id else {})
 
 
 def check_results_of(outcome: Outcome) -> list[dg.AssetCheckResult]:

@@ -23,9 +23,10 @@ from typing import Any, Protocol
 from filelock import FileLock
 
 from common.errors import InputError
-from common.files import CHECKPOINT, write_json
+from common.files import CHECKPOINT, move, put_in_place, unwritable, write_json
 from engine.locks import held
 from engine.outcome import Outcome
+from engine.tracking.run_folder import OWN, discard
 
 _SHOWN = 5  # differences; the line stays one that can be read
 _LONGEST = 60  # characters of a value
@@ -77,6 +78,7 @@ def _text(value: Any) -> str:
 
 
 RECORD = "record.json"
+_BEGUN = ".begun.json"  # in an unfinished folder: what it is built for
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # These hold timings, run ids or the machine, so that they differ between two equal results.
 _VOLATILE = frozenset({"history.csv", "timing.json", "training_result.json", "report.html"})
@@ -108,6 +110,55 @@ class Elsewhere(Protocol):
 
     def publish(self, place: Path, built: bool) -> None:
         """Make a finished folder known there; `built` says that it was made just now."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Folders of the same disk in which a result may lie already, such as other arms of an experiment.
+
+    Attributes:
+        places: Gives the folders to look into for what belongs into a place.
+        beyond: Where to look after them.
+    """
+
+    places: Callable[[Path], Iterable[Path]]
+    beyond: Elsewhere | None = None
+
+    def fetch(self, place: Path, key: str, attempt: str, have: bool) -> bool:
+        """Take over the first neighbour's result of `key` that is whole."""
+        if not have and not attempt and any(_taken_over(place, other, key) for other in self.places(place)):
+            return True
+        return self.beyond is not None and self.beyond.fetch(place, key, attempt, have)
+
+    def publish(self, place: Path, built: bool) -> None:
+        """Make it known beyond the neighbours, who look for themselves."""
+        if self.beyond is not None:
+            self.beyond.publish(place, built)
+
+
+def _taken_over(place: Path, other: Path, key: str) -> bool:
+    """Put a finished folder's files in place, too, without taking up the disk twice where links can be made."""
+    if not is_finished(other):
+        return False
+    aside = place.with_name(f".{place.name}.taken")
+    shutil.rmtree(aside, ignore_errors=True)
+    with FileLock(swap_lock(other)):
+        record, _ = _found(other, key, "", {})
+        if record is None:
+            return False
+        for name in (*record.files, RECORD):
+            _link(other / name, aside / name)
+    with FileLock(swap_lock(place)):
+        replace_folder(place, aside)
+    return True
+
+
+def _link(file: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.hardlink_to(file)
+    except OSError:  # another disk, or a file system without links
+        shutil.copy2(file, target)
 
 
 def cache_key(code_version: str, parents: Mapping[str, str], config: Any) -> str:
@@ -200,14 +251,12 @@ def _built(
     partial: Path, asset: str, key: str, build: Callable[[Path], Outcome], attempt: str, made_of: Mapping[str, Any]
 ) -> Record:
     try:
+        write_json(partial / _BEGUN, {"asset": asset, "key": attempt or key})
         return _seal(partial, asset, key, build(partial), attempt, made_of)
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        raise InputError(
-            f"{asset}: {partial} cannot be written ({error.strerror}); free disk space and rematerialise {asset}. "
-            "The earlier result, if any, is kept"
-        ) from error
+        raise unwritable(partial, error, f"and rematerialise {asset}") from error
 
 
 def read_record(place: Path, asset: str) -> Record:
@@ -234,9 +283,16 @@ def read_record(place: Path, asset: str) -> Record:
         raise InputError(f"{path}: cannot be read ({error}); rematerialise the asset {asset!r}") from error
 
 
-def partial_name(place: Path, record: Record) -> str:
-    """Return the name of the folder in which `record` was built, which is part of its training's `scarforge_key`."""
-    return _partial_name(place, record.attempt or record.cache_key)
+def built_for(folder: Path) -> tuple[str, str]:
+    """Return what a folder is built for while it is built: asset and cache key, or attempt where the build is forced.
+
+    A folder inside it is named after the asset, such as `synthesis_quality/utility`.
+    """
+    for place in (folder, *folder.parents):
+        if (place / _BEGUN).is_file():
+            begun = json.loads((place / _BEGUN).read_text(encoding="utf-8"))
+            return "/".join([begun["asset"], *folder.relative_to(place).parts]), begun["key"]
+    raise ValueError(f"{folder}: nothing is built here")
 
 
 def is_finished(place: Path) -> bool:
@@ -265,21 +321,18 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _partial_name(place: Path, key: str) -> str:
-    return f".{place.name}.{key[:16]}.partial"
-
-
 def _partial_folder(place: Path, key: str) -> Path:
-    partial = place.with_name(_partial_name(place, key))
+    partial = place.with_name(f".{place.name}.{key[:16]}.partial")
     for stale in place.parent.glob(f".{place.name}.*.partial"):
         if stale != partial:
-            shutil.rmtree(stale)
+            discard(stale)
     partial.mkdir(exist_ok=True)
     return partial
 
 
 def _drop_unfinished(folder: Path) -> None:
     """Delete the checkpoints of a sealed result, and what a kill left half written."""
+    (folder / _BEGUN).unlink(missing_ok=True)
     for path in sorted(folder.rglob(CHECKPOINT)):
         if path.is_dir():
             shutil.rmtree(path)
@@ -332,15 +385,15 @@ def replace_folder(
     """
     old = place.with_name(f".{place.name}.old")
     if old.exists() and not place.exists():  # a kill came between the two renamings
-        old.rename(place)
-    shutil.rmtree(old, ignore_errors=True)
+        move(old, place)
+    discard(old)
     if place.exists():
         own = own_files(place)
         if own is not None:
             _take_along(place, partial, own)
-        place.rename(_free_name(place) if own is None else old)
-    partial.rename(place)
-    shutil.rmtree(old, ignore_errors=True)
+        move(place, _free_name(place) if own is None else old)
+    put_in_place(partial, place)
+    discard(old)
 
 
 def _take_along(place: Path, partial: Path, own: Container[str]) -> None:
@@ -355,7 +408,7 @@ def _entries(folder: Path) -> Iterable[str]:
     """Give the files and links below `folder` by relative path, without checkpoints."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        if (path.is_file() or path.is_symlink()) and CHECKPOINT not in name.parts[:-1]:
+        if (path.is_file() or path.is_symlink()) and not {CHECKPOINT, OWN} & set(name.parts[:-1]):
             yield name.as_posix()
 
 

@@ -1,6 +1,7 @@
 """The run tags of automation: which night a run belongs to, what started it, and whether it must train again."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from engine.record import cache_key
 
@@ -8,10 +9,35 @@ NIGHT_TAG = "scarforge/night"
 STARTED_BY_TAG = "scarforge/started_by"
 FORCE_TAG = "scarforge/force"
 PARENT_KEY_TAG = "scarforge_parent"  # in MLflow: the `scarforge_key` of the run that this one is shown under
+KEY_TAG = "scarforge_key"
 
 BY_SCHEDULE, BY_SENSOR = "nightly", "new_studies"
 YES = frozenset({"1", "true", "yes", "on"})
 _TITLES = {BY_SCHEDULE: "Night", BY_SENSOR: "New studies"}
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What makes a run in MLflow this run and no other.
+
+    Attributes:
+        asset: What is made.
+        fold: Of a partitioned asset.
+        seed: Of a training or its scores.
+        cache_key: Of the result, or the attempt where it is forced.
+    """
+
+    asset: str
+    fold: int | None
+    seed: int | None
+    cache_key: str
+
+    @property
+    def key(self) -> str:
+        """Everything in one text, by which the run is found again."""
+        places = {"fold": self.fold, "seed": self.seed}
+        named = [f"{name}_{number}" for name, number in places.items() if number is not None]
+        return "/".join([self.asset, *named, self.cache_key])
 
 
 def night_tags(run_tags: Mapping[str, str], source: str, profile: str) -> dict[str, str]:

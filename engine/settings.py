@@ -61,8 +61,22 @@ class QualitySettings(FrozenConfig):
     minimum_adherence_myocardium: float = Field(
         default=0.3, ge=0, le=1, description="Dice of the judge's normal myocardium on synthetic slices"
     )
+    minimum_adherence_lesions: float = Field(
+        default=0.5,
+        ge=0,
+        description="the judge's infarct and no-reflow: Dice on synthetic slices over that on real ones",
+    )
     maximum_copied_share: float = Field(
         default=0.03, ge=0, le=1, description="of synthetic slices that copy a training ventricle; chance: at most 0.01"
+    )
+    classifier_steps: int = Field(
+        default=160, ge=1, description="optimiser steps of the network that tells drawings from real slices"
+    )
+    maximum_told_apart: float = Field(
+        default=0.75,
+        ge=0.5,
+        le=1,
+        description="area under the ROC of a network that tells drawings from real slices",
     )
     minimum_variety: float = Field(
         default=0.25, ge=0, description="how different synthetic ventricles are, relative to real patients"
@@ -109,11 +123,14 @@ class Settings(FrozenConfig):
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1, description="one segmenter is trained for each seed")
     split_seed: Seed = 0
     validation_share: float = Field(default=0.15, gt=0, lt=0.5, description="of a fold's training patients")
+    training_patients: int | None = Field(
+        default=None, ge=1, description="of each fold: everything is trained on these alone; null: all there are"
+    )
     training_slices: int = Field(
         default=10_000, ge=10, le=_MOST_SLICES, description="slices in each arm; mixing.protocol=add puts more beside"
     )
     synthetic_share: float = Field(
-        default=0.5, gt=0, lt=1, description="of the real-plus-GAN arm, unless mixing.protocol is add"
+        default=0.5, gt=0, le=1, description="of the real-plus-GAN arm, unless mixing.protocol is add"
     )
     processes: int = Field(default=0, ge=0, description="worker processes for slices; 0: one a core")
     device: Device = "auto"
@@ -215,7 +232,10 @@ class Settings(FrozenConfig):
     @property
     def digest(self) -> str:
         """A hash of everything that decides a result (device, precision and process count do not belong to it)."""
-        content = self.model_dump(mode="json", exclude={"device", "precision", "processes", "seeds", "description"})
+        beside = {"device", "precision", "processes", "seeds", "description"}
+        if self.training_patients is None:  # it stands in a digest only where it is set
+            beside |= {"training_patients"}
+        content = self.model_dump(mode="json", exclude=beside)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
 
@@ -301,7 +321,7 @@ def _fault(error: ErrorDetails) -> str:
     field = ".".join(map(str, error["loc"])) or "as a whole"
     if error["type"] == "extra_forbidden":
         *path, last = map(str, error["loc"])
-        return f"setting {field!r} does not exist; {_suggest(last, _keys_below(path), path)}"
+        return f"setting {field!r} does not exist; {suggest(last, _keys_below(path), path)}"
     given = "" if isinstance(error["input"], Mapping) else f", got {repr(error['input'])[:80]}"
     message = error["msg"].removeprefix("Value error, ")
     return f"setting {field!r}: {message[:1].lower()}{message[1:]}{given}"
@@ -318,7 +338,7 @@ def _keys_below(path: Sequence[str]) -> list[str]:
     return list(part.model_fields)
 
 
-def _suggest(wrong: str, keys: Iterable[str], path: Sequence[str]) -> str:
+def suggest(wrong: str, keys: Iterable[str], path: Sequence[str]) -> str:
     """Name the likeliest keys, or all there are."""
     keys = sorted(keys)
     likely = difflib.get_close_matches(wrong, keys, n=3)

@@ -9,9 +9,11 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from common.errors import InputError
+from common.files import move
 from common.own_files import EVERYTHING, mark_own
 
 DATABASE, ARTIFACTS, SPOOL = "mlflow.db", "mlflow_artifacts", "tracking_spool"
+EXPERIMENTS, ARMS = "experiments", "arms"
 MESSAGES = "notifications.log"
 
 
@@ -54,7 +56,7 @@ def _link(link: Path, folder: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         partial.unlink()
     partial.symlink_to(folder)
-    partial.replace(link)
+    move(partial, link)
 
 
 def _no_link(folder: Path, reason: str) -> str:
@@ -76,16 +78,34 @@ def sqlite_uri(home: Path) -> str:
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folders of one source and profile under one home (`SCARFORGE_HOME`, default `./workspace`)."""
+    """The folders of one source and profile under one home (`SCARFORGE_HOME`, default `./workspace`).
+
+    Attributes:
+        home: The workspace.
+        source: Format of the studies.
+        profile: The profile.
+        experiment: `<experiment>/arms/<arm>` where these are an arm's folders; empty for the graph's own.
+    """
 
     home: Path
     source: str
     profile: str
+    experiment: str = ""
+
+    @property
+    def base(self) -> Path:
+        """The folder of this source and profile."""
+        return self.home / self.source / self.profile
 
     @property
     def root(self) -> Path:
-        """The folder of this source and profile."""
-        return self.home / self.source / self.profile
+        """The folder of the assets: the graph's own, or an arm's."""
+        return self.base / EXPERIMENTS / self.experiment if self.experiment else self.base
+
+    def same_elsewhere(self, place: Path) -> list[Path]:
+        """Return where the asset of a folder lies in the graph's own workspace and in those of all other arms."""
+        roots = (self.base, *sorted(self.base.glob(f"{EXPERIMENTS}/*/{ARMS}/*")))
+        return [root / place.relative_to(self.root) for root in roots if root != self.root]
 
     def place(self, asset: str, fold: int | None = None, seed: int | None = None) -> Path:
         """Return the folder of an asset; unpartitioned assets have no fold, only models and scores have seeds."""
@@ -99,7 +119,7 @@ class Workspace:
     def mark(self) -> None:
         """Mark what lies here as the program's own: a folder of studies may hold the workspace."""
         mark_home(self.home)
-        mark_own(self.root, (), (EVERYTHING,))
+        mark_own(self.base, (), (EVERYTHING,))
 
     @property
     def spool(self) -> Path:

@@ -16,13 +16,14 @@ from pydantic import ValidationError
 
 from common.errors import InputError
 from gan.networks.features import inception_score
-from gan.quality.adherence import dice
-from gan.quality.distances import frechet_distance, kernel_distance
+from gan.quality.adherence import areas
 from gan.quality.fidelity import local_texture, peak_signal_to_noise, structural_similarity_of
-from gan.quality.realism import Extractor
-from gan.quality.slices import Images, PairDistance, PairedSlices, Segment, inside_ventricle
+from gan.quality.realism import Extractor, frechet_distance, kernel_distance
+from gan.quality.slices import Images, PairDistance, Segment, inside_ventricle
 from gan.training.config import HOLE_FIELDS, PRESETS, Pix2PixConfig
+from imaging.dice import dice
 from imaging.labels import LabelSet
+from imaging.slices.part import PartSlices
 
 # As the source's table words them, and what is new here.
 CHANGES: Mapping[str, str] = MappingProxyType(
@@ -111,7 +112,7 @@ class TrialInstruments:
 
 
 def measure_trial(
-    redrawn: Images, real: PairedSlices, drawn: PairedSlices, instruments: TrialInstruments, labels: LabelSet
+    redrawn: Images, real: PartSlices, drawn: PartSlices, instruments: TrialInstruments, labels: LabelSet
 ) -> dict[str, float]:
     """Return every figure of one trial by name.
 
@@ -132,11 +133,13 @@ def measure_trial(
         for value, tissue in labels.foreground:
             reference, prediction = drawn.masks == value, found == value
             if reference.any() or prediction.any():
-                figures[f"adherence/{tissue}"] = dice(reference, prediction)
+                figures[f"adherence/{tissue}"] = float(
+                    dice(*(counted.sum() for counted in areas(reference, prediction)))
+                )
     return figures
 
 
-def _fidelity(redrawn: Images, real: PairedSlices, perceptual: Mapping[str, PairDistance]) -> dict[str, float]:
+def _fidelity(redrawn: Images, real: PartSlices, perceptual: Mapping[str, PairDistance]) -> dict[str, float]:
     ventricle = real.masks > 0
     figures = {
         "psnr": peak_signal_to_noise(redrawn, real.images),
@@ -153,7 +156,7 @@ def _fidelity(redrawn: Images, real: PairedSlices, perceptual: Mapping[str, Pair
     return figures
 
 
-def _realism(redrawn: Images, real: PairedSlices, instruments: TrialInstruments) -> dict[str, float]:
+def _realism(redrawn: Images, real: PartSlices, instruments: TrialInstruments) -> dict[str, float]:
     figures: dict[str, float] = {}
     for extractor in instruments.extractors:
         for region in ("", "_ventricle"):

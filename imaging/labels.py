@@ -38,6 +38,20 @@ class CineTissue(IntEnum):
     MYOCARDIUM = 2
 
 
+# The words of reports on late enhancement: there an infarct is all that is infarcted, no-reflow (microvascular
+# obstruction, MVO) included, which the data set calls infarction.
+_CLINICAL_TERMS: Mapping[str, str] = MappingProxyType(
+    {
+        "cavity": "LV blood pool",
+        "normal_myocardium": "LV myocardium without scar",
+        "infarct": "scar",
+        "no_reflow": "MVO",
+        "infarction": "total infarct = scar + MVO",
+        "myocardium": "LV myocardium, all of it",
+    }
+)
+
+
 @dataclass(frozen=True)
 class LabelSet:
     """Names (index is the label value), RGB colours and official evaluation groups of one kind of study."""
@@ -61,6 +75,14 @@ class LabelSet:
     def has_lesions(self) -> bool:
         """Whether studies can hold infarcts; those that cannot run the real-only half of the graph."""
         return "infarct" in self.tissues
+
+    def css_colour(self, value: int) -> str:
+        """Return the colour of a label value as pages write it."""
+        return "#{:02x}{:02x}{:02x}".format(*self.colours[value])
+
+    def clinical_term(self, name: str) -> str:
+        """Return what the clinic calls a tissue or official group; a dash where it has no other word."""
+        return _CLINICAL_TERMS.get(name, "–")
 
     def check(self, mask: NDArray[np.integer], source: str) -> None:
         """Raise `InputError` naming `source` if `mask` holds a value outside this label set."""
@@ -101,6 +123,18 @@ CINE_LABELS = LabelSet(
 )
 
 LABEL_SETS: Mapping[str, LabelSet] = MappingProxyType({s.name: s for s in (EMIDEC_LABELS, CINE_LABELS)})
+
+# How much a pixel of each tissue weighs in a loss (Cairo University 2025); cine's one wall tissue as the normal wall.
+PUBLISHED_TISSUE_WEIGHTS: Mapping[str, float] = MappingProxyType(
+    {
+        "background": 1.0,
+        "cavity": 7.0,
+        "normal_myocardium": 11.0,
+        "infarct": 26.0,
+        "no_reflow": 90.0,
+        "myocardium": 11.0,
+    }
+)
 
 PATIENT_GROUPS = ("normal", "infarct", "no_reflow")
 

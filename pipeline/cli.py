@@ -137,28 +137,49 @@ def sweep(
     root: Annotated[Optional[Path], typer.Option(help="Folder of the studies.")] = None,  # noqa: UP045 # typer
     profile: Annotated[str, typer.Option(help="demo, tiny, quick or paper.")] = "demo",
     fold: Annotated[int, typer.Option(min=0, max=4, help="Which fifth of the patients is tested.")] = 0,
-    synthetic_share: Annotated[str, typer.Option(help="Shares of synthetic slices, 0 to 1.")] = "0,0.25,0.5,0.75,1",
-    real_patients: Annotated[str, typer.Option(help="Numbers of real training patients, such as 10,20,all.")] = "all",
+    shares: Annotated[
+        str, typer.Option("--shares", "--synthetic-share", help="Of synthetic slices, 0 to 1.")
+    ] = "0,0.25,0.5,0.75,1",
+    patients: Annotated[
+        str, typer.Option("--patients", "--real-patients", help="Numbers of real training patients, such as 10,20,all.")
+    ] = "all",
     network: Annotated[str, typer.Option(help=f"{' or '.join(NETWORKS)}.")] = "attention_res_unet",
     slices: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=10, help="In every training set; default: as many as every point can have."),
+        typer.Option(min=10, help="In every training set; default: the profile's."),
     ] = None,
     seeds: Annotated[str, typer.Option(help="Such as 0,1,2, in place of the profile's.")] = "",
     set_: Annotated[list[str], typer.Option("--set", help="key=value laid over the profile.")] = [],  # noqa: B006
+    scored_on: Annotated[str, typer.Option(help="test or validation patients.")] = "test",
 ) -> None:
-    """Train a segmenter at several shares of synthetic slices on one finished fold: how much of them to use."""
-    from engine.forge import Forge
-    from pipeline.commands.sweep.plan import plan_points, read_patients, read_seeds, read_shares
-    from pipeline.commands.sweep.sweep import run_sweep
+    """Train a segmenter at several shares of synthetic slices on one fold: an experiment whose plan is written here."""
+    from pipeline.commands.experiment.plan import read_patients, read_seeds, read_shares, sweep_plan
+    from pipeline.commands.experiment.report import conduct
 
-    points = plan_points(read_shares(synthetic_share), read_patients(real_patients))
-    home, place = default_home().absolute(), str(root.absolute()) if root else ""
-    chosen = list(read_seeds(seeds))
-    forge = Forge(source=source, root=place, profile=profile, home=str(home), overrides=list(set_), seeds=chosen)
-    folder = run_sweep(forge, fold, points, network, slices)
-    print((folder / "sweep.md").read_text(encoding="utf-8"))
-    print(f"Table, plot, page and models: {folder}")
+    chosen = read_shares(shares), read_patients(patients)
+    print(
+        conduct(
+            sweep_plan(source, root, profile, fold, *chosen, network, slices, read_seeds(seeds), set_, scored_on),
+            default_home(),
+        )
+    )
+
+
+@app.command()
+def experiment(
+    plan: Annotated[str, typer.Argument(help="The plan, a YAML file; or `status`, followed by the plan.")],
+    of: Annotated[Optional[Path], typer.Argument(help="With `status`: the plan.")] = None,  # noqa: UP045
+    only: Annotated[list[str], typer.Option(help="Only this arm; again for another.")] = [],  # noqa: B006
+    fold: Annotated[list[int], typer.Option(min=0, max=4, help="Only this fold; again for another.")] = [],  # noqa: B006
+) -> None:
+    """Train and score arms x folds x seeds x patients; the same command again continues, whatever ended it."""
+    from pipeline.commands.experiment.plan import read_plan
+    from pipeline.commands.experiment.report import conduct, tell_status
+
+    if plan == "status":
+        print(tell_status(of, default_home()))
+    else:
+        print(conduct(read_plan(Path(plan)), default_home(), only, fold))
 
 
 @app.command()
@@ -315,13 +336,13 @@ def show_store(
 
 @track_commands.command("replay")
 def replay_tracking() -> None:
-    """Send what could not be sent while the tracking server was down."""
-    from engine.tracking.store import shown
-    from engine.tracking.tracker import pending_events, replay, tracking_places
+    """Send the runs that MLflow lacks: those of a time when it was away, or all that a new store lacks."""
+    from engine.tracking.publish import replay, waiting_runs
+    from engine.tracking.store import shown, tracking_places
 
     places = tracking_places(default_home().absolute(), os.environ)
-    sent = replay(places.spool, places.uri)
-    print(f"sent {sent} events to {shown(places.uri)}; {pending_events(places.spool)} are still waiting")
+    sent = replay(places)
+    print(f"sent {sent} runs to {shown(places.uri)}; {waiting_runs(places)} are still waiting")
 
 
 def main() -> None:

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from common.config import FrozenConfig
 from common.errors import InputError
 from common.files import CHECKPOINT, write_atomically
 
 _FILE = "last.pt"
+_FORMAT = 2  # raised when a training's state holds other parts
 
 
 Origin = Mapping[str, str | int]
@@ -29,7 +29,7 @@ Origin = Mapping[str, str | int]
 
 def save_checkpoint(folder: Path, config: FrozenConfig, origin: Origin, state: dict[str, Any]) -> None:
     """Save `state` (tensors, numbers, strings, lists, dicts) with the configuration and origin it belongs to."""
-    content = {"config": config.model_dump(mode="json"), "origin": dict(origin), "state": state}
+    content = {"format": _FORMAT, "config": config.model_dump(mode="json"), "origin": dict(origin), "state": state}
     write_atomically(folder / _FILE, lambda part: _save(part, content))
 
 
@@ -57,31 +57,29 @@ def _read(path: Path, mmap: bool = False) -> dict[str, Any]:
         int(content["state"]["step"])
     except (OSError, RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
         raise InputError(f"{path}: is damaged or no checkpoint; delete {path.parent} to start again") from error
+    if content.get("format") != _FORMAT:
+        raise InputError(f"{path}: was written by another version; delete {path.parent} to start again")
     return content
 
 
 def load_checkpoint(folder: Path, config: FrozenConfig, origin: Origin) -> dict[str, Any] | None:
     """Return the saved state, or None where there is none.
 
-    A key that the checkpoint does not know, since it is younger, agrees with it if it has its default; what it does not
-    know of its origin agrees too.
-
     Raises:
-        InputError: The checkpoint is damaged, or was made with another configuration or of another origin; the message
-            names the keys that differ.
+        InputError: The checkpoint is damaged, or of another version, configuration or
+            origin; the message names the keys that differ.
     """
     path = folder / _FILE
     if not path.exists():
         return None
     content = _read(path)
-    differing = _differences(_with_younger_keys(content["config"], config), config.model_dump(mode="json"))
+    differing = _differences(content["config"], config.model_dump(mode="json"))
     if differing:
         raise InputError(
             f"{path}: was made with another configuration ({'; '.join(differing)}); "
             f"restore those values or delete {folder} to start again"
         )
-    known = content.get("origin", {})
-    others = _differences(known, {key: value for key, value in origin.items() if key in known})
+    others = _differences(content["origin"], dict(origin))
     if others:
         raise InputError(
             f"{path}: belongs to another training ({'; '.join(others)}); "
@@ -98,23 +96,6 @@ def digest_of(*arrays: NDArray[Any]) -> str:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def _with_younger_keys(old: dict[str, Any], config: FrozenConfig) -> dict[str, Any]:
-    """Return `old` with the keys that it lacks and that have their defaults in `config`, at every depth."""
-    values = config.model_dump(mode="json")
-    younger = {key: value for key, value in values.items() if key not in old and _is_default(config, values, key)}
-    parts = {key: part for key, part in config if isinstance(part, FrozenConfig) and isinstance(old.get(key), dict)}
-    return {**old, **younger, **{key: _with_younger_keys(old[key], part) for key, part in parts.items()}}
-
-
-def _is_default(config: FrozenConfig, values: dict[str, Any], key: str) -> bool:
-    """Tell whether a key would have the same value if it were not given."""
-    try:
-        without = type(config).model_validate({other: value for other, value in values.items() if other != key})
-    except ValidationError:  # it has no default
-        return False
-    return bool(without.model_dump(mode="json")[key] == values[key])
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

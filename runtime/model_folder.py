@@ -1,10 +1,8 @@
 """Model folders: weights as safetensors, the frozen configuration, and a model card. Nothing is unpickled."""
 
-import json
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -14,25 +12,25 @@ from safetensors.torch import load_file, save_file
 from common.config import FrozenConfig
 from common.errors import InputError
 from common.files import known_digest, write_atomically, write_json
+from runtime.model_card import CARD, ModelCard, read_model_json
 
 Config = TypeVar("Config", bound=FrozenConfig)
-_WEIGHTS, _CARD = "weights.safetensors", "model_card.json"
-_DIGEST = "weights_sha256"  # in the card, so that a folder tells wherever it is copied
+_WEIGHTS = "weights.safetensors"
 
 
 def write_model_folder(
-    folder: Path, weights: Mapping[str, torch.Tensor], config: FrozenConfig, card: Mapping[str, Any]
+    folder: Path, weights: Mapping[str, torch.Tensor], config: FrozenConfig, card: ModelCard
 ) -> None:
     """Write `weights.safetensors`, `config.json` and `model_card.json`, which holds the weights' digest."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     write_atomically(folder / _WEIGHTS, lambda part: save_file(tensors, part))
     write_json(folder / "config.json", config.model_dump(mode="json"))
-    write_json(folder / _CARD, {**card, _DIGEST: known_digest(folder / _WEIGHTS)})
+    write_json(folder / CARD, card.completed(weights_sha256=known_digest(folder / _WEIGHTS)).said())
 
 
 def finished_card(
-    folder: Path, network: Mapping[str, torch.Tensor], config: FrozenConfig, card: Mapping[str, Any], seed: int
-) -> dict[str, Any] | None:
+    folder: Path, network: Mapping[str, torch.Tensor], config: FrozenConfig, card: ModelCard, seed: int
+) -> ModelCard | None:
     """Return the model card of a training that is over, None where it has still to be done or continued.
 
     It is over when the weights in `folder` are whole and fit their configuration, this one, and when the model card,
@@ -47,14 +45,13 @@ def finished_card(
         seed: Of the training.
     """
     try:
-        found, weights = read_model_json(folder, "model_card.json"), read_weights(folder)
+        found, weights = ModelCard.read(folder), read_weights(folder)
         written = read_model_json(folder, "config.json")
     except InputError:
         return None
     shapes, wanted = ({name: tensor.shape for name, tensor in state.items()} for state in (weights, network))
-    origin = json.loads(json.dumps({**card, "seed": card.get("seed")}))
-    same = written == config.model_dump(mode="json") and {**found, **origin} == found and found.get("seed") == seed
-    return found if same and shapes == wanted else None
+    same_origin = card.says("seed") and card.seed == seed and {**found.said(), **card.said()} == found.said()
+    return found if same_origin and written == config.model_dump(mode="json") and shapes == wanted else None
 
 
 def read_config(folder: Path, config_class: type[Config]) -> Config:
@@ -89,11 +86,12 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def _require_of_card(path: Path) -> None:
-    card = path.with_name(_CARD)
-    written = read_model_json(path.parent, _CARD).get(_DIGEST) if card.exists() else None
-    if written is not None and known_digest(path) != written:
+    if not path.with_name(CARD).exists():
+        return
+    card = ModelCard.read(path.parent)
+    if card.says("weights_sha256") and known_digest(path) != card.weights_sha256:
         raise InputError(
-            f"{path}: is not the file that its {_CARD} was written for; copy the whole model folder again, or "
+            f"{path}: is not the file that its {CARD} was written for; copy the whole model folder again, or "
             "rematerialise the model asset"
         )
 
@@ -111,35 +109,3 @@ def weights_digest(folder: Path) -> str:
             f"{folder}: is no model folder to start from ({error}); name one with weights.safetensors, such as "
             "WORKSPACE/acdc/quick/attention_res_unet_real_only/fold_0/seed_0"
         ) from error
-
-
-def read_model_json(folder: Path, name: str) -> dict[str, Any]:
-    """Read `config.json` or `model_card.json` of a model folder.
-
-    Raises:
-        InputError: The file is absent, no JSON or no mapping; also later, when an entry is asked for that it lacks.
-    """
-    path = folder / name
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_hook=partial(_Entries, path))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); rematerialise the model asset") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds no names with values; rematerialise the model asset")
-    return content
-
-
-class _Entries(dict[str, Any]):
-    """What a model's file says, at any depth; an entry that it lacks is the file's fault, told in one line."""
-
-    def __init__(self, path: Path, entries: Mapping[str, Any]) -> None:
-        super().__init__(entries)
-        self._path = path
-
-    def __missing__(self, name: str) -> Any:
-        raise InputError(
-            f"{self._path}: lacks {name!r}: another version wrote it, or it was edited; rematerialise the model asset"
-        )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return dict, (dict(self),)  # a copy in another process is a plain one

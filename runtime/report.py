@@ -1,6 +1,9 @@
 """How a training tells the world what happens, without knowing who listens."""
 
+import time
 from collections.abc import Callable, Mapping
+
+TIME = "unix_time_s"  # the column of `history.csv` that says when a step was reached
 
 Report = Callable[[int, Mapping[str, float]], None]
 """Called once an epoch (or validation round) with the step reached and named metrics."""
@@ -8,6 +11,16 @@ Report = Callable[[int, Mapping[str, float]], None]
 
 def silent(step: int, metrics: Mapping[str, float]) -> None:
     """Report to nobody."""
+
+
+def course_row(step: int, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return a row of `history.csv`: step, time and metrics."""
+    return {"step": float(step), TIME: time.time(), **metrics}
+
+
+def shown_row(row: Mapping[str, float]) -> str:
+    """Return a row of the course in words, without its time, for a message."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != TIME)
 
 
 class TrainingDivergedError(Exception):

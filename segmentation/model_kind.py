@@ -11,7 +11,7 @@ from types import MappingProxyType
 from common.errors import InputError
 from segmentation.networks.table import NETWORKS
 
-REAL_ONLY, REAL_PLUS_GAN = "real_only", "real_plus_gan"
+ARMS = REAL_ONLY, REAL_PLUS_GAN = "real_only", "real_plus_gan"
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,9 @@ def main() -> None:
 
     for profile in profile_names():
         load_settings(profile)
-    templates = [path for room in ROOMS for path in (SOURCES / room).rglob("templates/*.j2")]
+    templates = [
+        path for room in ROOMS for path in (SOURCES / room).rglob("templates/*") if path.suffix in (".j2", ".css")
+    ]
     for path in templates:
         package = ".".join(path.parents[1].relative_to(SOURCES).parts)
         assert resources.files(package).joinpath("templates", path.name).is_file(), f"{path} is not in the wheel"

@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,21 @@ def prepared(tmp_path: Path, empty_store: Path) -> Path:
     places = tracking_places(tmp_path, {})
     prepare_store(places.uri, places.artifact_root)
     return tmp_path
+
+
+def told(home: Path, key: str, folder: Path | None = None, uri: str = "", name: str = "run", **more: Any) -> Any:
+    """What a tracker is told of a run, by default of the workspace's own store."""
+    return {
+        "uri": uri or tracking_places(home, {}).uri,
+        "home": str(home),
+        "folder": "" if folder is None else str(folder),
+        "key": key,
+        "name": name,
+        "tags": {"stage": "training", **more.pop("tags", {})},
+        "params": more.pop("params", {}),
+        "parent": more.pop("parent", {}),
+        "dataset": "d",
+    }
 
 
 class MlflowServer:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("imaging", "training", "gan", "segmentation", "assets", "pipeline", "benchmarks", "deploy")
+ROOMS = ("common", "imaging", "runtime", "gan", "segmentation", "engine", "assets", "pipeline", "benchmarks", "deploy")
 RUNS_CODE = ("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
 HARMLESS = {("pickle", "UnpicklingError")}
 FORBIDDEN = {
@@ -95,9 +95,16 @@ def test_every_table_is_written_so_that_a_spreadsheet_computes_no_name():
     assert found == []
 
 
+def test_one_environment_makes_every_page():
+    makers = [path.relative_to(ROOT) for path in FILES if "jinja2" in path.read_text()]
+    assert makers == [Path("common/pages/kit.py")]
+    written = [path.relative_to(ROOT) for path in FILES if "<html" in path.read_text().lower()]
+    assert written == []
+
+
 def test_no_page_lets_markup_through():
     pages = [path for path in ROOT.rglob("*.j2") if ".venv" not in path.parts]
-    assert len(pages) >= 5
+    assert len(pages) >= 8
     through = re.compile(r"\|\s*safe\b|autoescape\s+false|</script>\s*\{\{|on\w+=\"\{\{")
     assert [path.name for path in pages if through.search(path.read_text())] == []
 

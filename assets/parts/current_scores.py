@@ -15,7 +15,7 @@ def staleness(forge: Forge, kind: ModelKind, fold: int, seed: int) -> str:
 
     A model may have been trained anew since it was scored, and what the scores were made of may be gone.
     """
-    from runtime.model_folder import read_model_json
+    from runtime.model_card import read_model_json
 
     if lost := _lost(forge, kind, fold, seed):
         return lost
@@ -41,7 +41,7 @@ def _lost(forge: Forge, kind: ModelKind, fold: int, seed: int) -> str:
 
 
 def _of_another_model(forge: Forge, kind: ModelKind, fold: int, seed: int) -> str:
-    from runtime.model_folder import read_model_json
+    from runtime.model_card import read_model_json
 
     opened = forge.finished(kind.scores, fold, seed)
     manifest = read_model_json(opened.file("manifest.json").parent, "manifest.json")
@@ -52,8 +52,8 @@ def _of_another_model(forge: Forge, kind: ModelKind, fold: int, seed: int) -> st
 
 def scores_key(forge: Forge, kind: ModelKind, fold: int, seed: int, manifest: Mapping[str, str]) -> str:
     """Return the cache key of the scores of one seed made of what lies there now, with the settings of `manifest`."""
-    parents = {asset: forge.version(asset, fold, seed if asset == kind.name else None) for asset in _read_by(kind)}
-    return cache_key(scoring_version(kind), parents, {"seed": seed, "manifest": dict(manifest)})
+    made_of = scores.score_inputs(forge, kind, fold, seed), scores.score_config(seed, manifest)
+    return cache_key(scoring_version(kind), *made_of)
 
 
 def scoring_version(kind: ModelKind) -> str:

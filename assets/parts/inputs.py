@@ -1,10 +1,11 @@
 """Opening what other assets have finished, by the asset's name; every file is compared with its asset's record."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.forge import Forge
 from imaging.slices.store import SliceStore
+from runtime.model_card import ModelCard
 
 if TYPE_CHECKING:
     from imaging.studies.archive import StudyArchive
@@ -57,8 +58,6 @@ def open_varied_slices(forge: Forge, fold: int) -> SliceStore:
     return SliceStore.open(varied_slices_file(forge, fold), verify=False)
 
 
-def model_card(forge: Forge, asset: str, fold: int, seed: int) -> dict[str, Any]:
+def model_card(forge: Forge, asset: str, fold: int, seed: int) -> ModelCard:
     """Read the card of a model."""
-    from runtime.model_folder import read_model_json
-
-    return read_model_json(forge.finished(asset, fold, seed).file("model_card.json").parent, "model_card.json")
+    return ModelCard.read(forge.finished(asset, fold, seed).file("model_card.json").parent)

@@ -1,15 +1,16 @@
 """How an asset has something trained: in a process of its own, through Dagster Pipes."""
 
-import contextlib
 import os
 import signal
+import subprocess
+import sys
 import warnings
 from collections.abc import Mapping
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterPipesExecutionError
 
 from common.config import FrozenConfig
 from common.errors import InputError
@@ -18,8 +19,8 @@ from common.tables import read_csv
 from engine.forge import Forge, require_fold
 from engine.locks import PassingFaultError
 from engine.outcome import Check, Fact, Outcome, number
-from engine.worker.fork import start_training
 from engine.worker.task import ERROR_FILE, PASSING_FAULT, RESULT_FILE, WRONG_INPUT, Stage, TrainingTask
+from runtime.report import TIME
 
 _STOPS_WITHIN_S = 7.0  # with the way of a cancellation to the step, less than ten
 
@@ -38,7 +39,7 @@ def train_in_own_process(
 
     A folder that holds the checkpoint of a killed attempt is continued.
     """
-    from runtime.model_folder import read_model_json
+    from runtime.model_card import read_model_json
 
     fold, settings = require_fold(context), forge.settings()
     name = " ".join([*tags.values(), f"fold {fold}", f"seed {seed}"])
@@ -61,7 +62,7 @@ def train_in_own_process(
         device=settings.device,
         precision=settings.precision,
         card=card,
-        tracking=forge.tracking(context, name, config, seed=seed, key=folder.name, **tags),
+        tracking=forge.tracking(context, name, folder, config, seed, **tags),
         lock=forge.training_lock(folder),
     )
     run_pipes(context, task)
@@ -77,28 +78,17 @@ def run_pipes(context: dg.AssetExecutionContext, task: TrainingTask) -> None:
         TrainingProcessError: The process failed otherwise, or was killed.
     """
     (Path(task.folder) / ERROR_FILE).unlink(missing_ok=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.PreviewWarning)  # of Dagster's own use of its preview features
-        reader, injector = dg.PipesTempFileMessageReader(), dg.PipesTempFileContextInjector()
-        with dg.open_pipes_session(context, injector, reader, extras=task.to_extras()) as session:
-            code = _wait_for(start_training(session.get_bootstrap_env_vars()))
-    if code:
-        raise _failure(code, task)
-
-
-def _wait_for(process: BaseProcess) -> int:
-    """Return the exit status; however this is left, the process has ended."""
+    client = dg.PipesSubprocessClient(termination_timeout_seconds=_STOPS_WITHIN_S)
+    # -P: the current folder may hold modules of the same names.
+    command = [sys.executable, "-P", "-m", "engine.worker", str(os.getpid())]
     try:
-        process.join()
-    except dg.DagsterExecutionInterruptedError:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid or 0, signal.SIGINT)
-        process.join(_STOPS_WITHIN_S)
-        raise
-    finally:
-        process.kill()  # nothing, where it has ended
-        process.join()
-    return process.exitcode or 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", dg.PreviewWarning)  # of Dagster's own use of its preview features
+            client.run(context=context, command=command, extras=task.to_extras())
+    except DagsterPipesExecutionError as error:
+        raise _failure(int(str(error).rsplit(" ", 1)[1]), task) from None  # it says "... failed with code -9"
+    except subprocess.TimeoutExpired as error:  # a training that heeds no interruption is ended with this process
+        raise dg.DagsterExecutionInterruptedError from error
 
 
 class TrainingProcessError(Exception):
@@ -124,8 +114,8 @@ def _how_it_ended(code: int) -> str:
     return f"its process was killed by {name}{memory}"
 
 
-def training_facts(folder: Path, result: Mapping[str, Any], forge: Forge) -> dict[str, Fact]:
-    """Return what every trained asset shows: scores, the course of the training, the MLflow run."""
+def training_facts(folder: Path, result: Mapping[str, Any]) -> dict[str, Fact]:
+    """Return what every trained asset shows: scores and the course of the training."""
     from assets.parts.pictures import save_curves
 
     history = read_csv(folder / "history.csv")
@@ -134,9 +124,7 @@ def training_facts(folder: Path, result: Mapping[str, Any], forge: Forge) -> dic
     if "resumed_after_step" in result:
         facts["resumed_after_step"] = number(result["resumed_after_step"])
     facts["curves"] = Fact("image", curves.name)
-    facts["course"] = Fact.table(history.tail(12))
-    if result.get("run_id"):
-        facts["mlflow_run"] = Fact("url", forge.run_url(result["run_id"]))
+    facts["course"] = Fact.table(history.drop(columns=TIME, errors="ignore").tail(12))
     return facts
 
 
@@ -151,6 +139,6 @@ def finite_losses(folder: Path) -> Check:
     return Check("finite_losses", len(bad) == 0, figures, "Every recorded loss is a finite number.")
 
 
-def as_outcome(folder: Path, result: Mapping[str, Any], forge: Forge, *checks: Check) -> Outcome:
-    """Return the outcome of a training with its checks."""
-    return Outcome(training_facts(folder, result, forge), (finite_losses(folder), *checks))
+def as_outcome(folder: Path, result: Mapping[str, Any], *checks: Check) -> Outcome:
+    """Return the outcome of a training with its checks and its MLflow run."""
+    return Outcome(training_facts(folder, result), (finite_losses(folder), *checks), result.get("run_id") or "")

@@ -58,13 +58,13 @@ def chosen_executor(environment: Mapping[str, str], gpu_steps: Iterable[str]) ->
 def _processes() -> dict[str, Any]:
     """Return the configuration of steps that are processes of this machine.
 
-    They are forked from a server that has the libraries: to start Python anew, with Dagster and torch, costs a step 3
-    to 8 s. Trainings are processes of their own (`engine.worker.fork`).
+    They are forked from Dagster's server, which has the libraries: to start Python anew, with Dagster and torch, costs
+    a step 3 to 8 s. Trainings are processes of their own (`engine.worker`).
     """
     # Two beside each other only where a core is idle: trainings wait for each other in the pool "gpu".
     config: dict[str, Any] = {"max_concurrent": 2}
     if sys.platform == "linux":
-        libraries = ["engine.worker.preloaded", "pipeline.definitions", "dagster._cli"]
+        libraries = ["torch", "pipeline.definitions", "dagster._cli"]
         config["start_method"] = {"forkserver": {"preload_modules": libraries}}
     return config
 

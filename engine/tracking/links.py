@@ -8,6 +8,7 @@ from urllib.parse import quote
 from engine.forge import Forge
 from engine.outcome import Fact
 from engine.record import read_record
+from engine.tracking.run_folder import RunFolder
 from segmentation.model_kind import ModelKind
 
 _LABEL = "compare_{}_in_mlflow"
@@ -59,9 +60,9 @@ def saved_links(forge: Forge) -> dict[str, str]:
 
 
 def run_id_of(folder: Path, asset: str) -> str:
-    """Return the MLflow run of a finished result; empty where MLflow did not get it."""
-    fact = read_record(folder, asset).outcome.facts.get("mlflow_run")
-    return str(fact.value).rsplit("/", 1)[-1] if fact else ""
+    """Return the MLflow run of a finished result, as its record says or a later replay; empty where it has none."""
+    sent = RunFolder(folder).sent()
+    return read_record(folder, asset).outcome.run_id or (sent.run_id if sent else "")
 
 
 def _experiment_id(forge: Forge) -> str | None:

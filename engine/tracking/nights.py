@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 import pandas as pd
-from filelock import FileLock
 
 from engine.forge import Forge
-from engine.run_tags import PARENT_KEY_TAG, night_name, night_tags
+from engine.run_tags import PARENT_KEY_TAG, RunIdentity, night_name, night_tags
+from engine.tracking.run_folder import spool_folder
 from segmentation.model_kind import ModelKind
 
 
@@ -17,27 +17,18 @@ def track_night(context: dg.AssetExecutionContext, forge: Forge, figures: Mappin
 
     The figures are written whether or not anything was trained, so that any two nights can be compared.
     """
-    from engine.tracking.tracker import EXPERIMENT, Tracker
+    from engine.tracking.tracker import Tracker
 
     tags = night_tags(context.run.tags, forge.source, forge.profile)
     if not tags:
         return
-    manifest = forge.manifest()
     key = tags.pop(PARENT_KEY_TAG)
-    tags |= {"source": forge.source, "profile": forge.profile, "stage": "night", "scarforge_key": key}
-    # All folds share this run, and its spool disappears when the first of them ends: one fold after the other.
-    with FileLock(forge.workspace.locks / "night.lock"):
-        tracker = Tracker.start(
-            uri=forge.tracking_uri(),
-            experiment=EXPERIMENT,
-            name=night_name(tags),
-            tags=tags,
-            params=manifest,
-            spool=forge.workspace.spool,
-            artifact_root=forge.workspace.artifact_root,
-        )
-        with tracker:
-            tracker.final({name: value for name, value in figures.items() if math.isfinite(value)})
+    named = night_name({**tags, "source": forge.source, "profile": forge.profile})
+    told = forge.told(RunIdentity("night", None, None, ""), named, tags | {"stage": "night"}, forge.manifest())
+    # All folds share this run; each tells of it in a folder of its own.
+    folder = spool_folder(forge.workspace.spool, "/".join([key, *sorted(figures)]))
+    with Tracker.of(told | {"key": key, "folder": str(folder)}) as tracker:
+        tracker.final({name: value for name, value in figures.items() if math.isfinite(value)})
 
 
 def night_figures(forge: Forge, kinds: Sequence[ModelKind], fold: int) -> dict[str, float]:

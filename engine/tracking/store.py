@@ -1,6 +1,6 @@
 """Where tracking goes: the default places, the SQLite file's first minutes, the experiment.
 
-What does not live here: runs and what they hold (`engine.tracking.tracker`), the spool (`engine.tracking.spool`).
+What does not live here: runs and what they hold (`engine.tracking.run_folder`, `engine.tracking.publish`).
 
 MLflow's store in PostgreSQL: its tables are made once, by one process, before any step writes to it.
 
@@ -193,6 +193,7 @@ _EXPERIMENT_TAGS = {
 _SQLITE = "sqlite:///"
 _SCHEMES = ("sqlite:///", "http://", "https://", "postgresql", "mysql", "mssql")
 _LOCK_TIMEOUT_S = 120.0
+_ANSWERS_WITHIN_S = 1.0
 # Where MLflow's tables hold addresses of files.
 _ARTIFACT_PLACES = (
     ("experiments", "artifact_location"),
@@ -208,17 +209,22 @@ _CLIENT_DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-# These tell every fault at length; the sender reports such faults itself, in one line.
+# These tell every fault at length; the tracker reports such faults itself, in one line.
 _NOISY_LOGGERS = ("mlflow.store.db.utils", "mlflow.store.tracking", "alembic", "urllib3.connectionpool")
 
 
 @dataclass(frozen=True)
 class TrackingPlaces:
-    """Where runs are sent, where their files go, and where what could not be sent waits."""
+    """Where runs are sent, where their files go, and the workspace whose folders hold them."""
 
     uri: str
     artifact_root: Path | None
-    spool: Path
+    home: Path
+
+    @property
+    def spool(self) -> Path:
+        """Where runs are kept that have no asset's folder, until MLflow has them."""
+        return self.home / SPOOL
 
 
 def tracking_places(home: Path, environment: Mapping[str, str]) -> TrackingPlaces:
@@ -231,7 +237,7 @@ def tracking_places(home: Path, environment: Mapping[str, str]) -> TrackingPlace
     home = home.absolute()
     uri = environment.get("MLFLOW_TRACKING_URI") or sqlite_uri(home)
     root = None if uri.startswith("http") else home / ARTIFACTS
-    return TrackingPlaces(uri=uri, artifact_root=root, spool=home / SPOOL)
+    return TrackingPlaces(uri=uri, artifact_root=root, home=home)
 
 
 def shown(text: str) -> str:
@@ -257,6 +263,22 @@ def connect(uri: str) -> MlflowClient:
         client.search_experiments(max_results=1)  # opens the file and creates its tables
         _follow_workspace(_sqlite_path(uri))
     return client
+
+
+def require_answer(uri: str) -> None:
+    """Ask a server for a sign of life, so that one that hangs costs a second; a database is not asked.
+
+    Raises:
+        ConnectionError: There is none within a second.
+    """
+    if not uri.startswith("http"):
+        return
+    import requests
+
+    try:
+        requests.get(f"{uri.rstrip('/')}/health", timeout=_ANSWERS_WITHIN_S)
+    except requests.RequestException as error:
+        raise ConnectionError("no answer") from error
 
 
 def prepare_store(uri: str, artifact_root: Path | None = None, experiment: str = EXPERIMENT) -> None:

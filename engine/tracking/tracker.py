@@ -1,31 +1,29 @@
 """The tracker: what a training, an evaluation or a comparison tells MLflow, and never waits for.
 
-Every call writes to the spool and returns; a thread sends it (`engine.tracking.sender`). So a tracking
-server that is down, slow or restarted costs a run nothing, and what it could not be told is sent by the next
+Every call writes into the run's folder and returns; a thread copies that to MLflow (`engine.tracking.publish`). So a
+tracking server that is down, slow or restarted costs a run nothing, and what it could not be told is sent by the next
 run or by `scarforge track replay`. MLflow is imported inside functions: it costs 2.8 s.
 
 What the machine is doing while a network trains, under the names that MLflow's system page shows.
-
-A trained network as an MLflow model on disk: an exported graph, which holds no pickled code.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
+import threading
 import time
-import uuid
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from engine.tracking.delivery import KEY_TAG
-from engine.tracking.sender import Sender, replay
-from engine.tracking.spool import Event, RunSpool, pending_events
-from engine.tracking.store import EXPERIMENT, prepare_store, quieten, shown, tracking_places
+from common.errors import InputError
+from engine.tracking.publish import Publisher, StoreAwayError, replay
+from engine.tracking.registered_models import save_mlflow_model
+from engine.tracking.run_folder import RunFolder, RunNotes, drop_when_told, metric_name, spool_folder
+from engine.tracking.store import quieten, shown, tracking_places
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +32,12 @@ if TYPE_CHECKING:
 
 
 _PREFIX = "system/"
+_PARAM_LENGTH = 6000  # MLflow's limit
+_OF_A_MODEL = ("weights.safetensors", "config.json", "model_card.json")
+_PATIENCE_S = 5.0  # how long the end of a run waits without any progress
+_BYTES_A_SECOND = 2e6  # a file may take this much longer, such as a large model on its way to a server
+_LONGEST_WAIT_S = 300.0
+_logger = logging.getLogger("scarforge.tracking")
 
 
 class SystemSampler:
@@ -71,139 +75,118 @@ def _monitors() -> list[Any]:
         return [cpu_class()]
 
 
-_CARRIED = ("config.json", "model_card.json")  # the weights are in the graph
+class Live:
+    """The thread that keeps MLflow up with a run's folder, and publishes it whole at the end."""
 
+    def __init__(self, publisher: Publisher) -> None:
+        self.publisher = publisher
+        self._news, self._closing, self._done = threading.Event(), threading.Event(), threading.Event()
+        self._is_away = False
+        self._news.set()
+        threading.Thread(target=self._work, name="mlflow", daemon=True).start()
 
-def save_mlflow_model(target: Path, folder: Path, module_factory: Callable[[], Any], example: NDArray[float32]) -> None:
-    """Write an MLflow model (`pt2`) with signature, example and requirements; no server is needed.
+    def notify(self) -> None:
+        """Say that there is something new in the folder."""
+        self._news.set()
 
-    Args:
-        target: Folder to create.
-        folder: Our model folder, whose configuration and card go along.
-        module_factory: Gives the network, on the CPU and in `eval()`.
-        example: Input of shape (2, 1, H, W); a batch of one would be frozen into the graph.
+    def close(self) -> bool:
+        """Publish the folder and wait for that as long as it moves; give whether MLflow has all of it."""
+        self.publisher.moved = time.monotonic()
+        self._closing.set()
+        self._news.set()
+        give_up = time.monotonic() + _LONGEST_WAIT_S
+        while not self._done.wait(0.05):
+            patience_s = _PATIENCE_S + self.publisher.bytes_moving / _BYTES_A_SECOND
+            if time.monotonic() > min(give_up, self.publisher.moved + patience_s):
+                return False
+        return not self._is_away
 
-    Raises:
-        RuntimeError, ValueError, TypeError, MlflowException: The network cannot be exported.
-    """
-    import mlflow.pytorch
+    def _work(self) -> None:
+        with self.publisher.run.owned():
+            older = True
+            while not self._done.is_set():
+                self._news.wait()
+                self._news.clear()
+                closing = self._closing.is_set()
+                self._publish(self.publisher.whole if closing else self.publisher.course)
+                if closing:
+                    self._done.set()
+                elif older and not self._is_away:
+                    replay(self.publisher.places, every=False, stop=self._news.is_set)
+                    older = self._news.is_set()
 
-    module = module_factory().to("cpu").eval()
-    extra = [str(folder / name) for name in _CARRIED if (folder / name).exists()]
-    torch_logger = logging.getLogger("torch.export")
-    level = torch_logger.level
-    torch_logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's remarks are about its own internals
-            mlflow.pytorch.save_model(
-                module,
-                str(target),
-                input_example=example,
-                pip_requirements=[f"{name}=={version(name)}" for name in ("torch", "numpy")],
-                extra_files=extra or None,
-                serialization_format="pt2",
-            )
-    finally:
-        torch_logger.setLevel(level)
-
-
-__all__ = ["EXPERIMENT", "Tracker", "pending_events", "prepare_store", "replay", "tracking_places"]
-
-_PARAM_LENGTH = 6000  # MLflow's limit
-_logger = logging.getLogger("scarforge.tracking")
+    def _publish(self, tell: Callable[[], None]) -> None:
+        uri, folder = shown(self.publisher.places.uri), self.publisher.run.folder
+        was_away, self._is_away = self._is_away, True
+        try:
+            tell()
+            self._is_away = False
+            if was_away:
+                _logger.warning("MLflow at %s is back", uri)
+        except StoreAwayError as error:
+            if not was_away:
+                _logger.warning("MLflow at %s %s; %s has what it lacks", uri, error, folder)
+        except OSError as error:  # the folder was moved or deleted, or its disk fails
+            _logger.warning("what MLflow is to be told of %s cannot be read: %s", folder, error)
 
 
 class Tracker:
-    """One MLflow run, found by its tag `scarforge_key` and never by a carried handle.
+    """One run, told into its folder and found in MLflow by its key, never by a carried handle.
 
     As a context manager it ends the run: `FINISHED`, `FAILED` on an exception, `KILLED` on an interruption.
     No method raises because of the store or a full disk: it warns, and the training goes on.
     """
 
-    def __init__(self, run: RunSpool, uri: str, spool: Path) -> None:
-        self._run, self._uri = run, uri
-        self._sender = Sender(run, uri, spool)
+    def __init__(self, run: RunFolder, notes: RunNotes, publisher: Publisher) -> None:
+        self._run, self._notes = run, notes
         self._sampler = SystemSampler()
+        self._publisher, self._live = publisher, Live(publisher)
         self._ended = False
 
     @classmethod
-    def of(cls, tracking: Mapping[str, Any]) -> Tracker:
-        """Start, or continue, the run that `Forge.tracking` or a training task describes; see `start`."""
-        return cls.start(
-            uri=tracking["uri"],
-            experiment=tracking["experiment"],
-            name=tracking["name"],
-            tags=tracking["tags"],
-            params=tracking["params"],
-            spool=Path(tracking["spool"]),
-            artifact_root=Path(tracking["artifact_root"]),
-        )
+    def of(cls, told: Mapping[str, Any]) -> Tracker:
+        """Start, or continue, the run that `engine.forge.told` describes.
 
-    @classmethod
-    def start(
-        cls,
-        uri: str,
-        experiment: str,
-        name: str,
-        tags: Mapping[str, str],
-        params: Mapping[str, Any],
-        spool: Path,
-        artifact_root: Path | None = None,
-    ) -> Tracker:
-        """Start a run, or continue the run with the same tag `scarforge_key`, as a resumed training does.
-
-        Args:
-            uri: Tracking URI.
-            experiment: Name of the experiment; created when it does not exist.
-            name: Name of the run, for people.
-            tags: What it can be found by; without `scarforge_key` the run is a new one.
-            params: The resolved configuration; nested mappings become `section.name`.
-            spool: Folder where unsent events wait; one for all runs of a workspace.
-            artifact_root: Where a new experiment keeps files, for SQLite; a server knows its own place.
-
-        Returns:
-            The tracker, after at most five seconds; `run_id` is known if the store could be reached by then.
+        A folder in which the same run was told of before, as a resumed training's, is continued.
         """
         _load_mlflow()
-        header: dict[str, Any] = {
-            "name": name,
-            "experiment": experiment,
-            "tags": {key: str(value) for key, value in {KEY_TAG: uuid.uuid4().hex, **tags}.items()},
-            "params": _flat(params),
-            "start_time": int(time.time() * 1000),
-            "artifact_root": _from_workspace(artifact_root, spool) if artifact_root else None,
-        }
-        spool = spool.absolute()
-        key = header["tags"][KEY_TAG].replace("'", "")  # MLflow's filters cannot hold a quote
-        header["tags"][KEY_TAG] = key
-        run = RunSpool.of_key(spool, key)
-        _without_disk_faults(lambda: run.open(header, {"kind": "open"}))
-        tracker = cls(run, uri, spool)
-        tracker._sender.wait_for_run()
-        return tracker
+        places = tracking_places(Path(told["home"]), {"MLFLOW_TRACKING_URI": told["uri"]})
+        key = told["key"].replace("'", "")  # MLflow's filters cannot hold a quote
+        folder = Path(told["folder"]) if told["folder"] else spool_folder(places.spool, key)
+        run = RunFolder(folder.absolute())
+        before = run.notes()
+        notes = RunNotes(
+            key=key,
+            name=told["name"],
+            tags={name: str(value) for name, value in told["tags"].items()},
+            params={name: str(value)[:_PARAM_LENGTH] for name, value in told["params"].items()},
+            parent=dict(told["parent"]),
+            start_time=_now(),
+        )
+        if before is not None and before.key == key:
+            notes.start_time, notes.results = before.start_time, before.results
+        _without_disk_faults(lambda: run.write(notes))
+        return cls(run, notes, Publisher(run, places))
 
     @property
-    def run_id(self) -> str | None:
-        """The run's id in MLflow, or None while the store has not been reached."""
-        return self._sender.run_id
+    def run_id(self) -> str:
+        """The run's id in MLflow, empty while the store has not been reached."""
+        return self._publisher.run_id
 
-    def url(self) -> str | None:
-        """Give the run's page on the server, or None for a file or while the run is not there yet."""
-        if self.run_id is None or not self._uri.startswith("http"):
-            return None
-        return f"{shown(self._uri).rstrip('/')}/#/experiments/{self._sender.experiment_id}/runs/{self.run_id}"
+    def progress(self, step: int) -> None:
+        """Say that `history.csv` holds one step more, and note what the machine was doing; call it once an epoch.
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Log metrics of one step, and what the machine was doing; call it once an epoch.
-
-        A resumed training may repeat steps that were logged already: those are left as they are.
+        A resumed training may repeat steps that MLflow has already: those are left as they are.
         """
-        self._tell("metrics", step=int(step), values=_numbers({**values, **self._sampler.sample()}))
+        _without_disk_faults(lambda: self._run.note_system(step, self._sampler.sample()))
+        self._live.notify()
 
     def final(self, values: Mapping[str, float]) -> None:
         """Log results without a step, such as `dice/positive/infarct`, which runs are compared by."""
-        self._tell("metrics", step=0, values=_numbers(values), final=True)
+        known = self._notes.results
+        fresh = {metric_name(name): (float(value), _now()) for name, value in values.items()}
+        known |= {name: told for name, told in fresh.items() if name not in known or known[name][0] != told[0]}
+        self._write()
 
     def dataset(self, name: str, digest: str, source: str, context: str, rows: pd.DataFrame) -> None:
         """Log what the run reads as an MLflow dataset.
@@ -220,27 +203,28 @@ class Tracker:
             {"type": types.get(kind.kind, "string"), "name": str(name), "required": True}
             for name, kind in rows.dtypes.items()
         ]
-        self._tell(
-            "dataset",
-            context=context,
-            dataset={
-                "name": name,
-                "digest": digest[:36],  # MLflow's limit
-                "source_type": "local",
-                "source": json.dumps({"uri": source}),
-                "schema": json.dumps({"mlflow_colspec": columns}),
-                "profile": json.dumps({"num_rows": len(rows), "digest": digest}),
-            },
-        )
+        told = {
+            "name": name,
+            "digest": digest[:36],  # MLflow's limit
+            "source_type": "local",
+            "source": json.dumps({"uri": source}),
+            "schema": json.dumps({"mlflow_colspec": columns}),
+            "profile": json.dumps({"num_rows": len(rows), "digest": digest}),
+        }
+        self._notes.datasets.append({"context": context, "dataset": told})
+        self._write()
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        """Log a file or a folder as it is now; later changes to it do not matter.
+        """Log a file, which is uploaded at the end of the run.
 
         Args:
-            path: File or folder; `checkpoint/` folders are left out.
+            path: In the run's folder; one that lies elsewhere is copied as it is now.
             folder: Where it goes among the run's artifacts.
         """
-        self._tell("artifact", path=self._copied(path), folder=folder)
+        place: list[str] = []
+        _without_disk_faults(lambda: place.append(self._run.copied(path)))
+        self._notes.artifacts += [(name, folder) for name in place]
+        self._write()
 
     def model(self, folder: Path, module_factory: Callable[[], Any], example: NDArray[float32], name: str) -> None:
         """Log a trained network as an MLflow model that can be loaded without this project.
@@ -255,39 +239,47 @@ class Tracker:
         """
         from mlflow.exceptions import MlflowException
 
-        place = f"files/{uuid.uuid4().hex[:12]}/model"
+        graph = self._run.own / "model"
+        shutil.rmtree(graph, ignore_errors=True)
         try:
-            save_mlflow_model(self._run.folder / place, folder, module_factory, example)
+            save_mlflow_model(graph, folder, module_factory, example)
         except (MlflowException, RuntimeError, ValueError, TypeError, AssertionError, OSError) as error:
+            shutil.rmtree(graph, ignore_errors=True)
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             _logger.warning("%s cannot be exported for MLflow (%s); logging its folder instead", name, reason)
-            self.artifact(folder)
+            for file in filter(Path.is_file, (folder / each for each in _OF_A_MODEL)):
+                self.artifact(file, "model")
             return
-        self._tell("model", path=place, name=name, params={"folder": str(folder.absolute())})
+        self._notes.model = name
+        self._write()
 
     def version(self, name: str, training: str, aliases: Sequence[str], tags: Mapping[str, str], **texts: str) -> None:
         """Put the model of a finished training into the model registry, or bring its version up to date.
 
         Args:
             name: Of the registered model.
-            training: The `scarforge_key` of the training.
+            training: The key of the training.
             aliases: That are to point at this version, such as `candidate`.
             tags: Of the version.
             **texts: `about` the registered model, `description` of the version.
         """
         plain = {key: str(value) for key, value in tags.items()}
-        self._tell("version", name=name, training=training, aliases=list(aliases), tags=plain, **texts)
+        told = {"name": name, "training": training, "aliases": list(aliases), "tags": plain, "time": _now(), **texts}
+        self._notes.versions.append(told)
+        self._write()
 
     def end(self, status: str = "FINISHED") -> None:
-        """End the run and wait for what is on its way: some seconds, longer only while a large file moves."""
+        """End the run and wait while MLflow takes it: some seconds, longer only while a large file moves."""
         if self._ended:
             return
         self._ended = True
-        self._tell("end", status=status)
-        sent = self._sender.close()
-        self._run.release()
-        if not sent:
-            _logger.warning("run kept in %s; the next run or `scarforge track replay` sends it", self._run.folder)
+        self._notes.status, self._notes.end_time = status, _now()
+        self._write()
+        if self._live.close():
+            drop_when_told(self._run, self._publisher.places.spool)
+            return
+        folder = self._run.folder
+        _logger.warning("MLflow lacks the run of %s; the next run or `scarforge track replay` sends it", folder)
 
     def __enter__(self) -> Tracker:
         """Give the tracker itself."""
@@ -302,46 +294,22 @@ class Tracker:
         else:  # interruptions, such as Dagster's, are no `Exception`
             self.end("FAILED" if issubclass(kind, Exception) else "KILLED")
 
-    def _tell(self, kind: str, **content: Any) -> None:
-        event: Event = {"kind": kind, **content}
-        _without_disk_faults(lambda: self._run.append(event))
-        self._sender.notify()
-
-    def _copied(self, path: Path) -> str:
-        place: list[str] = []
-        _without_disk_faults(lambda: place.append(self._run.copy(path)))
-        return place[0] if place else str(path.absolute())
+    def _write(self) -> None:
+        _without_disk_faults(lambda: self._run.write(self._notes))
 
 
 def _load_mlflow() -> None:
-    """Import MLflow here, so that the sending thread and the training do not import at the same time."""
+    """Import MLflow here, so that the thread and the training do not import at the same time."""
     quieten()
     import mlflow  # noqa: F401
 
 
-def _from_workspace(artifact_root: Path, spool: Path) -> str:
-    """Return where files lie, seen from the workspace where they lie beside the spool, so that both may be moved."""
-    root = artifact_root.absolute()
-    return root.name if root.parent == spool.absolute().parent else str(root)
-
-
-def _numbers(values: Mapping[str, float]) -> dict[str, float]:
-    return {key: float(value) for key, value in values.items()}
+def _now() -> int:
+    return int(time.time() * 1000)
 
 
 def _without_disk_faults(write: Callable[[], None]) -> None:
     try:
         write()
-    except OSError as error:  # a full disk, or a lock that is held for too long
-        _logger.warning("a tracking event is lost: %s", error)
-
-
-def _flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Flatten a nested configuration to `section.name: text`, as MLflow's parameters need it."""
-    flat: dict[str, str] = {}
-    for name, value in params.items():
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = str(value)[:_PARAM_LENGTH]
-    return flat
+    except (OSError, InputError) as error:  # a full disk
+        _logger.warning("what MLflow should be told is lost: %s", error)

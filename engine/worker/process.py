@@ -1,4 +1,4 @@
-"""What the process does that trains, started by an asset through Dagster Pipes (`engine.worker.fork`).
+"""What the process does that trains, started by an asset through Dagster Pipes (`python -m engine.worker`).
 
 Here, and only here, Pipes, the tracker and a training function meet: `gan` and `segmentation` know neither,
 and a crash or an out-of-memory kill ends this process and fails one step.
@@ -58,17 +58,23 @@ def _verdict(error: Exception) -> tuple[int, str]:
 def run_task(task: TrainingTask, pipes: PipesContext | None = None) -> Trained:
     """Train as `task` says, one training at a time on one accelerator, tracked from start to end."""
     keep_freed_memory()
-    with accelerator(task), start_tracker(task) as tracker:
-        compute = choose_compute(task.device, task.precision)  # type: ignore[arg-type] # checked in Settings
-        print(f"{task.stage}: {compute.description}", file=sys.stderr, flush=True)
-        resumed = checkpoint_step(Path(task.folder) / CHECKPOINT)
-        if resumed:
-            _log(pipes)(f"{task.tracking['name']}: continues after step {resumed}, the last checkpoint")
-        trained = STAGES[task.stage](task, compute, report_to(tracker, pipes, task))
-        tracker.final(trained.scores)
-        tracker.artifact(Path(task.folder) / "history.csv")
-        tracker.model(Path(task.folder), trained.module, trained.example, name=str(task.tracking["name"]))
-        write_json(Path(task.folder) / RESULT_FILE, _result(trained, tracker, resumed))
+    with ExitStack() as lock:
+        lock.enter_context(accelerator(task))
+        with start_tracker(task) as tracker:
+            with lock:  # what comes after keeps nobody from training
+                compute = choose_compute(task.device, task.precision)  # type: ignore[arg-type] # checked in Settings
+                sys.stderr.write(
+                    f"{task.stage}: {compute.description}\n"
+                )  # at once: an interruption leaves no half a line
+                sys.stderr.flush()
+                resumed = checkpoint_step(Path(task.folder) / CHECKPOINT)
+                if resumed:
+                    _log(pipes)(f"{task.tracking['name']}: continues after step {resumed}, the last checkpoint")
+                trained = STAGES[task.stage](task, compute, report_to(tracker, pipes, task))
+            tracker.final(trained.scores)
+            tracker.artifact(Path(task.folder) / "history.csv")
+            tracker.model(Path(task.folder), trained.module, trained.example, name=str(task.tracking["name"]))
+    write_json(Path(task.folder) / RESULT_FILE, _result(trained, tracker, resumed))
     return trained
 
 
@@ -118,7 +124,7 @@ def report_to(tracker: Tracker, pipes: PipesContext | None, task: TrainingTask) 
     log = _log(pipes)
 
     def report(step: int, metrics: Mapping[str, float]) -> None:
-        tracker.metrics(step, metrics)
+        tracker.progress(step)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         log(f"{task.tracking['name']}: step {step}: {shown}")
         if sys.stderr.isatty():

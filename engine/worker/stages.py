@@ -11,10 +11,12 @@ from torch import nn
 
 from engine.finished import checked_model
 from engine.worker.task import TrainingTask
+from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 from imaging.studies.leakage import assert_no_leak
 from imaging.studies.split import FoldSplit, read_split
 from runtime.compute import Compute, choose_compute
+from runtime.model_card import ModelCard
 from runtime.report import Report
 
 
@@ -37,7 +39,7 @@ def train_lv_localiser(task: TrainingTask, compute: Compute, report: Report) -> 
     config = LocaliserConfig.model_validate(task.config)
     folder = Path(task.folder)
     archive = StudyArchive.open(Path(task.inputs["studies"]))
-    result = train_localiser(archive, _split(task), config, compute, folder, task.seed, report, task.card)
+    result = train_localiser(archive, _split(task), config, compute, folder, task.seed, report, ModelCard(**task.card))
     size = config.input_px
     return Trained(
         scores={"validation/box_iou": result.validation_iou},
@@ -52,23 +54,21 @@ def train_pix2pix(task: TrainingTask, compute: Compute, report: Report) -> Train
     from gan.generation.synthesiser import generator_channels
     from gan.training.config import Pix2PixConfig
     from gan.training.loop import train_pix2pix as train
-    from segmentation.training.validation import ValidationData
 
     config = Pix2PixConfig.model_validate(task.config)
     folder, split = Path(task.folder), _split(task)
     training = _training_store(task, split)
-    validation = ValidationData.of(SliceStore.open(Path(task.inputs["real_slices"])), split)
+    validation = PartSlices.of_patients(SliceStore.open(Path(task.inputs["real_slices"])), split.validation)
     weights = task.inputs.get("vgg16_weights")
     result = train(
         training,
-        validation.images,
-        validation.masks,
+        validation,
         config,
         compute,
         folder,
         task.seed,
         report,
-        task.card,
+        ModelCard(**task.card),
         Path(weights) if weights else None,
     )
     size, channels = training.attributes.region_px, generator_channels(config, training.label_set)
@@ -86,7 +86,6 @@ def train_segmenter(task: TrainingTask, compute: Compute, report: Report) -> Tra
     from segmentation.training.config import TrainConfig
     from segmentation.training.loop import train_segmenter as train
     from segmentation.training.start_weights import refuse_tested
-    from segmentation.training.validation import ValidationData
 
     config = TrainConfig.model_validate(task.config)
     folder, split = Path(task.folder), _split(task)
@@ -94,9 +93,10 @@ def train_segmenter(task: TrainingTask, compute: Compute, report: Report) -> Tra
         refuse_tested(checked_model(config.start_from), task.card["source"], split.test)
     training = _training_store(task, split)
     real = SliceStore.open(Path(task.inputs["real_slices"]))
-    validation = ValidationData.of(real, split)
-    own = {"slices": len(training), "patients": split.trained_on, "region": dict(real.attributes.parameters)}
-    card = {**task.card, **own}
+    validation = PartSlices.of_patients(real, split.validation)
+    card = ModelCard(**task.card).completed(
+        slices=len(training), patients=list(split.trained_on), region=dict(real.attributes.parameters)
+    )
     result = train(training, validation, config, compute, folder, task.seed, report, card)
     remember_training(folder, real, split, compute)
     size = training.attributes.region_px

@@ -1,14 +1,10 @@
 """From masks to images with a trained generator: synthetic slices, and real slices drawn again.
 
-What has been drawn of a store so far, kept beside it, so that a killed generation does not draw it again.
-
-What does not live here: the store itself. A slice store is written in one go and is whole or not there.
+What does not live here: the store itself, which is written in one go and is whole or not there.
 """
 
 import hashlib
-import json
-import shutil
-from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,63 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from common.files import write_atomically, write_json
 from common.progress import track
+from common.seeds import random_generator
 from gan.generation.hole import own_hole
+from gan.generation.refusal import DrawAgain, Draws, Filter, draw_until_accepted, joined_draws, write_draws
 from gan.generation.synthesiser import GROUP, Synthesiser, load_exportable, load_generator, noise_seeds, prepare
-from imaging.slices.store import SliceStore, SliceStoreWriter, StoreAttributes
+from imaging.slices.balance import slice_categories
+from imaging.slices.store import SliceStore, StoreAttributes
 from runtime.compute import Compute
-from runtime.model_folder import read_model_json
-
-_IDENTITY = "drawn_from.json"
-
-
-class DrawnParts:
-    """Batches of drawn images, one file each, that belong to one generation.
-
-    Args:
-        store: The store that they will be put into; the folder lies beside it.
-        identity: Everything that decides the images. Parts of another identity are deleted.
-    """
-
-    def __init__(self, store: Path, identity: Mapping[str, Any]) -> None:
-        self.folder = store.with_name(f".{store.name}.parts")
-        if self._identity() != identity:
-            self.discard()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / _IDENTITY, identity)
-
-    def __contains__(self, start: int) -> bool:
-        return self._file(start).exists()
-
-    def write(self, start: int, images: NDArray[np.floating]) -> None:
-        """Keep the images (N, H, W) in [0, 1] that begin at position `start`, as float16, as the store does."""
-        write_atomically(self._file(start), lambda part: _save(part, images.astype(np.float16)))
-
-    def read(self, start: int) -> NDArray[np.float16]:
-        """Return the images (N, H, W) that begin at position `start`."""
-        images: NDArray[np.float16] = np.load(self._file(start))
-        return images
-
-    def discard(self) -> None:
-        """Delete every part."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _file(self, start: int) -> Path:
-        return self.folder / f"{start:08}.npy"
-
-    def _identity(self) -> dict[str, Any] | None:
-        try:
-            content: dict[str, Any] = json.loads((self.folder / _IDENTITY).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return content
-
-
-def _save(path: Path, images: NDArray[np.float16]) -> None:
-    with path.open("wb") as file:  # np.save would add a suffix to the name
-        np.save(file, images)
-
+from runtime.model_card import ModelCard
 
 __all__ = ["Synthesiser", "generate_slices", "load_exportable", "load_generator", "prepare", "redraw"]
 
@@ -112,10 +60,9 @@ def generate_slices(
     seed: int,
     code_version: str,
     batch: int = 256,
+    chosen: Filter | None = None,
 ) -> None:
     """Write `count` synthetic slices, one for each mask in turn; after the last mask the first comes again.
-
-    What a killed call has drawn lies beside `path`: the same call again goes on from there, to the same bytes.
 
     Args:
         model_folder: A trained generator.
@@ -127,50 +74,79 @@ def generate_slices(
         seed: Seed of the noise.
         code_version: Recorded in the store.
         batch: How many slices are held in memory; does not change the result.
+        chosen: Refuses draws. Those are drawn again with the next numbers, which are their replicas, each from another
+            mask that bears the same lesions. All slices are then held in memory.
 
     Raises:
-        InputError: The masks belong to another label set, or lack the hole that a context model needs.
+        InputError: The masks belong to another label set, or lack the hole that a context model needs; or too many
+            draws are refused.
     """
     synthesiser = load_generator(model_folder, compute)
     _check_masks(synthesiser, masks, model_folder)
     batch = max(GROUP, batch - batch % GROUP)  # whole groups, see gan.generation.synthesiser
     attributes = _attributes(model_folder, masks, seed, code_version, count)
-    batches = {start: np.arange(start, min(start + batch, count)) for start in range(0, count, batch)}
-    drawn_on = {"device": compute.device.type, "precision": compute.precision}
-    parts = DrawnParts(path, {**attributes.as_dict(), **drawn_on, "batch": batch})
-    missing = [start for start in batches if start not in parts]
-    for start in track(missing, "drawing synthetic slices (batches)"):
-        parts.write(start, _drawn(synthesiser, masks, batches[start], seed))
-    extras = ("hole",) if synthesiser.config.paint == "lesion" else ()
-    with SliceStoreWriter(path, attributes, extras) as writer:
-        for start, positions in batches.items():
-            _append(writer, parts.read(start), masks, positions, extras)
-    parts.discard()
+    batches = [np.arange(start, min(start + batch, count)) for start in range(0, count, batch)]
+    holed = synthesiser.config.paint == "lesion"
+    made = (
+        _as_draws(_drawn(synthesiser, masks, p, p % len(masks), seed), masks, p, p % len(masks), holed)
+        for p in track(batches, "drawing synthetic slices (batches)")
+    )
+    if chosen is None:
+        return write_draws(path, attributes, made)
+    drawn, again = joined_draws(list(made)), _drawing_again(synthesiser, masks, seed)
+    accepted, refused = draw_until_accepted(drawn, again, chosen)
+    return write_draws(path, _with_parameters(attributes, refusal=chosen.told(count, refused)), [accepted])
+
+
+def _drawing_again(synthesiser: Synthesiser, masks: SliceStore, seed: int) -> DrawAgain:
+    """Return what draws places again, each from a mask of the same category that its draw's number chooses."""
+    categories = slice_categories(masks.masks(), masks.label_set)
+    holed = synthesiser.config.paint == "lesion"
+
+    def draw_again(numbers: NDArray[np.intp], places: NDArray[np.intp]) -> Draws:
+        wanted = categories[places % len(masks)]
+        sources = np.array(
+            [
+                random_generator(seed, "masks drawn again", int(number)).choice(np.flatnonzero(categories == category))
+                for number, category in zip(numbers, wanted, strict=True)
+            ]
+        )
+        images = _drawn(synthesiser, masks, numbers, sources, seed)
+        return _as_draws(images, masks, numbers, sources, holed)
+
+    return draw_again
 
 
 def _drawn(
-    synthesiser: Synthesiser, masks: SliceStore, positions: NDArray[np.integer], seed: int
-) -> NDArray[np.float32]:
-    sources = positions % len(masks)
+    synthesiser: Synthesiser,
+    masks: SliceStore,
+    numbers: NDArray[np.integer],
+    sources: NDArray[np.integer],
+    seed: int,
+) -> NDArray[np.float16]:
     values, backgrounds = masks.masks(sources), masks.images(sources)
     # A slice store's further images, not Django's SQL.
     holes = masks.extra("hole", sources) if synthesiser.config.context else np.ones_like(values)  # noqa: S610
-    return synthesiser.draw(values, backgrounds, holes, noise_seeds(seed, "synthetic", positions.tolist()))
+    drawn = synthesiser.draw(values, backgrounds, holes, noise_seeds(seed, "synthetic", numbers.tolist()))
+    return drawn.astype(np.float16)  # as the store keeps them
 
 
-def _append(
-    writer: SliceStoreWriter,
-    drawn: NDArray[np.float16],
+def _as_draws(
+    images: NDArray[np.float16],
     masks: SliceStore,
-    positions: NDArray[np.integer],
-    extras: Sequence[str],
-) -> None:
-    sources = positions % len(masks)
+    numbers: NDArray[np.integer],
+    sources: NDArray[np.integer],
+    holed: bool,
+) -> Draws:
     rows = masks.rows.iloc[sources].reset_index(drop=True)
-    rows = rows.assign(origin="synthetic", replica=positions.astype(np.int32))
+    rows = rows.assign(origin="synthetic", replica=numbers.astype(np.int32))
     # A slice store's further images, not Django's SQL.
-    kept = {name: masks.extra(name, sources) for name in extras}  # noqa: S610
-    writer.append(drawn, masks.masks(sources), rows, **kept)
+    holes = masks.extra("hole", sources) if holed else None  # noqa: S610
+    return Draws(images, masks.masks(sources), holes, rows)
+
+
+def _with_parameters(attributes: StoreAttributes, **more: Any) -> StoreAttributes:
+    return replace(attributes, parameters={**attributes.parameters, **more})
 
 
 def _check_masks(synthesiser: Synthesiser, masks: SliceStore, model_folder: Path) -> None:
@@ -184,7 +160,6 @@ def _check_masks(synthesiser: Synthesiser, masks: SliceStore, model_folder: Path
 
 
 def _attributes(model_folder: Path, masks: SliceStore, seed: int, code_version: str, count: int) -> StoreAttributes:
-    card = read_model_json(model_folder, "model_card.json")
     return StoreAttributes(
         label_set=masks.attributes.label_set,
         region_px=masks.attributes.region_px,
@@ -197,7 +172,7 @@ def _attributes(model_folder: Path, masks: SliceStore, seed: int, code_version: 
         },
         seed=seed,
         code_version=code_version,
-        parameters={"count": count, "selected_step": card["selected_step"]},
+        parameters={"count": count, "selected_step": ModelCard.read(model_folder).selected_step},
     )
 
 

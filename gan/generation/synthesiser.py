@@ -26,7 +26,8 @@ from gan.networks.generator import Generator
 from gan.training.config import Pix2PixConfig
 from imaging.labels import LABEL_SETS, LabelSet, Tissue
 from runtime.compute import Compute
-from runtime.model_folder import read_config, read_model_json, read_weights
+from runtime.model_card import ModelCard
+from runtime.model_folder import read_config, read_weights
 
 
 @dataclass(frozen=True)
@@ -282,10 +283,10 @@ def load_exportable(folder: Path) -> Generator:
 
 def _read(folder: Path) -> tuple[Generator, Pix2PixConfig, LabelSet]:
     config = read_config(folder, Pix2PixConfig)
-    card = read_model_json(folder, "model_card.json")
-    if card.get("label_set") not in LABEL_SETS:
-        raise InputError(f"{folder}: label set {card.get('label_set')!r} is unknown; rematerialise pix2pix")
-    labels = LABEL_SETS[card["label_set"]]
+    name = ModelCard.read(folder).label_set
+    if name not in LABEL_SETS:
+        raise InputError(f"{folder}: label set {name!r} is unknown; rematerialise pix2pix")
+    labels = LABEL_SETS[name]
     generator = Generator(generator_channels(config, labels), config)
     try:
         generator.load_state_dict(read_weights(folder))

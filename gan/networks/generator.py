@@ -3,17 +3,23 @@
 Architecture: Isola et al. 2017 as the infarct-synthesis study configured it, with upsampling, normalisation
 and a last layer at full resolution selectable. What does not live here: how the condition is made
 (`gan.generation.synthesiser`).
+
+Grain is laid on a drawing: noise of given smoothness, as strong at each pixel as the network says. A decoder that is
+asked for grain weaves a regular pattern, the same in every slice; noise that is only to be scaled is the easier way.
+Magnitude images of the scanner are interpolated, so their noise is smooth over a pixel or two.
 """
 
+import math
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import InputError
-from gan.networks.grain import GrainHead
 from gan.training.config import Pix2PixConfig
+from runtime.compute import send
 from runtime.enlarged_convolution import EnlargedConvolution
 
 _FIRST_NOISE = 0.1  # of normalised features; from 0 it would take a thousand steps to be heard
@@ -123,29 +129,19 @@ def upsampling(in_channels: int, out_channels: int, kind: str, bias: bool = True
     """Return a layer that doubles height and width.
 
     `transposed` is the published 4 x 4 stride-2 convolution. `resize` (nearest neighbour, then 3 x 3; Odena
-    et al. 2016) and `sub_pixel` (3 x 3 to four times the channels, then shuffled; started as a resize,
-    Aitken et al. 2017) treat the four pixels of a block alike and so leave no grid.
+    et al. 2016) treats the four pixels of a block alike and so leaves no grid.
     """
     if kind == "transposed":
         return nn.ConvTranspose2d(in_channels, out_channels, kernel_size=4, stride=2, padding=1, bias=bias)
-    if kind == "resize":
-        # "1": what trained models call its weights.
-        return nn.Sequential(OrderedDict({"1": EnlargedConvolution(in_channels, out_channels, bias)}))
-    convolution = nn.Conv2d(in_channels, 4 * out_channels, kernel_size=3, padding=1, bias=bias)
-    with torch.no_grad():
-        convolution.weight.copy_(convolution.weight[::4].repeat_interleave(4, dim=0))
-        if convolution.bias is not None:
-            convolution.bias.copy_(convolution.bias[::4].repeat_interleave(4))
-    return nn.Sequential(convolution, nn.PixelShuffle(2))
+    # "1": what trained models call its weights.
+    return nn.Sequential(OrderedDict({"1": EnlargedConvolution(in_channels, out_channels, bias)}))
 
 
 def normalisation(channels: int, kind: str) -> nn.Module:
     """Return a normalisation layer with a learned scale and shift."""
     if kind == "batch":
         return nn.BatchNorm2d(channels)
-    if kind == "instance":
-        return nn.InstanceNorm2d(channels, affine=True)
-    return nn.GroupNorm(8 if channels % 8 == 0 else 1, channels)
+    return nn.InstanceNorm2d(channels, affine=True)
 
 
 def _down(before: int, after: int, config: Pix2PixConfig, normalised: bool) -> nn.Module:
@@ -173,3 +169,58 @@ def _check_size(condition: Tensor, depth: int) -> None:
             f"generator: {height} x {width} pixels cannot be halved {depth} times; "
             f"use a region that is a multiple of {2**depth} or fewer widths"
         )
+
+
+_REACH = 5 / 1.5  # sigmas: the 11 pixels of Wang et al. 2004 for their 1.5
+
+
+def blur(images: Tensor, sigma_px: float) -> Tensor:
+    """Return images (N, 1, H, W) under a Gaussian, borders reflected."""
+    kernel = send(torch.tensor(gaussian(sigma_px), dtype=images.dtype), images.device)
+    padded = F.pad(images, [len(kernel) // 2] * 4, mode="reflect")
+    rows = F.conv2d(padded, kernel.view(1, 1, -1, 1))
+    return F.conv2d(rows, kernel.view(1, 1, 1, -1))
+
+
+def gaussian(sigma_px: float) -> list[float]:
+    """Return the weights of a Gaussian, which sum to 1; their number is odd."""
+    reach = math.ceil(_REACH * sigma_px)
+    weights = [math.exp(-0.5 * (offset / sigma_px) ** 2) for offset in range(-reach, reach + 1)]
+    total = sum(weights)
+    return [weight / total for weight in weights]
+
+
+_FIRST_STRENGTH = 0.05  # of an image in [-1, 1]
+
+
+class GrainHead(nn.Module):
+    """Says from features how strong noise of each smoothness is, and lays it on.
+
+    Args:
+        in_channels: Channels of the features.
+        smoothness_px: Deviations of the Gaussians that smooth the noise; 0 leaves it white.
+    """
+
+    def __init__(self, in_channels: int, smoothness_px: Sequence[float]):
+        super().__init__()
+        self.smoothness_px = tuple(smoothness_px)
+        self.strength = nn.Conv2d(in_channels, len(self.smoothness_px), kernel_size=3, padding=1)
+        with torch.no_grad():
+            self.strength.weight.mul_(0.1)
+        nn.init.constant_(self.strength.bias, _inverse_softplus(_FIRST_STRENGTH))  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor, noise: Tensor) -> Tensor:
+        """Return the grain (N, 1, H, W) for features (N, C, H, W) and Gaussian noise (N, 1, H, W) of deviation 1."""
+        bands = torch.cat([smooth_noise(noise, sigma) for sigma in self.smoothness_px], dim=1)
+        return (F.softplus(self.strength(features)) * bands).sum(dim=1, keepdim=True)
+
+
+def smooth_noise(noise: Tensor, sigma_px: float) -> Tensor:
+    """Return white noise (N, 1, H, W) smoothed and brought back to its deviation."""
+    if sigma_px == 0:
+        return noise
+    return blur(noise, sigma_px) / sum(weight**2 for weight in gaussian(sigma_px))
+
+
+def _inverse_softplus(value: float) -> float:
+    return math.log(math.expm1(value))

@@ -3,13 +3,15 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from gan.quality.slices import PairedSlices, Segment
+from gan.quality.slices import Segment
 from gan.quality.table import Figure, Row, over_halves, ratio_of_sums
+from imaging.dice import dice_terms
 from imaging.labels import LabelSet
+from imaging.slices.part import PartSlices
 
 
 def adherence(
-    subject: str, slices: PairedSlices, segment: Segment, labels: LabelSet, seed: int, measure: str = "adherence"
+    subject: str, slices: PartSlices, segment: Segment, labels: LabelSet, seed: int, measure: str = "adherence"
 ) -> list[Row]:
     """Return the Dice of each tissue over all slices between the mask and what a segmenter finds.
 
@@ -18,14 +20,14 @@ def adherence(
     found = segment(slices.images)
     rows = []
     for value, tissue in labels.foreground:
-        shared, total = overlaps(slices.masks == value, found == value)
-        if total.any():
-            figure = over_halves(ratio_of_sums(2 * shared, total, empty=1.0), seed, slices.cases)
+        numerator, denominator = dice_terms(*areas(slices.masks == value, found == value))
+        if denominator.any():
+            figure = over_halves(ratio_of_sums(numerator, denominator, empty=1.0), seed, slices.case_ids)
             rows.append(Row(f"{measure}/{tissue}", "ventricle", subject, figure, len(slices)))
     return rows
 
 
-def utility(validation: PairedSlices, real: Segment, synthetic: Segment, labels: LabelSet, seed: int) -> list[Row]:
+def utility(validation: PartSlices, real: Segment, synthetic: Segment, labels: LabelSet, seed: int) -> list[Row]:
     """Compare a segmenter trained on synthetic slices only with one trained on real slices only.
 
     Both are tested on the same real slices of validation patients. `ratio` is synthetic over real.
@@ -41,15 +43,6 @@ def utility(validation: PairedSlices, real: Segment, synthetic: Segment, labels:
     return [*rows, *judged, *ratios]
 
 
-def overlaps(
-    reference: NDArray[np.bool_], prediction: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return each slice's shared pixels (N,) and the sum of both areas (N,)."""
-    shared = (reference & prediction).sum(axis=(1, 2), dtype=np.float64)
-    return shared, reference.sum(axis=(1, 2), dtype=np.float64) + prediction.sum(axis=(1, 2), dtype=np.float64)
-
-
-def dice(reference: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> float:
-    """Return the Dice of all pixels together; 1 where both are empty."""
-    total = int(reference.sum()) + int(prediction.sum())
-    return 2 * int((reference & prediction).sum()) / total if total else 1.0
+def areas(reference: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
+    """Return each slice's shared pixels (N,), those of the reference (N,) and those of the prediction (N,)."""
+    return [held.sum(axis=(1, 2), dtype=np.float64) for held in (reference & prediction, reference, prediction)]

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
+from scipy.spatial import KDTree
 
 from common.errors import InputError
 from common.seeds import random_generator
 from gan.quality.slices import Images, Vectors, ventricle_crops
+from gan.simulator.anatomy import Anatomy, read_anatomy
 from imaging.slices.store import SliceStore
 
 _SIZE_PX = 48
@@ -21,6 +23,11 @@ _CHUNK = 1024
 _READ = 512
 _RARE = 0.01
 _NO_LENGTH = 1e-4
+_DEPTHS, _ANGLES = 10, 128  # of an unrolled wall
+_ALONG_BINS = 3.0  # deviation of the Gaussian along the wall whose mean is taken away, 8 degrees
+_INDEPENDENT = 10  # places of an unrolled wall hold about one independent value
+_MOST_ALIKE = 0.999
+_MOST_TURN = 4  # steps of an angle by which a copy may have been turned, 11 degrees
 _FEWEST_PX = 24  # of a hole, on the crops, below which it shows no pattern
 
 
@@ -94,17 +101,63 @@ def appearance(images: Images, masks: NDArray[np.uint8]) -> NDArray[np.float32]:
 def appearance_in_holes(
     images: Images, masks: NDArray[np.uint8], holes: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return what holes (N, H, W) hold beyond what the mask dictates, and where they lie, both (N, 48 * 48).
+    """Return what holes (N, H, W) in walls hold beyond what the mask dictates, and where they lie, both (N, 10 * 128).
 
-    As `appearance`, with each tissue's mean inside the hole taken away, and all outside it set to 0.
+    Each tissue's mean inside the hole is taken away, and the wall is unrolled by depth and angle, so that a place means
+    the same in every heart, however large, and a turned heart is a shifted one. Of what is left the mean along the wall
+    goes, too: that blood shines into the innermost pixels is common to all. All outside the hole is 0.
     """
-    within, _ = ventricle_crops((holes > 0).astype(np.float32), masks, _SIZE_PX)
-    crops, _ = ventricle_crops(_within_tissues(images, np.where(holes > 0, masks, 0)), masks, _SIZE_PX)
-    inside = within > 0.5
-    smoothed = (gaussian_filter(part, (0, _SMOOTHING_PX, _SMOOTHING_PX)) for part in (crops * inside, inside * 1.0))
-    blurred, share = smoothed
-    pattern = np.where(inside, blurred / np.maximum(share, 1e-3), 0).reshape(len(crops), -1)
-    return unit_vectors(pattern), inside.reshape(len(crops), -1)
+    strips = np.zeros((len(images), _DEPTHS, _ANGLES), np.float32)
+    within = np.zeros(strips.shape, bool)
+    patterns = _within_tissues(images, np.where(holes > 0, masks, 0))
+    for pattern, mask, hole, strip, inside in zip(patterns, masks, holes, strips, within, strict=True):
+        anatomy = read_anatomy(mask)
+        if anatomy is not None and anatomy.cavity.any() and anatomy.myocardium.any():
+            shown = anatomy.myocardium & (hole[anatomy.box] > 0)
+            places = _unrolled(anatomy)
+            strip[:], inside[:] = _smoothed(pattern[anatomy.box], shown)[places], shown[places]
+    sums, share = (
+        gaussian_filter1d(part, _ALONG_BINS, axis=2, mode="wrap") for part in (strips * within, within * 1.0)
+    )
+    pattern = np.where(within, strips - sums / np.maximum(share, 1e-3), 0).reshape(len(strips), -1)
+    return unit_vectors(pattern), within.reshape(len(strips), -1)
+
+
+def wall_appearance(images: Images, masks: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the appearance (N, 10 * 128) of whole walls, with which holes are compared."""
+    return appearance_in_holes(images, masks, np.ones_like(masks))[0]
+
+
+def turned(walls: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return walls (M, 10 * 128) turned by up to eleven degrees to either side, (9, M, 10 * 128)."""
+    strips = walls.reshape(len(walls), _DEPTHS, _ANGLES)
+    turns = range(-_MOST_TURN, _MOST_TURN + 1)
+    return np.stack([np.roll(strips, turn, axis=2).reshape(len(walls), -1) for turn in turns])
+
+
+def _unrolled(anatomy: Anatomy) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return rows and columns (10, 128) of the wall's pixel that is nearest to each depth and angle."""
+    inner, outer = anatomy.radii
+    size = float((inner + outer).mean()) / 2, float((outer - inner).mean())
+    wall = np.nonzero(anatomy.myocardium)
+    depths = (np.arange(_DEPTHS)[:, None] + 0.5) / _DEPTHS
+    angles = np.broadcast_to(np.arange(_ANGLES) * (2 * np.pi / _ANGLES), (_DEPTHS, _ANGLES))
+    _, nearest_px = KDTree(_on_cylinder(anatomy.angle[wall], anatomy.depth[wall], size)).query(
+        _on_cylinder(angles, np.broadcast_to(depths, angles.shape), size)
+    )
+    return wall[0][nearest_px], wall[1][nearest_px]
+
+
+def _on_cylinder(
+    angles: NDArray[np.floating], depths: NDArray[np.floating], size: tuple[float, float]
+) -> NDArray[np.floating]:
+    radius, thickness = size
+    return np.stack([radius * np.cos(angles), radius * np.sin(angles), thickness * depths], axis=-1)
+
+
+def _smoothed(pattern: NDArray[np.float32], shown: NDArray[np.bool_]) -> NDArray[np.float32]:
+    blurred, share = (gaussian_filter(part, _SMOOTHING_PX) for part in (pattern * shown, shown.astype(np.float32)))
+    return np.where(shown, blurred / np.maximum(share, 1e-3), 0).astype(np.float32)
 
 
 def _within_tissues(images: Images, masks: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -134,7 +187,7 @@ def nearest(
 
     Args:
         vectors: (N, D) of length 1.
-        training: (M, D) of length 1.
+        training: (M, D) of length 1; or (T, M, D), each in T ways, of which the likest counts.
         cases: (M,) the patient of each training vector.
         own: (N,) the patient of each vector, whose training vectors are left out.
         within: (N, D) where each vector is compared; None for everywhere.
@@ -147,7 +200,7 @@ def nearest(
     chunks = [slice(start, start + _CHUNK) for start in range(0, len(vectors), _CHUNK)]
     parts = [
         _nearest_of(
-            1 - _alike(vectors[chunk], training, None if within is None else within[chunk]),
+            1 - _likest(vectors[chunk], training, None if within is None else within[chunk]),
             cases,
             None if own is None else own[chunk],
         )
@@ -177,14 +230,15 @@ def search_copies_in_holes(
     Args:
         holes: `appearance_in_holes` of synthetic slices, N vectors and places (N, D).
         recipients: (N,) whose slices they are.
-        training: (M, D) `appearance` of training ventricles.
+        training: (M, D) `wall_appearance` of training slices; they are compared `turned` as well.
         cases: (M,) their patients.
         seed: Draws the hole in which each training ventricle is compared with other patients'.
     """
     vectors, within = holes
+    ways = turned(training)
     return CopySearch(
-        nearest(vectors, training, cases, recipients, within),
-        nearest(training, training, cases, cases, borrowed_holes(within, len(training), seed)),
+        nearest(vectors, ways, cases, recipients, within),
+        nearest(training, ways, cases, cases, borrowed_holes(within, len(training), seed)),
     )
 
 
@@ -193,12 +247,24 @@ def borrowed_holes(within: NDArray[np.bool_], count: int, seed: int) -> NDArray[
     return within[random_generator(seed, "copies: holes").integers(len(within), size=count)]
 
 
+def _likest(
+    vectors: NDArray[np.float32], training: NDArray[np.float32], within: NDArray[np.bool_] | None
+) -> NDArray[np.float32]:
+    """Return `_alike`, of the likest of several ways where there are any."""
+    ways = training if training.ndim == 3 else training[None]
+    likest = _alike(vectors, ways[0], within)
+    for way in ways[1:]:
+        np.maximum(likest, _alike(vectors, way, within), out=likest)
+    return likest
+
+
 def _alike(
     vectors: NDArray[np.float32], training: NDArray[np.float32], within: NDArray[np.bool_] | None
 ) -> NDArray[np.float32]:
     """Return the correlation (N, M) of vectors (N, D) of length 1, or of what of them lies within places (N, D).
 
-    Where either has no pattern it is 0.
+    Of places it is what the correlation surely is, two standard errors below what was found (Fisher's z): in a small
+    hole chance alone makes a likeness that in a large one tells a copy. Where either has no pattern it is 0.
     """
     if within is None:
         return np.asarray(vectors @ training.T)
@@ -210,7 +276,9 @@ def _alike(
     variation = places @ np.square(training).T - (places @ training.T) ** 2 / count
     spread = length * np.sqrt(np.maximum(variation, 0))
     shown = (count >= _FEWEST_PX) & (length > _NO_LENGTH) & (variation > _NO_LENGTH**2)
-    return np.where(shown, (inside @ training.T) / np.maximum(spread, _NO_LENGTH**2), 0).astype(np.float32)
+    found = np.clip((inside @ training.T) / np.maximum(spread, _NO_LENGTH**2), -_MOST_ALIKE, _MOST_ALIKE)
+    error = 1 / np.sqrt(np.maximum(count / _INDEPENDENT, 4) - 3)
+    return np.where(shown, np.maximum(np.tanh(np.arctanh(found) - 2 * error), 0), 0).astype(np.float32)
 
 
 def store_appearance(store: SliceStore) -> NDArray[np.float32]:

@@ -16,20 +16,25 @@ from gan.quality.copies import (
     standardised,
     store_appearance,
     store_appearance_in_holes,
+    turned,
+    wall_appearance,
 )
-from gan.quality.report import Copies
-from gan.quality.slices import Features, PairedSlices, Vectors, inside_ventricle
+from gan.quality.report import Beside, Copies
+from gan.quality.slices import Features, Vectors, inside_ventricle
 from gan.quality.table import Cases, Row, over_halves, ratio_of_sums
+from imaging.labels import Tissue
+from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 
 HOLE = "hole"  # the extra of a store that says where its slices were painted
 _WORST = 8
+_SPREAD, _BESIDE = 24, 8
 _READ = 512
 _PIXELS = "pixels"
 
 
 def report_copies(
-    store: SliceStore, training: PairedSlices, validation: PairedSlices, features: Features, seed: int
+    store: SliceStore, training: PartSlices, validation: PartSlices, features: Features, seed: int
 ) -> tuple[Copies, list[Row]]:
     """Search the whole store for copies by appearance; where it says where it was painted, inside those holes.
 
@@ -42,22 +47,22 @@ def report_copies(
         features: Images (N, H, W) to vectors; the closest pairs are compared in these, too.
         seed: Seed of the halves.
     """
-    looks = appearance(training.images, training.masks)
-    of_unseen = appearance(validation.images, validation.masks)
+    look = wall_appearance if HOLE in store.extras else appearance
+    looks, of_unseen = (look(part.images, part.masks) for part in (training, validation))
     places = np.arange(len(store))
     recipients = store.rows["case_id"].to_numpy(dtype=str)
     if HOLE in store.extras:
         places = painted_rows(store)
         recipients, holes = recipients[places], store_appearance_in_holes(store, places)
-        search = search_copies_in_holes(holes, recipients, looks, training.cases, seed)
+        search = search_copies_in_holes(holes, recipients, looks, training.case_ids, seed)
         like = borrowed_holes(holes[1], len(of_unseen), seed)
-        unseen = nearest(of_unseen, looks, training.cases, within=like)
+        unseen = nearest(of_unseen, turned(looks), training.case_ids, within=like)
     else:
-        search = search_copies(store_appearance(store), looks, training.cases)
-        unseen = nearest(of_unseen, looks, training.cases)
+        search = search_copies(store_appearance(store), looks, training.case_ids)
+        unseen = nearest(of_unseen, looks, training.case_ids)
     counts = (len(training), _PIXELS)
     rows = _shares(search, search.synthetic, recipients, "synthetic", counts, seed, _region(store))
-    rows += _shares(search, unseen, validation.cases, "real", counts, seed, _region(store))
+    rows += _shares(search, unseen, validation.case_ids, "real", counts, seed, _region(store))
     return _closest(search, store, places, training, features), rows
 
 
@@ -74,6 +79,26 @@ def painted_rows(store: SliceStore) -> NDArray[np.intp]:
     if not len(rows):
         raise InputError(f"{store.path}: nothing was painted in any of {len(store)} slices; check the masks' balance")
     return rows
+
+
+def beside_originals(store: SliceStore, training: PartSlices) -> Beside | None:
+    """Return some painted slices of a store beside the recipients' own, those with a lesion first.
+
+    None where no recipient's slice is among `training`.
+    """
+    places = {key: row for row, key in enumerate(zip(training.case_ids, training.slice_index, strict=True))}
+    table = store.rows
+    keys = list(zip(table["case_id"], table["slice_index"], strict=True))
+    painted = [int(row) for row in painted_rows(store) if keys[row] in places]
+    if not painted:
+        return None
+    shown = np.linspace(0, len(painted) - 1, min(_SPREAD, len(painted))).round().astype(int)
+    spread = np.array(painted)[shown]
+    healthy = ~(store.masks(spread) >= Tissue.INFARCT).any(axis=(1, 2))
+    chosen = spread[np.argsort(healthy, kind="stable")][:_BESIDE]
+    originals = training.at(np.array([places[keys[row]] for row in chosen]))
+    # A slice store's further images, not Django's SQL.
+    return Beside(originals.images, store.images(chosen).astype(np.float32), store.extra(HOLE, chosen))  # noqa: S610
 
 
 def _region(store: SliceStore) -> str:
@@ -116,19 +141,19 @@ def _shares(
 
 
 def _closest(
-    search: CopySearch, store: SliceStore, places: NDArray[np.intp], training: PairedSlices, features: Features
+    search: CopySearch, store: SliceStore, places: NDArray[np.intp], training: PartSlices, features: Features
 ) -> Copies:
     """List the pairs that come closest to being copies: copied ones first, by distance; `places` were searched."""
     own, copied = search.synthetic, search.copied()
     rows = np.lexsort((own.distance, ~copied))[:_WORST]
-    drawn, found = PairedSlices.of(store, places[rows]), training.at(own.place[rows])
+    drawn, found = PartSlices.of(store, places[rows]), training.at(own.place[rows])
     donors = store.rows["donor_ids"].to_numpy(dtype=str)[places[rows]]
     worst = pd.DataFrame(
         {
             "row": places[rows],
-            "case_id": drawn.cases,
+            "case_id": drawn.case_ids,
             "donors": donors,
-            "nearest_case": found.cases,
+            "nearest_case": found.case_ids,
             "nearest_slice": found.slice_index,
             "distance": own.distance[rows],
             "ratio": own.ratio[rows],
@@ -140,7 +165,7 @@ def _closest(
 
 
 def _feature_distances(
-    features: Features, drawn: PairedSlices, found: PairedSlices, training: PairedSlices
+    features: Features, drawn: PartSlices, found: PartSlices, training: PartSlices
 ) -> NDArray[np.float64]:
     """Return 1 - correlation of each pair's standardised features (K,)."""
     some = training.at(np.linspace(0, len(training) - 1, min(64, len(training))).astype(np.intp))

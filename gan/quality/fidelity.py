@@ -1,7 +1,7 @@
 """How close a drawing comes to the real slice of the same mask: SSIM, PSNR and LPIPS, whole and in the ventricle.
 
 SSIM and PSNR take grain other than the real slice's for an error and so prefer smooth drawings. LPIPS hardly does,
-and the distance of patches (`gan.quality.distances`, around the ventricle) does not: it compares their distributions.
+and the distance of patches (`gan.quality.realism`, around the ventricle) does not: it compares their distributions.
 
 Measures that compare pixels or describe them: PSNR, SSIM, texture, spread.
 
@@ -27,10 +27,11 @@ from torch import Tensor, nn
 from torchmetrics.functional.image.lpips import _LPIPS
 
 from common.errors import InputError
-from gan.quality.distances import patch_distance
-from gan.quality.slices import Images, PairDistance, PairedSlices, inside_ventricle
+from gan.quality.realism import patch_distance
+from gan.quality.slices import Images, PairDistance, inside_ventricle
 from gan.quality.table import Figure, Row, over_halves, ratio_of_sums
 from gan.training.losses import structural_similarity
+from imaging.slices.part import PartSlices
 from runtime.compute import Compute
 
 Region = NDArray[np.bool_] | None
@@ -102,7 +103,7 @@ def pairwise_variety(images: Images, region: NDArray[np.bool_]) -> float:
 
 
 def fidelity(
-    subject: str, images: Images, real: PairedSlices, perceptual: Mapping[str, PairDistance], seed: int
+    subject: str, images: Images, real: PartSlices, perceptual: Mapping[str, PairDistance], seed: int
 ) -> list[Row]:
     """Compare images (N, H, W) with the real slices that they pair with.
 
@@ -113,13 +114,13 @@ def fidelity(
     ventricle = real.masks > 0
     for name, region in (("whole", None), ("ventricle", ventricle)):
         values, counted = similarities(images, real.images, region)
-        ssim = over_halves(ratio_of_sums(values, counted.astype(float)), seed, real.cases)
-        psnr = over_halves(ratio_of_sums(*squared_errors(images, real.images, region), decibels), seed, real.cases)
+        ssim = over_halves(ratio_of_sums(values, counted.astype(float)), seed, real.case_ids)
+        psnr = over_halves(ratio_of_sums(*squared_errors(images, real.images, region), decibels), seed, real.case_ids)
         rows += [Row("ssim", name, subject, ssim, count, count), Row("psnr", name, subject, psnr, count, count)]
         for network, distance in perceptual.items():
             pair = [_view(part, real.masks, region) for part in (images, real.images)]
             lpips = np.asarray(distance(*pair), np.float64)
-            figure = over_halves(ratio_of_sums(lpips, np.ones_like(lpips)), seed, real.cases)
+            figure = over_halves(ratio_of_sums(lpips, np.ones_like(lpips)), seed, real.case_ids)
             rows.append(Row("lpips", name, subject, figure, count, count, network))
     patches = Figure(patch_distance(images, real.images, ventricle, seed))
     return [*rows, Row("patches", "ventricle", subject, patches, count, count)]

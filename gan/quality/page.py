@@ -5,40 +5,44 @@ The charts of the quality page, drawn without `pyplot`, the same bytes each time
 Pictures of slices for the quality page, as addresses of `img` elements that need no other file.
 """
 
-import io
-from base64 import b64encode
-from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import resources
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
+from scipy.ndimage import binary_dilation
 
-from common.pages import svg_style
+from common.pages.kit import (
+    BLUE,
+    GREEN,
+    INK,
+    PURPLE,
+    VERMILION,
+    WIDTH_IN,
+    Marked,
+    Picture,
+    Table,
+    png_address,
+    render,
+    svg_picture,
+    svg_style,
+    table,
+    tidy,
+)
+from common.pages.words import words
 from gan.quality.copies import CopySearch
-from gan.quality.report import Copies, QualityReport
+from gan.quality.report import Beside, Copies, QualityReport
 from gan.quality.slices import Images, ventricle_crops
 
 _GAP_PX = 3
 _CROP_PX = 96
+_BESIDE_PX = 84
 _MASKS_SHOWN = 4
 _DEVIATION_SHOWN = 0.1
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture as the address of an `img` element, its text for those who do not see it, and its caption."""
-
-    src: str
-    alt: str
-    caption: str = ""
 
 
 def gallery_strips(report: QualityReport) -> list[Picture]:
@@ -69,20 +73,25 @@ def closest_pairs(copies: Copies) -> list[Picture]:
     return pictures
 
 
+def repainted_strips(beside: Beside | None) -> list[Picture]:
+    """Return three strips of the same hearts: as they are, repainted, and repainted with the hole outlined."""
+    if beside is None:
+        return []
+    middle = slice(beside.holes.shape[1] // 2 - _BESIDE_PX // 2, beside.holes.shape[1] // 2 + _BESIDE_PX // 2)
+    parts = [part[:, middle, middle].repeat(2, axis=1).repeat(2, axis=2) for part in (beside.originals, beside.drawn)]
+    holes = beside.holes[:, middle, middle].repeat(2, axis=1).repeat(2, axis=2) > 0
+    edges = np.stack([binary_dilation(hole) & ~hole for hole in holes])
+    strips = {"real": parts[0], "repainted": parts[1], "where": np.where(edges, np.float32(1), parts[1])}
+    return [Picture(strip(images), f"{name}: {len(images)} hearts", name) for name, images in strips.items()]
+
+
 def strip(images: Sequence[NDArray[np.floating]] | Images) -> str:
     """Return images (H, W) in [0, 1] side by side as the address of a PNG."""
     gap = np.full((len(images[0]), _GAP_PX), 255, np.uint8)
     parts = []
     for image in images:
         parts += [(np.clip(np.asarray(image, np.float32), 0, 1) * 255).round().astype(np.uint8), gap]
-    buffer = io.BytesIO()
-    Image.fromarray(np.concatenate(parts[:-1], axis=1)).save(buffer, format="PNG", optimize=True)
-    return data_address(buffer.getvalue(), "image/png")
-
-
-def data_address(content: bytes, kind: str) -> str:
-    """Return content as an address that holds it."""
-    return f"data:{kind};base64,{b64encode(content).decode()}"
+    return png_address(np.concatenate(parts[:-1], axis=1))
 
 
 SUBJECTS = {
@@ -91,6 +100,7 @@ SUBJECTS = {
     "synthetic": "synthetic slices",
     "real": "real slices of other patients",
     "real_patients": "half of the real patients against the other half",
+    "training": "real slices of training patients",
 }
 _SHORT = {
     "pix2pix": "Pix2Pix",
@@ -98,13 +108,16 @@ _SHORT = {
     "synthetic": "synthetic",
     "real": "real",
     "real_patients": "real, halves",
+    "training": "real, training",
 }
-_COLOURS = {
-    "pix2pix": "#23527c",
-    "synthetic": "#4c8cc4",
-    "mean_paint": "#b7791f",
-    "real": "#1d9a6c",
-    "real_patients": "#1d9a6c",
+# Colour and marker, so that neither alone tells the subjects apart.
+_LOOKS = {
+    "pix2pix": (BLUE, "o"),
+    "synthetic": (PURPLE, "D"),
+    "mean_paint": (VERMILION, "s"),
+    "real": (GREEN, "^"),
+    "real_patients": (GREEN, "v"),
+    "training": (INK, "P"),
 }
 _BINS = 40
 
@@ -113,7 +126,7 @@ def realism_figure(table: pd.DataFrame, features: str) -> Picture:
     """Draw Fréchet and kernel distances of one extractor, each subject with its interval."""
     chosen = table[(table["features"] == features) & table["measure"].isin(["frechet", "kernel"])]
     with mpl.rc_context(svg_style()):
-        figure = Figure(figsize=(10.6, 2.1), layout="constrained")
+        figure = Figure(figsize=(WIDTH_IN, 2.1), layout="constrained")
         panels = figure.subplots(1, 4, sharey=True)
         keys = [(measure, region) for measure in ("frechet", "kernel") for region in ("whole", "ventricle")]
         for axes, (measure, region) in zip(panels, keys, strict=True):
@@ -122,7 +135,9 @@ def realism_figure(table: pd.DataFrame, features: str) -> Picture:
             name = "Fréchet" if measure == "frechet" else "kernel (KID)"
             axes.set(title=f"{name}, {'whole slice' if region == 'whole' else 'ventricle'}")
             axes.set_xlim(left=min(0, axes.get_xlim()[0]))
-        return _svg(figure, f"Distances in {features} by subject with 95 % intervals; the table gives the figures")
+        return svg_picture(
+            figure, f"Distances in {features} by subject with 95 % intervals; the table gives the figures"
+        )
 
 
 def tissue_figure(table: pd.DataFrame) -> Picture:
@@ -140,17 +155,17 @@ def tissue_figure(table: pd.DataFrame) -> Picture:
                 own = own.reindex([f"{measure}/{tissue}" for tissue in tissues])
                 places = np.arange(len(tissues)) + 0.16 * (number - (len(subjects) - 1) / 2)
                 _draw_points(axes, places, own, subject)
-            axes.set_xticks(range(len(tissues)), [tissue.replace("_", " ") for tissue in tissues])
-            axes.set(title=titles[measure], ylabel="Dice", ylim=(0, 1))
-            axes.grid(axis="y", color="#e8ebef", linewidth=0.7)
+            axes.set_xticks(range(len(tissues)), [words(tissue) for tissue in tissues])
+            axes.set(title=titles[measure], ylabel="Dice", ylim=(-0.03, 1.03))
+            tidy(axes, "y")
             axes.legend(fontsize=8, loc="lower left")
-        return _svg(figure, "Dice by tissue and subject with 95 % intervals; the table gives the figures")
+        return svg_picture(figure, "Dice by tissue and subject with 95 % intervals; the table gives the figures")
 
 
 def copies_figure(search: CopySearch) -> Picture:
     """Draw how near synthetic and real ventricles lie to the training patients, with the limits of a copy."""
     with mpl.rc_context(svg_style()):
-        figure = Figure(figsize=(10.6, 2.9), layout="constrained")
+        figure = Figure(figsize=(WIDTH_IN, 2.9), layout="constrained")
         left, right = figure.subplots(1, 2)
         high = float(np.quantile(np.concatenate([search.real.distance, search.synthetic.distance]), 0.995))
         edges = np.linspace(0, max(high, 1e-6), _BINS + 1)
@@ -160,48 +175,43 @@ def copies_figure(search: CopySearch) -> Picture:
         ):
             count = len(found.distance)
             name = f"{label} ({count:,})"
-            left.stairs(np.histogram(found.distance, edges)[0] / count, edges, color=_COLOURS[subject], label=name)
-            right.plot(
-                found.distance, found.ratio, ".", color=_COLOURS[subject], markersize=3, alpha=0.5, rasterized=True
+            colour, marker = _LOOKS[subject]
+            dashes = "--" if subject == "real" else "-"
+            left.stairs(
+                np.histogram(found.distance, edges)[0] / count, edges, color=colour, label=name, linestyle=dashes
             )
+            right.plot(found.distance, found.ratio, marker, color=colour, markersize=2.5, alpha=0.5, rasterized=True)
         for axes in (left, right):
-            axes.axvline(search.distance_limit, color="#22303c", linewidth=0.8, linestyle="--")
+            axes.axvline(search.distance_limit, color=INK, linewidth=0.8, linestyle="--")
             axes.set(xlabel="distance to the nearest (1 − correlation)", xlim=(0, edges[-1]))
-        right.axhline(search.ratio_limit, color="#22303c", linewidth=0.8, linestyle="--")
+        right.axhline(search.ratio_limit, color=INK, linewidth=0.8, linestyle="--")
         left.set(title="How near", ylabel="share")
         left.set_ylim(top=1.35 * left.get_ylim()[1])
         left.legend(fontsize=8, loc="upper left")
         right.set(title="How near to that patient alone", ylabel="ratio to the next patient", ylim=(0, 1.02))
         right.text(0.02, 0.04, "copies", transform=right.transAxes)
-        return _svg(figure, "Histogram of distances to the nearest ventricle, and ratio against distance")
+        return svg_picture(figure, "Histogram of distances to the nearest ventricle, and ratio against distance")
 
 
 def _draw_intervals(axes: Axes, rows: pd.DataFrame) -> None:
     for place, (subject, row) in enumerate(rows.iterrows()):
-        colour = _COLOURS[str(subject)]
+        colour, marker = _LOOKS[str(subject)]
         if np.isfinite(row["std"]):
             axes.hlines(place, row["low"], row["high"], color=colour, linewidth=1.4)
-        axes.plot(row["value"], place, "o", color=colour, markersize=5)
+        axes.plot(row["value"], place, marker, color=colour, markersize=5)
     axes.set_yticks(range(len(rows)), [_SHORT[str(name)] for name in rows.index])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.grid(axis="x", color="#e8ebef", linewidth=0.7)
+    tidy(axes, "x")
 
 
 def _draw_points(axes: Axes, places: np.ndarray, rows: pd.DataFrame, subject: str) -> None:
-    colour = _COLOURS[subject]
-    axes.plot(places, rows["value"], "o", color=colour, markersize=5, label=_SHORT[subject])
+    colour, marker = _LOOKS[subject]
+    axes.plot(places, rows["value"], marker, color=colour, markersize=5, label=_SHORT[subject])
     known = np.isfinite(rows["std"].to_numpy(dtype=float))
     axes.vlines(places[known], rows["low"][known], rows["high"][known], color=colour, linewidth=1.4)
 
 
-def _svg(figure: Figure, alt: str) -> Picture:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return Picture(data_address(buffer.getvalue(), "image/svg+xml"), alt)
-
-
 Verdict = tuple[str, bool, str]
-_TEMPLATE = "templates/quality.html.j2"
 _MEASURES = {
     "frechet": "Fréchet distance",
     "kernel": "kernel distance (KID)",
@@ -214,6 +224,9 @@ _MEASURES = {
     "variety_ratio": "variety relative to real patients",
     "copies/near": "share near a training ventricle",
     "copies/copied": "share of copies",
+    "auc": "area under the ROC of a classifier",
+    "refused/lesion_not_found": "share of draws whose lesion the judge did not find",
+    "refused/copy": "share of draws that were copies",
 }
 _SUBJECTS = SUBJECTS | {"same_mask": "drawings from one mask", "ratio": "synthetic over real"}
 
@@ -232,29 +245,32 @@ def write_quality_page(report: QualityReport, path: Path, title: str, verdicts: 
 
 def render_quality_page(report: QualityReport, title: str, verdicts: Sequence[Verdict] = ()) -> str:
     """Return the page as text."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "words": words}
-    template = environment.from_string(resources.files("gan.quality").joinpath(_TEMPLATE).read_text(encoding="utf-8"))
-    table = report.table
-    extractors = table[table["measure"] == "frechet"]["features"].unique()
-    return template.render(
+    found = report.table
+    extractors = found[found["measure"] == "frechet"]["features"].unique()
+    return render(
+        "gan.quality",
+        "quality.html.j2",
         title=title,
         verdicts=verdicts,
-        counts=report.counts.to_dict("records"),
         extractors=extractors,
         gallery=gallery_strips(report),
+        repainted=repainted_strips(report.beside),
+        told_apart=_named(found[found["measure"] == "auc"]),
+        refused=_named(found[found["measure"].str.startswith("refused/")]),
         same_mask=same_mask_strips(report),
         pairs=closest_pairs(report.copies),
         worst=report.copies.worst.to_dict("records"),
-        limits=(report.copies.search.distance_limit, report.copies.search.ratio_limit),
-        realism=[realism_figure(table, name) for name in extractors],
-        tissues=tissue_figure(table),
+        limits=[number(limit) for limit in (report.copies.search.distance_limit, report.copies.search.ratio_limit)],
+        in_holes=(found[found["measure"].str.startswith("copies/")]["region"] == "hole").any(),
+        realism=[realism_figure(found, name) for name in extractors],
+        tissues=tissue_figure(found),
         copies=copies_figure(report.copies.search),
-        fidelity=_beside_paint(report.yardsticks()),
-        variety=_named(table[table["measure"].str.startswith("variety")]),
-        shares=_named(table[table["measure"].str.startswith("copies/")]),
-        utility=_utility(table),
-        rows=_named(table),
+        fidelity=_fidelity(report.yardsticks()),
+        variety=_variety(found[found["measure"].str.startswith("variety")]),
+        shares=_shares(found[found["measure"].str.startswith("copies/")]),
+        utility=_utility(found),
+        counts=_counts(report.counts),
+        figures=_figures(found),
     )
 
 
@@ -265,30 +281,77 @@ def number(value: float) -> str:
     return "0" if value == 0 else f"{value:#.3g}" if abs(value) < 99.95 else f"{value:,.0f}"
 
 
-def words(name: object) -> str:
-    """Return a name without underscores; an empty one as a dash."""
-    return str(name).replace("_", " ") or "–"
-
-
-def _named(table: pd.DataFrame) -> list[dict[str, object]]:
-    """Return rows with measures and subjects in words."""
-    named = table.assign(
-        measure=[_MEASURES.get(name, name.replace("/", ": ")) for name in table["measure"]],
-        subject=[_SUBJECTS[name] for name in table["subject"]],
-    )
-    return [{str(key): value for key, value in row.items()} for row in named.to_dict("records")]
-
-
-def _beside_paint(yardsticks: pd.DataFrame) -> list[dict[str, object]]:
-    named = yardsticks.assign(measure=[_MEASURES[name] for name in yardsticks["measure"]])
-    return [{str(key): value for key, value in row.items()} for row in named.to_dict("records")]
-
-
-def _utility(table: pd.DataFrame) -> list[dict[str, object]]:
-    """Return `tissue`, `synthetic`, `real`, `ratio`."""
-    rows = table[table["measure"].str.startswith("utility/")]
-    wide = rows.pivot_table(index="measure", columns="subject", values="value", sort=False)
+def _named(figures: pd.DataFrame) -> list[dict[str, str]]:
+    """Return rows as texts: measures and subjects in words, numbers as the page writes them."""
     return [
-        {"tissue": str(name).removeprefix("utility/"), **{str(k): v for k, v in row.items()}}
-        for name, row in wide.iterrows()
+        {
+            "measure": _MEASURES.get(row["measure"], words(row["measure"].replace("/", ": "))),
+            "region": row["region"],
+            "subject": _SUBJECTS[row["subject"]],
+            "interval": f"{number(row['low'])} to {number(row['high'])}",
+            **{name: number(row[name]) for name in ("value", "low", "high", "std")},
+            "images": str(row["images"]),
+            "reference_images": str(row["reference_images"] or ""),
+            "features": words(row["features"]),
+        }
+        for row in figures.to_dict("records")
     ]
+
+
+def _table(caption: str, columns: Mapping[str, str], figures: pd.DataFrame) -> Table:
+    """Return the columns of `_named` that are named, each under its heading."""
+    rows = [[row[name] for name in columns] for row in _named(figures)]
+    texts = [heading for name, heading in columns.items() if name in ("region", "subject", "features")]
+    return table(caption, list(columns.values()), rows, texts)
+
+
+def _fidelity(yardsticks: pd.DataFrame) -> Table:
+    rows = [
+        [
+            _MEASURES[row["measure"]],
+            row["region"],
+            words(row["features"]),
+            number(row["pix2pix"]),
+            number(row["mean_paint"]),
+            Marked("Pix2Pix", "better") if row["better"] else Marked("painted means", "worse"),
+        ]
+        for row in yardsticks.to_dict("records")
+    ]
+    headings = ["measure", "region", "features", "Pix2Pix", "painted means", "better"]
+    return table("Likeness to the real slices of the same masks", headings, rows, ("region", "features", "better"))
+
+
+def _variety(figures: pd.DataFrame) -> Table:
+    columns = {"measure": "measure", "subject": "of", "value": "value", "interval": "95 % interval", "images": "pairs"}
+    return _table("Variety of ventricles", columns | {"features": "features"}, figures)
+
+
+def _shares(figures: pd.DataFrame) -> Table:
+    columns = {"measure": "measure", "subject": "of", "value": "value", "interval": "95 % interval", "images": "images"}
+    return _table("Copies", columns | {"reference_images": "training images", "features": "compared in"}, figures)
+
+
+def _counts(counts: pd.DataFrame) -> Table:
+    rows = [[row["set"], str(row["slices"]), str(row["patients"])] for row in counts.to_dict("records")]
+    return table("Slices that show a ventricle", ["set", "slices", "patients"], rows)
+
+
+def _figures(figures: pd.DataFrame) -> Table:
+    columns = {name: name for name in ("measure", "region", "subject", "value", "low", "high")}
+    columns |= {"std": "error", "images": "images", "reference_images": "against", "features": "features"}
+    return _table("All figures", columns, figures)
+
+
+def _utility(found: pd.DataFrame) -> Table | None:
+    """Return Dice by tissue of what synthetic and what real slices alone teach; None where it was not measured."""
+    rows = found[found["measure"].str.startswith("utility/")]
+    if rows.empty:
+        return None
+    wide = rows.pivot_table(index="measure", columns="subject", values="value", sort=False)
+    wide = wide.reindex(columns=["synthetic", "real", "ratio"])
+    shown = [
+        [words(str(name).removeprefix("utility/")), *(number(value) for value in row)]
+        for name, row in zip(wide.index, wide.to_numpy(float), strict=True)
+    ]
+    caption = "Dice on real validation slices of a segmenter that was trained on …"
+    return table(caption, ["tissue", "synthetic slices only", "real slices only", "ratio"], shown)

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from gan.quality.adherence import adherence, dice, utility
-from gan.quality.copy_search import HOLE, copies_in_features, report_copies
+from gan.quality.adherence import adherence, utility
+from gan.quality.copy_search import HOLE, beside_originals, copies_in_features, report_copies
 from gan.quality.fidelity import (
     fidelity,
     local_texture,
@@ -22,9 +23,11 @@ from gan.quality.fidelity import (
 )
 from gan.quality.realism import Extractor, realism
 from gan.quality.report import QualityReport
-from gan.quality.slices import Images, PairDistance, PairedSlices, Segment, inside_ventricle, some_rows
-from gan.quality.table import COLUMNS, Row, as_table
+from gan.quality.slices import Images, PairDistance, Segment, inside_ventricle, some_rows
+from gan.quality.table import COLUMNS, Figure, Row, as_table
+from gan.quality.two_sample import STEPS, two_sample_test
 from gan.quality.variety import Draw, feature_distance, measure_variety, variety_rows
+from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 
 __all__ = [
@@ -32,10 +35,8 @@ __all__ = [
     "Extractor",
     "Instruments",
     "Material",
-    "PairedSlices",
     "QualityReport",
     "assess_quality",
-    "dice",
     "inside_ventricle",
     "local_texture",
     "mean_absolute_error",
@@ -60,8 +61,8 @@ class Material:
     """
 
     synthetic: SliceStore
-    training: PairedSlices
-    validation: PairedSlices
+    training: PartSlices
+    validation: PartSlices
     redrawn: Images
     mean_painted: Images
 
@@ -77,6 +78,7 @@ class Instruments:
         perceptual: LPIPS by the name of its network; the first measures the variety. Without any, the variety is
             measured with the last extractor's features.
         segment_from_synthetic: Like `segment`, but trained on synthetic slices only; None leaves out the utility.
+        classifier_steps: For which the classifier of the two-sample test is taught.
     """
 
     extractors: Sequence[Extractor]
@@ -84,6 +86,7 @@ class Instruments:
     draw: Draw
     perceptual: Mapping[str, PairDistance] = field(default_factory=dict)
     segment_from_synthetic: Segment | None = None
+    classifier_steps: int = STEPS
 
 
 def assess_quality(
@@ -98,7 +101,8 @@ def assess_quality(
         most_images: At most so many slices go into each set; copies are searched in the whole store.
     """
     store, validation, everyone = material.synthetic, material.validation, material.training
-    synthetic = PairedSlices.of(store, some_rows(len(store), most_images, seed, "quality synthetic slices"))
+    drawn_rows = some_rows(len(store), most_images, seed, "quality synthetic slices")
+    synthetic = PartSlices.of(store, drawn_rows)
     training = everyone.at(some_rows(len(everyone), most_images, seed, "quality training slices"))
     drawn = {
         "pix2pix": validation.painted_as(material.redrawn),
@@ -112,23 +116,52 @@ def assess_quality(
     first = instruments.extractors[0]
     realistic, vectors = realism(drawn, synthetic, training, validation, instruments.extractors, seed)
     copies, copied = report_copies(store, everyone, validation, first.features, seed)
-    rows += realistic + _adherence({**drawn, "real": validation, "synthetic": synthetic}, instruments, store, seed)
+    rows += realistic + _adherence(
+        {**drawn, "real": validation, "synthetic": synthetic, "training": training}, instruments, store, seed
+    )
     name, distance = _pair_distance(instruments)
     variety = measure_variety(synthetic, training, validation, instruments.draw, distance, seed)
-    rows += variety_rows(variety, name) + copied
+    rows += (
+        variety_rows(variety, name)
+        + copied
+        + _told_apart(synthetic, drawn_rows, material, instruments, seed)
+        + _refused(store)
+    )
     if HOLE in store.extras:  # of a heart that is real but for its lesion, whole features only say whose it is
-        return QualityReport(as_table(rows), copies, variety, _gallery(material), _counts(material))
-    of_synthetic, of_training = (vectors["synthetic"], synthetic.cases), (vectors["training"], training.cases)
+        beside = beside_originals(store, everyone)
+        return QualityReport(as_table(rows), copies, variety, _gallery(material), _counts(material), beside)
+    of_synthetic, of_training = (vectors["synthetic"], synthetic.case_ids), (vectors["training"], training.case_ids)
     rows += copies_in_features(of_synthetic, of_training, first.name, seed)
     return QualityReport(as_table(rows), copies, variety, _gallery(material), _counts(material))
 
 
-def _adherence(sets: Mapping[str, PairedSlices], instruments: Instruments, store: SliceStore, seed: int) -> list[Row]:
+def _adherence(sets: Mapping[str, PartSlices], instruments: Instruments, store: SliceStore, seed: int) -> list[Row]:
     labels, segment = store.label_set, instruments.segment
     rows = [row for name, slices in sets.items() for row in adherence(name, slices, segment, labels, seed)]
     if instruments.segment_from_synthetic is not None:
         rows += utility(sets["real"], segment, instruments.segment_from_synthetic, labels, seed)
     return rows
+
+
+def _told_apart(
+    synthetic: PartSlices, rows: NDArray[np.intp], material: Material, instruments: Instruments, seed: int
+) -> list[Row]:
+    store, validation = material.synthetic, material.validation
+    # A slice store's further images, not Django's SQL.
+    holes = store.extra(HOLE, rows) if HOLE in store.extras else None  # noqa: S610
+    again = validation.painted_as(material.redrawn)
+    return two_sample_test(synthetic, holes, material.training, again, validation, seed, instruments.classifier_steps)
+
+
+def _refused(store: SliceStore) -> list[Row]:
+    """Return which shares of all draws were refused for each reason, where any could be."""
+    told = store.attributes.parameters.get("refusal")
+    if told is None:
+        return []
+    return [
+        Row(f"refused/{reason.replace(' ', '_')}", "whole", "synthetic", Figure(times / told["draws"]), told["draws"])
+        for reason, times in told["refused"].items()
+    ]
 
 
 def _pair_distance(instruments: Instruments) -> tuple[str, PairDistance]:
@@ -142,7 +175,7 @@ def _gallery(material: Material) -> dict[str, Images]:
     """Return the slice with the largest lesion of each of some patients, as each subject draws it."""
     sizes = (material.validation.masks > 2).sum(axis=(1, 2))
     largest = np.argsort(-sizes, kind="stable")
-    _, first = np.unique(material.validation.cases[largest], return_index=True)
+    _, first = np.unique(material.validation.case_ids[largest], return_index=True)
     chosen = largest[np.sort(first)][:_PICTURED]
     pictured = {"real": material.validation.images, "Pix2Pix": material.redrawn, "painted means": material.mean_painted}
     return {name: images[chosen] for name, images in pictured.items()}
@@ -151,7 +184,7 @@ def _gallery(material: Material) -> dict[str, Images]:
 def _counts(material: Material) -> pd.DataFrame:
     """Return `set`, `slices`, `patients`."""
     synthetic = material.synthetic.rows["case_id"]
-    sets = {"training": material.training.cases, "validation": material.validation.cases}
+    sets = {"training": material.training.case_ids, "validation": material.validation.case_ids}
     rows = [(name, len(cases), len(np.unique(cases))) for name, cases in sets.items()]
     rows.append(("synthetic", len(synthetic), synthetic.nunique()))
     return pd.DataFrame(rows, columns=["set", "slices", "patients"])

@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from gan.quality.copies import CopySearch
-from gan.quality.slices import Images, PairedSlices
+from gan.quality.slices import Images
 from gan.quality.variety import Variety
+from imaging.slices.part import PartSlices
 
 # Measures of which pix2pix must have less than mean paint, and those of which it must have more.
 _LESS, _MORE = ("frechet", "kernel", "lpips", "patches"), ("ssim", "psnr")
@@ -27,8 +30,17 @@ class Copies:
 
     search: CopySearch
     worst: pd.DataFrame
-    drawn: PairedSlices
-    found: PairedSlices
+    drawn: PartSlices
+    found: PartSlices
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Hearts beside themselves: as they are, with what was painted into them, and where (K, H, W)."""
+
+    originals: Images
+    drawn: Images
+    holes: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -40,15 +52,18 @@ class QualityReport:
             of the patients, see `gan.quality.table`), `std` (its standard error), `images` (how many; pairs for
             `variety`), `reference_images` (on the other side of a distance), `features` (name of the extractor or
             ""). Measures: `frechet`, `kernel`, `inception_score`, `ssim`, `psnr`, `lpips`, `patches`,
-            `adherence/<tissue>`, `utility/<tissue>`, `variety`, `variety_ratio`, `copies/near`, `copies/copied`.
+            `adherence/<tissue>`, `utility/<tissue>`, `variety`, `variety_ratio`, `copies/near`, `copies/copied`,
+            `auc` (of the two-sample classifier), `refused/<reason>` (share of draws).
             Subjects: `pix2pix` (validation slices drawn again) and `mean_paint` (the yardstick on the same slices),
             both against the validation slices; `synthetic` (the store against training slices); `real` (training
             against validation slices); `real_patients` (one half of the training patients against the other);
-            `same_mask` (variety of drawings from one mask); `ratio` (utility: synthetic over real).
+            `training` (adherence on real training slices); `same_mask` (variety of drawings from one mask); `ratio`
+            (utility: synthetic over real).
         copies: What is behind `copies/*`.
         variety: What is behind `variety`.
         gallery: Images (K, H, W) of the same validation slices, by name: real, drawn, painted.
         counts: How many slices and patients each set holds.
+        beside: Repainted hearts beside their originals; None where ventricles were redrawn.
     """
 
     table: pd.DataFrame
@@ -56,6 +71,7 @@ class QualityReport:
     variety: Variety
     gallery: Mapping[str, Images]
     counts: pd.DataFrame
+    beside: Beside | None = None
 
     def rows(self, measure: str, region: str, subject: str) -> pd.DataFrame:
         """Return the rows of one figure, one for each extractor, the deciding one first."""

@@ -117,7 +117,7 @@ COLUMNS = (
 
 
 _SIGNED = ("kernel", "ssim", "psnr")  # of the others none can be negative
-_SHARES = ("adherence/", "utility/", "copies/", "ssim")
+_SHARES = ("adherence/", "utility/", "copies/", "refused/", "ssim", "auc")
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.seeds import derive_seed, random_generator
-from gan.quality.slices import Features, Images, PairDistance, PairedSlices, ventricle_crops
+from gan.quality.slices import Features, Images, PairDistance, ventricle_crops
 from gan.quality.table import Figure, Row, over_halves
+from imaging.slices.part import PartSlices
 
 Draw = Callable[[NDArray[np.integer], Sequence[int]], Images]
 _SIZE_PX = 64
@@ -46,9 +47,9 @@ class Variety:
 
 
 def measure_variety(
-    synthetic: PairedSlices,
-    training: PairedSlices,
-    validation: PairedSlices,
+    synthetic: PartSlices,
+    training: PartSlices,
+    validation: PartSlices,
     draw: Draw,
     distance: PairDistance,
     seed: int,
@@ -68,7 +69,7 @@ def measure_variety(
     """
     figures = []
     for slices, purpose in ((synthetic, "synthetic"), (training, "real")):
-        pairs = different_patients(slices.cases, _PAIRS, seed, purpose)
+        pairs = different_patients(slices.case_ids, _PAIRS, seed, purpose)
         figures.append(_distance(slices.at(pairs[0]), slices.at(pairs[1]), distance, seed))
     rows = np.unique(np.linspace(0, len(validation) - 1, min(_MASKS, len(validation))).round().astype(np.intp))
     seeds = [derive_seed(seed, "quality same mask", int(row), number) for row in rows for number in range(_DRAWS)]
@@ -104,7 +105,7 @@ def different_patients(
     return first, second
 
 
-def common_ventricle(first: PairedSlices, second: PairedSlices) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def common_ventricle(first: PartSlices, second: PartSlices) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return pairs of ventricles (N, 64, 64) at one size and place, black where either is not."""
     crops, labels = zip(*(ventricle_crops(part.images, part.masks, _SIZE_PX) for part in (first, second)), strict=True)
     both = (labels[0] > 0) & (labels[1] > 0)
@@ -121,6 +122,6 @@ def feature_distance(features: Features) -> PairDistance:
     return distance
 
 
-def _distance(first: PairedSlices, second: PairedSlices, distance: PairDistance, seed: int) -> Figure:
+def _distance(first: PartSlices, second: PartSlices, distance: PairDistance, seed: int) -> Figure:
     values = np.asarray(distance(*common_ventricle(first, second)), np.float64)
-    return over_halves(lambda rows: float(values[rows].mean()), seed, first.cases)
+    return over_halves(lambda rows: float(values[rows].mean()), seed, first.case_ids)

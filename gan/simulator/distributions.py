@@ -15,6 +15,7 @@ from scipy.stats import ks_2samp
 
 from common.errors import InputError
 from common.files import write_atomically
+from common.pages.words import words
 from common.seeds import random_generator
 from gan.simulator.anatomy import read_anatomy
 from gan.simulator.config import SimulatorConfig
@@ -192,7 +193,7 @@ def _histograms(axis: Axes, found: pd.DataFrame, measure: str) -> None:
             share = np.histogram(part, edges)[0] / len(part)
             axis.stairs(share, edges, color=_COLOURS[source], fill=source == "training", alpha=0.6, label=source)
     of_slices = "slices with infarct" if measure in LESION_MEASURES else "slices with a ventricle"
-    axis.set_title(measure.replace("_", " "), fontsize=9)
+    axis.set_title(words(measure), fontsize=9)
     axis.set_xlabel(f"{MEASURES[measure]} ({of_slices})", fontsize=7)
     axis.set_yticks([])
     axis.spines[["top", "right", "left"]].set_visible(False)

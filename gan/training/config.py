@@ -10,18 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from common.config import FrozenConfig
-
-# The source's pixel weights (Cairo University 2025); `myocardium` is the cine studies' one wall tissue.
-PUBLISHED_TISSUE_WEIGHTS: Mapping[str, float] = MappingProxyType(
-    {
-        "background": 1.0,
-        "cavity": 7.0,
-        "normal_myocardium": 11.0,
-        "infarct": 26.0,
-        "no_reflow": 90.0,
-        "myocardium": 11.0,
-    }
-)
+from imaging.labels import PUBLISHED_TISSUE_WEIGHTS
 
 # What an unweighted L1 is.
 PLAIN_TISSUE_WEIGHTS: Mapping[str, float] = MappingProxyType(dict.fromkeys(PUBLISHED_TISSUE_WEIGHTS, 1.0))
@@ -50,9 +39,16 @@ class SynthesisConfig(FrozenConfig):
     Attributes:
         method: `pix2pix` draws simulated masks; `transplant` carries lesions of real slices into healthy walls, without
             a network: the yardstick that a generator of lesions has to beat.
+        refuse: Draw again what a segmenter trained on real slices only does not find, and what is a copy of a training
+            patient (transplanted lesions are their donors' by design, and pass).
+        refuse_quantile: A lesion is found at this quantile of that segmenter's Dice on training patients' lesions.
+        refuse_draws: At most so many times the slices that are asked for are drawn, all tries together.
     """
 
     method: Literal["pix2pix", "transplant"] = "pix2pix"
+    refuse: bool = False
+    refuse_quantile: float = Field(0.1, gt=0, lt=1)
+    refuse_draws: int = Field(3, ge=2)
 
 
 class TransplantConfig(FrozenConfig):
@@ -101,14 +97,14 @@ class Pix2PixConfig(FrozenConfig):
         noise_channels: Planes of Gaussian noise beside the labels, so that one mask gives many images.
         background_noise: Deviation of Gaussian noise laid on the labels' background.
         widths: Channels of the encoder's stride-2 stages; the region must be divisible by 2 ** len(widths).
-        upsampling: `transposed` convolutions (as published), or `resize` / `sub_pixel` (no checkerboards).
+        upsampling: `transposed` convolutions (as published), or `resize` (no checkerboards).
         full_resolution_width: Channels of one more layer at full resolution that sees the input; 0 for none.
         decoder_noise: Add the noise at every decoder stage too, by a learned strength a channel.
         decoder_labels: Give the labels, in each stage's size, to every decoder stage.
         shades: Tell how bright each tissue is, see `gan.generation.shades`; needs context.
         shade_neighbours: Among how many of the likest training slices a mask's shades are drawn.
         grain_px: Smoothness of the noise that is laid on the drawing as grain, as strong as the network says:
-            deviations of Gaussians in pixels, 0 for white; empty for none (`gan.networks.grain`).
+            deviations of Gaussians in pixels, 0 for white; empty for none (`gan.networks.generator`).
         output: Last activation; a `sigmoid`'s [0, 1] is spread over [-1, 1].
         normalisation: `instance` equals batch normalisation at the published batch of one.
         normalise_innermost: False where the innermost map is a single pixel, which has no deviation.
@@ -121,7 +117,6 @@ class Pix2PixConfig(FrozenConfig):
         l1_blur_px: Deviation of the Gaussian under which that L1 compares, so that it does not punish grain; 0
             for none, as published.
         grain_weight: Weight of the difference in fine detail by tissue (`gan.training.losses`).
-        structure_weight: Weight of 1 - SSIM over the ventricle.
         perceptual_weight: Weight of the L1 distance of VGG16 features; needs a weights file.
         reader_weight: Weight of reading the labels out of the drawn slice, by a small network that learns
             alongside to read them out of real slices.
@@ -129,7 +124,6 @@ class Pix2PixConfig(FrozenConfig):
         crop_px: Train on windows of this side around the hole; 0 for whole slices. Must be divisible like them.
         decay_share: Over this last share of the steps the learning rates fall to zero.
         average_decay: Decay of the averaged generator weights; 0 keeps the weights themselves.
-        patch_weight: How much unlike patches cost in the measure that selects the checkpoint.
         validation_slices: At most so many validation slices are drawn at each round.
     """
 
@@ -142,7 +136,7 @@ class Pix2PixConfig(FrozenConfig):
     noise_channels: int = Field(1, ge=0)
     background_noise: float = Field(0.0, ge=0.0)
     widths: tuple[int, ...] = (32, 64, 128, 192, 192)
-    upsampling: Literal["transposed", "resize", "sub_pixel"] = "resize"
+    upsampling: Literal["transposed", "resize"] = "resize"
     full_resolution_width: int = Field(16, ge=0)
     decoder_noise: bool = False
     decoder_labels: bool = False
@@ -150,33 +144,29 @@ class Pix2PixConfig(FrozenConfig):
     shade_neighbours: int = Field(8, ge=1)
     grain_px: tuple[Annotated[float, Field(ge=0.0, le=8.0)], ...] = ()
     output: Literal["tanh", "sigmoid"] = "tanh"
-    normalisation: Literal["batch", "instance", "group"] = "batch"
+    normalisation: Literal["batch", "instance"] = "batch"
     normalise_innermost: bool = True
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     discriminator_widths: tuple[int, ...] = (32, 64, 128)
     fine_discriminator_widths: tuple[int, ...] = ()
     discriminator_sees_mask: bool = True
     spectral_norm: bool = True
-    adversarial: Literal["bce", "least_squares", "hinge"] = "least_squares"
+    adversarial: Literal["bce", "least_squares"] = "least_squares"
     adversarial_weight: float = Field(1.0, ge=0.0)
     l1_weight: float = Field(100.0, ge=0.0)
     l1_blur_px: float = Field(0.0, ge=0.0, le=8.0)
     grain_weight: float = Field(0.0, ge=0.0)
-    structure_weight: float = Field(0.0, ge=0.0)
     perceptual_weight: float = Field(0.0, ge=0.0)
     reader_weight: float = Field(0.0, ge=0.0)
     detail_px: int = Field(64, ge=16, multiple_of=8)
     tissue_weights: dict[str, float] = Field(default_factory=lambda: dict(CONTEXT_TISSUE_WEIGHTS))
     learning_rate: float = Field(2e-4, gt=0.0)
-    discriminator_learning_rate: float = Field(2e-4, gt=0.0)
-    beta1: float = Field(0.5, ge=0.0, lt=1.0)
     batch: int = Field(8, ge=1)
     crop_px: int = Field(0, ge=0)
     steps: int = Field(20_000, ge=1)
     validate_every: int = Field(500, ge=1)
     decay_share: float = Field(0.5, ge=0.0, le=1.0)
     average_decay: float = Field(0.999, ge=0.0, lt=1.0)
-    patch_weight: float = Field(2.0, ge=0.0)
     validation_slices: int = Field(64, ge=1)
 
     @model_validator(mode="after")

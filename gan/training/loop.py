@@ -34,17 +34,19 @@ from common.tables import write_csv
 from gan.generation.hole import own_hole
 from gan.generation.shades import tissue_shades, write_shades
 from gan.generation.synthesiser import Synthesiser, noise_seeds
-from gan.quality.distances import patch_distance
 from gan.quality.proof import local_texture, mean_absolute_error, pairwise_variety, structural_similarity_of
+from gan.quality.realism import patch_distance
 from gan.training.batches import ResidentSlices
 from gan.training.config import Pix2PixConfig
 from gan.training.steps import Players
 from imaging.labels import Tissue
+from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 from runtime.checkpoint import digest_of, load_checkpoint, save_checkpoint
 from runtime.compute import Compute
+from runtime.model_card import DiceValidation, ModelCard
 from runtime.model_folder import finished_card, write_model_folder
-from runtime.report import Report, TrainingDivergedError
+from runtime.report import Report, TrainingDivergedError, course_row, shown_row
 
 EXPLODING_LOSS = "exploding loss"
 WINNING_DISCRIMINATOR = "winning discriminator"
@@ -83,7 +85,7 @@ def require_finite(step: int, losses: Mapping[str, float], last: Mapping[str, fl
     """
     broken = {name: value for name, value in losses.items() if not math.isfinite(value)}
     if broken:
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in last.items()) or "none yet"
+        figures = shown_row(last) or "none yet"
         raise TrainingDivergedError(
             f"pix2pix: {broken} at step {step}; last metrics: {figures}; "
             "lower the learning rate or use fp32, then start again"
@@ -91,56 +93,55 @@ def require_finite(step: int, losses: Mapping[str, float], last: Mapping[str, fl
 
 
 _SMOOTHING_PX = 1.5
+_PATCH_WEIGHT = 2.0  # how much unlike patches cost
 
 
 @dataclass(frozen=True)
-class ValidationSlices:
+class PaintedSlices:
     """Slices that show what is painted.
 
-    Images are (N, H, W) in [0, 1], masks, holes and regions (N, H, W), shades (N, labels).
+    Holes and regions are (N, H, W), shades (N, labels).
     A region is where the drawing is measured: the ventricle, or the hole of its lesions.
     """
 
-    images: NDArray[np.float32]
-    masks: NDArray[np.uint8]
+    slices: PartSlices
     holes: NDArray[np.uint8]
     regions: NDArray[np.bool_]
     shades: NDArray[np.float32]
 
     @classmethod
-    def choose(
-        cls, images: NDArray[np.floating], masks: NDArray[np.uint8], config: Pix2PixConfig
-    ) -> "ValidationSlices":
+    def choose(cls, validation: PartSlices, config: Pix2PixConfig) -> "PaintedSlices":
         """Take at most `validation_slices`, evenly spread over those that show a ventricle, or a lesion.
 
         Raises:
             InputError: None does.
         """
-        painted = masks >= (Tissue.INFARCT if config.paint == "lesion" else Tissue.CAVITY)
+        painted = validation.masks >= (Tissue.INFARCT if config.paint == "lesion" else Tissue.CAVITY)
         rows = np.flatnonzero(painted.any(axis=(1, 2)))
         if not len(rows):
             raise InputError(
-                f"pix2pix: none of {len(masks)} validation slices shows a {config.paint}; check the split and the masks"
+                f"pix2pix: none of {len(validation)} validation slices shows a {config.paint}; "
+                "check the split and the masks"
             )
         count = min(config.validation_slices, len(rows))
-        rows = rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
-        holes = own_hole(masks[rows], config.paint, config.hole_margin_px)
-        regions = (masks[rows] > 0) if config.paint == "ventricle" else holes > 0
-        chosen = np.asarray(images[rows], dtype=np.float32)
-        shades = tissue_shades(chosen, masks[rows], int(masks.max()) + 1)
-        return cls(chosen, masks[rows], holes, regions, np.nan_to_num(shades, nan=0.5))
+        chosen = validation.at(rows[np.linspace(0, len(rows) - 1, count).round().astype(int)])
+        holes = own_hole(chosen.masks, config.paint, config.hole_margin_px)
+        regions = (chosen.masks > 0) if config.paint == "ventricle" else holes > 0
+        chosen = chosen.painted_as(np.asarray(chosen.images, dtype=np.float32))
+        shades = tissue_shades(chosen.images, chosen.masks, int(validation.masks.max()) + 1)
+        return cls(chosen, holes, regions, np.nan_to_num(shades, nan=0.5))
 
 
 def validation_figures(
     synthesiser: Synthesiser,
-    slices: ValidationSlices,
+    painted: PaintedSlices,
     seed: int,
 ) -> dict[str, float]:
     """Draw real slices again and measure how well they are met inside the ventricle, or the hole of their lesions.
 
     The measure that selects is `selection` = the share of the ventricle's shading that is met, with both slices
-    smoothed by a Gaussian of 1.5 px - patch_weight x the distance between drawn and real patches around the
-    ventricle (`gan.quality.distances`). SSIM or L1 of slices as they are take other grain for an error, however
+    smoothed by a Gaussian of 1.5 px - 2 x the distance between drawn and real patches around the
+    ventricle (`gan.quality.realism`). SSIM or L1 of slices as they are take other grain for an error, however
     real, and prefer early, smooth drawings; the patches charge for blur, for exaggerated grain and for edges that
     are none. Both are cheap, need no network, and are stable on a few dozen slices, which a Fréchet distance is
     not.
@@ -149,17 +150,17 @@ def validation_figures(
 
     Args:
         synthesiser: The generator.
-        slices: Real slices.
+        painted: Real slices.
         seed: Seed of the noise.
     """
-    images, masks = slices.images, slices.masks
+    images, masks = painted.slices.images, painted.slices.masks
     seeds = noise_seeds(seed, "validation", range(len(masks)))
-    drawn = synthesiser.draw(masks, images, slices.holes, seeds, slices.shades)
-    ventricle = slices.regions
+    drawn = synthesiser.draw(masks, images, painted.holes, seeds, painted.shades)
+    ventricle = painted.regions
     shading = _share_met(_smoothed(drawn)[ventricle], _smoothed(images)[ventricle])
-    patches = patch_distance(drawn, images, slices.holes > 0, seed)
+    patches = patch_distance(drawn, images, painted.holes > 0, seed)
     return {
-        "selection": shading - synthesiser.config.patch_weight * patches,
+        "selection": shading - _PATCH_WEIGHT * patches,
         "patch_distance": patches,
         "ssim_ventricle": structural_similarity_of(drawn, images, ventricle),
         "shading_met": shading,
@@ -204,22 +205,20 @@ class Pix2PixResult:
 
 def train_pix2pix(
     training: SliceStore,
-    validation_images: NDArray[np.floating],
-    validation_masks: NDArray[np.uint8],
+    validation: PartSlices,
     config: Pix2PixConfig,
     compute: Compute,
     folder: Path,
     seed: int,
     report: Report,
-    card: Mapping[str, Any],
+    card: ModelCard,
     vgg16_weights: Path | None = None,
 ) -> Pix2PixResult:
     """Train Pix2Pix, or continue the training whose checkpoint lies in `folder`; one that is over is not repeated.
 
     Args:
         training: Slices of training patients.
-        validation_images: (N, H, W) in [0, 1], slices of validation patients.
-        validation_masks: (N, H, W).
+        validation: Slices of validation patients.
         config: The network and its training.
         compute: What to run on.
         folder: The model folder to write. The checkpoint stays there: who has nothing more to do with the model
@@ -235,8 +234,8 @@ def train_pix2pix(
         TrainingDivergedError: A loss was not finite.
     """
     slices = ResidentSlices.load(training, config, compute, seed)
-    validation = ValidationSlices.choose(validation_images, validation_masks, config)
-    run = _Training(Players(slices, compute, seed, vgg16_weights), validation, folder)
+    painted = PaintedSlices.choose(validation, config)
+    run = _Training(Players(slices, compute, seed, vgg16_weights), painted, folder)
     if (result := run.found(card)) is not None:
         return result
     run.restore()
@@ -252,10 +251,10 @@ def train_pix2pix(
 class _Training:
     """The state of a training and its rounds."""
 
-    def __init__(self, players: Players, validation: ValidationSlices, folder: Path):
+    def __init__(self, players: Players, validation: PaintedSlices, folder: Path):
         self.players, self.validation, self.folder = players, validation, folder
         self.config, self.seed = players.config, players.seed
-        held_out = digest_of(validation.images, validation.masks)
+        held_out = digest_of(validation.slices.images, validation.slices.masks)
         self.origin: dict[str, str | int] = {
             "seed": self.seed,
             "training_set": players.slices.digest,
@@ -281,7 +280,7 @@ class _Training:
             _LOG.warning("pix2pix, step %d: %s (%s)", self.step, trouble, _as_text(figures))
             if trouble not in self.troubles:
                 self.troubles.append(trouble)
-        self.history.append({"step": float(self.step)} | figures)
+        self.history.append(course_row(self.step, figures))
         if figures["selection"] > self.best["selection"]:
             self.best = {
                 "selection": figures["selection"],
@@ -300,12 +299,14 @@ class _Training:
         rest = {"step": self.step, "history": self.history, "troubles": self.troubles, "best": self.best}
         save_checkpoint(self.folder / CHECKPOINT, self.config, self.origin, state | rest)
 
-    def found(self, card: Mapping[str, Any]) -> Pix2PixResult | None:
+    def found(self, card: ModelCard) -> Pix2PixResult | None:
         """Return the result of this very training where it is over, None where it has still to be done."""
         model = finished_card(self.folder, self.players.averaged.state_dict(), self.config, card, self.seed)
-        if model is None or not (self.folder / "history.csv").is_file():
+        if model is None or isinstance(model.validation, DiceValidation):
             return None
-        return Pix2PixResult(self.folder, model["selected_step"], model["validation"], tuple(model["troubles"]))
+        if not (self.folder / "history.csv").is_file():
+            return None
+        return Pix2PixResult(self.folder, model.selected_step, model.validation, tuple(model.troubles))
 
     def restore(self) -> None:
         """Continue from the checkpoint, if there is one."""
@@ -317,7 +318,7 @@ class _Training:
         self.step, self.history = state["step"], state["history"]
         self.troubles, self.best = state["troubles"], state["best"]
 
-    def finish(self, card: Mapping[str, Any]) -> Pix2PixResult:
+    def finish(self, card: ModelCard) -> Pix2PixResult:
         """Write the model folder, without the speed: equal trainings have equal model cards."""
         best = self.best
         figures = {name: value for name, value in best["figures"].items() if name != _SPEED}
@@ -332,7 +333,7 @@ class _Training:
         }
         if self.players.slices.shades is not None:
             write_shades(self.folder, self.players.slices.shades)
-        write_model_folder(self.folder, best["weights"], self.config, {**card, **own})
+        write_model_folder(self.folder, best["weights"], self.config, card.completed(**own))
         return Pix2PixResult(self.folder, best["step"], figures, tuple(self.troubles))
 
     def _begin_round(self) -> None:

@@ -1,4 +1,4 @@
-"""The losses of Pix2Pix: adversarial, region-weighted L1 and structure.
+"""The losses of Pix2Pix: adversarial, and region-weighted L1; and the structural similarity.
 
 All work in float32 on images in [-1, 1] (`structural_similarity`: [0, 1]). Weights and regions come in as
 tensors.
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from gan.networks.features import load_vgg16
-from gan.networks.grain import blur
+from gan.networks.generator import blur
 from imaging.labels import LabelSet
 
 # Constants and window of Wang et al. 2004.
@@ -56,7 +56,6 @@ ADVERSARIAL_LOSSES: Mapping[str, AdversarialLoss] = MappingProxyType(
         "least_squares": AdversarialLoss(
             on_real=lambda x: (x - 1).square(), on_drawn=torch.square, to_fool=lambda x: (x - 1).square()
         ),
-        "hinge": AdversarialLoss(on_real=lambda x: F.relu(1 - x), on_drawn=lambda x: F.relu(1 + x), to_fool=torch.neg),
     }
 )
 

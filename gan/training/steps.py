@@ -6,7 +6,6 @@ checkpoints, and which generator is kept (`gan.training.loop`).
 What the generator is taught: to fool the discriminator, to stay close to the real slice, to show its mask.
 """
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,13 +15,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from common.errors import InputError
 from common.seeds import derive_seed
 from gan.generation.synthesiser import Synthesiser, discriminator_channels, generator_channels
 from gan.networks.discriminator import Discriminator, TissueReader, reading_loss
-from gan.networks.generator import Generator, together
-from gan.networks.grain import blur
+from gan.networks.generator import Generator, blur, together
 from gan.training.batches import Batch, ResidentSlices
 from gan.training.config import Pix2PixConfig
 from gan.training.losses import (
@@ -30,11 +29,11 @@ from gan.training.losses import (
     PerceptualLoss,
     grain_loss,
     region_weighted_l1,
-    structural_similarity,
     weighted_mean,
 )
 from imaging.labels import LabelSet
 from runtime.compute import Compute, FabricModule, FabricOptimizer
+from runtime.optimisation import advance, last_rate, schedule, weight_average
 
 
 @dataclass(frozen=True)
@@ -101,10 +100,6 @@ class Objective:
             "l1_loss": self._distance(batch, drawn),
         }
         weights = [config.adversarial_weight, config.l1_weight]
-        if config.structure_weight > 0:
-            similarity = structural_similarity((drawn + 1) / 2, (batch.real + 1) / 2)
-            terms["structure_loss"] = 1 - weighted_mean(similarity, batch.ventricle)
-            weights.append(config.structure_weight)
         if config.grain_weight > 0:
             terms["grain_loss"] = grain_loss(drawing.grain, batch.real, self._tissues(batch) * batch.holes)
             weights.append(config.grain_weight)
@@ -145,6 +140,7 @@ class Objective:
 
 
 _READER_LEARNING_RATE = 1e-3
+_BETAS = (0.5, 0.999)  # as published (Isola et al. 2017)
 
 
 class Players:
@@ -167,11 +163,11 @@ class Players:
         self.adversarial = ADVERSARIAL_LOSSES[config.adversarial]
         self.objective = Objective.build(config, slices.tissue_weights, compute, vgg16_weights)
         generator, discriminator = build_networks(config, labels, seed)
-        self.averaged = copy.deepcopy(generator).requires_grad_(False).eval()
+        self.average = weight_average(generator, config.average_decay, counted=2)
         self.generator, self.generator_optimiser = self._set_up(generator, config.learning_rate)
-        self.discriminator, self.discriminator_optimiser = self._set_up(
-            discriminator, config.discriminator_learning_rate
-        )
+        self.discriminator, self.discriminator_optimiser = self._set_up(discriminator, config.learning_rate)
+        self.generator_schedule = self._schedule(self.generator_optimiser, config.learning_rate)
+        self.discriminator_schedule = self._schedule(self.discriminator_optimiser, config.learning_rate)
         self.reader: FabricModule | None = None
         if config.reader_weight > 0:
             self.reader, self.reader_optimiser = self._set_up(build_reader(labels, seed), _READER_LEARNING_RATE)
@@ -180,14 +176,15 @@ class Players:
 
     def take_step(self, step: int) -> dict[str, Tensor]:
         """Take one optimiser step of each network and return the losses."""
-        self._set_learning_rates(step)
+        for scheduler in (self.generator_schedule, self.discriminator_schedule):
+            advance(scheduler, step - 1)
         batch = self.slices.batch(self.seed, step)
         with seeded(derive_seed(self.seed, "pix2pix dropout", step), self.compute.device):
             drawing = self.draw(batch)
             losses = self.discriminator_step(batch, drawing.images.detach()) | self.reader_step(batch)
             losses |= self.generator_step(batch, drawing)
         if self.config.average_decay > 0:
-            self._follow_average(min(self.config.average_decay, (1 + step) / (10 + step)))
+            self.average.update_parameters(self.generator)
         return losses
 
     def draw(self, batch: Batch) -> Drawing:
@@ -239,13 +236,18 @@ class Players:
     def averaged_generator(self) -> Synthesiser:
         """Return the averaged generator, ready to draw; without averaging, the present one."""
         if self.config.average_decay == 0:
-            self._follow_average(decay=0.0)
+            self.average.update_parameters(self.generator)
         return self.synthesiser
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The averaged generator."""
+        return self.average.module
 
     @property
     def learning_rate(self) -> float:
         """The generator's present learning rate."""
-        return float(self.generator_optimiser.param_groups[0]["lr"])
+        return last_rate(self.generator_schedule)
 
     def parts(self) -> dict[str, Any]:
         """Return what a checkpoint holds, by name; each has `state_dict` and `load_state_dict`."""
@@ -253,16 +255,16 @@ class Players:
         return reader | {
             "generator": self.generator,
             "discriminator": self.discriminator,
-            "averaged": self.averaged,
+            "average": self.average,
             "generator_optimiser": self.generator_optimiser,
             "discriminator_optimiser": self.discriminator_optimiser,
+            "generator_schedule": self.generator_schedule,
+            "discriminator_schedule": self.discriminator_schedule,
         }
 
     def _set_up(self, network: nn.Module, learning_rate: float) -> tuple[FabricModule, FabricOptimizer]:
         network = network.to(memory_format=self.compute.memory_format)
-        optimiser = torch.optim.Adam(
-            network.parameters(), lr=learning_rate, betas=(self.config.beta1, 0.999), fused=True
-        )
+        optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate, betas=_BETAS, fused=True)
         return self.compute.fabric.setup(network, optimiser)
 
     def _descend(self, loss: Tensor, optimiser: FabricOptimizer) -> None:
@@ -273,24 +275,11 @@ class Players:
     def _layout(self, tensor: Tensor) -> Tensor:
         return tensor.contiguous(memory_format=self.compute.memory_format)
 
-    def _set_learning_rates(self, step: int) -> None:
-        """Hold the learning rates, then let them fall to zero in a line over the last share of the steps."""
-        config = self.config
-        falling = max(1, round(config.decay_share * config.steps))
-        factor = min(1.0, (config.steps - step + 1) / falling) if config.decay_share else 1.0
-        self.generator_optimiser.param_groups[0]["lr"] = factor * config.learning_rate
-        self.discriminator_optimiser.param_groups[0]["lr"] = factor * config.discriminator_learning_rate
-
-    @torch.no_grad()
-    def _follow_average(self, decay: float) -> None:
-        """Move the averaged weights and statistics towards the present ones."""
-        present = self.generator.state_dict()
-        pairs = [(average, present[name]) for name, average in self.averaged.state_dict().items()]
-        floats = [pair for pair in pairs if pair[0].is_floating_point()]
-        torch._foreach_lerp_([mine for mine, _ in floats], [theirs for _, theirs in floats], 1 - decay)
-        for average, count in pairs:
-            if not average.is_floating_point():
-                average.copy_(count)
+    def _schedule(self, optimiser: FabricOptimizer, peak: float) -> LambdaLR:
+        """Hold the learning rate, then let it fall to zero in a line over the last share of the steps."""
+        steps, share = self.config.steps, self.config.decay_share
+        falling = max(1, round(share * steps))
+        return schedule(optimiser.optimizer, lambda step: (min(1.0, (steps - step) / falling) if share else 1.0) * peak)
 
 
 def build_networks(config: Pix2PixConfig, labels: LabelSet, seed: int) -> tuple[Generator, Discriminator]:

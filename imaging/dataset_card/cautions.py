@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from common.errors import some_of
+from common.pages.words import words
 from imaging.dataset_card.facts import StudyFacts
 from imaging.labels import PATIENT_GROUPS, LabelSet
 from imaging.slices.regions import RegionConfig
@@ -191,7 +192,7 @@ def _small_groups(groups: Mapping[str, str]) -> Iterator[str]:
         patients = list(groups.values()).count(group)
         if 0 < patients < _FEWEST_PATIENTS:
             counted = _count(patients, "patient", "patients")
-            yield f"Group {group.replace('_', ' ')} has only {counted}: five folds cannot all test on one of them."
+            yield f"Group {words(group)} has only {counted}: five folds cannot all test on one of them."
 
 
 def _of(found: Iterable[object], all_of_them: Iterable[object]) -> str:

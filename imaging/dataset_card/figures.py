@@ -3,8 +3,6 @@
 The dataset card's pictures of patients, as addresses that a page can hold.
 """
 
-import io
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,26 +11,30 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
 from common.errors import InputError
-from common.pages import svg_style
+from common.pages.kit import (
+    BLUE,
+    GREEN,
+    INK,
+    VERMILION,
+    WIDTH_IN,
+    Picture,
+    dark_enough,
+    png_address,
+    svg_picture,
+    svg_style,
+    tidy,
+)
+from common.pages.words import words
 from imaging.dataset_card.facts import WINDOWED_BINS, StudyFacts, region_centre, study_name
 from imaging.dataset_card.summary import frames_of
 from imaging.labels import PATIENT_GROUPS, LabelSet
-from imaging.overlay import overlay, png_bytes
+from imaging.overlay import overlay
 from imaging.slices.regions import RegionConfig, study_regions
 from imaging.studies.preparation import PreparedStudy, crop_region
 
 _GAP_PX = 3
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture as the address of an `img` element, with its text for those who do not see it."""
-
-    src: str
-    alt: str
 
 
 @dataclass(frozen=True)
@@ -67,26 +69,20 @@ def slice_tile(study: PreparedStudy, labels: LabelSet, region: RegionConfig) -> 
     mask = crop_region(study.mask, centre, region.size_px)[place]
     bare, painted = (overlay(images[place], shown, labels) for shown in (np.zeros_like(mask), mask))
     gap = np.full((len(bare), _GAP_PX, 3), 255, np.uint8)
-    png = png_bytes(Image.fromarray(np.concatenate([bare, gap, painted], axis=1)))
+    address = png_address(np.concatenate([bare, gap, painted], axis=1))
     detail = f"slice {place + 1} of {len(images)}"
     alt = f"{name}, {detail}: the region around the ventricle, bare and with its labels"
-    return Tile(Picture(data_address(png, "image/png"), alt), name, study.group, detail)
-
-
-def data_address(content: bytes, kind: str) -> str:
-    """Return a file's content as a `data:` address of a media type."""
-    return f"data:{kind};base64,{b64encode(content).decode()}"
+    return Tile(Picture(address, alt), name, study.group, detail)
 
 
 def _evenly(cases: Sequence[str], count: int) -> list[str]:
     return [cases[place] for place in np.linspace(0, len(cases) - 1, count).round().astype(int)] if count else []
 
 
-_INK = "#22303c"
-_GROUP_COLOURS = {"normal": "#4c78a8", "infarct": "#d9a400", "no_reflow": "#1d9a6c"}
+_GROUP_LOOKS = {"normal": (BLUE, "-"), "infarct": (VERMILION, "--"), "no_reflow": (GREEN, ":")}
+_DASHES = ("--", "-", "--", "-.", ":")  # by label value, so that colour alone tells no tissue
 _FINE_BINS, _SHOWN_BINS = 4096, 120
 _SHOWN_SHARE = (0.001, 0.995)  # of all voxels, on the axis of intensities
-_DARKER = 0.85
 _GOLDEN = 0.618034  # spreads neighbours of a sorted column apart
 _MOST_POINTS = 2000  # beyond it points are drawn as pixels, so that the page stays small
 
@@ -97,30 +93,32 @@ def volume_figure(facts: Sequence[StudyFacts], groups: Mapping[str, str], labels
     by_group = frames == [""] or len(set(groups.values())) > 1
     keys = [g for g in PATIENT_GROUPS if g in groups.values()] if by_group else frames
     with mpl.rc_context(svg_style()):
-        figure = Figure(figsize=(10.6, 2.9), layout="constrained")
+        figure = Figure(figsize=(WIDTH_IN, 2.9), layout="constrained")
         panels = figure.subplots(1, len(labels.foreground), squeeze=False)[0]
         for axes, (value, tissue) in zip(panels, labels.foreground, strict=True):
             columns = [[f.volumes_ml[value] for f in facts if _key(f, groups, by_group) == key] for key in keys]
-            _draw_columns(axes, columns, _colour(labels, value))
-            axes.set_xticks(range(len(keys)), [_words(key) for key in keys], rotation=90 if len(keys) > 6 else 0)
-            axes.set(title=_words(tissue), xlim=(-0.6, len(keys) - 0.4))
+            _draw_columns(axes, columns, dark_enough(labels.colours[value]))
+            axes.set_xticks(range(len(keys)), [words(key) for key in keys], rotation=90 if len(keys) > 6 else 0)
+            axes.set(title=words(tissue), xlim=(-0.6, len(keys) - 0.4))
             axes.set_ylim(bottom=0)
         panels[0].set_ylabel("mL")
         by = "patient group" if by_group else "frame"
-        return _svg(figure, f"Volume of each tissue in mL, one point a study, by {by}; the table gives the figures")
+        return svg_picture(
+            figure, f"Volume of each tissue in mL, one point a study, by {by}; the table gives the figures"
+        )
 
 
 def intensity_figure(facts: Sequence[StudyFacts], labels: LabelSet, region: RegionConfig) -> Picture:
     """Draw intensities in scanner units (all studies, each study's range) and after windowing (by tissue)."""
     with mpl.rc_context(svg_style()):
-        figure = Figure(figsize=(10.6, 3.1), layout="constrained")
+        figure = Figure(figsize=(WIDTH_IN, 3.1), layout="constrained")
         before, ranges, after = figure.subplots(1, 3)
         _draw_scanner_units(before, facts)
         _draw_ranges(ranges, facts)
         _draw_windowed(after, facts, labels)
         low, high = region.percentiles
         after.set_xlabel(f"percentiles {low:g} to {high:g} of a study's regions as 0 to 1")
-        return _svg(
+        return svg_picture(
             figure,
             "Three charts: distribution of intensities in scanner units by patient group; percentiles 2, 50 and 98 of "
             "each study; distribution of intensities by tissue in the windowed regions",
@@ -142,7 +140,9 @@ def _draw_scanner_units(axes: Axes, facts: Sequence[StudyFacts]) -> None:
         chosen = [f for f in facts if f.group == group]
         if chosen:
             density = pooled_density(chosen, edges)
-            axes.stairs(density, edges, color=_GROUP_COLOURS[group], label=f"{_words(group)} ({len(chosen)})")
+            colour, dashes = _GROUP_LOOKS[group]
+            label = f"{words(group)} ({len(chosen)})"
+            axes.stairs(density, edges, color=colour, linestyle=dashes, label=label, linewidth=1.4)
     axes.set(title="Before: whole images", xlabel="scanner units", ylabel="share of voxels", yticks=[])
     axes.set_ylim(bottom=0)
     axes.legend(title="studies", alignment="left")
@@ -160,7 +160,7 @@ def _draw_ranges(axes: Axes, facts: Sequence[StudyFacts]) -> None:
     low, middle, high = np.array(sorted((f.intensities for f in facts), key=lambda triple: triple[1])).T
     places = np.arange(len(facts))
     axes.vlines(places, low, high, color="#b9c4d0", linewidth=min(4.0, 150 / len(facts)))
-    axes.plot(places, middle, color=_INK, marker="_", markersize=4, linestyle="none")
+    axes.plot(places, middle, color=INK, marker="_", markersize=4, linestyle="none")
     axes.set(title="Each study: percentiles 2, 50 and 98", xlabel="studies, by their median", ylabel="scanner units")
     axes.set(xticks=[], xlim=(-1, len(facts)))
 
@@ -171,8 +171,8 @@ def _draw_windowed(axes: Axes, facts: Sequence[StudyFacts], labels: LabelSet) ->
     for value, tissue in enumerate(labels.tissues):
         if counts[value].any():
             share = counts[value] / counts[value].sum()
-            style = "--" if value == 0 else "-"
-            axes.stairs(share, edges, color=_colour(labels, value), linestyle=style, label=_words(tissue))
+            colour = dark_enough(labels.colours[value])
+            axes.stairs(share, edges, color=colour, linestyle=_DASHES[value], label=words(tissue), linewidth=1.4)
     inner = counts[:, 1:-1] / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.set_ylim(0, 1.35 * max(float(inner.max()), 1e-6))  # room for the legend; the ends hold what was clipped
     axes.set(title="After: regions, by tissue", xlim=(0, 1), ylabel="share of the tissue's pixels", yticks=[])
@@ -188,26 +188,9 @@ def _draw_columns(axes: Axes, columns: Sequence[Sequence[float]], colour: str) -
             spread, sorted(column), "o", color=colour, markersize=3.5, alpha=0.85, markeredgewidth=0, rasterized=pixels
         )
         if column:
-            axes.hlines(float(np.median(column)), place - 0.36, place + 0.36, color=_INK, linewidth=1.6)
-    axes.grid(axis="y", color="#e8ebef", linewidth=0.7)
-    axes.set_axisbelow(True)
+            axes.hlines(float(np.median(column)), place - 0.36, place + 0.36, color=INK, linewidth=1.6)
+    tidy(axes, "y")
 
 
 def _key(facts: StudyFacts, groups: Mapping[str, str], by_group: bool) -> str:
     return groups[facts.case_id] if by_group else facts.frame
-
-
-def _colour(labels: LabelSet, value: int) -> str:
-    """Return a tissue's colour, darker than on pictures so that yellow shows on white."""
-    red, green, blue = (round(_DARKER * part) for part in labels.colours[value])
-    return f"#{red:02x}{green:02x}{blue:02x}"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _svg(figure: Figure, alt: str) -> Picture:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return Picture(data_address(buffer.getvalue(), "image/svg+xml"), alt)

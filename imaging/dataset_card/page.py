@@ -3,91 +3,50 @@
 Describes an archive of studies on one page, for whoever is about to train on it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from importlib import resources
-from itertools import groupby
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
 
 from common.errors import InputError, some_of
-from common.files import written_aside
+from common.files import write_text
 from common.guard import guarded
+from common.pages.kit import Picture, Table, render, table
+from common.pages.words import ABSENT, listed, percent, significant, whole, words
 from common.progress import track
 from imaging.dataset_card.facts import StudyFacts, study_facts, study_name
-from imaging.dataset_card.figures import Picture, Tile, intensity_figure, patients_pictured, slice_tile, volume_figure
+from imaging.dataset_card.figures import Tile, intensity_figure, patients_pictured, slice_tile, volume_figure
 from imaging.dataset_card.summary import DatasetCard, summarise
 from imaging.labels import LabelSet
 from imaging.slices.regions import RegionConfig
 from imaging.studies.archive import StudyArchive
 
-_TEMPLATE = "templates/dataset_card.html.j2"
 _LONGEST_MATRIX = 6
 Format = Callable[[Any], str]
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of a table on the page."""
+class _Shown(NamedTuple):
+    """How a column of a frame is shown."""
 
     heading: str
     numeric: bool
     format: Format
 
 
-@dataclass(frozen=True)
-class PageTable:
-    """A table on the page: `bodies` are runs of rows; in a spanning table each run shares its first cell."""
-
-    caption: str
-    columns: tuple[Column, ...]
-    bodies: tuple[tuple[tuple[str, ...], ...], ...]
-    spanning: bool
-
-
 def render_page(card: DatasetCard, tiles: Sequence[Tile], volumes: Picture, intensities: Picture) -> str:
     """Return the page as text."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(
-        resources.files("imaging.dataset_card").joinpath(_TEMPLATE).read_text(encoding="utf-8")
-    )
-    return template.render(
+    return render(
+        "imaging.dataset_card",
+        "dataset_card.html.j2",
         card=card,
         totals=card.groups.iloc[-1].to_dict(),
         tables=_tables(card),
-        legend=_legend(card.label_set),
+        legend=[(words(name), card.label_set.css_colour(value)) for value, name in card.label_set.foreground],
         tiles=tiles,
         volumes=volumes,
         intensities=intensities,
-        words=words,
-        whole=whole,
     )
-
-
-def words(name: object) -> str:
-    """Return a name without underscores; an empty one as a dash."""
-    return str(name).replace("_", " ") or "–"
-
-
-def whole(number: float) -> str:
-    """Return a count, with a half where a median has one."""
-    return "–" if pd.isna(number) else f"{number:,.1f}".removesuffix(".0")
-
-
-def significant(number: float) -> str:
-    """Return a measured number with about three significant digits."""
-    if pd.isna(number):
-        return "–"
-    digits = 0 if abs(number) >= 100 else 1 if abs(number) >= 10 else 2
-    return "0" if number == 0 else f"{number:,.{digits}f}"
-
-
-def percent(share: float) -> str:
-    """Return a share in percent."""
-    return f"{significant(100 * share)} %"
 
 
 def _plain(text: object) -> str:
@@ -98,16 +57,16 @@ def _millimetres(number: float) -> str:
     return f"{number:.4g}"
 
 
-def _text(heading: str, form: Format = words) -> Column:
-    return Column(heading, False, form)
+def _text(heading: str, form: Format = words) -> _Shown:
+    return _Shown(heading, False, form)
 
 
-def _counts(*headings: str) -> dict[str, Column]:
-    return {heading: Column(words(heading), True, whole) for heading in headings}
+def _counts(*headings: str) -> dict[str, _Shown]:
+    return {heading: _Shown(words(heading), True, whole) for heading in headings}
 
 
-def _numbers(form: Format, **headings: str) -> dict[str, Column]:
-    return {name: Column(heading, True, form) for name, heading in headings.items()}
+def _numbers(form: Format, **headings: str) -> dict[str, _Shown]:
+    return {name: _Shown(heading, True, form) for name, heading in headings.items()}
 
 
 _RANGE = {"minimum": "min", "median": "median", "maximum": "max"}
@@ -115,7 +74,7 @@ _SLICES_PER_STUDY = _numbers(whole, slices_minimum="per study: min", slices_medi
 _SIZES = _counts("patients", "studies", "slices") | _SLICES_PER_STUDY
 
 
-def _tables(card: DatasetCard) -> dict[str, PageTable]:
+def _tables(card: DatasetCard) -> dict[str, Table]:
     tissues = (
         {"tissue": _text("tissue")}
         | _counts("patients", "studies", "slices")
@@ -125,7 +84,7 @@ def _tables(card: DatasetCard) -> dict[str, PageTable]:
     volumes = (
         {"tissue": _text("tissue"), "frame": _text("frame"), "group": _text("group")}
         | _counts("studies")
-        | {"with_tissue": Column("with tissue", True, whole)}
+        | {"with_tissue": _Shown("with tissue", True, whole)}
         | _numbers(significant, **quartiles, quartile_3="quartile 3", maximum="max")
     )
     if card.frames.empty:
@@ -144,26 +103,28 @@ def _tables(card: DatasetCard) -> dict[str, PageTable]:
         "frames": page_table("By frame", card.frames, {"frame": _text("frame")} | _SIZES),
         "patients": page_table("Patients, each with what was taken for theirs", card.patients, patients),
         "tissues": page_table("Where each tissue is found", card.tissues, tissues),
-        "volumes": page_table("Volumes in mL", card.volumes_ml, volumes, spanning=True),
+        "volumes": page_table("Volumes in mL", card.volumes_ml, volumes, grouped=1),
         "spacing": page_table("Spacing in mm", card.spacing, spacing),
         "extent": page_table("Extent in mm", card.extent_mm, extent),
         "matrix": _matrix_table(card.matrix),
         "clinical": page_table("Fields beside the images", card.clinical, clinical),
         "rejected": page_table("Reasons", card.rejected, rejected),
+        "labels": _labels_table(card.label_set),
     }
 
 
-def page_table(caption: str, frame: pd.DataFrame, columns: dict[str, Column], spanning: bool = False) -> PageTable:
-    """Format the columns of a frame that are named, in the order in which they are named."""
+def page_table(caption: str, frame: pd.DataFrame, columns: dict[str, _Shown], grouped: int = 0) -> Table:
+    """Format the columns of a frame that are named, in the order in which they are named.
+
+    The first `grouped` of them name the group of a row.
+    """
     records = frame[list(columns)].to_dict("records")
-    rows = [tuple(column.format(row[name]) for name, column in columns.items()) for row in records]
-    bodies: Iterable[tuple[tuple[str, ...], ...]] = [tuple(rows)]
-    if spanning:
-        bodies = [tuple(run) for _, run in groupby(rows, key=lambda row: row[0])]
-    return PageTable(caption, tuple(columns.values()), tuple(bodies), spanning)
+    rows = [[column.format(row[name]) for name, column in columns.items()] for row in records]
+    shown = columns.values()
+    return table(caption, [c.heading for c in shown], rows, [c.heading for c in shown if not c.numeric], grouped)
 
 
-def _matrix_table(matrix: pd.DataFrame) -> PageTable:
+def _matrix_table(matrix: pd.DataFrame) -> Table:
     shown, rest = matrix.head(_LONGEST_MATRIX), matrix.iloc[_LONGEST_MATRIX:]
     sizes = [(f"{row.rows} × {row.columns}", row.studies) for row in shown.itertuples(index=False)]
     if len(rest):
@@ -172,20 +133,18 @@ def _matrix_table(matrix: pd.DataFrame) -> PageTable:
     return page_table("Matrix", table, {"size": _text("rows × columns"), **_counts("studies")})
 
 
-def _legend(labels: LabelSet) -> list[dict[str, str | int]]:
-    groups = {
-        value: [name for name, values in labels.official_groups.items() if value in values]
-        for value in range(labels.num_classes)
-    }
-    return [
-        {
-            "value": value,
-            "tissue": tissue,
-            "colour": "#{:02x}{:02x}{:02x}".format(*labels.colours[value]),
-            "groups": ", ".join(words(name) for name in groups[value]),
-        }
+def _labels_table(labels: LabelSet) -> Table:
+    rows = [
+        [
+            str(value),
+            words(tissue),
+            labels.clinical_term(tissue),
+            listed([words(name) for name, values in labels.official_groups.items() if value in values]) or ABSENT,
+        ]
         for value, tissue in enumerate(labels.tissues)
     ]
+    headings = ["value", "tissue", "in the clinic", "evaluation groups"]
+    return table("Labels", headings, rows, headings)
 
 
 def write_dataset_card(archive: StudyArchive, path: Path, region: RegionConfig) -> DatasetCard:
@@ -204,7 +163,7 @@ def write_dataset_card(archive: StudyArchive, path: Path, region: RegionConfig) 
     card.warnings[:0] = [f"Not described: {problem}" for problem in problems]
     volumes = volume_figure(facts, archive.groups(), archive.label_set)
     page = render_page(card, tiles, volumes, intensity_figure(facts, archive.label_set, region))
-    _write(Path(path), page)
+    write_text(Path(path), page)
     return card
 
 
@@ -223,11 +182,3 @@ def _read(archive: StudyArchive, region: RegionConfig) -> tuple[list[StudyFacts]
     if not facts:
         raise InputError(f"no study of source {archive.source!r} can be described: {some_of(problems, most=1)}")
     return facts, [tile for tile in tiles.values() if tile], problems
-
-
-def _write(path: Path, page: str) -> None:
-    try:
-        with written_aside(path) as partial:
-            partial.write_text(page, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error}); free disk space or correct the permissions") from error

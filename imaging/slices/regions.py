@@ -68,7 +68,7 @@ def write_real_slices(
     Args:
         path: The slice store.
         archive: The studies.
-        split: The fold's parts; every patient of the archive is in one.
+        split: The fold's parts; every patient of the archive is in one, or left out.
         predicted: Boxes by (case_id, frame) for the studies of validation and test patients.
         config: How regions are cut.
         seed: Seed of the jitter.
@@ -83,6 +83,8 @@ def write_real_slices(
     table = []
     with SliceStoreWriter(path, _attributes(archive, split, config, seed, code_version)) as store:
         for case_id, frame in track(archive.keys(), "cutting regions"):
+            if case_id in split.left_out:
+                continue
             part = split.part_of(case_id)
             study = archive.load(case_id, frame)
             centre = _centre(study, part, predicted, config, seed)

@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from common.errors import InputError, one_line, some_of
+from common.errors import InputError, some_of
+from common.files import put_in_place, unwritable
 from imaging.labels import LABEL_SETS, PATIENT_GROUPS, LabelSet
 
 FORMAT = "scarforge slice store"
@@ -316,9 +317,7 @@ class SliceStoreWriter:
             self._file.attrs.create(name, text.encode(), dtype=_fixed_text(text.encode()))
         self._file.attrs["schema_version"] = SCHEMA_VERSION
         self._file.close()
-        _flush_to_disk(self._partial)
-        self._partial.replace(self.path)
-        _flush_to_disk(self.path.parent)
+        put_in_place(self._partial, self.path)
 
     def _write_rows(self, rows: pd.DataFrame) -> None:
         assert self._file is not None
@@ -343,10 +342,7 @@ class SliceStoreWriter:
             os.close(self._lock)
 
     def _unwritable(self, error: Exception) -> InputError:
-        return InputError(
-            f"{self.path}: cannot be written ({one_line(error)}); free disk space or correct the "
-            "permissions, then give the same command again"
-        )
+        return unwritable(self.path, error)
 
 
 def _fixed_text(*encoded: bytes) -> np.dtype[Any]:
@@ -363,11 +359,3 @@ def _lock(path: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def _flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -28,7 +28,7 @@ from imaging.sources.nifti_studies import (
 )
 from imaging.sources.patient_names import NamedPlace, Place, tell_places
 from imaging.sources.unread_images import unread_studies
-from imaging.studies.study import RejectedStudy, Study, attempt, read_or_reject
+from imaging.studies.study import ED, PHASES, RejectedStudy, Study, attempt, name_phases, read_or_reject
 
 LABELS = {
     0: CineTissue.BACKGROUND,
@@ -86,7 +86,8 @@ def _read_patient(root: Path, folder: Path, place: Place) -> Iterator[Study | Re
         frame.name: read_or_reject(place.patient, frame.path, partial(_read_frame, root, place.patient, frame, info))
         for frame in frames
     }
-    phases = _phases({number: study for number, study in read.items() if isinstance(study, Study)}, named)
+    cavities = {number: _cavity_ml(study) for number, study in read.items() if isinstance(study, Study)}
+    phases = name_phases(cavities, named)
     for number, study in read.items():
         frame = place.frame_of(phases.get(number, number))
         yield replace(study, frame=frame) if isinstance(study, Study) else study
@@ -141,27 +142,14 @@ def _info(folder: Path) -> dict[str, str]:
 
 def _named_phases(folder: Path, info: Mapping[str, str]) -> dict[str, str]:
     """Return the frame's number by `ED` and `ES`, as far as `Info.cfg` tells them."""
-    told = {phase: info[phase.lower()] for phase in ("ED", "ES") if phase.lower() in info}
+    told = {phase: info[phase.lower()] for phase in PHASES if phase.lower() in info}
     for phase, value in told.items():
         if not re.fullmatch("[0-9]+", value):
             raise InputError(f"{folder / 'Info.cfg'}: {phase} is {value!r}; write the number of a frame")
     named = {phase: _number(value) for phase, value in told.items()}
     if len(set(named.values())) < len(named):
-        raise InputError(f"{folder / 'Info.cfg'}: ED and ES are both frame {named['ED']}; correct one of them")
+        raise InputError(f"{folder / 'Info.cfg'}: ED and ES are both frame {named[ED]}; correct one of them")
     return named
-
-
-def _phases(studies: Mapping[str, Study], named: Mapping[str, str]) -> dict[str, str]:
-    """Return `ED` and `ES` by frame number: as named, else by the size of the cavity."""
-    phases = {number: phase for phase, number in named.items()}
-    rest = sorted(studies.keys() - phases.keys(), key=lambda number: (-_cavity_ml(studies[number]), number))
-    if len(rest) + len(phases) < 2:  # one frame alone is neither the larger nor the smaller
-        return phases
-    if "ED" not in named:
-        phases[rest.pop(0)] = "ED"
-    if "ES" not in named:
-        phases[rest.pop()] = "ES"
-    return phases
 
 
 def _cavity_ml(study: Study) -> float:

@@ -69,6 +69,7 @@ _FRAMES = 20
 _MOST_DECODED_FRAMES = 4 * _FRAMES  # for one patient's; a file compressed in larger pieces is decoded once, as a whole
 _SLICE_MM = 1.0  # neither challenge tells it
 _NAMES19 = ("image", "endo", "epi")
+_SPACING19 = "pix_spacing"
 _NAMES18 = ("images_LV", "endo_LV", "epi_LV")
 _Spacing = tuple[float, float, float]
 _Read = Callable[[str, slice], NDArray[Any]]
@@ -132,7 +133,7 @@ def read_lvquan18(root: Path, config: SourceConfig) -> Iterator[Study | Rejected
         _log.warning("%s: carries no spacing, 1 mm is assumed; give --set source.spacing_mm=[8,1.4,1.4]", path)
     spacing_mm = config.spacing_mm or (_SLICE_MM, 1.0, 1.0)
     check_geometry(spacing_mm, np.eye(4), "source.spacing_mm")
-    file = open_mat(path)
+    file = open_mat(path, _NAMES18)
     count = _cine_shape(file, _NAMES18)[2]
     if count % _FRAMES:
         raise InputError(f"{path}: {count} frames are not {_FRAMES} a patient; give the file as it was published")
@@ -180,7 +181,7 @@ def _patient18(path: Path, read: _Read, number: int, spacing_mm: _Spacing) -> It
 
 
 def _read_cine19(path: Path) -> _Cine:
-    file = open_mat(path)
+    file = open_mat(path, (*_NAMES19, _SPACING19))
     shape = _cine_shape(file, _NAMES19)
     if shape[2] != _FRAMES:
         raise InputError(f"{path}: 'image' has shape {shape}; give (row, column, {_FRAMES} frames)")
@@ -198,11 +199,12 @@ def _cine_shape(file: MatFile, names: tuple[str, str, str]) -> tuple[int, ...]:
 
 
 def _pixel_spacing(file: MatFile) -> _Spacing:
-    if np.prod(file.shape("pix_spacing")) != 1:
-        raise InputError(f"{file.path}: 'pix_spacing' has shape {file.shape('pix_spacing')}; give one number in mm")
-    pixel_mm = float(file.read("pix_spacing").item())
+    shape = file.shape(_SPACING19)
+    if np.prod(shape) != 1:
+        raise InputError(f"{file.path}: {_SPACING19!r} has shape {shape}; give one number in mm")
+    pixel_mm = float(file.read(_SPACING19).item())
     spacing_mm = (_SLICE_MM, pixel_mm, pixel_mm)
-    check_geometry(spacing_mm, np.eye(4), f"{file.path} 'pix_spacing'")
+    check_geometry(spacing_mm, np.eye(4), f"{file.path} {_SPACING19!r}")
     return spacing_mm
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple, NoReturn, Protocol, TypeVar
 
 from common.errors import InputError, some_of
 from imaging.sources.config import SourceConfig
-from imaging.studies.study import RejectedStudy
+from imaging.studies.study import ED, ES, PHASES, RejectedStudy
 
 _SEPARATOR = "[-_. ]"
 _AFTER = rf"(?:{_SEPARATOR}+|(?<=[0-9]))"  # what stands before a word
@@ -164,7 +164,7 @@ def _frame_word(place: Place) -> Place:
     match = _FRAME.fullmatch(place.patient)
     if not match:
         return place
-    frame = "ED" if match["ed"] else "ES" if match["es"] else _frame_number(match["number"])
+    frame = ED if match["ed"] else ES if match["es"] else _frame_number(match["number"])
     return replace(place, patient=match["rest"], frame=frame)
 
 
@@ -192,7 +192,7 @@ def _matched(groups: Mapping[str, str | None], name: str) -> Place:
             f"source.patient_pattern takes {number!r} in {name!r} for a slice; let it match a number there"
         )
     told = int(number) if number else None if "slice" in groups else last_number(name)
-    frame = frame.upper() if frame.upper() in ("ED", "ES") else frame.replace("/", "_")
+    frame = frame.upper() if frame.upper() in PHASES else frame.replace("/", "_")
     return Place(patient.replace("/", "_"), _frame_number(frame), told)
 
 

@@ -27,7 +27,7 @@ from imaging.labels import CINE_LABELS, CineTissue, patient_group
 from imaging.sources.config import DEFAULT, SourceConfig
 from imaging.sources.files import composed, inside, read_text, source_folder
 from imaging.sources.patient_names import NamedPlace, Place, tell_places
-from imaging.studies.study import RejectedStudy, Study, attempt, read_or_reject
+from imaging.studies.study import RejectedStudy, Study, attempt, name_phases, read_or_reject
 from imaging.volumes.dicom.series import group_by_phase, slice_places
 from imaging.volumes.dicom.slice_file import DicomSlice, read_dicom_slice
 from imaging.volumes.dicom.volume import dicom_volume
@@ -318,7 +318,7 @@ def _frames(phases: Mapping[int, _Phase]) -> dict[int, str]:
     areas = _cavities(phases[first], phases[second])
     if areas[0] == areas[1]:
         return numbers
-    return {first: "ED", second: "ES"} if areas[0] > areas[1] else {first: "ES", second: "ED"}
+    return name_phases(dict(zip(phases, areas, strict=True)), {})
 
 
 def _cavities(*phases: _Phase) -> tuple[int, ...]:

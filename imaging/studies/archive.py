@@ -11,10 +11,10 @@ flipped byte is found on opening, without decompressing anything.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -25,18 +25,19 @@ from imaging.labels import LABEL_SETS, LabelSet
 from imaging.studies.preparation import PreparedStudy, patient_groups
 from imaging.studies.study import RejectedStudy
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
+
 FORMAT = "scarforge studies 2"
 USER_BLOCK = 512  # bytes; the smallest that HDF5 allows
 _READ_BYTES = 1 << 22
 
 
 def seal(path: Path) -> None:
-    """Write the checksum of everything after the user block into it, and flush the file to disk."""
+    """Write the checksum of everything after the user block into it."""
     block = _user_block(path)
     with path.open("r+b") as file:
         file.write(block)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def verify(path: Path) -> None:
@@ -58,7 +59,7 @@ def _user_block(path: Path) -> bytes:
     return f"{FORMAT} sha256 {digest.hexdigest()}\n".encode().ljust(USER_BLOCK, b"\0")
 
 
-class SteadyFile:
+class SteadyFile(FileIO):
     """The file that HDF5 writes through: it keeps the first failure for `raise_failure` instead of raising it.
 
     HDF5 writes late, also while objects are freed, where an error such as that of a full disk cannot be
@@ -66,7 +67,7 @@ class SteadyFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._raw = path.open("w+b", buffering=0)
+        super().__init__(path, "w+")
         self._failure: OSError | None = None
 
     def raise_failure(self) -> None:
@@ -74,47 +75,23 @@ class SteadyFile:
         if self._failure is not None:
             raise self._failure
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: "Buffer") -> int:
         """Write all of `data`, or keep the failure."""
-        rest = memoryview(data)
+        rest = whole = memoryview(data)
         try:
             while rest and self._failure is None:
-                rest = rest[self._raw.write(rest) :]
+                rest = rest[super().write(rest) :]
         except OSError as error:
             self._failure = error
-        return len(data)
+        return len(whole)
 
-    def truncate(self, size: int) -> int:
+    def truncate(self, size: int | None = None) -> int:
         """Set the size in bytes, or keep the failure."""
         try:
-            return self._raw.truncate(size)
+            return super().truncate(size)
         except OSError as error:
             self._failure = self._failure or error
-            return size
-
-    def read(self, size: int = -1) -> bytes:
-        """Read; by this name h5py knows that it is given a file."""
-        return self._raw.read(size) or b""
-
-    def readinto(self, target: bytearray) -> int:
-        """Fill `target` and return how many bytes were read."""
-        return self._raw.readinto(target) or 0
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place and return it, in bytes."""
-        return self._raw.seek(offset, whence)
-
-    def tell(self) -> int:
-        """Return the place, in bytes."""
-        return self._raw.tell()
-
-    def flush(self) -> None:
-        """Do nothing more: nothing is buffered."""
-        self._raw.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._raw.close()
+            return size or 0
 
 
 class StudyArchive:

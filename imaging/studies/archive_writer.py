@@ -17,7 +17,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import InputError, one_line, some_of
+from common.errors import InputError, some_of
+from common.files import put_in_place, unwritable
 from common.progress import track
 from imaging.labels import PATIENT_GROUPS, LabelSet
 from imaging.studies.archive import FORMAT, USER_BLOCK, SteadyFile, seal
@@ -132,7 +133,7 @@ class _ArchiveWriter:
             self._file.close()
             self._disk.raise_failure()
             seal(self._partial)
-            self._partial.replace(self._path)
+            put_in_place(self._partial, self._path)
         patients = Counter(patient_groups(order).values())
         counts = {group: patients[group] for group in PATIENT_GROUPS}
         return ArchiveSummary(self._path, digest, len(order), counts, tuple(self._rejected))
@@ -204,11 +205,7 @@ class _ArchiveWriter:
         try:
             yield
         except OSError as error:
-            reason = one_line(error)
-            raise InputError(
-                f"{self._path}: cannot be written ({reason}); free disk space or correct the permissions, "
-                "then run again"
-            ) from error
+            raise unwritable(self._path, error) from error
 
 
 def _study_digest(entry: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from common.errors import InputError
-from common.files import written_aside
+from common.files import write_text
 from common.seeds import derive_seed, random_generator
 from imaging.labels import PATIENT_GROUPS
 
@@ -24,15 +24,19 @@ _REMEDY = "rematerialise `patient_split`"
 
 @dataclass(frozen=True)
 class FoldSplit:
-    """The patients of one fold's parts, each sorted; no patient is in two parts."""
+    """The patients of one fold's parts, each sorted; no patient is in two parts.
+
+    Those `left_out` are in none, where fewer are trained on than there are: nothing is made of them.
+    """
 
     fold: int
     train: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        patients = Counter(self.train + self.validation + self.test)
+        patients = Counter(self.train + self.validation + self.test + self.left_out)
         twice = [patient for patient, times in patients.items() if times > 1]
         if twice:
             raise InputError(f"fold {self.fold}: patients {twice} are in more than one part; {_REMEDY}")
@@ -97,9 +101,8 @@ def write_splits(path: Path, splits: Sequence[FoldSplit], seed: int | None = Non
     what is made from it draws by that seed too.
     """
     given = {} if seed is None else {"seed": seed}
-    text = json.dumps({**given, "folds": [asdict(split) for split in splits]}, indent=2) + "\n"
-    with written_aside(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    text = json.dumps({**given, "folds": [_to_json(split) for split in splits]}, indent=2) + "\n"
+    write_text(path, text)
 
 
 def read_split(path: Path, fold: int) -> FoldSplit:
@@ -120,13 +123,20 @@ def read_split(path: Path, fold: int) -> FoldSplit:
 
 def split_digest(split: FoldSplit) -> str:
     """Return a SHA-256 of the fold's number and parts."""
-    content = json.dumps(asdict(split), sort_keys=True, separators=(",", ":"))
+    content = json.dumps(_to_json(split), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _to_json(split: FoldSplit) -> dict[str, Any]:
+    """Return a fold's number and parts; those left out only where there are any, so that other digests stay."""
+    content = asdict(split)
+    return content if split.left_out else {name: value for name, value in content.items() if name != "left_out"}
 
 
 def _from_json(entry: Mapping[str, Sequence[str]]) -> FoldSplit:
     train, validation, test = (tuple(str(patient) for patient in entry[part]) for part in PARTS)
-    return FoldSplit(int(str(entry["fold"])), train, validation, test)
+    left_out = tuple(str(patient) for patient in entry.get("left_out", ()))
+    return FoldSplit(int(str(entry["fold"])), train, validation, test, left_out)
 
 
 def _test_parts(groups: Sequence[str], folds: int, seed: int) -> list[list[int]]:

@@ -22,6 +22,27 @@ _PLAUSIBLE_SLICE_MM = (0.1, 50.0)
 _DONOR_SEPARATOR = ";"  # between the patients in a store's `donor_ids`
 
 Result = TypeVar("Result")
+Frame = TypeVar("Frame", str, int)
+
+ED, ES = PHASES = ("ED", "ES")  # end diastole and end systole, of cine studies
+
+
+def name_phases(cavities: Mapping[Frame, float], named: Mapping[str, Frame]) -> dict[Frame, str]:
+    """Return `ED` and `ES` by frame: as named, else the frames with the largest and the smallest cavity.
+
+    Args:
+        cavities: Size of each frame's cavity; of equal ones the first counts as the larger.
+        named: Frame by `ED` and `ES`, as far as the source tells; it may lack a drawing.
+    """
+    phases = {frame: phase for phase, frame in named.items()}
+    rest = sorted(cavities.keys() - phases.keys(), key=lambda frame: (-cavities[frame], frame))
+    if len(rest) + len(phases) < len(PHASES):  # one frame alone is neither the larger nor the smaller
+        return phases
+    if ED not in named:
+        phases[rest.pop(0)] = ED
+    if ES not in named:
+        phases[rest.pop()] = ES
+    return phases
 
 
 @dataclass(frozen=True)

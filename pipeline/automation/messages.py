@@ -1,29 +1,27 @@
-"""Telling people: one message, through whichever ways `SCARFORGE_NOTIFY` names.
+"""Telling people: one message, to the log file or any address of apprise that `SCARFORGE_NOTIFY` names.
 
 What leaves the machine holds figures and the names of stages. The text of an error, which may name a patient or a
-folder, stays in the log file.
+folder, stays in the log file. An address holds secrets: it is told by its kind and its number.
 """
 
 import logging
-import os
-import smtplib
-import ssl
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.message import EmailMessage
 from pathlib import Path
-from typing import Protocol
-from urllib.parse import parse_qs, urlsplit
-
-import requests
+from typing import TYPE_CHECKING, Protocol
 
 from common.errors import InputError
 from engine.workspace import MESSAGES
 
-TIMEOUT_S = 10.0
+if TYPE_CHECKING:
+    from apprise import NotifyBase
+
 LOG_FILE = MESSAGES
-_WAYS = "log, webhook:https://..., smtp://HOST[:PORT]?from=A&to=B (smtps:// for TLS from the start)"
+_WAYS = "log, or an address of apprise, such as mailtos://USER:PASSWORD@HOST?to=B, slack://..., jsons://HOST/PATH"
+_ANSWER = re.compile(r"error=(\d{3})\b")
 _logger = logging.getLogger("scarforge.notify")
 
 
@@ -37,16 +35,21 @@ class Message:
     private: tuple[str, ...] = field(default=(), repr=False)
 
     @property
+    def body(self) -> str:
+        """What may leave the machine, below the subject."""
+        return "\n".join([*self.lines, *([self.url] if self.url else [])])
+
+    @property
     def text(self) -> str:
         """Everything that may leave the machine."""
-        return "\n".join([self.subject, *self.lines, *([self.url] if self.url else [])])
+        return f"{self.subject}\n{self.body}".strip()
 
 
 class Notifier(Protocol):
     """One way to tell people. Its text form names it without any secret."""
 
     def send(self, message: Message) -> None:
-        """Send a message, or raise an `OSError` or `ValueError` that says why it cannot be sent."""
+        """Send a message, or raise an `OSError` that says why it cannot be sent."""
 
 
 @dataclass(frozen=True)
@@ -62,88 +65,44 @@ class LogFile:
     def send(self, message: Message) -> None:
         """Append the message as indented lines below the time."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [*message.text.splitlines(), *(line for part in message.private for line in part.splitlines())]
+        lines = [line for part in (message.text, *message.private) for line in part.splitlines()]
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"{stamp} " + "\n    ".join(lines) + "\n")
 
 
 @dataclass(frozen=True)
-class Webhook:
-    """Posts JSON: `text` (as chat services expect it), `subject`, `lines`, `url`."""
+class Service:
+    """Sends through apprise, to the address of a number in `SCARFORGE_NOTIFY`."""
 
-    address: str = field(repr=False)  # chat services put their secret into it
-
-    def __str__(self) -> str:
-        """Name the host, and nothing after it."""
-        return f"webhook at {urlsplit(self.address).hostname}"
-
-    def send(self, message: Message) -> None:
-        """Post the message; any answer but success is an error."""
-        content = {
-            "text": message.text,
-            "subject": message.subject,
-            "lines": list(message.lines),
-            "url": message.url,
-        }
-        response = requests.post(self.address, json=content, timeout=TIMEOUT_S)
-        if not response.ok:
-            raise OSError(f"answered {response.status_code}")
-
-
-@dataclass(frozen=True)
-class Mail:
-    """Sends a mail; with a user name, over TLS only."""
-
-    host: str
-    port: int
-    sender: str
-    to: tuple[str, ...]
-    user: str = ""
-    password: str = field(default="", repr=False)
-    tls_from_start: bool = False
+    number: int
+    way: "NotifyBase" = field(repr=False)
 
     def __str__(self) -> str:
-        """Name the server and the receivers."""
-        return f"mail to {', '.join(self.to)} through {self.host}"
+        """Name the kind of service, and nothing of its address."""
+        return f"address {self.number} of SCARFORGE_NOTIFY ({self.way.service_name})"
 
     def send(self, message: Message) -> None:
-        """Send the message, encrypted where the server can."""
-        mail = EmailMessage()
-        mail["Subject"], mail["From"], mail["To"] = f"ScarForge: {message.subject}", self.sender, ", ".join(self.to)
-        mail.set_content(message.text)
-        with self._connect() as server:
-            encrypted = self.tls_from_start or self._start_tls(server)
-            if self.user:
-                if not encrypted:
-                    raise OSError("the server offers no TLS, so that the password is not sent")
-                server.login(self.user, self.password)
-            server.send_message(mail)
-
-    def _connect(self) -> smtplib.SMTP:
-        if self.tls_from_start:
-            return smtplib.SMTP_SSL(self.host, self.port, timeout=TIMEOUT_S, context=ssl.create_default_context())
-        return smtplib.SMTP(self.host, self.port, timeout=TIMEOUT_S)
-
-    def _start_tls(self, server: smtplib.SMTP) -> bool:
-        server.ehlo()
-        if not server.has_extn("starttls"):
-            return False
-        server.starttls(context=ssl.create_default_context())
-        return True
+        """Send the message; of what apprise says of a failure only the number of an answer is told."""
+        with _unheard() as said:
+            sent = self.way.notify(body=message.body or message.subject, title=f"ScarForge: {message.subject}")
+        if not sent:
+            answer = _ANSWER.search("\n".join(said))
+            raise OSError(f"answered {answer[1]}" if answer else "it was not reached, or took no message")
 
 
 def notifiers(environment: Mapping[str, str], home: Path) -> list[Notifier]:
     """Return the ways that `SCARFORGE_NOTIFY` names, separated by spaces; the log file where it is not set.
 
     Args:
-        environment: Usually `os.environ`; mail reads SCARFORGE_SMTP_USER and SCARFORGE_SMTP_PASSWORD too.
+        environment: Usually `os.environ`.
         home: The workspace, where the log file lies.
 
     Raises:
-        InputError: A way is unknown or incomplete.
+        InputError: A way is unknown or incomplete, or would send its password unencrypted.
     """
-    return [_notifier(way, environment, home) for way in (environment.get("SCARFORGE_NOTIFY") or "log").split()]
+    ways = enumerate((environment.get("SCARFORGE_NOTIFY") or "log").split(), 1)
+    return [LogFile(home / LOG_FILE) if way == "log" else _service(number, way) for number, way in ways]
 
 
 def notify(ways: Sequence[Notifier], message: Message, log: logging.Logger = _logger) -> int:
@@ -153,39 +112,41 @@ def notify(ways: Sequence[Notifier], message: Message, log: logging.Logger = _lo
         try:
             way.send(message)
             sent += 1
-        except (OSError, ValueError) as error:  # requests' and smtplib's own errors are of these kinds
-            reason = str(error) if type(error) is OSError else type(error).__name__  # others may hold the address
-            log.warning("%s could not be told %r: %s", way, message.subject, reason)
+        except OSError as error:
+            log.warning("%s could not be told %r: %s", way, message.subject, error)
     return sent
 
 
-def _notifier(way: str, environment: Mapping[str, str], home: Path) -> Notifier:
-    kind, _, rest = way.partition(":")
-    if way == "log":
-        return LogFile(home / LOG_FILE)
+def _service(number: int, address: str) -> Service:
+    from apprise import Apprise, AppriseAsset, NotifyBase
+
+    asset = AppriseAsset(app_id="ScarForge", app_desc="ScarForge", app_url="", async_mode=False)
+    with _unheard():
+        way = Apprise.instantiate(address, asset=asset)
+    if not isinstance(way, NotifyBase):
+        raise InputError(f"SCARFORGE_NOTIFY: address {number} is none that apprise knows, or not whole; use {_WAYS}")
+    if way.password and not way.secure:
+        raise InputError(
+            f"SCARFORGE_NOTIFY: address {number} would send its password unencrypted; use the encrypted kind of it, "
+            "such as mailtos:// for mailto://"
+        )
+    return Service(number, way)
+
+
+@contextmanager
+def _unheard() -> Iterator[list[str]]:
+    """Keep what apprise and urllib3 log out of every log, and give it: it may hold an address."""
+    said: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        said.append(record.getMessage())
+        return False
+
+    loggers = [logging.getLogger(name) for name in ("apprise", "urllib3.connectionpool", "urllib3.util.retry")]
+    for logger in loggers:
+        logger.addFilter(keep)
     try:
-        if kind == "webhook" and urlsplit(rest).scheme in ("http", "https") and urlsplit(rest).hostname:
-            return Webhook(rest)
-        if kind in ("smtp", "smtps"):
-            return _mail(kind, rest, environment)
-    except ValueError as error:  # an address or a port that is none
-        raise InputError(f"SCARFORGE_NOTIFY: the address of {kind} cannot be read; use {_WAYS}") from error
-    named = kind.partition("/")[0]  # what follows may be the secret of an address that lacks its `webhook:`
-    raise InputError(f"SCARFORGE_NOTIFY: {named!r} is no complete way to tell people; use {_WAYS}")
-
-
-def _mail(kind: str, rest: str, environment: Mapping[str, str]) -> Mail:
-    parts = urlsplit(f"{kind}://{rest.removeprefix('//')}")
-    query = parse_qs(parts.query)
-    to = tuple(address for value in query.get("to", []) for address in value.split(",") if address)
-    if not parts.hostname or not to:
-        raise InputError(f"SCARFORGE_NOTIFY: {kind} needs a host and to=ADDRESS; use {_WAYS}")
-    return Mail(
-        host=parts.hostname,
-        port=parts.port or (465 if kind == "smtps" else 25),
-        sender=query.get("from", [f"scarforge@{os.uname().nodename}"])[0],
-        to=to,
-        user=environment.get("SCARFORGE_SMTP_USER", ""),
-        password=environment.get("SCARFORGE_SMTP_PASSWORD", ""),
-        tls_from_start=kind == "smtps",
-    )
+        yield said
+    finally:
+        for logger in loggers:
+            logger.removeFilter(keep)

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from common.errors import InputError
 from common.own_files import mark_own
+from common.pages.words import words
 from engine.forge import say
 from pipeline.commands.output_place import check_folder
 from segmentation.evaluation.evaluation import (
@@ -83,8 +84,10 @@ def _table(summaries: Mapping[str, pd.DataFrame], title: str) -> Table:
     for key in dict.fromkeys(key for rows in by_key for key in rows):
         found = [rows[key] for rows in by_key if key in rows]
         frame = [key[2]] if framed else []
-        metric = key[3].removesuffix("_ml").replace("_", " ") + (f" ({found[0]['unit']})" if found[0]["unit"] else "")
-        table.add_row(key[0], key[1], *frame, metric, *_values([rows.get(key) for rows in by_key]), *_ends(found))
+        metric = words(key[3].removesuffix("_ml")) + (f" ({found[0]['unit']})" if found[0]["unit"] else "")
+        table.add_row(
+            words(key[0]), words(key[1]), *frame, metric, *_values([rows.get(key) for rows in by_key]), *_ends(found)
+        )
     return table
 
 

@@ -1,6 +1,6 @@
 """`scarforge export`: the networks of a trained model as ONNX or exported PyTorch graphs, each checked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from imaging.labels import LABEL_SETS
 from imaging.slices.regions import RegionConfig
 from pipeline.commands.models import Member, ModelName, find_members
 from pipeline.commands.output_place import check_folder
-from runtime.model_folder import read_model_json
+from runtime.model_card import ModelCard
 
 if TYPE_CHECKING:  # imports torch
     from segmentation.prediction.export import Exported
@@ -53,15 +53,15 @@ def export(home: Path, model: str, format_: str, output: Path, fold: int | None 
 
 def describe(name: ModelName, members: Sequence[Member], done: Sequence["Exported"], format_: str) -> dict[str, Any]:
     """Return what somebody needs to use the files without this project."""
-    card = read_model_json(members[0].folder, "model_card.json")
-    labels = LABEL_SETS[card["label_set"]]
+    card = ModelCard.read(members[0].folder)
+    labels = LABEL_SETS[card.label_set]
     return {
         "model": str(name),
         "format": format_,
         "scarforge": version("scarforge"),
-        "input": {"name": "images", "type": "float32", "shape": ["slices", 1, *card["input_size"]]},
+        "input": {"name": "images", "type": "float32", "shape": ["slices", 1, *card.input_size]},
         "preparation": (
-            f"short-axis slices at {card['spacing_mm']:g} mm in plane, cut around the left ventricle; "
+            f"short-axis slices at {card.spacing_mm:g} mm in plane, cut around the left ventricle; "
             f"{_intensity_rule(card)}"
         ),
         "output": {"name": "probabilities", "type": "float32", "classes": list(labels.tissues)},
@@ -75,12 +75,11 @@ def describe(name: ModelName, members: Sequence[Member], done: Sequence["Exporte
             }
             for member, exported in zip(members, done, strict=True)
         },
-        "intended_use": card.get("intended_use"),
+        "intended_use": card.intended_use if card.says("intended_use") else None,
     }
 
 
-def _intensity_rule(card: Mapping[str, Any]) -> str:
-    values = card.get("region")
-    if values is None:  # models of earlier versions
+def _intensity_rule(card: ModelCard) -> str:
+    if not card.says("region"):  # models of earlier versions
         return "intensities in [0, 1]"
-    return RegionConfig.model_validate({key: values[key] for key in RegionConfig.model_fields}).intensity_rule
+    return RegionConfig.model_validate({key: card.region[key] for key in RegionConfig.model_fields}).intensity_rule

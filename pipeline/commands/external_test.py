@@ -17,10 +17,11 @@ from common.errors import InputError
 from common.files import write_json
 from common.guard import guarded
 from common.own_files import mark_own
+from common.pages.words import words
 from common.progress import track
 from engine.forge import say
 from engine.settings import Settings, load_settings, profile_names
-from imaging.sources.digest import source_digest
+from imaging.sources.files import source_digest
 from imaging.sources.table import Studies, read_source, source_format, source_labels, source_root
 from imaging.studies.study import RejectedStudy, Study
 from pipeline.commands.evaluate import print_summary, wide_console
@@ -135,7 +136,7 @@ def external_test(home: Path, options: ExternalTestOptions) -> int:
     compute = choose_compute()
     models = [_load(home, name, options, compute) for name in names]
     labels = common_labels([source_labels(options.source, settings.source), *(m.segmenter.label_set for m in models)])
-    say(f"scored tissues: {', '.join(labels.tissues[1:])}; {compute.description}")
+    say(f"scored tissues: {', '.join(map(words, labels.tissues[1:]))}; {compute.description}")
     seen = [seen_patients(one, options.source) for one in trained_things(home, models, options.localiser)]
     refuse_seen(
         _candidates(_read(settings, options)), options.source, [*seen, *seen_at_the_start(models, options.source)]

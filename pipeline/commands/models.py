@@ -17,7 +17,7 @@ from engine.workspace import Workspace
 from imaging.labels import LABEL_SETS
 from imaging.slices.regions import RegionConfig
 from imaging.sources.table import reads_folder
-from runtime.model_folder import read_model_json
+from runtime.model_card import ModelCard, read_model_json
 from segmentation.model_kind import TRAINING_SETS, ModelKind, model_kinds
 from segmentation.networks.table import NETWORKS
 
@@ -151,9 +151,9 @@ def load_model(
 def _reasons(home: Path, name: ModelName, members: Sequence[Member]) -> "tuple[StepReason, ...]":
     from segmentation.prediction.post_processing import explain_steps, explain_sureness
 
-    cards = [read_model_json(member.folder, "model_card.json") for member in members]
+    cards = [ModelCard.read(member.folder) for member in members]
     steps = explain_steps(cards)
-    labels = [LABEL_SETS.get(str(card.get("label_set"))) for card in cards]
+    labels = [LABEL_SETS.get(card.label_set) for card in cards]
     if not all(one and one.has_lesions for one in labels):
         return steps
     return (*steps, explain_sureness([_judgement_of(home, name, member) for member in members]))
@@ -282,10 +282,9 @@ def _common_region(home: Path, name: ModelName, members: Sequence[Member]) -> Re
 
 def _region(home: Path, name: ModelName, member: Member) -> RegionConfig:
     """Return how the regions were cut that a member was trained on: from its card, else from its real slices."""
-    card = read_model_json(member.folder, "model_card.json")
-    values: Mapping[str, Any] | None = card.get("region")
-    if values is None:
-        values = _region_of_store(Workspace(home, name.source, name.profile).place("real_slices", member.fold))
+    card = ModelCard.read(member.folder)
+    slices = Workspace(home, name.source, name.profile).place("real_slices", member.fold)
+    values: Mapping[str, Any] = card.region if card.says("region") else _region_of_store(slices)
     return RegionConfig.model_validate({key: values[key] for key in RegionConfig.model_fields})
 
 

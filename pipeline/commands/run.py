@@ -18,13 +18,13 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from common.errors import InputError
+from common.pages.words import words
 from common.workers import interrupts_held
 from engine.cluster.executor import executor_name
 from engine.forge import Forge, say
 from engine.preflight import check_before_run
 from engine.settings import load_settings
 from engine.tracking.links import saved_links
-from engine.worker.fork import start_server
 from engine.workspace import Workspace
 from imaging.sources.table import source_labels
 from pipeline.automation.jobs import REAL_ONLY_KINDS
@@ -72,31 +72,41 @@ def run_fold(
         overrides=list(overrides),
         seeds=list(seeds),
     )
-    if executor_name(os.environ) == "multiprocess":
-        start_server()  # for the trainings, while the first stages run
     prepare_stores(forge)
     say(f"{source}, profile {profile} (settings {settings.digest}), fold {fold}, in {forge.workspace.root}")
     if not has_lesions:
         say("  no study of this source holds an infarct: the real-only half of the graph runs")
     start = time.monotonic()
-    result = _execute(forge, fold, has_lesions)
+    result = execute(forge, fold, has_lesions)
     if not result.success:
-        _raise_failure(result)
+        raise_failure(result)
     say(f"  {'all stages':<48} {time.monotonic() - start:6.1f} s")
     return forge
 
 
-def prepare_stores(forge: Forge) -> None:
-    """Create the databases before any step does: two processes that migrate one SQLite file break it."""
+def prepare_stores(forge: Forge, dagster: Path | None = None) -> None:
+    """Create the databases before any step does: two processes that migrate one SQLite file break it.
+
+    Args:
+        forge: Of the run.
+        dagster: Where Dagster's home goes, other than into the workspace: the interface shows what lies there.
+    """
     from engine.tracking.store import prepare_store
 
     forge.workspace.home.mkdir(parents=True, exist_ok=True)
-    os.environ["DAGSTER_HOME"] = str(prepare_dagster_home(forge.workspace.home))
+    os.environ["DAGSTER_HOME"] = str(prepare_dagster_home(dagster or forge.workspace.home))
     prepare_store(forge.tracking_uri(), artifact_root=forge.workspace.artifact_root)
 
 
-def _execute(forge: Forge, fold: int, has_lesions: bool) -> "ExecutionResult":
-    """Run the job in this process or, where `SCARFORGE_EXECUTOR` names a cluster, each step there."""
+def execute(forge: Forge, fold: int, has_lesions: bool, assets: Sequence[str] = ()) -> "ExecutionResult":
+    """Run the job in this process or, where `SCARFORGE_EXECUTOR` names a cluster, each step there.
+
+    Args:
+        forge: Source, profile and workspace.
+        fold: The partition.
+        has_lesions: Whether there is more than the real-only half.
+        assets: Those to materialise; empty for all of the job.
+    """
     from pipeline.automation.jobs import job_for
 
     name = job_for(forge.profile, has_lesions).name
@@ -104,16 +114,19 @@ def _execute(forge: Forge, fold: int, has_lesions: bool) -> "ExecutionResult":
         "resources": {"forge": {"config": {**forge.model_dump(), "home": ""}}},
         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
     }
-    here = executor_name(os.environ) == "multiprocess"
+    here, chosen = executor_name(os.environ) == "multiprocess", [dg.AssetKey(asset) for asset in assets] or None
     with _in_workspace(forge.workspace.home), _instance(without_pools=here) as instance:
         _start_log_readers_deaf(instance)
         for run in end_lost_runs(instance):
             say(f"  run {run[:8]} had been killed and is ended; the same command again continues it")
         if here:
             found = resolve_job(name)
-            return found.execute_in_process(config, instance, str(fold), raise_on_error=False, tags=process_tags())
+            return found.execute_in_process(
+                config, instance, str(fold), raise_on_error=False, asset_selection=chosen, tags=process_tags()
+            )
         job = dg.build_reconstructable_job("pipeline.commands.run", "resolve_job", (name,))
-        return dg.execute_job(job, instance, config, tags={"dagster/partition": str(fold)} | process_tags())
+        tags = {"dagster/partition": str(fold)} | process_tags()
+        return dg.execute_job(job, instance, config, tags=tags, asset_selection=chosen)
 
 
 @contextmanager
@@ -161,7 +174,7 @@ def resolve_job(name: str) -> dg.JobDefinition:
     return defs.resolve_job_def(name)
 
 
-def _raise_failure(result: "ExecutionResult") -> NoReturn:
+def raise_failure(result: "ExecutionResult") -> NoReturn:
     """Raise what made the run fail: an interrupt as such, anything else as one line."""
     errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
     if any(error and error.cls_name == dg.DagsterExecutionInterruptedError.__name__ for error in errors):
@@ -222,7 +235,7 @@ def _score_files(forge: Forge, fold: int) -> list[Path]:
 def _table(frame: pd.DataFrame, title: str) -> Table:
     table = Table(title=title)
     for name in frame.columns:
-        table.add_column(str(name).replace("_", " "))
+        table.add_column(words(name))
     for row in frame.itertuples(index=False):
-        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else words(value) for value in row))
     return table

@@ -16,7 +16,7 @@ from engine.remote import Remote
 from engine.tracking.links import run_id_of
 from engine.workspace import Workspace
 from pipeline.commands.output_place import check_folder
-from runtime.model_folder import read_model_json
+from runtime.model_card import read_model_json
 from segmentation.model_kind import ModelKind, model_kinds
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from imaging.sources.table import reads_folder
 from imaging.studies.archive import StudyArchive
 from imaging.studies.split import read_split
 from pipeline.commands.models import LoadedModel, find_localisers, find_members
-from runtime.model_folder import read_model_json
+from runtime.model_card import ModelCard
 from segmentation.evaluation.seen_patients import SeenPatients, image_digest
 
 SPLIT = "patient_split"
@@ -46,14 +46,15 @@ def trained_things(home: Path, models: Sequence[LoadedModel], localiser: str | N
     found = []
     for model in models:
         name = model.name
-        parents = [read_model_json(one.folder, "model_card.json").get("parents", {}) for one in model.members]
+        cards = [ModelCard.read(one.folder) for one in model.members]
+        parents = [card.parents for card in cards if card.says("parents")]
         found.append(
             Trained(
                 what=f"model {name}",
                 workspace=Workspace(home, name.source, name.profile),
                 folds=frozenset(member.fold for member in model.members),
                 choices=frozenset(member.fold for member in find_members(home, name)),
-                split_versions=frozenset(str(each[SPLIT]) for each in parents if SPLIT in each),
+                split_versions=frozenset(each[SPLIT] for each in parents if SPLIT in each),
             )
         )
     if localiser is not None:
@@ -106,14 +107,15 @@ def seen_at_the_start(models: Sequence[LoadedModel], tested: str) -> list[SeenPa
     found = []
     for model in models:
         for member in model.members:
-            for one in read_model_json(member.folder, "model_card.json").get("started_from", []):
-                what, source = f"the model that {model.name} fold {member.fold} started from", one.get("source", tested)
-                if source == tested and "patients" not in one:
+            card = ModelCard.read(member.folder)
+            for one in card.started_from if card.says("started_from") else []:
+                what, source = f"the model that {model.name} fold {member.fold} started from", one.source or tested
+                if source == tested and one.patients is None:
                     raise InputError(
                         f"{member.folder}: its card does not tell on which patients {what} was trained; start from a "
                         "model that was trained anew, or test on another source"
                     )
-                found.append(SeenPatients(what, source, frozenset(one.get("patients", ())), None))
+                found.append(SeenPatients(what, source, frozenset(one.patients or ()), None))
     return found
 
 

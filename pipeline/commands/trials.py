@@ -11,8 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from html import escape
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,24 +20,29 @@ import pandas as pd
 
 from assets.quality_instruments import JUDGE
 from common.errors import InputError
-from common.files import write_atomically
+from common.files import write_atomically, write_text
+from common.pages.kit import Picture, data_address, render
+from common.pages.kit import table as make_table
+from common.pages.words import words
 from common.tables import read_csv, write_csv
 from engine.finished import Finished
 from engine.forge import Forge, say
 from engine.outcome import Outcome, number
 from engine.record import Record, cache_key, is_finished, produce
+from engine.run_tags import RunIdentity
 from engine.settings import Settings
 from engine.tracking.tracker import Tracker
 from engine.worker.task import TrainingTask
 from gan.generation.slices import generate_slices, redraw
 from gan.quality.realism import Extractor
-from gan.quality.slices import Images, PairedSlices
+from gan.quality.slices import Images
 from gan.trials import Trial, TrialInstruments, measure_trial, plan_trials, trials_table
 from imaging.labels import LabelSet
+from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 from pipeline.commands.output_place import HOME, check_folder
 from runtime.compute import Compute
-from runtime.model_folder import read_model_json
+from runtime.model_card import ModelCard, read_model_json
 from runtime.report import TrainingDivergedError
 
 if TYPE_CHECKING:
@@ -52,24 +56,20 @@ _NOTE = (
     "slices with the same slices drawn again; adherence is the Dice of a segmenter trained on real slices. Small sets: "
     "compare rows, not with other tables."
 )
-_STYLE = (
-    "body{font:15px/1.45 sans-serif;margin:2em;color:#1d2733}table{border-collapse:collapse}"
-    "td,th{padding:.25em .6em;border-bottom:1px solid #d9dee5;text-align:right}"
-    "td:nth-child(-n+2),th:nth-child(-n+2){text-align:left}img{max-width:100%}"
-)
 
 
 def write_table(table: pd.DataFrame, folder: Path) -> None:
-    """Write `trials.csv`, `trials.md` and `trials.html`; the page shows each trial's `figures/pairs.png`."""
+    """Write `trials.csv`, `trials.md` and `trials.html`; the page holds each trial's `figures/pairs.png`."""
     shown = [[_text(value) for value in row] for row in table.itertuples(index=False)]
-    names = [str(name).replace("_", " ") for name in table.columns]
+    names = [words(name) for name in table.columns]
     write_atomically(folder / "trials.csv", lambda part: write_csv(table, part))
-    texts = {"trials.md": _markdown(names, shown), "trials.html": _page(names, shown, list(table["trial"]))}
+    pairs = _pairs(folder, list(table["trial"]))
+    texts = {"trials.md": _markdown(names, shown), "trials.html": _page(names, shown, pairs)}
     for name, text in texts.items():
-        write_atomically(folder / name, partial(_write, text))
+        write_text(folder / name, text)
 
 
-def save_pairs(real: PairedSlices, redrawn: Images, labels: LabelSet, path: Path) -> None:
+def save_pairs(real: PartSlices, redrawn: Images, labels: LabelSet, path: Path) -> None:
     """Save real validation slices with the largest lesions, and below each what was drawn from its mask."""
     from imaging.overlay import contact_sheet
 
@@ -86,28 +86,26 @@ def _markdown(names: list[str], rows: list[list[str]]) -> str:
     return "\n".join([*lines, "", _NOTE, ""])
 
 
-def _page(names: list[str], rows: list[list[str]], trials: list[str]) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    pictures = "".join(
-        f'<h2>{escape(name)}</h2><img alt="real slices above, drawn below" src="{escape(name)}/figures/pairs.png">'
+def _page(names: list[str], rows: list[list[str]], pairs: list[Picture]) -> str:
+    figures = make_table("Trials", names, rows, names[1:2])
+    return render("pipeline.commands", "trials.html.j2", note=_NOTE, figures=figures, pairs=pairs)
+
+
+def _pairs(folder: Path, trials: list[str]) -> list[Picture]:
+    return [
+        Picture(
+            data_address((folder / name / "figures" / "pairs.png").read_bytes(), "image/png"),
+            f"{name}: real slices above, drawn below",
+            name,
+        )
         for name in trials
-    )
-    return (
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Trials</title><style>{_STYLE}</style>'
-        f"</head><body><h1>Trials</h1><p>{escape(_NOTE)}</p><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table>{pictures}</body></html>\n"
-    )
+    ]
 
 
 def _text(value: object) -> str:
     if isinstance(value, float):
         return "" if np.isnan(value) else f"{value:.4g}"
     return str(value)
-
-
-def _write(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -142,20 +140,20 @@ class TrialMaterial:
         figures = measure_trial(redrawn, real, drawn, self.instruments(), store.label_set)
         return {**figures, **course_of(model)}
 
-    def _validation(self, store: SliceStore) -> PairedSlices:
+    def _validation(self, store: SliceStore) -> PartSlices:
         from assets.parts.inputs import open_split
 
         split = open_split(self.forge, self.fold)
         seen = store.masks().any(axis=(1, 2))
-        return PairedSlices.of(store, np.flatnonzero(store.rows["case_id"].isin(split.validation).to_numpy() & seen))
+        return PartSlices.of(store, np.flatnonzero(store.rows["case_id"].isin(split.validation).to_numpy() & seen))
 
-    def _drawn(self, model: Path, folder: Path, masks: Path) -> PairedSlices:
+    def _drawn(self, model: Path, folder: Path, masks: Path) -> PartSlices:
         """Draw slices from simulated masks; the file is not kept."""
         path, count = folder / "slices.h5", self.settings.quality.slices
         simulated = SliceStore.open(masks, verify=False)
         generate_slices(model, simulated, path, count, self.compute, self.settings.split_seed, "trials")
         with SliceStore.open(path, verify=False) as store:
-            drawn = PairedSlices.of(store, np.arange(len(store)))
+            drawn = PartSlices.of(store, np.arange(len(store)))
         path.unlink()
         return drawn
 
@@ -192,15 +190,15 @@ class TrialMaterial:
 
 def course_of(model: Path) -> dict[str, float]:
     """Return millions of parameters of a generator, minutes of its training, and the step that was kept."""
-    card = read_model_json(model, "model_card.json")
+    card = ModelCard.read(model)
     history = read_csv(model / "history.csv")
     batch = read_model_json(model, "config.json")["batch"]
     steps = history["step"].diff().fillna(history["step"])
     seconds = (steps * batch / history["images_per_s"]).sum()
     return {
-        "parameters_M": card["parameters"] / 1e6,
+        "parameters_M": card.parameters / 1e6,
         "minutes": float(seconds) / 60,
-        "selected_step": float(card["selected_step"]),
+        "selected_step": float(card.selected_step),
     }
 
 
@@ -344,7 +342,7 @@ class TrialBench:
             device=self.settings.device,
             precision=self.settings.precision,
             card={"source": self.forge.source, "profile": self.forge.profile, "fold": self.fold, "trial": trial.name},
-            tracking=self._tracking(trial, key),
+            tracking=self._tracking(trial, key, folder),
             lock=self.forge.accelerator_lock(),
         )
         trained = run_task(task)
@@ -360,33 +358,19 @@ class TrialBench:
         weights = self.settings.quality.vgg16_weights
         return {**inputs, "vgg16_weights": weights} if trial.config.perceptual_weight else inputs
 
-    def _tracking(self, trial: Trial, key: str) -> dict[str, Any]:
-        tags = {
-            "stage": "trials",
-            "network": trial.name,
-            "training_set": "augmented",
-            "source": self.forge.source,
-            "profile": self.forge.profile,
-            "fold": str(self.fold),
-            "seed": str(self.settings.split_seed),
-        }
-        return {
-            "uri": self.forge.tracking_uri(),
-            "experiment": "scarforge",
-            "name": f"trials {trial.name} fold {self.fold}",
-            "tags": {**tags, "scarforge_key": f"trials/{trial.name}/{key[:16]}"},
-            "params": {**trial.config.model_dump(mode="json"), **tags, "change": trial.change},
-            "dataset": f"augmented fold {self.fold}",
-            "spool": str(self.forge.workspace.spool),
-            "artifact_root": str(self.forge.workspace.artifact_root),
-        }
+    def _tracking(self, trial: Trial, key: str, folder: Path) -> dict[str, Any]:
+        """Return what a tracker is told of a trial, whose training and whose figures are one run."""
+        run = RunIdentity(f"trials/{trial.name}", self.fold, self.settings.split_seed, key)
+        tags = {"stage": "trials", "network": trial.name, "training_set": "augmented"}
+        params = {**trial.config.model_dump(mode="json"), "change": trial.change}
+        return self.forge.told(run, f"trials {trial.name} fold {self.fold}", tags, params, folder)
 
     def _measure(self, trial: Trial, folder: Path, key: str) -> Outcome:
 
         model = Finished.open(self.folder / trial.name / "model", trial.name).model()
         material = TrialMaterial(self.forge, self.fold, self.settings, self.compute, self.judge, self.masks)
         figures = material.figures_of(model, folder)
-        with Tracker.of(self._tracking(trial, key)) as tracker:
+        with Tracker.of(self._tracking(trial, key, folder)) as tracker:
             tracker.final({name.replace(" ", "/"): value for name, value in figures.items() if math.isfinite(value)})
             tracker.artifact(folder / "pairs.png")
         return Outcome({name: number(value) for name, value in figures.items()})

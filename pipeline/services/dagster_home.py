@@ -8,7 +8,6 @@ where its process is known to be gone; another machine's or another container's 
 
 import json
 import os
-import re
 import socket
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -21,7 +20,7 @@ import yaml
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from common.errors import InputError
-from common.files import write_atomically
+from common.files import write_text
 from engine.workspace import addressable, mark_home
 
 POSTGRES_VARIABLE = "SCARFORGE_DAGSTER_POSTGRES"
@@ -61,9 +60,6 @@ storage:
     postgres_url:
       env: {POSTGRES_VARIABLE} # read where it is needed, so that no password lies in this file
 """
-
-# Earlier versions named the folder itself, so that a moved workspace wrote into its old place.
-_FIXED_PLACE = re.compile(r"^storage:\n  sqlite:\n    base_dir: '(?:[^'\n]|'')*/dagster'\n\n?", re.MULTILINE)
 
 _WORKSPACE = """\
 load_from:
@@ -109,11 +105,8 @@ def _asks_for_postgres(environment: Mapping[str, str]) -> bool:
 def _write_settings(folder: Path, postgres: bool) -> None:
     path = folder / "dagster.yaml"
     written = path.read_text(encoding="utf-8") if path.exists() else ""
-    kept = _FIXED_PLACE.sub("", written)
-    wanted = _settings(postgres) if not written or (postgres and kept == _settings(postgres=False)) else kept
-    if wanted != written:
-        write_atomically(path, lambda part: _write(part, wanted))
-    if not written or wanted != kept:
+    if not written or (postgres and written == _settings(postgres=False)):
+        write_text(path, _settings(postgres))
         return
     there = _keeps_runs_in_postgres(path)
     if postgres and not there:
@@ -141,11 +134,7 @@ def _keeps_runs_in_postgres(path: Path) -> bool:
 
 def _write_once(path: Path, text: str) -> None:
     if not path.exists():
-        write_atomically(path, lambda part: _write(part, text))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+        write_text(path, text)
 
 
 PROCESS_TAG = "scarforge/process"  # of the command that executes the run

@@ -24,7 +24,7 @@ from segmentation.comparison.statistics import (
     sources_of_variation,
     verdict,
 )
-from segmentation.model_kind import REAL_ONLY, REAL_PLUS_GAN, ModelKind
+from segmentation.model_kind import ARMS, REAL_ONLY, REAL_PLUS_GAN, ModelKind
 from segmentation.scoring.joint_scores import patient_rows
 from segmentation.scoring.scores import RULES
 from segmentation.scoring.yardsticks import absent_yardsticks
@@ -57,10 +57,23 @@ DIFFERENCE_COLUMNS = (
     "seeds",
     "verdict",
 )
+# Of an arm of several, against the one that it is measured by.
+EACH_COLUMNS = (
+    "network",
+    "arm",
+    "against",
+    "tissue",
+    "rule",
+    "score",
+    "reference",
+    *DIFFERENCE_COLUMNS[5:-1],
+    "folds_better",
+    "verdict",
+)
+FOLD_COLUMNS = ("network", "arm", "against", "tissue", "rule", "fold", "difference", "pairs")
 PAIR_COLUMNS = ("network", "tissue", "rule", "case_id", REAL_ONLY, REAL_PLUS_GAN)
 
 Arms = tuple[str, str]  # the training set that the other is compared with, and the other
-_ARMS: Arms = (REAL_ONLY, REAL_PLUS_GAN)
 FIRST_AND_SECOND: Arms = ("first", "second")  # of models of any kind
 PREDICTIONS = "predictions"  # stands for the network that somebody else trained
 
@@ -102,8 +115,8 @@ class Comparison:
     pairs: pd.DataFrame
     folds: tuple[int, ...]
     notes: tuple[str, ...] = field(default=())
-    arms: Arms = _ARMS
-    names: Arms = _ARMS
+    arms: Arms = ARMS
+    names: Arms = ARMS
 
 
 def compare_arms(tables: Sequence[ScoredTable]) -> Comparison:
@@ -227,7 +240,7 @@ def _comparable(tables: Sequence[ScoredTable], per_fold: bool) -> list[list[Scor
     return list(groups.values())
 
 
-def _differences(contributions: pd.DataFrame, arms: Arms = _ARMS) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _differences(contributions: pd.DataFrame, arms: Arms = ARMS) -> tuple[pd.DataFrame, pd.DataFrame]:
     columns, pair_columns = (_with_arms(names, arms) for names in (DIFFERENCE_COLUMNS, PAIR_COLUMNS))
     rows: list[dict[str, Any]] = []
     pairs: list[pd.DataFrame] = [pd.DataFrame(columns=pair_columns)]
@@ -241,7 +254,7 @@ def _differences(contributions: pd.DataFrame, arms: Arms = _ARMS) -> tuple[pd.Da
 
 
 def _with_arms(columns: Sequence[str], arms: Arms) -> list[str]:
-    names = dict(zip(_ARMS, arms, strict=True))
+    names = dict(zip(ARMS, arms, strict=True))
     return [names.get(column, column) for column in columns]
 
 
@@ -249,31 +262,91 @@ def _rule_differences(of_rule: pd.DataFrame, rule: str, arms: Arms) -> tuple[lis
     """Compare the arms in each tissue of every network under one rule; Holm corrects over all of these rows."""
     rows: list[dict[str, Any]] = []
     pairs: list[pd.DataFrame] = []
-    for network, tissue, of_tissue in _tissues(of_rule, arms):
-        matched = match_arms(of_tissue, *arms)
-        if matched is None:
-            continue
-        without, with_gan, patients, informative = matched
-        names = {"network": network, "tissue": tissue, "rule": rule}
-        each = dict(zip(arms, (without.of_patients(), with_gan.of_patients()), strict=True))
-        pairs.append(pd.DataFrame({**names, "case_id": patients, **each})[_with_arms(PAIR_COLUMNS, arms)])
-        scores = dict(zip(arms, (without.score(), with_gan.score()), strict=True))
-        rows.append(names | scores | _difference(without, with_gan, rule) | {"pairs": informative})
+    for match in _matches(of_rule, [arms]):
+        names = {"network": match.network, "tissue": match.tissue, "rule": rule}
+        both = (match.without, match.with_gan)
+        each = dict(zip(arms, (one.of_patients() for one in both), strict=True))
+        pairs.append(pd.DataFrame({**names, "case_id": match.patients, **each})[_with_arms(PAIR_COLUMNS, arms)])
+        scores = dict(zip(arms, (one.score() for one in both), strict=True))
+        rows.append(names | scores | _difference(*both, rule) | {"pairs": match.informative})
+    return _judged(rows), pairs
+
+
+def compare_each(scores: pd.DataFrame, against: Mapping[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Compare each of several arms with the one that it is measured by, paired by patient, fold and seed.
+
+    Holm corrects over the arms, tissues and networks of a rule.
+
+    Args:
+        scores: Tables of scores one beneath the other, each arm a training set of its own.
+        against: By what each arm is measured; an arm of which there are no scores is passed over.
+
+    Returns:
+        `EACH_COLUMNS`, and `FOLD_COLUMNS`: the same differences in each fold alone.
+    """
+    contributions = collect_contributions(scores)
+    pairs = [(reference, arm) for arm, reference in against.items()]
+    rows: list[dict[str, Any]] = []
+    by_fold: list[dict[str, Any]] = []
+    for rule, of_rule in contributions.groupby("rule", sort=False):
+        of_table = []
+        for match in _matches(of_rule, pairs):
+            reference, arm = match.arms
+            names = {"network": match.network, "arm": arm, "against": reference, "tissue": match.tissue, "rule": rule}
+            found = [names | fold for fold in match.folds()]
+            both = {"score": match.with_gan.score(), "reference": match.without.score(), "pairs": match.informative}
+            better = {"folds_better": sum(fold["difference"] > 0 for fold in found)}
+            of_table.append(names | both | better | _difference(match.without, match.with_gan, str(rule)))
+            by_fold += found
+        rows += _judged(of_table)
+    return _ordered(pd.DataFrame(rows, columns=list(EACH_COLUMNS))), pd.DataFrame(by_fold, columns=list(FOLD_COLUMNS))
+
+
+@dataclass(frozen=True)
+class _Match:
+    """Two arms of a network on the patients and seeds that they share, in one tissue under one rule."""
+
+    network: str
+    tissue: str
+    arms: Arms
+    without: Contributions
+    with_gan: Contributions
+    patients: list[str]
+    informative: int
+
+    def folds(self) -> Iterator[dict[str, Any]]:
+        """Give the difference in each fold, and of how many patients."""
+        folds = np.array(self.without.folds)
+        for fold in sorted(set(self.without.folds)):
+            one, other = (
+                Contributions(arm.numerator[folds == fold], arm.denominator[folds == fold])
+                for arm in (self.without, self.with_gan)
+            )
+            yield {"fold": fold, "difference": other.score() - one.score(), "pairs": int((folds == fold).sum())}
+
+
+def _matches(of_rule: pd.DataFrame, pairs: Sequence[Arms]) -> Iterator[_Match]:
+    """Give the arms of each pair in each tissue, of the networks that were trained on both sets."""
+    for network, of_network in of_rule.groupby("network", sort=False):
+        for arms in pairs:
+            of_arms = of_network[of_network["training_set"].isin(arms)]
+            if not set(arms) <= set(of_arms["training_set"]):
+                continue
+            for tissue, of_tissue in of_arms.groupby("tissue", sort=False):
+                matched = match_arms(of_tissue, *arms)
+                if matched is not None:
+                    yield _Match(str(network), str(tissue), arms, *matched)
+
+
+def _judged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add Holm's p and the verdict to the rows of one rule."""
     # Interval and test must both speak, so that the larger of their p counts.
     together = [float(np.fmax(row["p_value"], row["p_interval"])) for row in rows]
     for row, adjusted in zip(rows, holm(together), strict=True):
         estimate = Estimate(row["difference"], row["low"], row["high"])
         words = verdict(estimate, adjusted, row["pairs"], row["seeds"], row["folds"] == 1)
         row |= {"p_holm": adjusted, "verdict": words}
-    return rows, pairs
-
-
-def _tissues(of_rule: pd.DataFrame, arms: Arms) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Yield network, tissue and their rows, of the networks that were trained on both sets."""
-    for network, of_network in of_rule.groupby("network", sort=False):
-        if set(arms) <= set(of_network["training_set"]):
-            for tissue, of_tissue in of_network.groupby("tissue", sort=False):
-                yield str(network), str(tissue), of_tissue
+    return rows
 
 
 def _difference(without: Contributions, with_gan: Contributions, rule: str) -> dict[str, Any]:

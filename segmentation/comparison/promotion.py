@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from common.pages.words import words
 from segmentation.comparison.arms import Comparison, ScoredTable, compare_arms
 from segmentation.comparison.statistics import BETTER, TOO_FEW, WORSE, Estimate
 from segmentation.model_kind import REAL_ONLY, REAL_PLUS_GAN
@@ -55,12 +56,12 @@ class TissueJudgement:
         """Both Dice, in words."""
         limit = f", from {self.champion.low:.3f}" if self.champion.low == self.champion.low else ""
         pairs = f"{self.pairs} {'pair' if self.pairs == 1 else 'pairs'}"
-        return f"{self.tissue} {self.candidate:.3f} ({pairs}; the champion's {self.champion.value:.3f}{limit})"
+        return f"{words(self.tissue)} {self.candidate:.3f} ({pairs}; the champion's {self.champion.value:.3f}{limit})"
 
     def __str__(self) -> str:
         """Give the difference with its interval and verdict."""
         value, low, high = self.difference.value, self.difference.low, self.difference.high
-        return f"{self.tissue} {value:+.3f} ({low:+.3f} to {high:+.3f}, {self.pairs} pairs, {self.verdict})"
+        return f"{words(self.tissue)} {value:+.3f} ({low:+.3f} to {high:+.3f}, {self.pairs} pairs, {self.verdict})"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from common.errors import InputError, some_of
+from imaging.dice import dice_terms
 from segmentation.comparison.crossed_interval import Floats, Spread, pseudo_values
 from segmentation.scoring.joint_scores import patient_rows
 from segmentation.scoring.scores import COUNT_METRICS
@@ -285,7 +286,8 @@ def _pooled_sums(of_patients: pd.DataFrame) -> pd.DataFrame:
     sums = counts.pivot_table(index=_KEY, columns="metric", values="value", aggfunc="sum", sort=False)
     tp, fp, fn = (sums[metric] for metric in COUNT_METRICS)
     informative = (tp + fn > 0).astype(float)
-    sums = sums.assign(numerator=2 * tp, denominator=2 * tp + fp + fn, informative=informative)
+    numerator, denominator = dice_terms(tp, tp + fn, tp + fp)
+    sums = sums.assign(numerator=numerator, denominator=denominator, informative=informative)
     return sums.reset_index()[_COLUMNS]
 
 

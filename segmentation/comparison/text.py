@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from common.pages.words import words
 from imaging.labels import LabelSet
 from segmentation.comparison.arms import (
     Comparison,
@@ -24,6 +25,11 @@ from segmentation.comparison.statistics import complete_seeds
 from segmentation.scoring.yardsticks import absent_yardsticks
 
 Row = Mapping[Hashable, Any]
+
+_HOLM = (
+    "Interval and P(better), the confidence that a difference is above zero, look at each difference alone; p (Holm) "
+    "is corrected for all of them together. Better and worse need an interval without zero and such a p below 0.05."
+)
 
 _ABSENT = "–"
 _RULES_SHOWN = ("positive", "pooled", "official", "per_slice")
@@ -56,6 +62,7 @@ def render_comparison(comparison: Comparison, labels: LabelSet) -> str:
     if len(comparison.differences):
         parts.append(f"{comparison.names[1]} minus {comparison.names[0]}, paired by patient and seed, positive rule:")
         parts.append(render_differences(comparison.differences))
+        parts.append(_HOLM)
     parts += comparison.notes
     return "\n\n".join(parts) + "\n"
 
@@ -83,7 +90,7 @@ def summary_lines(summary: pd.DataFrame, labels: LabelSet) -> list[list[str]]:
             found = {rule: values.get((network, training_set, tissue, rule)) for rule in _RULES_SHOWN}
             group = groups.get(tissue, "")
             found["official"] = values.get((network, training_set, group, "official"))
-            lines.append([network, training_set or "(yardstick)", tissue, *_cells(found, group, tissue)])
+            lines.append([network, training_set or "(yardstick)", words(tissue), *_cells(found, group, tissue)])
     return lines
 
 
@@ -98,7 +105,7 @@ def difference_lines(differences: pd.DataFrame, rule: str) -> list[list[str]]:
     return [
         [
             row["network"],
-            row["tissue"],
+            words(row["tissue"]),
             f"{row['difference']:+.3f}",
             _range(row["low"], row["high"], "+.3f"),
             _number(row["probability_better"], ".2f"),
@@ -117,7 +124,7 @@ def _group_of_tissue(labels: LabelSet) -> Mapping[str, str]:
 def _cells(found: Mapping[str, Row | None], group: str, tissue: str) -> list[str]:
     positive, official = found["positive"], _mean(found["official"])
     if official != _ABSENT and group != tissue:
-        official += f" ({group})"
+        official += f" ({words(group)})"
     interval, patients = _ABSENT, "0"
     if positive is not None:
         interval = _range(positive["low"], positive["high"], ".3f")
@@ -189,7 +196,7 @@ def render_pooled(pooled: PooledScores, labels: LabelSet) -> str:
             [
                 row["network"],
                 row["training_set"] or "(yardstick)",
-                row["tissue"],
+                words(row["tissue"]),
                 *(_share(row[what], row[of]) for what, of in (("sensitivity", "ill"), ("specificity", "healthy"))),
             ]
             for row in pooled.detection.to_dict("records")

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from common.errors import InputError
 from common.guard import guarded
+from imaging.dice import dice, dice_terms
 from imaging.labels import CineTissue
+from imaging.studies.study import PHASES, name_phases
 from imaging.volumes.nifti import NiftiVolume
 from segmentation.comparison.statistics import Contributions, Estimate, estimate_score
 from segmentation.evaluation.label_maps import (
-    PHASES,
     PREDICTION,
     REFERENCE,
     LabelFolder,
@@ -63,15 +64,15 @@ class NumberConfusion:
         Sure is: each number of the references overlaps one of the predictions by a Dice of 0.5 or more, and at least
         two of them another, while their own is below 0.1. Else nothing is told.
         """
-        sizes = self.voxels.sum(axis=1)[:, None] + self.voxels.sum(axis=0)[None, :]
-        dice = (2 * self.voxels / np.maximum(sizes, 1))[1:, 1:]  # without the background
-        same = dice >= _SAME_DICE
-        if not same.any(axis=1)[self.voxels[1:].sum(axis=1) > 0].all():
+        in_reference, in_prediction = self.voxels.sum(axis=1)[:, None], self.voxels.sum(axis=0)[None, :]
+        overlap = dice(self.voxels, in_reference, in_prediction, empty=0.0)[1:, 1:]  # without the background
+        same = overlap >= _SAME_DICE
+        if not same[self.voxels[1:].sum(axis=1) > 0].any(axis=1).all():
             return {}
         moved = {
             int(ours) + 1: int(theirs) + 1
             for ours, theirs in np.argwhere(same.T)
-            if max(dice[ours, ours], dice[theirs, theirs]) < _OTHER_DICE
+            if max(overlap[ours, ours], overlap[theirs, theirs]) < _OTHER_DICE
         }
         return moved if len(moved) >= _FEWEST else {}
 
@@ -152,14 +153,10 @@ def name_frames(maps: Mapping[str, LabelMap], named: Mapping[str, str]) -> dict[
         named: Number by `ED` and `ES`, as `Info.cfg` tells. Where neither tells, the frames with the largest and the
             smallest cavity are these; one frame alone keeps its number.
     """
-    names = {frame: frame for frame in maps}
-    names |= {number: phase for phase, number in named.items() if number in maps}
-    open_phases = [phase for phase in PHASES if phase not in names.values()]
-    rest = sorted((frame for frame in maps if names[frame] not in PHASES), key=lambda frame: -_cavity_mm3(maps[frame]))
-    if len(maps) > 1 and len(rest) >= len(open_phases):
-        for phase in open_phases:
-            names[rest.pop(0 if phase == "ED" else -1)] = phase
-    return names
+    told = {phase: number for phase, number in named.items() if number in maps}
+    names = {frame: frame for frame in maps} | {number: phase for phase, number in told.items()}
+    unnamed = {frame: _cavity_mm3(maps[frame]) for frame, name in names.items() if name not in PHASES}
+    return names | name_phases(unnamed, told | {phase: phase for phase in PHASES if phase in maps})
 
 
 @dataclass
@@ -352,7 +349,7 @@ def _pooled(rows: pd.DataFrame) -> pd.DataFrame:
     sums = counts.pivot_table(index=index, columns="metric", values="value", aggfunc="sum", sort=False)
     tp, fp, fn = (sums[name] for name in COUNT_METRICS)
     parts = {
-        "dice": (2 * tp, 2 * tp + fp + fn),
+        "dice": dice_terms(tp, tp + fn, tp + fp),
         "jaccard": (tp, tp + fp + fn),
         "precision": (tp, tp + fp),
         "recall": (tp, tp + fn),

@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common.errors import InputError
+from common.pages.words import words
 from imaging.labels import LABEL_SETS, LabelSet
 from imaging.studies.box import Box
 from imaging.studies.preparation import reference_box, resample_mask
@@ -37,7 +38,7 @@ def common_labels(label_sets: Iterable[LabelSet]) -> LabelSet:
     for onto in sorted(sets.values(), key=lambda labels: -labels.num_classes):
         if all(_values(labels, name) for labels in sets.values() for _, name in onto.foreground):
             return onto
-    told = "; ".join(f"{labels.name}: {', '.join(labels.tissues[1:])}" for labels in sets.values())
+    told = "; ".join(f"{labels.name}: {', '.join(map(words, labels.tissues[1:]))}" for labels in sets.values())
     raise InputError(f"label sets {', '.join(sets)} have no set of tissues in common ({told}); test models of one kind")
 
 

@@ -25,9 +25,9 @@ from imaging.sources.acdc import LABELS as ACDC_NUMBERS
 from imaging.sources.files import composed, inside, source_folder
 from imaging.sources.nifti_studies import NamedFile, nifti_files, read_clinical_text
 from imaging.sources.unread_images import images_below, unread_lines
+from imaging.studies.study import PHASES
 from imaging.volumes.nifti import NiftiVolume, read_nifti, read_nifti_on
 
-PHASES = ("ED", "ES")
 REFERENCE, PREDICTION = "reference", "prediction"
 PROBABILITIES = "probabilities"  # the folder of what `predict` writes beside its label maps
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from torchvision.ops import box_iou
 
 from common.files import CHECKPOINT, write_atomically
@@ -18,8 +20,10 @@ from imaging.studies.archive import StudyArchive
 from imaging.studies.split import FoldSplit, split_digest
 from runtime.checkpoint import load_checkpoint, save_checkpoint
 from runtime.compute import Compute
+from runtime.model_card import ModelCard
 from runtime.model_folder import finished_card, write_model_folder
-from runtime.report import Report, TrainingDivergedError
+from runtime.optimisation import advance, last_rate, schedule
+from runtime.report import Report, TrainingDivergedError, course_row, shown_row
 from segmentation.localiser.batches import LocaliserData, draw_views, fit_field_of_view, gather, view_images
 from segmentation.localiser.config import LocaliserConfig
 from segmentation.localiser.networks import BoxFinder, build_finder
@@ -35,12 +39,16 @@ class LocaliserResult:
     steps: int
 
 
+_PARTS = ("network", "optimiser", "schedule")
+
+
 @dataclass
 class _State:
     """Everything that a resumed training needs."""
 
     network: BoxFinder
     optimiser: torch.optim.Optimizer
+    schedule: LambdaLR
     step: int
     best_iou: float
     best_step: int
@@ -50,12 +58,12 @@ class _State:
     def saved(self) -> dict[str, Any]:
         """Return what a checkpoint holds."""
         content = {name: getattr(self, name) for name in ("step", "best_iou", "best_step", "best_weights", "history")}
-        return content | {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict()}
+        return content | {name: getattr(self, name).state_dict() for name in _PARTS}
 
     def restore(self, content: dict[str, Any]) -> None:
         """Take everything from a checkpoint."""
-        self.network.load_state_dict(content.pop("network"))
-        self.optimiser.load_state_dict(content.pop("optimiser"))
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(content.pop(name))
         for name, value in content.items():
             setattr(self, name, value)
 
@@ -68,7 +76,7 @@ def train_localiser(
     folder: Path,
     seed: int,
     report: Report,
-    card: Mapping[str, Any],
+    card: ModelCard,
 ) -> LocaliserResult:
     """Train on the training patients; the weights are those of the best validation.
 
@@ -94,7 +102,7 @@ def train_localiser(
     checkpoint = folder / CHECKPOINT
     state = _start(config, training, compute, seed)
     if (known := finished_card(folder, state.network.state_dict(), config, card, seed)) is not None:
-        return LocaliserResult(known["validation_iou"], known["best_step"], config.steps)
+        return LocaliserResult(known.validation_iou, known.best_step, config.steps)
     origin: dict[str, str | int] = {"seed": seed, "studies": archive.digest, "patient_split": split_digest(split)}
     saved = load_checkpoint(checkpoint, config, origin)
     if saved is not None:
@@ -103,9 +111,10 @@ def train_localiser(
     for step in track(range(state.step, config.steps), "training the localiser"):
         losses.append(_training_step(state, training, config, compute, derive_seed(seed, "localiser step", step), step))
         if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
-            metrics = {"loss": float(np.mean(losses)), "learning_rate": _learning_rate(config, step)}
+            metrics = {"loss": float(np.mean(losses)), "learning_rate": last_rate(state.schedule)}
             metrics["validation_iou"] = validation_iou(state.network, validation, compute)
             _keep_best(state, step + 1, metrics)
+            _write_history(state, folder)
             save_checkpoint(checkpoint, config, origin, state.saved())
             report(step + 1, metrics)
             losses.clear()
@@ -127,7 +136,8 @@ def _start(config: LocaliserConfig, training: LocaliserData, compute: Compute, s
     network.anchor.copy_(training.boxes.mean(dim=0))
     network.to(compute.device).to(memory_format=compute.memory_format)
     optimiser = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-    return _State(network, optimiser, 0, -1.0, 0, {}, [])
+    rates = schedule(optimiser, partial(_learning_rate, config))
+    return _State(network, optimiser, rates, 0, -1.0, 0, {}, [])
 
 
 def _training_step(
@@ -138,15 +148,14 @@ def _training_step(
     views = draw_views(config, config.batch, derive_seed(seed, "views"))
     images = view_images(views, data.slices[chosen]).to(memory_format=compute.memory_format)
     targets = data.targets(views, chosen)
-    for group in state.optimiser.param_groups:
-        group["lr"] = _learning_rate(config, step)
+    advance(state.schedule, step)
     state.network.train()
     with compute.fabric.autocast():
         outputs = state.network(images)
     loss = state.network.loss(outputs.float(), targets)
     value = float(loss.detach())
     if not np.isfinite(value):
-        known = ", ".join(f"{name} {figure:.4g}" for name, figure in (state.history or [{}])[-1].items())
+        known = shown_row((state.history or [{}])[-1])
         kept = "the last checkpoint is kept" if state.history else "there is no checkpoint yet"
         raise TrainingDivergedError(
             f"localiser: the loss was {value} at step {step + 1}; last metrics: {known or 'none yet'}; "
@@ -169,13 +178,18 @@ def _learning_rate(config: LocaliserConfig, step: int) -> float:
 
 
 def _keep_best(state: _State, step: int, metrics: Mapping[str, float]) -> None:
-    state.history.append({"step": step, **metrics})
+    state.history.append(course_row(step, metrics))
     if metrics["validation_iou"] >= state.best_iou:
         state.best_iou, state.best_step = metrics["validation_iou"], step
         state.best_weights = {name: value.detach().cpu().clone() for name, value in state.network.state_dict().items()}
 
 
-def _finish(state: _State, config: LocaliserConfig, folder: Path, card: Mapping[str, Any]) -> None:
+def _write_history(state: _State, folder: Path) -> None:
+    history = pd.DataFrame(state.history).astype({"step": int})
+    write_atomically(folder / "history.csv", lambda part: write_csv(history, part))
+
+
+def _finish(state: _State, config: LocaliserConfig, folder: Path, card: ModelCard) -> None:
     found = {
         "network": "lv_localiser",
         "head": config.head,
@@ -186,6 +200,5 @@ def _finish(state: _State, config: LocaliserConfig, folder: Path, card: Mapping[
         "best_step": state.best_step,
         "intended_use": "box of the left ventricle in short-axis studies like those of its training; research only",
     }
-    history = pd.DataFrame(state.history)
-    write_atomically(folder / "history.csv", lambda part: write_csv(history, part))
-    write_model_folder(folder, state.best_weights, config, {**card, **found})
+    _write_history(state, folder)
+    write_model_folder(folder, state.best_weights, config, card.completed(**found))

@@ -121,6 +121,8 @@ def box_scores(localiser: Localiser, archive: StudyArchive, split: FoldSplit, re
     height, width = mean_box_size(archive, split.train)
     rows = []
     for case_id, frame in archive.keys():  # noqa: SIM118
+        if case_id in split.left_out:
+            continue
         study = archive.load(case_id, frame)
         reference, predicted = reference_box(study.mask), localiser.predict_box(study)
         fixed = central_box(height, width, study.image.shape)

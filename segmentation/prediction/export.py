@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.files import write_atomically
-from runtime.model_folder import read_model_json
+from runtime.model_card import ModelCard
 from segmentation.prediction.segmenter import load_exportable
 
 Runner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -62,7 +62,7 @@ def export_model(folder: Path, path: Path, format_: str, largest: float = MAXIMA
     form = EXPORT_FORMATS[format_]
     form.require()
     module = load_exportable(folder)
-    height, width = read_model_json(folder, "model_card.json")["input_size"]
+    height, width = ModelCard.read(folder).input_size
     differences: list[float] = []
 
     def write_and_check(part: Path) -> None:

@@ -28,8 +28,9 @@ from scipy import ndimage
 
 from common.errors import InputError, some_of
 from imaging.labels import LabelSet, Tissue
-from segmentation.scoring.overlap import Counts
-from segmentation.training.validation import ValidationData, mean_dice, positive_dice
+from imaging.slices.part import PartSlices
+from runtime.model_card import ModelCard, StepChoice
+from segmentation.scoring.overlap import Counts, mean_dice, positive_dice
 
 Masks = NDArray[np.uint8]
 
@@ -79,11 +80,11 @@ def post_process(masks: Masks, labels: LabelSet, steps: Sequence[str]) -> Masks:
     return masks
 
 
-def choose_steps(validation: ValidationData, prediction: Masks, labels: LabelSet) -> dict[str, Any]:
+def choose_steps(validation: PartSlices, prediction: Masks, labels: LabelSet) -> StepChoice:
     """Say which steps help the validation patients: each is kept if the mean `positive` Dice rises and no tissue falls.
 
     Returns:
-        What a model card records: `chosen`, and `mean_dice` before (`none`) and after each step in its turn.
+        What a model card records; `mean_dice` is that before (`none`) and after each step in its turn.
     """
     chosen: list[str] = []
     best = _dice(validation, prediction, labels)
@@ -94,17 +95,17 @@ def choose_steps(validation: ValidationData, prediction: Masks, labels: LabelSet
         tried[name] = mean_dice(dice)
         if tried[name] > mean_dice(best) and all(dice[tissue] >= best[tissue] for tissue in best):
             chosen, prediction, best = [*chosen, name], candidate, dice
-    return {"chosen": chosen, "rule": "positive", "mean_dice": tried}
+    return StepChoice(chosen=chosen, rule="positive", mean_dice=tried)
 
 
-def agreed_steps(cards: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+def agreed_steps(cards: Sequence[ModelCard]) -> tuple[str, ...]:
     """Return the steps that the validation patients of every model chose; a card without a choice agrees to none."""
-    choices = [card.get("post_processing", {}).get("chosen", []) for card in cards]
+    choices = [card.post_processing.chosen if card.says("post_processing") else [] for card in cards]
     return tuple(name for name in STEPS if choices and all(name in chosen for chosen in choices))
 
 
-def _dice(validation: ValidationData, prediction: Masks, labels: LabelSet) -> dict[str, float]:
-    return positive_dice(validation.masks, prediction, validation.case_ids, labels)
+def _dice(validation: PartSlices, prediction: Masks, labels: LabelSet) -> dict[str, float]:
+    return positive_dice(validation.masks, prediction, validation.studies, labels)
 
 
 def _largest(drawn: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -171,7 +172,7 @@ def without_unsure_lesions(
     return result
 
 
-def judge(validation: ValidationData, probabilities: Probabilities, labels: LabelSet) -> dict[str, Any]:
+def judge(validation: PartSlices, probabilities: Probabilities, labels: LabelSet) -> dict[str, Any]:
     """Return what leaving out unsure lesions does to the validation patients' lesions.
 
     Args:
@@ -184,9 +185,9 @@ def judge(validation: ValidationData, probabilities: Probabilities, labels: Labe
         and without unsure ones (`after`).
     """
     drawn = probabilities.argmax(axis=1).astype(np.uint8)
-    left = without_unsure_lesions(drawn, probabilities, validation.case_ids, labels)
+    left = without_unsure_lesions(drawn, probabilities, validation.studies, labels)
     return {
-        "patients": len(np.unique(validation.case_ids)),
+        "patients": len(np.unique(validation.studies)),
         "before": _lesion_dice(validation, drawn, labels),
         "after": _lesion_dice(validation, left, labels),
     }
@@ -211,14 +212,14 @@ def _is_sure(probabilities: Probabilities, tissue: Tissue) -> bool:
     return bool(np.partition(whole, -area)[-area:].mean() >= SURE_PROBABILITY)
 
 
-def _lesion_dice(validation: ValidationData, drawn: Masks, labels: LabelSet) -> dict[str, float]:
+def _lesion_dice(validation: PartSlices, drawn: Masks, labels: LabelSet) -> dict[str, float]:
     """Return the lesions' mean official Dice (empty in both: 1), and the positive Dice of each that a patient has."""
     official = [
         _class_dice(validation.masks[of] >= tissue, drawn[of] >= tissue)
-        for of in (validation.case_ids == case for case in np.unique(validation.case_ids))
+        for of in (validation.studies == case for case in np.unique(validation.studies))
         for tissue in (Tissue.INFARCT, Tissue.NO_REFLOW)
     ]
-    positive = positive_dice(validation.masks, drawn, validation.case_ids, labels)
+    positive = positive_dice(validation.masks, drawn, validation.studies, labels)
     lesions = {labels.tissues[value] for value in (Tissue.INFARCT, Tissue.NO_REFLOW)}
     return {"official": float(np.mean(official))} | {name: dice for name, dice in positive.items() if name in lesions}
 
@@ -226,9 +227,6 @@ def _lesion_dice(validation: ValidationData, drawn: Masks, labels: LabelSet) -> 
 def _class_dice(reference: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> float:
     pairs = ((reference, prediction), (~reference, prediction), (reference, ~prediction))
     return Counts(*(int(np.count_nonzero(one & other)) for one, other in pairs)).dice()
-
-
-Card = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -240,7 +238,7 @@ class StepReason:
     why: str
 
 
-def explain_steps(cards: Sequence[Card]) -> tuple[StepReason, ...]:
+def explain_steps(cards: Sequence[ModelCard]) -> tuple[StepReason, ...]:
     """Return what `agreed_steps` decides about each step, with the change in validation Dice that decided it.
 
     Args:
@@ -250,7 +248,7 @@ def explain_steps(cards: Sequence[Card]) -> tuple[StepReason, ...]:
     return tuple(StepReason(name, name in applied, _why(name, cards)) for name in STEPS)
 
 
-def explain_sureness(judgements: Sequence[Card | None]) -> StepReason:
+def explain_sureness(judgements: Sequence[Mapping[str, Any] | None]) -> StepReason:
     """Return whether unsure lesions are left out: where that does not lower the lesions' official Dice.
 
     Args:
@@ -266,22 +264,21 @@ def explain_sureness(judgements: Sequence[Card | None]) -> StepReason:
     return StepReason("unsure_lesions", gain is not None and gain >= 0, why)
 
 
-def _why(name: str, cards: Sequence[Card]) -> str:
+def _why(name: str, cards: Sequence[ModelCard]) -> str:
     gains = [gain for card in cards if (gain := _gain(name, card)) is not None]
     if len(gains) < len(cards):
         return f"{len(cards) - len(gains)} of {len(cards)} networks were trained before there was a choice"
-    chosen = sum(name in card["post_processing"]["chosen"] for card in cards)
+    chosen = sum(name in card.post_processing.chosen for card in cards)
     if len(cards) == 1:
         return f"validation Dice {gains[0]:+.4f}{'' if chosen or gains[0] <= 0 else ', but a tissue fell'}"
     return f"validation Dice {min(gains):+.4f} to {max(gains):+.4f}, chosen by {chosen} of {len(cards)} networks"
 
 
-def _gain(name: str, card: Card) -> float | None:
+def _gain(name: str, card: ModelCard) -> float | None:
     """Return by how much a step changed the mean `positive` Dice after those chosen before it; None if unknown."""
-    choice = card.get("post_processing", {})
-    dice = choice.get("mean_dice", {})
-    if not {"none", name} <= dice.keys():
+    if not card.says("post_processing") or not {"none", name} <= card.post_processing.mean_dice.keys():
         return None
+    choice, dice = card.post_processing, card.post_processing.mean_dice
     earlier = list(STEPS)[: list(STEPS).index(name)]
-    before = [step for step in earlier if step in choice["chosen"]] or ["none"]
+    before = [step for step in earlier if step in choice.chosen] or ["none"]
     return float(dice[name]) - float(dice[before[-1]])

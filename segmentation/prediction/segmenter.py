@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from common.errors import InputError
 from imaging.labels import LABEL_SETS, LabelSet
 from runtime.compute import Compute
-from runtime.model_folder import read_config, read_model_json, read_weights
+from runtime.model_card import ModelCard
+from runtime.model_folder import read_config, read_weights
 from segmentation.networks.attention_res_unet import AttentionResUNet
 from segmentation.networks.blocks import SegmentationNetwork
 from segmentation.networks.table import build_network
@@ -185,7 +186,7 @@ def load_ensemble(
     networks = [load_network(folder).to(compute.device).to(memory_format=compute.memory_format) for folder in folders]
     if flips is None:
         flips = all(read_config(folder, TrainConfig).flips_at_test_time for folder in folders)
-    cards = [read_model_json(folder, "model_card.json") for folder in folders] if post_processing else []
+    cards = [ModelCard.read(folder) for folder in folders] if post_processing else []
     labels = next(iter(label_sets.values()), LABEL_SETS["emidec"])
     return Segmenter(networks, labels, compute, flips, agreed_steps(cards), sure_lesions_only)
 
@@ -223,7 +224,7 @@ def load_exportable(folder: Path) -> nn.Module:
 
 
 def _label_set(folder: Path) -> LabelSet:
-    name = str(read_model_json(folder, "model_card.json").get("label_set"))
+    name = ModelCard.read(folder).label_set
     if name not in LABEL_SETS:
         raise InputError(
             f"{folder}/model_card.json: label set {name!r} is not one of {', '.join(LABEL_SETS)}; "

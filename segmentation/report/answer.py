@@ -3,8 +3,10 @@
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
+from common.pages.words import ABSENT, count, interval, number, upper_first, words
 from segmentation.comparison.statistics import (
     BETTER,
     BETTER_IN_THIS_FOLD,
@@ -16,9 +18,8 @@ from segmentation.comparison.statistics import (
     WORSE_IN_THIS_FOLD,
     WORSE_WITH_THIS_SEED,
 )
-from segmentation.model_kind import REAL_ONLY, REAL_PLUS_GAN
+from segmentation.model_kind import ARMS, REAL_ONLY, REAL_PLUS_GAN
 from segmentation.report.material import ReportMaterial
-from segmentation.report.words import ABSENT, ARMS, count, interval, number, upper_first, words
 
 Row = Mapping[Hashable, Any]
 
@@ -26,14 +27,14 @@ _RULE = "positive"
 _VERDICTS = {
     BETTER: "synthetic slices helped",
     WORSE: "synthetic slices did harm",
-    BETTER_WITH_THIS_SEED: "synthetic slices helped with this seed, the only one",
-    WORSE_WITH_THIS_SEED: "synthetic slices did harm with this seed, the only one",
-    BETTER_IN_THIS_FOLD: "synthetic slices helped with this fold's training set, the only one",
-    WORSE_IN_THIS_FOLD: "synthetic slices did harm with this fold's training set, the only one",
+    BETTER_WITH_THIS_SEED: "synthetic slices helped with this one seed",
+    WORSE_WITH_THIS_SEED: "synthetic slices did harm with this one seed",
+    BETTER_IN_THIS_FOLD: "synthetic slices helped with this one fold's training set",
+    WORSE_IN_THIS_FOLD: "synthetic slices did harm with this one fold's training set",
     NO_EVIDENCE: "no evidence of a difference",
     TOO_FEW: f"too few patients for a verdict (fewer than {MINIMUM_PAIRS})",
 }
-_KINDS = {
+KINDS = {
     BETTER: "better",
     WORSE: "worse",
     BETTER_WITH_THIS_SEED: "better",
@@ -69,7 +70,7 @@ def _answer(material: ReportMaterial, tissue: str) -> Answer:
         (verdict,) = verdicts
         either = " with either network" if len(rows) > 1 else ""
         figures = "; ".join(f"{words(row['network'])} {_figures(row)}" for row in rows)
-        return Answer(name, f"{_VERDICTS[verdict]}{either}: {figures}.", _KINDS[verdict])
+        return Answer(name, f"{_VERDICTS[verdict]}{either}: {figures}.", KINDS[verdict])
     parts = [f"{_VERDICTS[row['verdict']]} with {words(row['network'])}: {_figures(row)}" for row in rows]
     return Answer(name, "; ".join(parts) + ".", "mixed")
 
@@ -78,7 +79,15 @@ def _figures(row: Row) -> str:
     change = f"Dice {number(row[REAL_ONLY])} → {number(row[REAL_PLUS_GAN])}"
     between = interval(row["low"], row["high"], "+.3f")
     span = "no interval" if between == ABSENT else f"95 % interval {between}"
-    return f"{change} ({number(row['difference'], '+.3f')}, {span}; {count(int(row['pairs']), 'patient')})"
+    counted = count(int(row["pairs"]), "patient")
+    return f"{change} ({number(row['difference'], '+.3f')}, {span}; {counted}{_doubt(row)})"
+
+
+def _doubt(row: Row) -> str:
+    """Return why there is no evidence although the interval leaves out zero; empty where it does not."""
+    if row["verdict"] != NO_EVIDENCE or row["low"] <= 0 <= row["high"] or not np.isfinite(row["low"]):
+        return ""
+    return f"; the interval leaves out zero, but p is {number(row['p_holm'])} once corrected for all comparisons"
 
 
 def _without_pairs(material: ReportMaterial, tissue: str) -> str:

@@ -8,8 +8,20 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from common.pages import svg_style
-from segmentation.report.words import ARM_COLOURS, ARMS, INK, WIDTH_IN, Picture, say_instead, svg_picture, tidy, words
+from common.pages.kit import (
+    ARM_COLOURS,
+    ARM_MARKERS,
+    INK,
+    LINE,
+    WIDTH_IN,
+    Picture,
+    say_instead,
+    svg_picture,
+    svg_style,
+    tidy,
+)
+from common.pages.words import words
+from segmentation.model_kind import ARMS
 
 GROUPS = ("infarction", "no_reflow")
 LIMIT_DEVIATIONS = 1.96  # of the differences, between which 95 % of a normal distribution lies
@@ -74,7 +86,7 @@ def bland_altman_picture(table: pd.DataFrame, tissue: str) -> Picture:
         panels = figure.subplots(1, len(arms), squeeze=False, sharex=True, sharey=True)[0]
         for axes, (network, arm) in zip(panels, arms, strict=True):
             own = chosen[(chosen["network"] == network) & (chosen["training_set"] == arm)]
-            _draw(axes, _present(own), ARM_COLOURS[arm])
+            _draw(axes, _present(own), arm)
             axes.set_title(f"{words(network)}, {words(arm)}", fontsize=9)
             axes.set_xlabel("mean of both (mL)")
         panels[0].set_ylabel("prediction − reference (mL)")
@@ -94,14 +106,15 @@ def _present(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows["predicted_ml"] > 0) | (rows["reference_ml"] > 0)]
 
 
-def _draw(axes: Axes, rows: pd.DataFrame, colour: str) -> None:
+def _draw(axes: Axes, rows: pd.DataFrame, arm: str) -> None:
     tidy(axes)
-    axes.axhline(0, color="#8a8f98", linewidth=0.8)
+    axes.axhline(0, color=LINE, linewidth=0.8)
     if rows.empty:
         say_instead(axes, "no patient\nhas it")
         return
     difference = rows["predicted_ml"] - rows["reference_ml"]
-    axes.plot((rows["predicted_ml"] + rows["reference_ml"]) / 2, difference, "o", color=colour, markersize=4, alpha=0.8)
+    mean = (rows["predicted_ml"] + rows["reference_ml"]) / 2
+    axes.plot(mean, difference, ARM_MARKERS[arm], color=ARM_COLOURS[arm], markersize=4, alpha=0.8)
     bias, low, high = limits(difference)
     axes.axhline(bias, color=INK, linewidth=1.4)
     for level in (low, high):

@@ -17,10 +17,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Wedge
 from numpy.typing import NDArray
 
-from common.pages import svg_style
+from common.pages.kit import INK, LINE, WIDTH_IN, Picture, svg_picture, svg_style
+from common.pages.words import words
 from imaging.labels import LabelSet
+from segmentation.model_kind import ARMS
 from segmentation.report.material import Arm, Case
-from segmentation.report.words import ARMS, INK, WIDTH_IN, Picture, svg_picture, words
 
 SEGMENTS = 17
 LEVELS = ("basal", "mid", "apical")
@@ -164,8 +165,8 @@ def bulls_eye_picture(found: BullsEye) -> Picture:
                     name = f"{words(network)}, {words(arm)}"
                     _draw(panels[row, column], found.predicted[network, arm], norm, name)
         scale = mpl.cm.ScalarMappable(norm, _colours())
-        figure.colorbar(scale, ax=panels, shrink=0.5, label="infarct in % of the segment's myocardium")
-        return svg_picture(figure, "Bull's eyes of the mean infarct share by AHA segment, reference and predictions")
+        figure.colorbar(scale, ax=panels, shrink=0.5, label="infarction in % of the segment's myocardium")
+        return svg_picture(figure, "Bull's eyes of the mean infarction share by AHA segment, reference and predictions")
 
 
 def _all(found: BullsEye) -> list[Floats]:
@@ -195,7 +196,7 @@ def _draw(axes: Axes, shares: Floats, norm: Normalize, title: str) -> None:
 
 def _fill(axes: Axes, wedge: Wedge, at: Floats, share: float, norm: Normalize) -> None:
     known = bool(np.isfinite(share))
-    wedge.set(facecolor=_colours()(norm(share)) if known else "#ffffff", edgecolor="#8a8f98", linewidth=0.6)
+    wedge.set(facecolor=_colours()(norm(share)) if known else "#ffffff", edgecolor=LINE, linewidth=0.6)
     axes.add_patch(wedge)
     light = known and norm(share) > _LIGHT_ABOVE
     text = f"{share:.0f}" if known else "–"

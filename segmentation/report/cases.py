@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from common.pages.kit import Picture, Table, png_address, table
+from common.pages.words import listed, number, words
 from imaging.labels import LabelSet
-from segmentation.model_kind import REAL_ONLY, REAL_PLUS_GAN
+from segmentation.model_kind import ARMS, REAL_ONLY, REAL_PLUS_GAN
 from segmentation.report.material import Arm, Case, ReportMaterial
-from segmentation.report.words import ARMS, Picture, listed, number, png_picture, words
 from segmentation.scoring.joint_scores import patient_rows
 
 _LESIONS = ("infarct", "no_reflow")
@@ -40,14 +41,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class ShownCase:
-    """A patient on the page: `tiles` are titles of the picture's columns, `dice` (tissue, arm by arm)."""
+    """A patient on the page: `tiles` are titles of the picture's columns, `dice` is by tissue and arm."""
 
     place: str
     case_id: str
     picture: Picture
     tiles: tuple[str, ...]
     caption: str
-    dice: tuple[tuple[str, ...], ...]
+    dice: Table
 
 
 def choose_cases(material: ReportMaterial) -> Choice | None:
@@ -132,8 +133,8 @@ def _shown(material: ReportMaterial, choice: Choice, place: str, case: Case) -> 
     titles = ("image", "reference", *(words(arm.training_set) for arm in drawn))
     name = f"{case.case_id} {case.frame}".strip()
     caption = f"slice {index + 1} of {len(case.reference)}"
-    picture = png_picture(_side_by_side(tiles), f"{name}, {caption}: {listed(titles)}")
-    return ShownCase(place, name, picture, titles, caption, _dice_rows(material, choice.network, case.case_id))
+    picture = Picture(png_address(_side_by_side(tiles)), f"{name}, {caption}: {listed(titles)}")
+    return ShownCase(place, name, picture, titles, caption, _dice_table(material, choice.network, case.case_id))
 
 
 def _first_seeds(predictions: Mapping[Arm, NDArray[np.uint8]], network: str) -> dict[Arm, NDArray[np.uint8]]:
@@ -164,8 +165,8 @@ def _side_by_side(tiles: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     return np.concatenate(parts[:-1], axis=1)
 
 
-def _dice_rows(material: ReportMaterial, network: str, case_id: str) -> tuple[tuple[str, ...], ...]:
-    """Return (tissue, real only, real + GAN) for every tissue of the patient, means over seeds."""
+def _dice_table(material: ReportMaterial, network: str, case_id: str) -> Table:
+    """Return tissue, real only and real + GAN for every tissue of the patient, means over seeds."""
     scores = material.scores
     own = scores[
         (scores["network"] == network)
@@ -175,6 +176,5 @@ def _dice_rows(material: ReportMaterial, network: str, case_id: str) -> tuple[tu
     ]
     means: Mapping[Hashable, Any] = own.groupby(["tissue", "training_set"])["value"].mean().to_dict()
     tissues = [tissue for _, tissue in material.labels.foreground if tissue in set(own["tissue"])]
-    return tuple(
-        (words(tissue), *(number(means.get((tissue, arm), float("nan")), ".2f") for arm in ARMS)) for tissue in tissues
-    )
+    rows = [[words(tissue), *(number(means.get((tissue, arm), np.nan), ".2f") for arm in ARMS)] for tissue in tissues]
+    return table(f"Dice of {case_id}, in 3-D", ["tissue", *map(words, ARMS)], rows)

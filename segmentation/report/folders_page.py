@@ -1,31 +1,25 @@
 """The page of `scarforge compare`: what the label maps of two or more networks tell, and no more."""
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from importlib import resources
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
-from jinja2 import Environment, StrictUndefined
 
-from common.pages import svg_style
+from common.pages.kit import Picture, Table, render, svg_picture, svg_style, table
+from common.pages.words import count, interval, number, words
 from imaging.labels import LabelSet
 from segmentation.comparison.arms import Comparison
 from segmentation.comparison.text import DIFFERENCE_HEADINGS, SUMMARY_HEADINGS, difference_lines, summary_lines
 from segmentation.report.charts import forest_figure, pairs_figure
-from segmentation.report.words import Picture, count, interval, number, svg_picture, words
 from segmentation.scoring.scores import RULES
 
-_TEMPLATE = "templates/folders.html.j2"
 _RULE = "positive"
 Row = Mapping[Hashable, Any]
 
 
-class TextTable(NamedTuple):
-    """A table of the page, its cells as texts."""
-
-    caption: str
-    headings: Sequence[str]
-    lines: Sequence[Sequence[str]]
+class _Answer(NamedTuple):
+    sentence: str
+    kind: str
 
 
 def render_folders_page(comparison: Comparison, names: Sequence[str], labels: LabelSet) -> str:
@@ -36,37 +30,38 @@ def render_folders_page(comparison: Comparison, names: Sequence[str], labels: La
         names: What the folders are called, the first first.
         labels: Of the label maps.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(
-        resources.files("segmentation.report").joinpath(_TEMPLATE).read_text(encoding="utf-8")
-    )
     first, *others = names
-    title = f"{' and '.join(others)} beside {first}"
     rows = comparison.differences[comparison.differences["rule"] == _RULE].to_dict("records")
-    return template.render(
-        title=title,
-        answers=[_sentence(row, first) for row in rows],
+    return render(
+        "segmentation.report",
+        "folders.html.j2",
+        title=f"{' and '.join(others)} beside {first}",
+        answers=[_answer(row, first) for row in rows],
         notes=comparison.notes,
         tables=list(_tables(comparison, first, labels)),
         pictures=_pictures(comparison) if rows else [],
     )
 
 
-def _sentence(row: Row, first: str) -> str:
+def _answer(row: Row, first: str) -> _Answer:
     between = interval(row["low"], row["high"], "+.3f")
     figures = f"{number(row['first'])} and {number(row['second'])}, {number(row['difference'], '+.3f')}"
-    return (
+    sentence = (
         f"{words(row['tissue'])}: {row['network']} against {first}: {row['verdict']} (Dice {figures}, 95 % interval "
         f"{between}; {count(int(row['pairs']), 'patient')})"
     )
+    kind = next((kind for kind in ("better", "worse") if str(row["verdict"]).startswith(kind)), "none")
+    return _Answer(sentence, kind)
 
 
-def _tables(comparison: Comparison, first: str, labels: LabelSet) -> Iterator[TextTable]:
-    yield TextTable("Dice of every folder, by rule", SUMMARY_HEADINGS, summary_lines(comparison.summary, labels))
+def _tables(comparison: Comparison, first: str, labels: LabelSet) -> Iterator[Table]:
+    lines = summary_lines(comparison.summary, labels)
+    yield table("Dice of every folder, by rule", SUMMARY_HEADINGS, lines, grouped=2)
     for rule in sorted(RULES, key=lambda name: name != _RULE):
         lines = difference_lines(comparison.differences, rule)
         if lines:
-            yield TextTable(f"Each minus {first}, paired by patient, {words(rule)} rule", DIFFERENCE_HEADINGS, lines)
+            caption = f"Each minus {first}, paired by patient, {words(rule)} rule"
+            yield table(caption, DIFFERENCE_HEADINGS, lines, ("verdict",), grouped=1)
 
 
 def _pictures(comparison: Comparison) -> list[Picture]:

@@ -5,7 +5,7 @@ The configuration of a run, as far as the report speaks of it.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from imaging.labels import LabelSet
 from imaging.slices.balance import BalanceConfig
 from imaging.slices.regions import RegionConfig
 from imaging.slices.store import SliceStore
+from runtime.model_card import ModelCard
 from segmentation.comparison.arms import Comparison
 from segmentation.scoring.held_out import PredictedSlices
 from segmentation.scoring.joint_scores import patient_rows
@@ -145,7 +146,7 @@ class Training:
     """One training: its model card, its course (`history.csv`), and the addresses of its MLflow runs."""
 
     fold: int
-    card: Mapping[str, Any]
+    card: ModelCard
     history: pd.DataFrame
     run_url: str = ""
     scores_url: str = ""
@@ -153,7 +154,7 @@ class Training:
     @property
     def arm(self) -> Arm:
         """Whose training it is."""
-        return Arm(str(self.card["network"]), str(self.card["training_set"]), int(self.card["seed"]))
+        return Arm(self.card.network, self.card.training_set, self.card.seed)
 
 
 @dataclass(frozen=True)
@@ -235,15 +236,13 @@ def gather_cases(
 
 
 def _cases_of_fold(alike: Sequence[Prediction], store: SliceStore) -> list[Case]:
-    first = alike[0].slices
-    keys = pd.MultiIndex.from_frame(store.rows[list(first.places.columns)])
+    first, places = alike[0].slices, alike[0].slices.reference.places
+    keys = pd.MultiIndex.from_frame(store.rows[list(places.columns)])
     cases = []
-    for (case_id, frame), rows in first.places.groupby(["case_id", "frame"], sort=True):
-        ordered = rows.sort_values("slice_index")
-        at = ordered.index.to_numpy()
+    for case_id, frame, at in first.reference.stacks():
         images = None
         if store.digest == first.slices_digest:
-            images = store.images(keys.get_indexer(pd.MultiIndex.from_frame(ordered)))
+            images = store.images(keys.get_indexer(pd.MultiIndex.from_frame(places.iloc[at])))
         drawn = {each.arm: each.slices.prediction[at] for each in alike}
-        cases.append(Case(str(case_id), str(frame), images, first.reference[at], drawn))
+        cases.append(Case(case_id, frame, images, first.reference.masks[at], drawn))
     return cases

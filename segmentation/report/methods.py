@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from common.pages.words import count, listed, upper_first, words
 from imaging.labels import PATIENT_GROUPS
 from segmentation.comparison.statistics import CONFIDENCE, MINIMUM_PAIRS, one_training_set, sources_of_variation
+from segmentation.model_kind import ARMS
 from segmentation.report.material import ReportMaterial, Setup, Synthesis
-from segmentation.report.words import ARMS, count, listed, upper_first, words
 from segmentation.training.config import TrainConfig
 
 _LOSSES: Mapping[str, str] = MappingProxyType(
@@ -104,7 +105,7 @@ def _networks(material: ReportMaterial) -> str:
     same = "Both arms had the same number of " + (
         "steps" if material.setup.mixing.protocol == "add" else "slices and steps"
     )
-    precision = sorted({str(training.card["precision"]) for training in material.trainings})
+    precision = sorted({training.card.precision for training in material.trainings})
     computed = f" Training ran in {listed(precision)}." if precision else ""
     return (
         f"{' '.join(sentences)} {same} and the same "
@@ -114,7 +115,7 @@ def _networks(material: ReportMaterial) -> str:
 
 
 def _network(material: ReportMaterial, name: str, config: TrainConfig) -> str:
-    sizes = {int(t.card["parameters"]) for t in material.trainings if t.arm.network == name}
+    sizes = {t.card.parameters for t in material.trainings if t.arm.network == name}
     parameters = f", {listed([f'{size / 1e6:.2f}' for size in sorted(sizes)])} million parameters" if sizes else ""
     widths = ", ".join(map(str, config.network.widths))
     loss = _LOSSES.get(config.loss, config.loss.replace("_", " "))

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from common.pages.words import ABSENT, count, interval, listed, number, words
 from segmentation.comparison.statistics import CONFIDENCE, one_training_set, sources_of_variation
 from segmentation.model_kind import REAL_ONLY, REAL_PLUS_GAN
 from segmentation.report.material import ReportMaterial
-from segmentation.report.words import ABSENT, count, interval, listed, number, words
 
 
 @dataclass(frozen=True)
@@ -120,10 +120,10 @@ def figures_beside(material: ReportMaterial) -> list[Beside]:
 
 
 def protocols_beside(material: ReportMaterial) -> list[tuple[str, str, str, str]]:
-    """Return (aspect, infarct-synthesis study, HALSR-Net, this run)."""
+    """Return (aspect, this run, infarct-synthesis study, HALSR-Net)."""
     ours = _our_protocol(material)
     return [
-        (aspect, SYNTHESIS_STUDY.protocol[aspect], HALSR_STUDY.protocol[aspect], ours[aspect]) for aspect in ASPECTS
+        (aspect, ours[aspect], SYNTHESIS_STUDY.protocol[aspect], HALSR_STUDY.protocol[aspect]) for aspect in ASPECTS
     ]
 
 

@@ -9,7 +9,6 @@ the slice store, whose digest the file names.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -18,10 +17,11 @@ from numpy.typing import NDArray
 
 from common.errors import InputError, one_line
 from common.files import write_atomically
+from imaging.slices.part import PLACE_COLUMNS, LabelledSlices, PartSlices
 from imaging.slices.store import SliceStore
 from imaging.studies.archive import StudyArchive
 from imaging.studies.preparation import paste_region, restore_mask
-from imaging.studies.split import FoldSplit
+from imaging.studies.split import FoldSplit, Part
 from segmentation.scoring.scores import ScoredVolume
 from segmentation.scoring.yardsticks import (
     ALL_BACKGROUND,
@@ -32,38 +32,26 @@ from segmentation.scoring.yardsticks import (
     other_patient,
 )
 
-PLACE_COLUMNS = ("case_id", "frame", "slice_index")
 _FORMAT = "scarforge predictions 1"
 _TEXT = h5py.string_dtype()
 
 
 @dataclass(frozen=True)
 class PredictedSlices:
-    """Test slices with their reference and what a network drew.
+    """Test slices and what a network drew.
 
     Attributes:
-        places: One row a slice with `PLACE_COLUMNS`.
-        reference: (N, H, W) label values.
-        prediction: The same shape.
+        reference: The slices' own label maps.
+        prediction: (N, H, W) label values.
         slices_digest: Of the slice store whose images they belong to.
     """
 
-    places: pd.DataFrame
-    reference: NDArray[np.uint8]
+    reference: LabelledSlices
     prediction: NDArray[np.uint8]
     slices_digest: str
 
     def __post_init__(self) -> None:
-        if self.reference.ndim != 3 or not len(self.places) == len(self.reference) == len(self.prediction):
-            raise InputError(
-                f"{len(self.places)} places, references {self.reference.shape} and predictions "
-                f"{self.prediction.shape} do not belong together; give one of each a slice"
-            )
-        if self.reference.shape != self.prediction.shape:
-            raise InputError(
-                f"references {self.reference.shape} and predictions {self.prediction.shape} differ in size; "
-                "give both on the network's region"
-            )
+        self.reference.require_alike("predictions", self.prediction)
 
 
 def write_predictions(path: Path, slices: PredictedSlices) -> None:
@@ -82,7 +70,8 @@ def read_predictions(path: Path) -> PredictedSlices:
             _check_format(file)
             texts = {name: [value.decode() for value in file[name][:]] for name in PLACE_COLUMNS[:2]}
             places = pd.DataFrame({**texts, "slice_index": file["slice_index"][:]})
-            return PredictedSlices(places, file["reference"][:], file["prediction"][:], str(file.attrs["digest"]))
+            reference = LabelledSlices(places, file["reference"][:])
+            return PredictedSlices(reference, file["prediction"][:], str(file.attrs["digest"]))
     except (OSError, RuntimeError, KeyError, ValueError, InputError) as error:
         reason = one_line(error)
         raise InputError(
@@ -100,10 +89,10 @@ def _write(path: Path, slices: PredictedSlices) -> None:
         file.attrs["format"] = _FORMAT
         file.attrs["digest"] = slices.slices_digest
         for name in PLACE_COLUMNS[:2]:
-            file.create_dataset(name, data=slices.places[name].tolist(), dtype=_TEXT, track_times=False)
-        indices = slices.places["slice_index"].to_numpy(np.int32)
+            file.create_dataset(name, data=slices.reference.places[name].tolist(), dtype=_TEXT, track_times=False)
+        indices = slices.reference.slice_index.astype(np.int32)
         file.create_dataset("slice_index", data=indices, track_times=False)
-        for name, maps in (("reference", slices.reference), ("prediction", slices.prediction)):
+        for name, maps in (("reference", slices.reference.masks), ("prediction", slices.prediction)):
             file.create_dataset(
                 name,
                 data=maps.astype(np.uint8),
@@ -115,73 +104,63 @@ def _write(path: Path, slices: PredictedSlices) -> None:
 
 
 class HeldOutPatients:
-    """A fold's test patients: their slices, and what is drawn on them brought to each study's own grid."""
+    """A fold's test patients: their slices, and what is drawn on them brought to each study's own grid.
 
-    def __init__(self, archive: StudyArchive, store: SliceStore, regions: pd.DataFrame, split: FoldSplit) -> None:
+    Args:
+        archive: The studies.
+        store: The fold's real slices.
+        regions: Where they were cut.
+        split: The fold's parts.
+        part: Another part to take in the test patients' place: validation patients decide what is not to be decided
+            on test patients.
+    """
+
+    def __init__(
+        self, archive: StudyArchive, store: SliceStore, regions: pd.DataFrame, split: FoldSplit, part: Part = "test"
+    ) -> None:
         self.archive, self.store, self.labels = archive, store, archive.label_set
+        self.slices = PartSlices.of_patients(store, getattr(split, part))
+        self._training = LabelledSlices.of_patients(store, split.train)
         self.centres = {
             (str(row.case_id), str(row.frame)): (float(str(row.centre_row)), float(str(row.centre_col)))
             for row in regions.itertuples(index=False)
         }
-        rows = self.store.rows
-        self.test = np.flatnonzero(rows["case_id"].isin(split.test).to_numpy())
-        self.train = np.flatnonzero(rows["case_id"].isin(split.train).to_numpy())
 
-    def images(self) -> NDArray[np.float32]:
+    def images(self) -> NDArray[np.floating]:
         """Return the test slices (N, H, W)."""
-        return self.store.images(self.test).astype(np.float32)
+        return self.slices.images
 
     def cases(self, masks: NDArray[np.uint8]) -> Iterator[ScoredVolume]:
-        """Yield each test study's reference and prediction in its own grid; `masks` belong to the test rows."""
-        rows = self.store.rows.iloc[self.test].reset_index(drop=True)
-        for key, part in rows.groupby(["case_id", "frame"], sort=True):
-            case_id, frame = _text_pair(key)
+        """Yield each test study's reference and prediction in its own grid; `masks` belong to the test slices."""
+        for case_id, frame, rows in self.slices.stacks():
             study = self.archive.load(case_id, frame)
-            ordered = masks[part.sort_values("slice_index").index.to_numpy()]
-            pasted = paste_region(ordered, study.mask.shape, self.centres[case_id, frame])
+            pasted = paste_region(masks[rows], study.mask.shape, self.centres[case_id, frame])
             native = restore_mask(pasted, study.native_mask.shape, self.labels.num_classes)
             yield ScoredVolume(case_id, frame, study.native_mask, native, study.spacing_mm)
 
-    @property
-    def studies(self) -> NDArray[np.str_]:
-        """The study of each test row."""
-        rows = self.store.rows.iloc[self.test]
-        return (rows["case_id"] + "/" + rows["frame"]).to_numpy(dtype=str)
-
     def predicted(self, masks: NDArray[np.uint8]) -> PredictedSlices:
-        """Return `masks`, which belong to the test rows, with their places and references, to be kept."""
-        places = self.store.rows.iloc[self.test][list(PLACE_COLUMNS)].reset_index(drop=True)
-        return PredictedSlices(places, self.store.masks(self.test), masks, self.store.digest)
+        """Return `masks`, which belong to the test slices, with their places and references, to be kept."""
+        return PredictedSlices(self.slices, masks, self.store.digest)
 
     def yardsticks(self, seed: int) -> dict[str, NDArray[np.uint8]]:
-        """Return what the trivial networks draw on the test rows.
+        """Return what the trivial networks draw on the test slices.
 
         Another patient's masks are absent where no training patient has a frame that a test patient has.
         """
-        training = self.store.masks(self.train)
-        mean = mean_mask(training, self.labels.num_classes)
+        mean = mean_mask(self._training.masks, self.labels.num_classes)
         found = {
-            ALL_BACKGROUND: all_background(len(self.test), mean.shape[0]),
-            MEAN_MASK: np.repeat(mean[None], len(self.test), axis=0),
+            ALL_BACKGROUND: all_background(len(self.slices), mean.shape[0]),
+            MEAN_MASK: np.repeat(mean[None], len(self.slices), axis=0),
         }
-        borrowed = self._borrowed(training, seed)
+        borrowed = self._borrowed(seed)
         return found if borrowed is None else found | {OTHER_PATIENT: borrowed}
 
-    def _borrowed(self, training: NDArray[np.uint8], seed: int) -> NDArray[np.uint8] | None:
-        """Return another patient's masks on the test rows; None where a frame is in no training patient."""
-        borrowed = np.zeros((len(self.test), *training.shape[1:]), np.uint8)
-        rows = self.store.rows.iloc[self.test].reset_index(drop=True)
-        lenders = self.store.rows.iloc[self.train].reset_index(drop=True)
-        for key, part in rows.groupby(["case_id", "frame"], sort=True):
-            case_id, frame = _text_pair(key)
-            places = part.sort_values("slice_index").index.to_numpy()
-            copied = other_patient(training, lenders, case_id, frame, len(places), seed)
+    def _borrowed(self, seed: int) -> NDArray[np.uint8] | None:
+        """Return another patient's masks on the test slices; None where a frame is in no training patient."""
+        borrowed = np.zeros_like(self.slices.masks)
+        for case_id, frame, rows in self.slices.stacks():
+            copied = other_patient(self._training, case_id, frame, len(rows), seed)
             if copied is None:
                 return None
-            borrowed[places] = copied
+            borrowed[rows] = copied
         return borrowed
-
-
-def _text_pair(key: Any) -> tuple[str, str]:
-    case_id, frame = key
-    return str(case_id), str(frame)

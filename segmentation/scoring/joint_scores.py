@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from imaging.labels import LabelSet
+from imaging.studies.study import ED, ES, PHASES
 from segmentation.scoring.overlap import Counts, count_voxels, ejection_fraction, slice_confusions
 from segmentation.scoring.rules import COUNT_METRICS, Level, Structures, entries, structures
 from segmentation.scoring.study_scores import score_row
@@ -55,8 +56,8 @@ def _pooled_rows(rows: Iterable[Row]) -> Iterator[Row]:
 def _ejection_rows(rows: Iterable[Row]) -> Iterator[Row]:
     (entry,) = entries(Level.PATIENT)
     for case_id, volumes in _volumes(rows, "cavity").items():
-        if {"ED", "ES"} <= volumes.keys():
-            (predicted_ed, reference_ed), (predicted_es, reference_es) = volumes["ED"], volumes["ES"]
+        if volumes.keys() >= set(PHASES):
+            (predicted_ed, reference_ed), (predicted_es, reference_es) = volumes[ED], volumes[ES]
             predicted = ejection_fraction(predicted_ed, predicted_es)
             reference = ejection_fraction(reference_ed, reference_es)
             values = (predicted, reference, abs(predicted - reference))

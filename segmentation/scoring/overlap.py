@@ -9,12 +9,15 @@ Empty cases: without myocardium there is no lesion, so a share is 0 %; without a
 lesion but no slice on which it can be measured NaN; without a cavity at end diastole the ejection fraction is NaN.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from imaging.dice import dice
+from imaging.labels import LabelSet
 
 
 class Counts(NamedTuple):
@@ -46,7 +49,7 @@ class Counts(NamedTuple):
 
     def dice(self) -> float:
         """Return 2 TP / (2 TP + FP + FN), and 1 where both sides are empty."""
-        return 1.0 if self.empty else 2 * self.tp / (2 * self.tp + self.fp + self.fn)
+        return float(dice(self.tp, self.reference, self.prediction))
 
     def overlap(self) -> dict[str, float]:
         """Return `dice`, `jaccard`, `precision` and `recall`."""
@@ -74,6 +77,46 @@ def count_voxels(confusion: NDArray[np.int64], values: Iterable[int]) -> Counts:
     joined = list(values)
     tp = int(confusion[np.ix_(joined, joined)].sum())
     return Counts(tp, int(confusion[:, joined].sum()) - tp, int(confusion[joined].sum()) - tp)
+
+
+def positive_dice(
+    reference: NDArray[np.uint8], prediction: NDArray[np.uint8], studies: NDArray[np.str_], labels: LabelSet
+) -> dict[str, float]:
+    """Return each tissue's Dice a patient in 3-D, averaged over the patients whose reference has the tissue.
+
+    A tissue that no patient has is left out. It selects the checkpoint of a training and its post-processing.
+
+    Args:
+        reference: (N, H, W) label values.
+        prediction: (N, H, W) label values.
+        studies: (N,) the study of each slice.
+        labels: Names of the tissues.
+    """
+    by_study = [
+        _dice_by_label(reference[studies == study], prediction[studies == study], labels.num_classes)
+        for study in np.unique(studies)
+    ]
+    table = np.stack(by_study)  # (studies, C), NaN where the reference lacks the class
+    return {
+        tissue: float(np.nanmean(table[:, value]))
+        for value, tissue in labels.foreground
+        if not np.isnan(table[:, value]).all()
+    }
+
+
+def mean_dice(dice_of: Mapping[str, float]) -> float:
+    """Return the mean over tissues, 0 where there is none: what selects the checkpoint."""
+    return float(np.mean(list(dice_of.values()))) if dice_of else 0.0
+
+
+def _dice_by_label(
+    reference: NDArray[np.uint8], prediction: NDArray[np.uint8], num_classes: int
+) -> NDArray[np.float64]:
+    shared, in_reference, in_prediction = (
+        np.bincount(values.ravel(), minlength=num_classes)
+        for values in (reference[reference == prediction], reference, prediction)
+    )
+    return np.where(in_reference > 0, dice(shared, in_reference, in_prediction), np.nan)
 
 
 SECTORS = 72  # of 5 degrees

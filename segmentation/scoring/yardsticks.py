@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from common.errors import InputError
 from common.seeds import random_generator
+from imaging.slices.part import LabelledSlices
 
 ALL_BACKGROUND = "all_background"
 MEAN_MASK = "mean_mask"
@@ -47,15 +48,14 @@ def mean_mask(masks: NDArray[np.uint8], num_classes: int) -> NDArray[np.uint8]:
 
 
 def other_patient(
-    masks: NDArray[np.uint8], rows: pd.DataFrame, case_id: str, frame: str, slices: int, seed: int
+    training: LabelledSlices, case_id: str, frame: str, slices: int, seed: int
 ) -> NDArray[np.uint8] | None:
     """Return another patient's masks (slices, H, W): of one training patient, nearest in slice position.
 
     The patient is drawn by `case_id` from those who have the frame; position is relative to the stack.
 
     Args:
-        masks: Training masks (N, H, W).
-        rows: Their `case_id`, `frame` and `slice_index`.
+        training: Slices of the training patients.
         case_id: The patient to be segmented, never lent to itself.
         frame: Frame to be segmented.
         slices: Number of slices to return.
@@ -64,13 +64,12 @@ def other_patient(
     Returns:
         The masks; None where no training patient has the frame, so that there is nothing to copy.
     """
-    candidates = sorted(set(rows.loc[rows["frame"] == frame, "case_id"]) - {case_id})
+    stacks = {stack.case_id: stack.rows for stack in training.stacks() if stack.frame == frame}
+    candidates = sorted(stacks.keys() - {case_id})
     if not candidates:
         return None
     draw = random_generator(seed, f"other patient for {case_id}").integers(len(candidates))
-    chosen = ((rows["case_id"] == candidates[int(draw)]) & (rows["frame"] == frame)).to_numpy()
-    order = np.argsort(rows.loc[chosen, "slice_index"].to_numpy(), kind="stable")
-    stack = masks[chosen][order]
+    stack = training.masks[stacks[candidates[int(draw)]]]
     positions = (np.arange(slices) + 0.5) / slices * len(stack) - 0.5
     nearest = np.clip(np.floor(positions + 0.5).astype(int), 0, len(stack) - 1)
     return stack[nearest]

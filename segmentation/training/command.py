@@ -16,17 +16,18 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from common.errors import InputError
+from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 from imaging.studies.leakage import assert_no_leak
 from imaging.studies.split import read_split, split_digest
 from runtime.checkpoint import delete_checkpoint
 from runtime.compute import choose_compute, keep_freed_memory
-from runtime.orphans import die_with_parent
+from runtime.model_card import ModelCard
+from runtime.orphans import end_with_starter
 from runtime.processes import Ranks, launched_ranks
 from segmentation.training.config import TrainConfig
 from segmentation.training.loop import TrainResult, train_segmenter
 from segmentation.training.start_weights import refuse_tested
-from segmentation.training.validation import ValidationData
 
 
 def main(arguments: Sequence[str] | None = None) -> TrainResult:
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> TrainResult:
     """
     options = _parser().parse_args(arguments)
     if launched_ranks() > 1:
-        die_with_parent()  # a rank would go on when torchrun is killed
+        end_with_starter()  # a rank would go on when torchrun is killed
     compute = choose_compute(options.device, options.precision, launched_ranks())
     is_first = Ranks(compute.fabric).is_first
     if is_first:
@@ -45,18 +46,18 @@ def main(arguments: Sequence[str] | None = None) -> TrainResult:
     split = read_split(options.split, options.fold)
     training = SliceStore.open(options.training_set)
     assert_no_leak(training.rows, split, str(options.training_set))
-    validation = ValidationData.of(SliceStore.open(options.real_slices), split)
+    validation = PartSlices.of_patients(SliceStore.open(options.real_slices), split.validation)
     config = read_train_config(options.config)
     if config.start_from is not None:
         refuse_tested(config.start_from, options.source, split.test)
-    card = {
+    card = ModelCard(
         **({"source": options.source} if options.source else {}),
-        "fold": options.fold,
-        "seed": options.seed,
-        "patients": split.trained_on,
-        "split_digest": split_digest(split),
-        "digest": training.digest,
-    }
+        fold=options.fold,
+        seed=options.seed,
+        patients=list(split.trained_on),
+        split_digest=split_digest(split),
+        digest=training.digest,
+    )
     result = train_segmenter(training, validation, config, compute, options.output, options.seed, _print_round, card)
     if is_first:
         delete_checkpoint(options.output)

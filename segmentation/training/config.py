@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
@@ -20,18 +19,6 @@ LossName = Literal[
     "generalised_dice",
     "generalised_dice_boundary",
 ]
-
-SOURCE_CLASS_WEIGHTS: Mapping[str, float] = MappingProxyType(
-    # Source A's pixel weights by tissue; cine's myocardium takes normal myocardium's.
-    {
-        "background": 1.0,
-        "cavity": 7.0,
-        "normal_myocardium": 11.0,
-        "myocardium": 11.0,
-        "infarct": 26.0,
-        "no_reflow": 90.0,
-    }
-)
 
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 

@@ -29,23 +29,26 @@ from common.progress import track
 from common.seeds import derive_seed
 from common.tables import read_csv, write_csv
 from imaging.labels import LabelSet
+from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore, StoreAttributes
 from runtime.checkpoint import digest_of, load_checkpoint, save_checkpoint
 from runtime.compute import Compute, send
+from runtime.model_card import ModelCard
 from runtime.model_folder import finished_card, write_model_folder
+from runtime.optimisation import advance, last_rate, schedule, weight_average
 from runtime.processes import Ranks
-from runtime.report import Report, TrainingDivergedError
-from segmentation.networks.blocks import SegmentationOutput, check_image, count_parameters
+from runtime.report import Report, TrainingDivergedError, course_row, shown_row
+from segmentation.networks.blocks import SegmentationNetwork, SegmentationOutput, check_image, count_parameters
 from segmentation.networks.table import build_network
 from segmentation.prediction.post_processing import choose_steps
 from segmentation.prediction.segmenter import Segmenter
+from segmentation.scoring.overlap import mean_dice, positive_dice
 from segmentation.training.augmentation import apply_changes, draw_changes
 from segmentation.training.batches import BatchSource, RowSampler, are_synthetic, count_pixels, open_batches
 from segmentation.training.config import TrainConfig
 from segmentation.training.losses import class_weights, loss_of_step, segmentation_loss
-from segmentation.training.optimisers import WeightAverage, build_optimiser, learning_rate_at, set_learning_rate
+from segmentation.training.optimisers import build_optimiser, learning_rate_at
 from segmentation.training.start_weights import lineage, start_from
-from segmentation.training.validation import ValidationData, mean_dice, positive_dice
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> None:
@@ -103,18 +106,18 @@ def describe_model(
     }
 
 
-def read_result(folder: Path, card: Mapping[str, Any]) -> TrainResult | None:
+def read_result(folder: Path, card: ModelCard) -> TrainResult | None:
     """Return what the training of a model folder ended with, None where its history.csv cannot be read."""
     try:
         history = read_csv(folder / "history.csv")
     except (OSError, ValueError):
         return None
     return TrainResult(
-        steps=card["steps"],
-        best_step=card["best_step"],
-        score=card["validation"]["mean"],
-        dice=card["validation"]["dice"],
-        parameters=card["parameters"],
+        steps=card.steps,
+        best_step=card.best_step,
+        score=card.dice.mean,
+        dice=card.dice.dice,
+        parameters=card.parameters,
         images_per_second=float(history["images_per_second"].mean()),
     )
 
@@ -124,13 +127,13 @@ _STEPS_BETWEEN_LOSS_CHECKS_ON_GPU = 25  # reading a loss waits for the GPU
 
 def train_segmenter(
     training: SliceStore,
-    validation: ValidationData,
+    validation: PartSlices,
     config: TrainConfig,
     compute: Compute,
     folder: Path,
     seed: int,
     report: Report,
-    card: Mapping[str, Any],
+    card: ModelCard,
 ) -> TrainResult:
     """Train one network on one training set and write its model folder.
 
@@ -159,9 +162,9 @@ def train_segmenter(
         for _ in track(rounds, f"training {config.network.name}") if run.ranks.is_first else rounds:
             metrics = run.train_round()
             metrics |= run.validate()
+            run.save(metrics)
             if run.ranks.is_first:
                 report(run.step, metrics)
-            run.save(metrics)
             if run.is_stale:
                 break
         return run.finish(card)
@@ -173,7 +176,7 @@ class _Training:
     def __init__(
         self,
         training: SliceStore,
-        validation: ValidationData,
+        validation: PartSlices,
         config: TrainConfig,
         compute: Compute,
         folder: Path,
@@ -184,7 +187,7 @@ class _Training:
         self.part = self.ranks.part_of(config.batch)
         self.labels: LabelSet = training.label_set
         self.validation, self.attributes = validation, training.attributes
-        held_out = digest_of(validation.images, validation.masks, validation.case_ids)
+        held_out = digest_of(validation.images, validation.masks, validation.studies)
         self.origin: dict[str, str | int] = {"seed": seed, "training_set": training.digest, "validation": held_out}
         _check_sizes(config, training.attributes.region_px)
         torch.manual_seed(derive_seed(seed, "weights"))
@@ -193,8 +196,10 @@ class _Training:
             start_from(network, config.start_from, config.network)
         self.network = network.to(compute.device).to(memory_format=compute.memory_format)
         self.parameters = list(self.network.parameters())
-        self.average = WeightAverage(self.network, config.average_decay)
+        self.average = weight_average(self.network, config.average_decay)
         self.optimiser = build_optimiser(self.network, config)
+        self.history: list[dict[str, float]] = []
+        self.schedule = schedule(self.optimiser, self.learning_rate)
         if config.compiled and self.ranks.count > 1:
             raise InputError("compiled training by several processes has never run; set compiled to false")
         # Fabric's wrapper runs the forward pass in autocast; weights and state stay in the plain objects.
@@ -208,7 +213,6 @@ class _Training:
         self.class_weights = None if weights is None else torch.tensor(weights, device=compute.device)
         self.step, self.best_step, self.best_score = 0, 0, -1.0
         self.best_weights: dict[str, Tensor] = {}
-        self.history: list[dict[str, float]] = []
 
     @property
     def rounds_left(self) -> int:
@@ -236,19 +240,19 @@ class _Training:
         means = {name: float(torch.stack([part[name] for part in parts]).mean()) for name in parts[0]}
         seconds = time.perf_counter() - start
         return means | {
-            "learning_rate": self.learning_rate(last - 1),
+            "learning_rate": last_rate(self.schedule),
             "images_per_second": (last - first) * self.config.batch / seconds,
             "peak_memory_mb": _peak_memory_mb(self.compute.device),
         }
 
     def learning_rate(self, step: int) -> float:
-        """Return the rate of a step of this round or an earlier one."""
+        """Return the rate of a step of this round."""
         return learning_rate_at(self.config, step, [row["dice/mean"] for row in self.history])
 
     def train_step(self) -> dict[str, Tensor]:
         """Run one optimiser step; return its named losses."""
         images, masks = self._augmented_batch()
-        set_learning_rate(self.optimiser, self.learning_rate(self.step))
+        advance(self.schedule, self.step)
         torch.manual_seed(derive_seed(self.seed, "dropout", self.step * self.ranks.count + self.ranks.index))
         output = self.forward(self.compute.lay_out(images))
         output, masks = self._whole_batch(output, masks)
@@ -263,7 +267,7 @@ class _Training:
         clip_gradients(self.parameters, self.config.clip_norm)
         self.step_optimiser.step()
         self.step_optimiser.zero_grad()
-        self.average.update()
+        self.average.update_parameters(self.network)
         return parts
 
     def validate(self) -> dict[str, float]:
@@ -273,13 +277,13 @@ class _Training:
         if score > self.best_score:
             self.best_step, self.best_score = self.step, score
             self.best_weights = {
-                name: tensor.cpu().clone() for name, tensor in self.average.network.state_dict().items()
+                name: tensor.cpu().clone() for name, tensor in self.average.module.state_dict().items()
             }
         return {f"dice/{tissue}": value for tissue, value in dice.items()} | {"dice/mean": score}
 
     def save(self, metrics: Mapping[str, float]) -> None:
         """Write history.csv, then the checkpoint that it belongs to."""
-        self.history.append({"step": float(self.step), **metrics})
+        self.history.append(course_row(self.step, metrics))
         if not self.ranks.is_first:
             return
         table = pd.DataFrame(self.history).astype({"step": int})
@@ -287,8 +291,9 @@ class _Training:
         state = {
             "step": self.step,
             "network": self.network.state_dict(),
-            "average": self.average.state(),
+            "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
             "best_step": self.best_step,
             "best_score": self.best_score,
             "best_weights": self.best_weights,
@@ -296,7 +301,7 @@ class _Training:
         }
         save_checkpoint(self.folder / CHECKPOINT, self.config, self.origin, state)
 
-    def found(self, card: Mapping[str, Any]) -> TrainResult | None:
+    def found(self, card: ModelCard) -> TrainResult | None:
         """Return the result of this very training where it is over, None where it has still to be done."""
         model = finished_card(self.folder, self.network.state_dict(), self.config, card, self.seed)
         return None if model is None else read_result(self.folder, model)
@@ -307,13 +312,14 @@ class _Training:
         if state is None:
             return
         self.network.load_state_dict(state["network"])
-        self.average.restore(state["average"])
+        self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
         self.step, self.best_step = state["step"], state["best_step"]
         self.best_score, self.best_weights = state["best_score"], state["best_weights"]
         self.history = state["history"]
 
-    def finish(self, card: Mapping[str, Any]) -> TrainResult:
+    def finish(self, card: ModelCard) -> TrainResult:
         """Write the model folder and return the figures."""
         best = next(row for row in self.history if row["step"] == self.best_step)
         result = TrainResult(
@@ -328,22 +334,22 @@ class _Training:
             described = describe_model(result, self.config, self.attributes, self.compute.precision)
             if self.config.start_from is not None:
                 described["started_from"] = lineage(self.config.start_from)
-            self.average.network.load_state_dict(self.best_weights)
+            self.average.module.load_state_dict(self.best_weights)
             described["post_processing"] = choose_steps(
                 self.validation, self._validation_labels(self.config.flips_at_test_time), self.labels
             )
-            write_model_folder(self.folder, self.best_weights, self.config, {**card, **described})
+            write_model_folder(self.folder, self.best_weights, self.config, card.completed(**described))
         self.ranks.wait()
         return result
 
     def _validation_labels(self, flips: bool = False) -> NDArray[np.uint8]:
         """Return what the averaged weights draw (N, H, W) on the validation slices."""
-        segmenter = Segmenter([self.average.network], self.labels, self.compute, flips)
+        segmenter = Segmenter([cast(SegmentationNetwork, self.average.module)], self.labels, self.compute, flips)
         return segmenter.labels(self.validation.images)
 
     def _validation_dice(self) -> dict[str, float]:
         prediction = self._validation_labels()
-        return positive_dice(self.validation.masks, prediction, self.validation.case_ids, self.labels)
+        return positive_dice(self.validation.masks, prediction, self.validation.studies, self.labels)
 
     def _whole_batch(self, output: SegmentationOutput, masks: Tensor) -> tuple[SegmentationOutput, Tensor]:
         """Return output and masks of the whole batch, of which this process has computed a part."""
@@ -387,7 +393,7 @@ class _Training:
             self._diverged(f"a weight is not finite after step {self.step}")
 
     def _diverged(self, what: str) -> NoReturn:
-        known = ", ".join(f"{name} {value:.4g}" for name, value in (self.history or [{}])[-1].items())
+        known = shown_row((self.history or [{}])[-1])
         kept = (
             f"the last checkpoint in {self.folder}/checkpoint is kept" if self.history else "there is no checkpoint yet"
         )

@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.errors import InputError
-from imaging.labels import LabelSet
+from imaging.labels import PUBLISHED_TISSUE_WEIGHTS, LabelSet
 from segmentation.networks.blocks import SegmentationOutput
-from segmentation.training.config import SOURCE_CLASS_WEIGHTS, TrainConfig
+from segmentation.training.config import TrainConfig
 
 _SMOOTHING = 1.0  # pixels; makes an absent and unpredicted tissue cost nothing
 _MISS, _FALSE_ALARM, _FOCUS = 0.7, 0.3, 0.75  # Abraham and Khan 2019, section 3
@@ -292,7 +292,7 @@ def class_weights(
     if wanted == "none":
         return None
     if wanted == "source":
-        raw = np.array([SOURCE_CLASS_WEIGHTS[tissue] for tissue in labels.tissues])
+        raw = np.array([PUBLISHED_TISSUE_WEIGHTS[tissue] for tissue in labels.tissues])
     elif wanted == "frequency":
         raw = _inverse(count_pixels())
     else:

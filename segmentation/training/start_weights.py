@@ -5,10 +5,10 @@ What cannot be taken over are the last layers where the two draw different tissu
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from common.errors import InputError, some_of
-from runtime.model_folder import read_config, read_model_json, read_weights, weights_digest
+from runtime.model_card import Ancestor, ModelCard
+from runtime.model_folder import read_config, read_weights, weights_digest
 from segmentation.networks.blocks import SegmentationNetwork
 from segmentation.training.config import NetworkConfig, TrainConfig
 
@@ -37,11 +37,11 @@ def start_versions(config: TrainConfig) -> dict[str, str]:
     return {} if config.start_from is None else {"start_from": weights_digest(config.start_from)}
 
 
-def lineage(folder: Path) -> list[dict[str, Any]]:
+def lineage(folder: Path) -> list[Ancestor]:
     """Return what a model's card says of its patients, and what it says of the models that it was started from."""
-    card = read_model_json(folder, "model_card.json")
-    own = {name: card[name] for name in _KEPT_IN_LINEAGE if name in card}
-    return [{**own, "weights": weights_digest(folder)}, *card.get("started_from", [])]
+    card = ModelCard.read(folder)
+    own = {name: value for name, value in card.said().items() if name in _KEPT_IN_LINEAGE}
+    return [Ancestor(**own, weights=weights_digest(folder)), *(card.started_from if card.says("started_from") else [])]
 
 
 def refuse_tested(folder: Path, source: str | None, tested: Iterable[str]) -> None:
@@ -56,14 +56,14 @@ def refuse_tested(folder: Path, source: str | None, tested: Iterable[str]) -> No
         InputError: It has, or its card does not tell.
     """
     for one in lineage(folder):
-        if source is not None and one.get("source", source) != source:
+        if None not in (source, one.source) and one.source != source:
             continue
-        if "patients" not in one:
+        if one.patients is None:
             raise InputError(
-                f"{folder}: its card does not tell on which patients of {one.get('source', 'which source')} it was "
+                f"{folder}: its card does not tell on which patients of {one.source or 'which source'} it was "
                 "trained, so that its scores here could flatter it; train it again, or start from another source's"
             )
-        if known := sorted(set(tested) & set(one["patients"])):
+        if known := sorted(set(tested) & set(one.patients)):
             raise InputError(
                 f"{folder}: was trained on {some_of(known)}, whom this fold tests: its scores would "
                 "flatter it; start from a model of the same fold, or of another source"

@@ -17,7 +17,7 @@ GRAPH = {
     "augmented_slices": {"real_slices", "patient_split"},
     "pix2pix": {"augmented_slices", "real_slices", "patient_split"},
     "lesion_masks": {"real_slices", "patient_split"},
-    "synthetic_slices": {"pix2pix", "lesion_masks", "patient_split"},
+    "synthetic_slices": {"pix2pix", "lesion_masks", "patient_split", "attention_res_unet_real_only"},
     "training_set_real_only": {"augmented_slices", "patient_split"},
     "training_set_real_plus_gan": {
         "augmented_slices",

@@ -19,11 +19,14 @@ def configured(monkeypatch):
     """Give the configuration of an asset, as its cache key sees it."""
     seen = {}
 
-    def materialise(self, context, build, config=None, *_, **__):
+    def materialise(self, context, build, config=None, *_, parents=None, **__):
         seen["config"] = config if isinstance(config, dict) else config.model_dump()
+        seen["parents"] = parents
         raise Stopped
 
     monkeypatch.setattr(Forge, "materialise", materialise)
+    monkeypatch.setattr(Forge, "_version_with_seeds", lambda _, asset, __: f"{asset} of all seeds")
+    monkeypatch.setattr(Forge, "version", lambda _, asset, __, seed=None: f"{asset} of seed {seed}")
 
     def ask(asset, *overrides):
         forge = Forge(profile="tiny", overrides=list(overrides))
@@ -31,6 +34,7 @@ def configured(monkeypatch):
             dg.materialize([asset], partition_key="0", resources={"forge": forge})
         return dict(seen["config"])
 
+    ask.seen = seen
     return ask
 
 
@@ -55,6 +59,26 @@ def test_more_synthetic_slices_are_asked_for_where_they_are_added(configured):
     add = ["mixing.protocol=add", "mixing.synthetic_per_real=0.25"]
     assert configured(lesion_masks, *add)["masks"] == configured(synthetic_slices, *add)["slices"] == 40
     assert configured(lesion_masks)["masks"] == 80
+
+
+def test_the_judge_decides_synthetic_slices_only_where_it_may_refuse(configured):
+    plain = configured(synthetic_slices)
+    assert set(plain) == {"slices", "augment"}
+    inputs = {"pix2pix", "lesion_masks", "patient_split"}
+    assert set(configured.seen["parents"]) == inputs
+    assert configured(synthetic_slices, "synthesis.refuse_quantile=0.3") == plain
+    refusing = configured(synthetic_slices, "synthesis.refuse=true")
+    assert refusing == plain | {"refusal": {"refuse_quantile": 0.1, "refuse_draws": 3}}
+    assert configured.seen["parents"].keys() - inputs == {"attention_res_unet_real_only"}
+    assert configured.seen["parents"]["attention_res_unet_real_only"].endswith("of seed 0")
+    assert configured(synthetic_slices, "synthesis.refuse=true", "synthesis.refuse_draws=4") != refusing
+
+
+def test_transplants_that_may_be_refused_are_made_again_as_they_were_carried(configured):
+    asked = ["synthesis.method=transplant", "synthesis.refuse=true"]
+    first, second = (configured(synthetic_slices, *asked, f"transplant.turn_deg={turn}") for turn in (10, 20))
+    assert first != second
+    assert configured(pix2pix, *asked) == {"method": "transplant"}
 
 
 def test_a_generator_that_is_not_used_says_so(monkeypatch, tmp_path):

@@ -14,7 +14,6 @@ from typing import Any
 
 import psutil
 
-from engine.worker.fork import PROCESS_NAME
 from tests.cluster.local_postgres import Postgres
 from tests.cluster.local_ray import free_port
 
@@ -75,7 +74,7 @@ class ForgeOnRay:
 
     def _trains(self, process: psutil.Process) -> bool:
         with contextlib.suppress(psutil.Error):
-            if process.name() == PROCESS_NAME and process.status() != psutil.STATUS_ZOMBIE:
+            if "engine.worker" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
                 return process.environ().get("SCARFORGE_HOME") == str(self.home)
         return False
 

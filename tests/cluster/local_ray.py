@@ -60,9 +60,9 @@ def hold(cpus: int, port: int, folder: str) -> None:
     """Start Ray and wait for a signal. `ray start` would end whenever its client server, not used here, is slow."""
     import ray
 
-    from runtime.orphans import die_with_parent
+    from runtime.orphans import end_with_starter
 
-    die_with_parent()
+    end_with_starter()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     ray.init(
         num_cpus=cpus,

@@ -7,8 +7,7 @@ import pytest
 from common.errors import InputError
 from common.own_files import EVERYTHING, MARK, Mark, files_below, mark_own, without_own
 from imaging.phantom import PhantomConfig
-from imaging.sources.digest import source_digest
-from imaging.sources.files import listed
+from imaging.sources.files import listed, source_digest
 from imaging.sources.nifti_studies import nifti_files
 from imaging.volumes.new_studies import find_studies
 

@@ -24,7 +24,6 @@ from pipeline.commands.export import export
 from pipeline.commands.models import ModelName, load_model
 from pipeline.commands.run import dice_table
 from pipeline.commands.seen_patients import Trained, seen_patients
-from pipeline.commands.sweep.plan import SweepSlices
 from pipeline.commands.trials import TrialBench
 from runtime.compute import choose_compute
 from runtime.model_folder import read_weights
@@ -205,7 +204,6 @@ READERS = {
     "stale scores": lambda forge: staleness(forge, KIND, 0, 0),
     "champion": lambda forge: read_candidate(forge, KIND, 0),
     "trials": lambda forge: TrialBench.open(forge, 0),
-    "sweep": lambda forge: SweepSlices.open(forge, 0, ()),
     "external test": lambda forge: seen_patients(Trained("model", forge.workspace, frozenset({0})), "phantom"),
     "summary": lambda forge: dice_table([forge.finished(f"{MODEL}_scores", 0, 0).file("scores.csv")]),
 }
@@ -240,7 +238,6 @@ _MAY_ASK_FOR_PLACES = {
     "pipeline/commands/scores.py",
     "pipeline/commands/models.py",
     "pipeline/commands/seen_patients.py",
-    "pipeline/commands/sweep/sweep.py",
     "pipeline/commands/trials.py",
 }
 

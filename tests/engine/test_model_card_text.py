@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from engine.champions import describe_version
+from runtime.model_card import ModelCard
 
 SCORES = pd.DataFrame(
     {
@@ -15,7 +16,7 @@ SCORES = pd.DataFrame(
         "value": [0.8, 0.9, 0.1],
     }
 )
-CARD = {"network": "halsr_net", "source": "emidec", "fold": 2, "intended_use": "Research."}
+CARD = ModelCard(network="halsr_net", source="emidec", fold=2, intended_use="Research.")
 
 
 def test_it_names_the_model_and_its_own_seed_s_scores():
@@ -33,4 +34,4 @@ def test_it_names_the_model_and_its_own_seed_s_scores():
     ],
 )
 def test_it_names_the_model_whose_weights_it_started_from(start, said):
-    assert f"| started from | {said} |" in describe_version({**CARD, "started_from": [start]}, SCORES, 0)
+    assert f"| started from | {said} |" in describe_version(CARD.completed(started_from=[start]), SCORES, 0)

@@ -66,7 +66,7 @@ class NoTracker:
 
     def nothing(self, *_, **__): ...
 
-    dataset = metrics = final = artifact = model = nothing
+    dataset = progress = final = artifact = model = nothing
 
 
 @pytest.fixture(scope="module")

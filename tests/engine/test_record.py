@@ -8,7 +8,7 @@ import pytest
 from common.errors import InputError
 from engine import record as record_module
 from engine.outcome import Check, Outcome, number
-from engine.record import cache_key, partial_name, produce, read_record
+from engine.record import Neighbours, built_for, cache_key, produce, read_record
 
 
 def writes(text, calls):
@@ -113,16 +113,16 @@ def test_a_file_that_is_part_of_the_old_result_alone_does_not_stay(tmp_path):
 def test_a_kill_between_the_renamings_loses_no_file_of_others(tmp_path, monkeypatch, renaming):
     produce(tmp_path / "asset", "asset", "old", writes("one", []))
     put_foreign_files(tmp_path / "asset")
-    done, rename = [], type(tmp_path).rename
+    folders, replace = [], type(tmp_path).replace
 
     def killed(path, target):
-        done.append(path)
-        if len(done) == renaming:
+        folders.extend([path] if path.is_dir() else [])
+        if len(folders) == renaming:
             raise KeyboardInterrupt
-        return rename(path, target)
+        return replace(path, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(tmp_path), "rename", killed)
+        patch.setattr(type(tmp_path), "replace", killed)
         with pytest.raises(KeyboardInterrupt):
             produce(tmp_path / "asset", "asset", "new", writes("two", []))
     calls = []
@@ -285,14 +285,19 @@ def test_a_forced_build_replaces_a_valid_result_once_and_the_next_plain_run_find
     assert found_by_its_retry
     assert found_the_next_night
     assert (tmp_path / "asset" / "result.txt").read_text() == "two"
-    assert len({folder.name for folder in calls}) == 2  # a training's name in MLflow comes from its folder
+    assert len({folder.name for folder in calls}) == 2
 
 
-def test_the_folder_of_a_build_can_be_told_from_its_record(tmp_path):
+def test_what_a_folder_is_built_for_can_be_told_from_its_record(tmp_path):
+    told = []
+
+    def build(folder):
+        told.append(built_for(folder))
+        return Outcome({})
+
     for attempt in ("", "forced"):
-        calls = []
-        record, _ = produce(tmp_path / "asset", "asset", "key", writes("one", calls), attempt=attempt)
-        assert [folder.name for folder in calls] == [partial_name(tmp_path / "asset", record)]
+        record, _ = produce(tmp_path / "asset", "asset", "key", build, attempt)
+        assert told[-1] == ("asset", record.attempt or record.cache_key)
 
 
 def build_slowly(place, begun, calls):
@@ -356,3 +361,72 @@ def test_a_full_disk_keeps_the_earlier_result_and_says_what_to_do(tmp_path, numb
     assert (tmp_path / "asset" / "result.txt").read_text() == "one"
     if kind is InputError:
         assert "free disk space and rematerialise asset" in str(fault.value)
+
+
+def taking_from(folder):
+    return Neighbours(lambda place: [folder / place.name])
+
+
+def test_a_neighbour_s_equal_result_is_taken_over_without_a_second_copy(tmp_path):
+    first, _ = produce(tmp_path / "a" / "asset", "asset", "key", writes("one", []))
+    calls = []
+    second, found = produce(
+        tmp_path / "b" / "asset", "asset", "key", writes("two", calls), elsewhere=taking_from(tmp_path / "a")
+    )
+    assert (second, found, calls) == (first, True, [])
+    files = [tmp_path / name / "asset" / "result.txt" for name in ("a", "b")]
+    assert files[0].stat().st_ino == files[1].stat().st_ino
+    produce(tmp_path / "a" / "asset", "asset", "other", writes("three", []))
+    assert [file.read_text() for file in files] == ["three", "one"]
+
+
+@pytest.mark.parametrize("fault", ["another key", "damaged", "unfinished"])
+def test_a_neighbour_s_other_result_is_left_where_it_is(tmp_path, fault):
+    there = tmp_path / "a" / "asset"
+    produce(there, "asset", "other" if fault == "another key" else "key", writes("one", []))
+    if fault == "damaged":
+        (there / "result.txt").write_text("edited")
+    if fault == "unfinished":
+        (there / "record.json").unlink()
+    calls = []
+    _, found = produce(
+        tmp_path / "b" / "asset", "asset", "key", writes("two", calls), elsewhere=taking_from(tmp_path / "a")
+    )
+    assert (found, len(calls)) == (False, 1)
+    assert (tmp_path / "b" / "asset" / "result.txt").read_text() == "two"
+    assert not list((tmp_path / "b").glob(".asset.taken"))
+
+
+def test_where_no_link_can_be_made_a_neighbour_s_files_are_copied(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr("pathlib.Path.hardlink_to", refuse)
+    first, _ = produce(tmp_path / "a" / "asset", "asset", "key", writes("one", []))
+    second, found = produce(
+        tmp_path / "b" / "asset", "asset", "key", writes("two", []), elsewhere=taking_from(tmp_path / "a")
+    )
+    assert (second, found) == (first, True)
+
+
+def test_beyond_the_neighbours_is_looked_for_after_them(tmp_path):
+    class Beyond:
+        asked, told = 0, 0
+
+        def fetch(self, *_, **__):
+            Beyond.asked += 1
+            return False
+
+        def publish(self, *_, **__):
+            Beyond.told += 1
+
+    produce(tmp_path / "a" / "asset", "asset", "key", writes("one", []))
+    for key in ("key", "other"):
+        produce(
+            tmp_path / "b" / "asset",
+            "asset",
+            key,
+            writes("two", []),
+            elsewhere=Neighbours(lambda place: [tmp_path / "a" / place.name], Beyond()),
+        )
+    assert (Beyond.asked, Beyond.told) == (1, 2)

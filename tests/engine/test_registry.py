@@ -1,5 +1,6 @@
 """Champions in the workspace, and what MLflow's registry is told of them."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,18 @@ import torch
 
 from common.errors import InputError
 from engine.champions import Candidate, ChampionBook, decide, registered_name, tell_registry
-from engine.run_tags import BY_SCHEDULE, NIGHT_TAG, STARTED_BY_TAG, night_tags
-from engine.tracking.store import connect
-from engine.tracking.tracker import Tracker, pending_events, replay, tracking_places
+from engine.run_tags import BY_SCHEDULE, NIGHT_TAG, PARENT_KEY_TAG, STARTED_BY_TAG, night_name, night_tags
+from engine.tracking.publish import Publisher, replay, waiting_runs
+from engine.tracking.run_folder import RunFolder, RunNotes
+from engine.tracking.store import connect, tracking_places
+from engine.tracking.tracker import Tracker
+from runtime.model_card import ModelCard
 from segmentation.model_kind import ModelKind
+from tests.mlflow_stores import told
 from tests.segmentation.comparison.test_promotion import scored
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")]
-CARD = {"network": "halsr_net", "training_set": "real_only", "intended_use": "Research only."}
+CARD = ModelCard(network="halsr_net", training_set="real_only", intended_use="Research only.")
 KIND = ModelKind("halsr_net", "real_only")
 NAME = registered_name("phantom", "tiny", KIND, 0)
 
@@ -94,33 +99,22 @@ def workspace(prepared: Path) -> Any:
     places = tracking_places(prepared, {})
 
     class Workspace:
-        uri, spool = places.uri, places.spool
+        uri, home = places.uri, prepared
         book = ChampionBook(prepared / "champions")
         client = connect(places.uri)
 
-        def tracking(self, name: str, uri: str, **tags: str) -> dict[str, Any]:
-            return {
-                "uri": uri,
-                "experiment": "scarforge",
-                "name": name,
-                "tags": tags,
-                "params": {},
-                "spool": str(places.spool),
-                "artifact_root": str(places.artifact_root),
-            }
-
-        def train(self, key: str, uri: str = places.uri, model: bool = True, **tags: str) -> None:
-            folder = prepared / "model"
-            folder.mkdir(exist_ok=True)
+        def train(self, key: str, uri: str = places.uri, model: bool = True, **more: Any) -> None:
+            folder = prepared / "models" / key.replace("/", "_")
+            folder.mkdir(parents=True, exist_ok=True)
             (folder / "model_card.json").write_text("{}")
-            with Tracker.of(self.tracking("training", uri, scarforge_key=key, **tags)) as tracker:
+            with Tracker.of(told(prepared, key, folder, uri, "training", **more)) as tracker:
                 if model:
                     tracker.model(folder, Doubling, np.zeros((2, 1, 4, 4), np.float32), "training")
 
         def judge(self, found: Candidate, uri: str = places.uri) -> None:
             decision = decide(self.book, found)
-            tracking = self.tracking("champions", uri, scarforge_key=f"champion/{found.version}")
-            tell_registry(tracking, [decision], "phantom", "tiny", 0)
+            key = f"champion/{found.version}"
+            tell_registry(told(prepared, key, None, uri, "champions"), [decision], "phantom", "tiny", 0)
 
         def aliases(self) -> dict[str, str]:
             return {
@@ -170,34 +164,30 @@ def test_every_seed_has_an_alias_of_its_own(workspace: Any) -> None:
     assert set(workspace.aliases()) == {"candidate", "champion", "candidate-seed-1", "champion-seed-1"}
 
 
-def test_what_mlflow_could_not_be_told_arrives_later_in_order(workspace: Any, caplog: Any) -> None:
-    away = "http://127.0.0.1:9"
+def test_what_mlflow_could_not_be_told_arrives_later_in_order(workspace: Any) -> None:
+    away, places = "http://127.0.0.1:9", tracking_places(workspace.home, {})
     for version, dice in (("v1", 0.5), ("v2", 0.6)):
         workspace.train(f"halsr_net_real_only/{version}/0", away)
         workspace.judge(candidate(version, dice), away)
     assert workspace.book.champion(KIND).version == "v2"
-    assert pending_events(workspace.spool)
-    replay(workspace.spool, workspace.uri)
-    assert pending_events(workspace.spool) == 0
+    assert waiting_runs(places) == 4
+    assert replay(places) == 4
+    assert waiting_runs(places) == 0
     assert workspace.aliases() == {"candidate": "v2", "champion": "v2"}
 
 
-def test_a_version_waits_for_its_training_and_is_set_aside_where_there_is_none(workspace: Any) -> None:
-    from engine.tracking.spool import RunSpool
-
-    waiting = RunSpool.of_key(workspace.spool, "halsr_net_real_only/v1/0")
-    header = workspace.tracking("training", "", scarforge_key="halsr_net_real_only/v1/0")
-    waiting.open({**header, "start_time": 1}, {"kind": "open"})
-    with waiting.sending():  # as if another process were sending it just now
+def test_a_version_waits_for_its_training_and_is_set_aside_where_that_has_no_model(
+    workspace: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    places, key = tracking_places(workspace.home, {}), "halsr_net_real_only/v1/0"
+    training = RunFolder(workspace.home / "training")
+    training.write(RunNotes(key, "training", {}, {}, {}, start_time=1, end_time=2, status="FINISHED"))
+    with training.owned():  # as if its own process were telling of it just now
         workspace.judge(candidate("v1", 0.5))
-        assert pending_events(workspace.spool) >= 2
-    waiting.append({"kind": "end", "status": "FINISHED"})
-    waiting.release()
-    replay(workspace.spool, workspace.uri)  # the training arrives, without a model
-    replay(workspace.spool, workspace.uri)
-    assert pending_events(workspace.spool) == 0
-    (rejected,) = (workspace.spool / "rejected").glob("*.jsonl")
-    assert "has no exported model" in rejected.read_text()
+        assert waiting_runs(places) == 2
+    assert replay(places) == 2
+    assert waiting_runs(places) == 0
+    assert "has no exported model" in caplog.text
 
 
 def test_a_late_event_takes_no_alias_back(workspace: Any) -> None:
@@ -207,12 +197,12 @@ def test_a_late_event_takes_no_alias_back(workspace: Any) -> None:
         workspace.train(f"halsr_net_real_only/{version}/0")
     experiment = workspace.client.get_experiment_by_name("scarforge").experiment_id
 
-    def event(version: str, time: int) -> dict[str, Any]:
+    def event(version: str, when: int) -> dict[str, Any]:
         content = {"name": NAME, "about": "", "training": f"halsr_net_real_only/{version}/0", "description": ""}
-        return {**content, "aliases": ["champion"], "tags": {"data_version": version}, "time": time}
+        return {**content, "aliases": ["champion"], "tags": {"data_version": version}, "time": when}
 
-    for version, time in (("v2", 2000), ("v1", 1000), ("v2", 2000)):
-        register_version(workspace.client, experiment, event(version, time), "scarforge_key")
+    for version, when in (("v2", 2000), ("v1", 1000), ("v2", 2000)):
+        register_version(workspace.client, experiment, event(version, when), "scarforge_key")
     assert workspace.aliases() == {"champion": "v2"}
     assert len(workspace.client.search_model_versions(f"name = '{NAME}'")) == 2
 
@@ -223,56 +213,46 @@ def test_a_late_event_overwrites_no_later_judgement(workspace: Any) -> None:
     workspace.train("halsr_net_real_only/v1/0")
     experiment = workspace.client.get_experiment_by_name("scarforge").experiment_id
     event = {"name": NAME, "about": "", "training": "halsr_net_real_only/v1/0", "description": "", "aliases": []}
-    for judgement, time in (("later", 2000), ("earlier", 1000)):
-        told = {**event, "tags": {"judgement": judgement}, "time": time}
+    for judgement, when in (("later", 2000), ("earlier", 1000)):
+        told = {**event, "tags": {"judgement": judgement}, "time": when}
         register_version(workspace.client, experiment, told, "scarforge_key")
     (version,) = workspace.client.search_model_versions(f"name = '{NAME}'")
     assert (version.tags["judgement"], version.tags["judged_at"]) == ("later", "2000")
 
 
-def test_a_training_that_was_begun_again_after_its_judgement_blocks_nothing(workspace: Any) -> None:
-    away = "http://127.0.0.1:9"
-    workspace.train("halsr_net_real_only/v1/0", away)
-    workspace.judge(candidate("v1", 0.5), away)
-    workspace.train("halsr_net_real_only/v1/0", away)
-    replay(workspace.spool, workspace.uri)
-    assert pending_events(workspace.spool) == 0
-    assert workspace.aliases() == {"candidate": "v1", "champion": "v1"}
-
-
 @pytest.mark.slow
-def test_a_server_takes_the_same_events(mlflow_server: Any, tmp_path: Path) -> None:
+def test_a_server_takes_the_same(mlflow_server: Any, tmp_path: Path) -> None:
     mlflow_server.start()
-    tracking = {"uri": mlflow_server.uri, "experiment": "scarforge", "params": {}, "spool": str(tmp_path / "spool")}
-    tracking |= {"artifact_root": str(tmp_path / "artifacts")}
     (tmp_path / "model").mkdir()
-    key = {"scarforge_key": "halsr_net_real_only/v1/0"}
-    with Tracker.of({**tracking, "name": "training", "tags": key}) as tracker:
+    of_training = told(tmp_path, "halsr_net_real_only/v1/0", tmp_path / "model", mlflow_server.uri)
+    with Tracker.of(of_training) as tracker:
         tracker.model(tmp_path / "model", Doubling, np.zeros((2, 1, 4, 4), np.float32), "training")
     decision = decide(ChampionBook(tmp_path / "book"), candidate("v1", 0.5))
-    tell_registry({**tracking, "name": "champions", "tags": {}}, [decision], "phantom", "tiny", 0)
-    replay(tmp_path / "spool", mlflow_server.uri)
+    tell_registry(told(tmp_path, "champions", None, mlflow_server.uri), [decision], "phantom", "tiny", 0)
     assert connect(mlflow_server.uri).get_model_version_by_alias(NAME, "champion").tags["data_version"] == "v1"
+
+
+def of_night(home: Path, night: str, key: str) -> Any:
+    own = {"source": "phantom", "profile": "tiny"}
+    tags = night_tags({NIGHT_TAG: night, STARTED_BY_TAG: BY_SCHEDULE}, "phantom", "tiny") | own
+    parent = {"key": tags[PARENT_KEY_TAG], "name": night_name(tags), "stage": "night"}
+    return told(home, key, name=f"training {key}", tags=tags, parent=parent)
 
 
 def test_the_nights_runs_lie_under_one_run_that_people_can_read(workspace: Any) -> None:
     for night, key in (("2026-01-01", "a"), ("2026-01-02", "b"), ("2026-01-02", "c")):
-        tags = night_tags({NIGHT_TAG: night, STARTED_BY_TAG: BY_SCHEDULE}, "phantom", "tiny")
-        found = workspace.tracking(f"training {key}", workspace.uri, scarforge_key=key, **tags)
-        with Tracker.of({**found, "tags": {**found["tags"], "source": "phantom", "profile": "tiny"}}):
-            pass
+        with Tracker.of(of_night(workspace.home, night, key)):
+            time.sleep(0.01)  # so that no two begin in one millisecond
     parents = {key: workspace.run(f"training {key}").data.tags["mlflow.parentRunId"] for key in "abc"}
     first, second = workspace.run("Night 2026-01-01, phantom tiny"), workspace.run("Night 2026-01-02, phantom tiny")
     assert parents == {"a": first.info.run_id, "b": second.info.run_id, "c": second.info.run_id}
     assert (first.info.status, second.info.status) == ("KILLED", "RUNNING")  # the first night never came to its end
 
 
-def test_a_night_that_waited_in_the_spool_does_not_end_the_one_that_is_going(workspace: Any) -> None:
-    from engine.tracking.delivery import parent_tags
-
-    experiment = workspace.client.get_experiment_by_name("scarforge").experiment_id
+def test_a_night_that_is_told_of_late_does_not_end_the_one_that_is_going(workspace: Any) -> None:
+    places = tracking_places(workspace.home, {})
     for night, began in (("2026-01-02", 2000), ("2026-01-01", 1000)):
-        tags = night_tags({NIGHT_TAG: night, STARTED_BY_TAG: BY_SCHEDULE}, "phantom", "tiny")
-        tags |= {"source": "phantom", "profile": "tiny"}
-        parent_tags(workspace.client, experiment, tags, workspace.spool, "scarforge_key", began)
+        values, run = of_night(workspace.home, night, night), RunFolder(workspace.home / night)
+        run.write(RunNotes(night, "training", values["tags"], {}, values["parent"], start_time=began))
+        Publisher(run, places).whole()
     assert workspace.run("Night 2026-01-02, phantom tiny").info.status == "RUNNING"

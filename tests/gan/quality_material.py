@@ -7,18 +7,20 @@ import pandas as pd
 from scipy.ndimage import binary_fill_holes, uniform_filter
 
 from common.seeds import random_generator
-from gan.quality.proof import Extractor, Instruments, Material, PairedSlices
+from gan.quality.proof import Extractor, Instruments, Material
+from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore, SliceStoreWriter, StoreAttributes
 from tests.gan.conftest import SIZE, draw_slices
+from tests.part_slices import part_slices
 
 LEVELS = np.array([0.5, 0.6, 0.15, 0.9, 0.3])
 
 
-def patients(count: int, seed: int, slices_each: int = 3) -> PairedSlices:
+def patients(count: int, seed: int, slices_each: int = 3) -> PartSlices:
     """Slices of `count` patients named after the seed."""
     images, masks = draw_slices(count * slices_each, seed)
     cases = np.repeat([f"S{seed}P{number:03d}" for number in range(count)], slices_each)
-    return PairedSlices(images, masks, cases, np.tile(np.arange(slices_each), count))
+    return part_slices(images, masks, cases.tolist(), np.tile(np.arange(slices_each), count))
 
 
 def drawn_well(masks, seed):
@@ -33,14 +35,14 @@ def mean_painted(masks):
     return (0.95 * LEVELS).astype(np.float32)[masks]
 
 
-def store_of(slices: PairedSlices, path: Path, holes=None) -> SliceStore:
+def store_of(slices: PartSlices, path: Path, holes=None) -> SliceStore:
     extras = {} if holes is None else {"hole": holes}
     attributes = StoreAttributes("emidec", SIZE, 1.0, "test", "source", {}, 0, "test", {})
     rows = pd.DataFrame(
         {
-            "case_id": slices.cases,
+            "case_id": slices.case_ids,
             "frame": "",
-            "donor_ids": slices.cases,
+            "donor_ids": slices.case_ids,
             "slice_index": slices.slice_index,
             "replica": np.arange(len(slices)),
             "origin": "synthetic",
@@ -70,13 +72,15 @@ def segment_by_shade(images):
     return found
 
 
-def instruments(validation: PairedSlices, **more) -> Instruments:
+def instruments(validation: PartSlices, **more) -> Instruments:
     def draw(rows, seeds):
         return np.concatenate(
             [drawn_well(validation.masks[[row]], seed) for row, seed in zip(rows, seeds, strict=True)]
         )
 
-    return Instruments([Extractor("summary", summary_features)], segment_by_shade, draw, **more)
+    return Instruments(
+        [Extractor("summary", summary_features)], segment_by_shade, draw, **{"classifier_steps": 4, **more}
+    )
 
 
 def material(path: Path, synthetic=None, redrawn=None) -> Material:

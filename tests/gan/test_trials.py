@@ -3,10 +3,10 @@ import pytest
 
 from common.errors import InputError
 from gan.quality.realism import Extractor
-from gan.quality.slices import PairedSlices
 from gan.training.config import PRESETS
 from gan.trials import CHANGES, TrialInstruments, measure_trial, plan_trials, trials_table
 from imaging.labels import EMIDEC_LABELS
+from tests.part_slices import part_slices
 
 PROFILE = PRESETS["improved_context"].model_copy(update={"batch": 4, "average_decay": 0.9})
 
@@ -54,7 +54,7 @@ def test_a_trial_that_does_not_exist_and_a_value_that_does_not_fit_are_named():
 @pytest.fixture
 def real(make_slices):
     images, masks = make_slices(8)
-    return PairedSlices(images, masks, np.array([f"P{i}" for i in range(8)]), np.arange(8))
+    return part_slices(images, masks, [f"P{i}" for i in range(8)])
 
 
 INSTRUMENTS = TrialInstruments(

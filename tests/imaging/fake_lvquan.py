@@ -117,6 +117,15 @@ def _complex(root, stem, write):
     write19(root, stem, write, image=patient()["image"] * (1 + 1j))
 
 
+def _crashing(root, stem, write):
+    """Numbers of a type that does not exist, on which SciPy 1.17.1 ends in a segmentation fault."""
+    path = root / f"{stem}.mat"
+    savemat(path, fields())
+    raw = bytearray(path.read_bytes())
+    raw[192] = 251
+    path.write_bytes(raw)
+
+
 # oddity of a whole file: (what writes it, what the reason must say)
 FILE_ODDITIES = {
     "cut_at_a_tenth": (_cut(0.1), "not a readable MATLAB file"),
@@ -125,6 +134,7 @@ FILE_ODDITIES = {
     "html_page": (_content(b"<html>404</html>" * 50), "not a readable MATLAB file"),
     "zero_size": (_content(b""), "not a readable MATLAB file"),
     "zeros": (_content(bytes(2000)), "not a readable MATLAB file"),
+    "crashing": (_crashing, "not a readable MATLAB file"),
     "folder": (_folder, "cannot be read"),
     "link_outside": (_link_outside, "leads out of the folder"),
     "dangling_link": (_dangling_link, "cannot be read"),

@@ -8,7 +8,7 @@ from PIL import Image
 
 from common.errors import InputError
 from imaging.labels import CINE_LABELS, EMIDEC_LABELS, Tissue
-from imaging.overlay import contact_sheet, overlay, png_bytes
+from imaging.overlay import contact_sheet, outlines, overlay, png_bytes
 
 
 def _square(value: int, side: int = 16) -> np.ndarray:
@@ -81,3 +81,17 @@ def test_png_bytes_are_the_picture_and_repeat():
 def test_what_does_not_belong_together_is_refused(images, columns, titles, message):
     with pytest.raises(InputError, match=message):
         contact_sheet(images, np.zeros((1, 8, 8), np.uint8), EMIDEC_LABELS, columns, titles)
+
+
+def test_outlines_run_a_quarter_of_a_pixel_inside_their_mask_and_hold_its_holes():
+    mask = np.zeros((9, 9), bool)
+    mask[2:7, 1:8] = True
+    (line,) = outlines(mask)
+    columns, rows = np.array(line).T
+    assert line[0] == line[-1]
+    assert (columns.min(), columns.max(), rows.min(), rows.max()) == (1.25, 7.75, 2.25, 6.75)
+    mask[4, 4] = False
+    assert len(outlines(mask)) == 2
+    (edge,) = outlines(np.ones((3, 3), bool))
+    assert np.array(edge).max() == 2.75
+    assert outlines(np.zeros((3, 3), bool)) == []

@@ -15,7 +15,6 @@ from dagster_graphql.test.utils import execute_dagster_graphql
 
 from engine.forge import Forge
 from engine.tracking.store import prepare_store
-from engine.worker.fork import PROCESS_NAME
 from pipeline.definitions import defs
 from pipeline.services.dagster_home import prepare_dagster_home
 from tests.pipeline.code_server import code_server
@@ -109,13 +108,18 @@ def is_step_failure(event: dg.EventLogEntry) -> bool:
     return event.dagster_event is not None and event.dagster_event.is_step_failure
 
 
+def is_training(process: psutil.Process) -> bool:
+    """Tell whether a process is one that trains."""
+    return "engine.worker" in process.cmdline()
+
+
 def trainings() -> list[psutil.Process]:
     """Return the training processes that this test has, however deep, also where their parents are gone."""
     mine = str(os.getpid())
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.name() == PROCESS_NAME and process.environ().get("SCARFORGE_TEST_OF") == mine:
+            if is_training(process) and process.environ().get("SCARFORGE_TEST_OF") == mine:
                 found.append(process)
     return found
 

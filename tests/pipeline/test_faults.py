@@ -78,8 +78,9 @@ def test_a_training_does_not_outlive_its_killed_step(runs):
 def test_neither_step_nor_training_outlive_a_killed_run_worker_and_its_slot_is_freed(runs):
     run = runs.launch()
     training = runs.training(run)
-    step, server = runs.step(run), training.parent()
-    assert step.parent() == server  # both are forks of the one that has the libraries
+    step = runs.step(run)
+    assert training.parent() == step
+    server = step.parent()  # Dagster's, which steps are forked from
     server.parent().kill()
     assert not psutil.wait_procs([training, step, server], timeout=60)[1]
     assert gpu_lock_is_free(runs)

@@ -18,13 +18,14 @@ from typer.testing import CliRunner
 from assets.parts.inputs import open_studies
 from assets.studies import studies
 from common.errors import InputError
+from common.pages.words import words
 from engine.forge import Forge
 from engine.preflight import check_before_run
 from engine.settings import load_settings
 from engine.workspace import Workspace
 from imaging.labels import CINE_LABELS, patient_group
 from imaging.sources import table as sources
-from imaging.sources.digest import source_digest
+from imaging.sources.files import source_digest
 from imaging.studies.study import RejectedStudy, Study
 from pipeline.automation.jobs import job_for
 from pipeline.cli import app
@@ -32,13 +33,13 @@ from pipeline.commands.evaluate import evaluate
 from pipeline.commands.export import export
 from pipeline.commands.models import ModelName, find_members, load_model, models_in
 from runtime.compute import choose_compute
+from runtime.model_card import ModelCard
 from runtime.model_folder import write_model_folder
 from segmentation.evaluation import label_maps
-from segmentation.model_kind import ModelKind, model_kinds
+from segmentation.model_kind import TRAINING_SETS, ModelKind, model_kinds
 from segmentation.networks import table as networks
 from segmentation.networks.blocks import SegmentationNetwork, SegmentationOutput
 from segmentation.prediction import export as exported
-from segmentation.report.words import words
 from segmentation.training.config import TrainConfig
 from tests.imaging.fake_emidec import CASES, label_map, write_nifti
 from tests.pipeline.sealed import seal
@@ -77,7 +78,7 @@ def test_a_network_of_the_table_has_names_a_title_and_a_size(toy_network):
     assert (kind.network, kind.training_set) == ("toy_net", "real_plus_gan")
     assert kind == ModelKind.of_scores("toy_net_real_plus_gan_scores")
     assert kind.about == "Toy-Net, trained on augmented real and synthetic slices."
-    assert words("toy_net") == "Toy-Net"
+    assert words("toy_net") == "toy net"
     assert [kind.name for kind in model_kinds()][-2:] == ["toy_net_real_only", "toy_net_real_plus_gan"]
     assert TrainConfig.model_validate({"network": {"name": "toy_net"}}).network.bottleneck == 8
 
@@ -108,7 +109,7 @@ def test_a_network_that_is_not_in_the_table_is_refused_with_those_that_are(toy_n
 def test_models_of_a_network_of_the_table_are_listed_and_loaded(toy_network, tmp_path):
     config = TrainConfig.model_validate({"network": {"name": "toy_net"}})
     place = tmp_path / "emidec" / "tiny" / "toy_net_real_only" / "fold_0" / "seed_0"
-    card = {"label_set": "emidec", "input_size": [16, 16], "region": REGION.model_dump(mode="json")}
+    card = ModelCard(label_set="emidec", input_size=[16, 16], region=REGION.model_dump(mode="json"))
     write_model_folder(place, ToyNet(5).state_dict(), config, card)
     seal(place, "toy_net_real_only")
     assert models_in(tmp_path) == ["emidec/tiny/toy_net/real_only (fold 0)"]
@@ -201,7 +202,7 @@ def test_a_format_of_exported_files_is_written_and_checked_by_its_line(monkeypat
     line = replace(exported.EXPORT_FORMATS["torch_export"], suffix=".toy")
     monkeypatch.setitem(exported._TABLE, "toy", line)
     place = tmp_path / "emidec" / "tiny" / "toy_net_real_only" / "fold_0" / "seed_0"
-    card = {"label_set": "emidec", "input_size": [16, 16], "spacing_mm": 1.0}
+    card = ModelCard(label_set="emidec", input_size=[16, 16], spacing_mm=1.0)
     config = TrainConfig.model_validate({"network": {"name": "toy_net"}})
     with torch.random.fork_rng():
         write_model_folder(place, ToyNet(5).state_dict(), config, card)
@@ -237,5 +238,9 @@ def test_no_module_but_its_own_puts_a_kind_s_name_together_or_splits_it():
 
 
 def test_networks_are_listed_in_their_table_alone():
-    listed = written(r"[\"']attention_res_unet[\"'], *[\"']halsr_net[\"']")
-    assert listed - {"pipeline/commands/sweep/sweep.py"} == set()
+    assert written(r"[\"']attention_res_unet[\"'], *[\"']halsr_net[\"']") == set()
+
+
+def test_pages_write_names_as_the_tables_do():
+    titled = {**networks.NETWORKS, **TRAINING_SETS}
+    assert {name: words(name) for name in titled} == {name: one.title for name, one in titled.items()}

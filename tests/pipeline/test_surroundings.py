@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engine.worker.fork import PROCESS_NAME
 from pipeline.outermost import WRONG_INPUT
 from tests.imaging.fake_emidec import label_map, write_nifti
 from tests.imaging.slow_blocks import PATIENCE_S
+from tests.pipeline.real_runs import is_training
 
 ROOT = Path(__file__).parents[2]
 SCARFORGE = Path(sys.executable).with_name("scarforge")
@@ -90,7 +90,7 @@ def trains(helpers):
     """Tell whether a training is well under way: it has used the processor."""
     for helper in helpers:
         with contextlib.suppress(psutil.Error):
-            if helper.name() == PROCESS_NAME and helper.cpu_times().user > 1:
+            if is_training(helper) and helper.cpu_times().user > 1:
                 return True
     return False
 
@@ -120,10 +120,8 @@ HELPERS = """
 import time
 from common.workers import make_blocks
 from pipeline.outermost import run_command
-from engine.worker.fork import start_server
 from tests.imaging.slow_blocks import SlowBlocks
 def works():
-    start_server()
     for _ in make_blocks(SlowBlocks(), 2, "a process"):
         pass
 run_command(works)
@@ -133,7 +131,7 @@ run_command(works)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_helpers_that_still_start_say_nothing_when_the_command_is_ended(started, tmp_path, number):
     command = started(sys.executable, "-P", "-c", HELPERS, PYTHONPATH=str(ROOT))
-    command.wait_until(lambda helpers: len(helpers) == 4)  # tracker, fork server, two workers
+    command.wait_until(lambda helpers: len(helpers) == 3)  # tracker, two workers
     assert command.ends_by(number, group=True) == 128 + number
     assert command.errors.read_text() == ""
     assert not (tmp_path / "imported").exists(), "a module of the current folder was imported"

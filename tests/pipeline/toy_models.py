@@ -4,6 +4,7 @@ import torch
 
 from imaging.slices.regions import RegionConfig
 from imaging.studies.box import Box
+from runtime.model_card import ModelCard
 from runtime.model_folder import write_model_folder
 from segmentation.localiser.config import LocaliserConfig
 from segmentation.networks.table import build_network
@@ -39,12 +40,12 @@ def write_member(
     root = home / source / "tiny"
     folder = root / f"attention_res_unet_{training_set}" / f"fold_{fold}" / f"seed_{seed}"
     card = {"label_set": label_set, "region": region.model_dump(mode="json") | {"fold": fold}, **described}
-    write_model_folder(folder, network.state_dict(), CONFIG, card)
+    write_model_folder(folder, network.state_dict(), CONFIG, ModelCard(**card))
     write_localiser(home, fold, source)
     return seal(folder, f"attention_res_unet_{training_set}")
 
 
 def write_localiser(home, fold, source="emidec", profile="tiny"):
     folder = home / source / profile / "lv_localiser" / f"fold_{fold}"
-    write_model_folder(folder, {"bias": torch.zeros(1)}, LocaliserConfig(), {})
+    write_model_folder(folder, {"bias": torch.zeros(1)}, LocaliserConfig(), ModelCard())
     return seal(folder, "lv_localiser")

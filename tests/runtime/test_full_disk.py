@@ -11,7 +11,8 @@ from common.config import FrozenConfig
 from common.errors import InputError
 from common.files import write_atomically, write_json
 from runtime.checkpoint import checkpoint_step, save_checkpoint
-from runtime.model_folder import read_model_json, read_weights, write_model_folder
+from runtime.model_card import ModelCard, read_model_json
+from runtime.model_folder import read_weights, write_model_folder
 
 
 def checkpoint(folder, size):
@@ -19,7 +20,7 @@ def checkpoint(folder, size):
 
 
 def model(folder, size):
-    write_model_folder(folder, {"weights": torch.ones(size)}, FrozenConfig(), {"size": size})
+    write_model_folder(folder, {"weights": torch.ones(size)}, FrozenConfig(), ModelCard(steps=size))
 
 
 def table(folder, size):
@@ -56,7 +57,7 @@ def test_what_was_there_stays_and_one_line_says_what_to_do(tmp_path, what):
     if what == "checkpoint":
         assert checkpoint_step(tmp_path) == 10
     else:
-        assert read_model_json(tmp_path, "model_card.json")["size"] == 10
+        assert read_model_json(tmp_path, "model_card.json")["steps" if what == "model" else "size"] == 10
     if what == "model":
         assert len(read_weights(tmp_path)["weights"]) == 10
 

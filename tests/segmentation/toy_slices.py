@@ -7,8 +7,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from imaging.labels import EMIDEC_LABELS, Tissue
+from imaging.slices.part import PartSlices
 from imaging.slices.store import ROW_COLUMNS, SliceStore, SliceStoreWriter, StoreAttributes
-from segmentation.training.validation import ValidationData
+from tests.part_slices import part_slices
 
 PATIENTS = 4
 
@@ -73,7 +74,7 @@ def write_store(
     return SliceStore.open(path)
 
 
-def toy_validation(count: int = 4, size: int = 32, seed: int = 9) -> ValidationData:
+def toy_validation(count: int = 4, size: int = 32, seed: int = 9) -> PartSlices:
     """Draw validation slices of two patients."""
     images, masks = draw_slices(count, size, seed)
-    return ValidationData(images, masks, np.array([f"Case_V{number % 2}" for number in range(count)]))
+    return part_slices(images, masks, [f"Case_V{number % 2}" for number in range(count)])

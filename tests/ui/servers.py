@@ -81,8 +81,7 @@ def _environment(home: Path) -> dict[str, str]:
         "NO_ALBUMENTATIONS_UPDATE": "1",
         "AWS_ACCESS_KEY_ID": f"id-{SECRET}",
         "AWS_SECRET_ACCESS_KEY": SECRET,
-        "SCARFORGE_NOTIFY": f"webhook:https://hooks.test/services/{SECRET}",
-        "SCARFORGE_SMTP_PASSWORD": SECRET,
+        "SCARFORGE_NOTIFY": f"jsons://hooks.test/services/{SECRET}",
     }
 
 

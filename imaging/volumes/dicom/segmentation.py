@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 
 from common.errors import InputError
+from common.pages.words import words
 from imaging.labels import LabelSet
 from imaging.volumes.dicom.header import pydicom_on
 from imaging.volumes.dicom.volume import DicomVolume
@@ -96,7 +97,7 @@ def _descriptions(highdicom: Any, tissues: Sequence[str], algorithm: str) -> lis
     return [
         highdicom.seg.SegmentDescription(
             segment_number=number,
-            segment_label=tissue.replace("_", " "),
+            segment_label=words(tissue),
             segmented_property_category=highdicom.sr.CodedConcept(*_CODES[tissue][0]),
             segmented_property_type=highdicom.sr.CodedConcept(*_CODES[tissue][1]),
             algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,

@@ -6,42 +6,75 @@ Pictures of one predicted study: labels over every slice, entropy, and where the
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from imaging.dataset_card.figures import Picture, data_address
-from imaging.dataset_card.page import significant, words
+from common.pages.kit import Marked, Picture, Table, data_address, png_address, render, table
+from common.pages.words import ABSENT, count, listed, significant, upper_first, words
 from imaging.labels import LabelSet
-from imaging.overlay import contact_sheet
+from imaging.overlay import contact_sheet, outlines
 from imaging.studies.preparation import apply_window, intensity_window
 from pipeline.commands.predict.record import Predicted
 from segmentation.prediction.study import StudyPrediction
 
-_TEMPLATE = "templates/prediction.html.j2"
 _DESCRIBED = {
-    "overlays": "every slice with the predicted tissues",
     "entropy": "predictive entropy of every slice, white where all classes are equally likely",
     "place": "the whole middle slice with the region in orange and the ventricle's box in blue",
 }
+_MOST_NAMED = 3
+
+
+class Contour(NamedTuple):
+    """The outline of one tissue as the path of an SVG, in pixels of the region."""
+
+    colour: str
+    path: str
+
+
+class SliceShown(NamedTuple):
+    """One slice on the page: the address of the bare region, and what is drawn over it."""
+
+    name: str
+    address: str
+    contours: tuple[Contour, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class PagePart:
-    """One study on the page, with its pictures as PNG files by name: `overlays`, `entropy`, `place`."""
+    """One study on the page.
+
+    Attributes:
+        predicted: The study and what a model made of it.
+        pictures: PNG files by name: `entropy`, `place`; others are not shown.
+        slices: Each slice with its contours.
+        size_px: Side of the slices.
+    """
 
     predicted: Predicted
     pictures: Mapping[str, bytes]
+    slices: tuple[SliceShown, ...]
+    size_px: int
+
+    @classmethod
+    def of(cls, predicted: Predicted, pictures: Mapping[str, bytes], labels: LabelSet) -> "PagePart":
+        """Return what the page shows of a study; its arrays are not kept."""
+        prediction = predicted.prediction
+        slices = tuple(
+            SliceShown(f"slice {place + 1}", png_address(_grey(image)), _contours(mask, labels))
+            for place, (image, mask) in enumerate(zip(prediction.images, prediction.regions, strict=True))
+        )
+        return cls(predicted, pictures, slices, prediction.images.shape[-1])
 
     @property
     def shown(self) -> dict[str, Picture]:
         """The pictures as addresses, with a text for those who do not see them."""
         return {
-            name: Picture(data_address(self.pictures[name], "image/png"), f"{self.predicted.case_id}: {text}")
+            name: Picture(
+                data_address(self.pictures[name], "image/png"), f"{self.predicted.case_id}: {text}", upper_first(text)
+            )
             for name, text in _DESCRIBED.items()
         }
 
@@ -55,24 +88,92 @@ def render_page(parts: Sequence[PagePart], problems: Sequence[str], model: Mappi
         model: What `pipeline.commands.predict.record.model_facts` says.
         labels: Names and colours of the tissues.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(
-        resources.files("pipeline.commands.predict").joinpath(_TEMPLATE).read_text(encoding="utf-8")
-    )
-    colours = {tissue: "#{:02x}{:02x}{:02x}".format(*labels.colours[value]) for value, tissue in labels.foreground}
-    return template.render(
+    return render(
+        "pipeline.commands.predict",
+        "prediction.html.j2",
+        title=_title([part.predicted.case_id for part in parts]),
         parts=parts,
         problems=problems,
         model=model,
-        colours=colours,
-        groups={name: [labels.tissues[value] for value in values] for name, values in labels.official_groups.items()},
-        words=words,
-        number=_number,
+        legend=[(_both(tissue, labels), labels.css_colour(value)) for value, tissue in labels.foreground],
+        overview=_overview(parts) if len(parts) > 1 else None,
+        volumes=[_volumes(part.predicted, labels) for part in parts],
+        uncertainty=[_uncertainty(part.predicted) for part in parts],
+        groups={
+            words(name): listed([words(labels.tissues[value]) for value in values])
+            for name, values in labels.official_groups.items()
+            if len(values) > 1
+        },
     )
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else significant(value)
+def _title(names: Sequence[str]) -> str:
+    """Return the name of the study, or of the first of several; that none was segmented is said too."""
+    if len(names) <= _MOST_NAMED:
+        return listed(names) or "No study segmented"
+    return f"{', '.join(names[:_MOST_NAMED])} and {len(names) - _MOST_NAMED} more"
+
+
+def _both(name: str, labels: LabelSet) -> str:
+    """Return the data set's word for a tissue or group, and the clinic's."""
+    term = labels.clinical_term(name)
+    return f"{words(name)} ({term})" if term != ABSENT else words(name)
+
+
+def _overview(parts: Sequence[PagePart]) -> Table:
+    """Return a row a study, its flags before its volumes."""
+    names = list(parts[0].predicted.prediction.volumes_ml)
+    shares = list(parts[0].predicted.prediction.shares_percent)
+    rows = [
+        [
+            part.predicted.case_id,
+            Marked(count(len(part.predicted.flags), "flag"), "failed") if part.predicted.flags else "none",
+            *(significant(part.predicted.prediction.volumes_ml[name]) for name in names),
+            *(significant(part.predicted.prediction.shares_percent[name]) for name in shares),
+        ]
+        for part in parts
+    ]
+    headings = ["study", "flags", *map(words, names)]
+    headings += [f"{words(name)}, % of myocardium" for name in shares]
+    return table("All studies, volumes in mL", headings, rows, ("flags",))
+
+
+def _volumes(predicted: Predicted, labels: LabelSet) -> Table:
+    """Return each tissue and group of one study in mL and % of the myocardium, in both vocabularies."""
+    prediction = predicted.prediction
+    shares = prediction.shares_percent
+    rows = [
+        [
+            words(name),
+            labels.clinical_term(name),
+            significant(volume),
+            *([significant(shares[name]) if name in shares else ""] if shares else []),
+        ]
+        for name, volume in prediction.volumes_ml.items()
+    ]
+    headings = ["in the data set", "in the clinic", "mL", *(["% of myocardium"] if shares else [])]
+    return table(f"Volumes of {predicted.case_id}", headings, rows, ("in the clinic",))
+
+
+def _uncertainty(predicted: Predicted) -> Table:
+    rows = [
+        [words(tissue), significant(value.entropy), significant(value.spread_ml)]
+        for tissue, value in predicted.prediction.uncertainty.items()
+    ]
+    return table(f"Uncertainty of {predicted.case_id}", ["tissue", "entropy", "spread, mL"], rows)
+
+
+def _grey(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return (255 * np.clip(image, 0, 1)).round().astype(np.uint8)
+
+
+def _contours(mask: NDArray[np.uint8], labels: LabelSet) -> tuple[Contour, ...]:
+    drawn = [(value, outlines(mask == value)) for value, _ in labels.foreground]
+    return tuple(
+        Contour(labels.css_colour(value), " ".join("M" + "L".join(f"{x:g} {y:g}" for x, y in line) for line in lines))
+        for value, lines in drawn
+        if lines
+    )
 
 
 _MOST_COLUMNS = 6

@@ -181,7 +181,7 @@ class PredictionRun:
             pictures = self._write(predicted)
         row = as_row(predicted, self.facts)
         self.rows.append(row)
-        self.parts.append(PagePart(predicted, pictures))
+        self.parts.append(PagePart.of(predicted, pictures, self.model.segmenter.label_set))
 
     @contextmanager
     def _whole_or_none(self, case_id: str) -> Iterator[None]:

@@ -43,8 +43,8 @@ def test_a_step_elsewhere_is_told_what_it_needs_but_no_secret(tmp_path, monkeypa
     environment = {
         "SCARFORGE_PROFILE": "tiny",
         "SCARFORGE_ROOT": "studies",
-        "SCARFORGE_SMTP_PASSWORD": "x",
-        "SCARFORGE_NOTIFY": "https://hooks/x",
+        "SCARFORGE_MAIL_PASSWORD": "x",
+        "SCARFORGE_NOTIFY": "jsons://hooks/x",
         "MLFLOW_TRACKING_URI": "http://tracking:5000",
         "MLFLOW_TRACKING_TOKEN": "x",
         "DAGSTER_HOME": "/shared/dagster",

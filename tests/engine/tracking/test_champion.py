@@ -1,6 +1,5 @@
 """The asset `champion` over a workspace of finished scores, as every run meets it at its end."""
 
-import contextlib
 import shutil
 import threading
 from pathlib import Path
@@ -16,12 +15,11 @@ from assets.parts.current_scores import scores_key, staleness
 from common.errors import InputError
 from common.files import write_json
 from engine.forge import Forge
-from engine.outcome import Fact, Outcome, number
+from engine.outcome import Outcome, number
 from engine.record import produce
 from engine.tracking.links import compare_facts, compare_url, saved_links
 from engine.tracking.nights import track_night
 from engine.tracking.store import connect, tracking_places
-from engine.tracking.tracker import Tracker
 from segmentation.model_kind import ModelKind, model_kinds
 from segmentation.scoring.scores import write_scores
 from tests.pipeline.sealed import reseal
@@ -47,12 +45,14 @@ def two_seeds(forge: Forge) -> Forge:
     return Forge(source="phantom", profile="tiny", home=forge.home, seeds=[0, 1])
 
 
-def finish(place: Path, asset: str, content: str, facts: Any = None, write: Any = None, key: str = "") -> None:
+def finish(
+    place: Path, asset: str, content: str, facts: Any = None, write: Any = None, key: str = "", run_id: str = ""
+) -> None:
     def build(folder: Path) -> Outcome:
         (folder / "content.txt").write_text(content)
         if write:
             write(folder)
-        return Outcome(facts or {})
+        return Outcome(facts or {}, run_id=run_id)
 
     produce(place, asset, key or content, build)
 
@@ -74,10 +74,8 @@ def train_seed(forge: Forge, version: str, dice: float, kind: ModelKind, run_id:
         write_json(folder / "manifest.json", forge.manifest())
 
     facts = {"dice/positive/infarct": number(dice)}
-    if run_id:
-        facts["mlflow_run"] = Fact("url", f"http://127.0.0.1:5000/#/runs/{run_id}")
     key = scores_key(forge, kind, 0, seed, forge.manifest())
-    finish(forge.folder(kind.scores, 0, seed), kind.scores, version, facts, write, key)
+    finish(forge.folder(kind.scores, 0, seed), kind.scores, version, facts, write, key, run_id)
 
 
 def judge(forge: Forge, tags: dict[str, str] | None = None) -> tuple[dict[str, Any], bool]:
@@ -223,23 +221,7 @@ def test_two_nights_hold_the_same_figures_whether_or_not_anything_was_trained(fo
     assert promotion.data.tags["mlflow.parentRunId"] == first.info.run_id
 
 
-def test_folds_that_end_together_all_leave_their_figures(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
-    both_began, first_ended = threading.Barrier(2), threading.Event()
-    final, end = Tracker.final, Tracker.end
-
-    def ends_first(tracker: Tracker, values: Any) -> None:
-        with contextlib.suppress(threading.BrokenBarrierError):  # one after the other, as it should be
-            both_began.wait(timeout=1)
-            if "fold_1" in values:
-                first_ended.wait(timeout=10)
-        final(tracker, values)
-
-    def ended(tracker: Tracker) -> None:
-        end(tracker)
-        first_ended.set()
-
-    monkeypatch.setattr(Tracker, "final", ends_first)
-    monkeypatch.setattr(Tracker, "end", ended)
+def test_folds_that_end_together_all_leave_their_figures(forge: Forge) -> None:
     context = SimpleNamespace(run=SimpleNamespace(tags=NIGHT))
     folds = [threading.Thread(target=track_night, args=(context, forge, {f"fold_{k}": 0.5})) for k in (0, 1)]
     for fold in folds:
@@ -250,6 +232,8 @@ def test_folds_that_end_together_all_leave_their_figures(forge: Forge, monkeypat
     experiment = client.get_experiment_by_name("scarforge").experiment_id
     (night,) = client.search_runs([experiment], "tags.stage = 'night'")
     assert night.data.metrics == {"fold_0": 0.5, "fold_1": 0.5}
+    assert night.info.status == "FINISHED"
+    assert not any(path.is_dir() for path in forge.workspace.spool.iterdir())
 
 
 def test_the_compare_address_is_the_one_that_mlflows_interface_makes() -> None:

@@ -11,11 +11,12 @@ import pytest
 from assets.studies import patient_split, studies
 from common.errors import InputError
 from engine.forge import Forge
-from engine.tracking.sender import replay
+from engine.tracking.publish import replay
 from engine.tracking.store import connect, prepare_store, tracking_places
 from engine.tracking.tracker import Tracker
 from engine.workspace import addressable
 from pipeline.services.dagster_home import prepare_dagster_home
+from tests.mlflow_stores import told
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")]
 
@@ -40,18 +41,9 @@ def fill(home: Path, empty_store: Path) -> None:
 
 
 def track(home: Path, name: str) -> None:
-    places = tracking_places(home, {})
     notes = home / f"{name}.txt"
     notes.write_text(name)
-    with Tracker.start(
-        uri=places.uri,
-        experiment="scarforge",
-        name=name,
-        tags={"scarforge_key": name},
-        params={},
-        spool=places.spool,
-        artifact_root=places.artifact_root,
-    ) as tracker:
+    with Tracker.of(told(home, name, name=name)) as tracker:
         tracker.dataset("d", "digest", "slices.h5", "training", pd.DataFrame({"case_id": ["a"]}))
         tracker.artifact(notes)
     notes.unlink()
@@ -134,22 +126,13 @@ def test_a_name_that_no_address_can_hold_works_too(tmp_path: Path, empty_store: 
 
 def test_what_waited_while_the_workspace_was_moved_is_sent_to_where_it_lies(tmp_path: Path, empty_store: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
-    places = tracking_places(old, {})
     (old / "notes.txt").parent.mkdir()
     (old / "notes.txt").write_text("waited")
-    with Tracker.start(
-        uri="http://127.0.0.1:9",  # nobody answers
-        experiment="scarforge",
-        name="waited",
-        tags={},
-        params={},
-        spool=places.spool,
-        artifact_root=places.artifact_root,
-    ) as tracker:
+    with Tracker.of(told(old, "waited", uri="http://127.0.0.1:9", name="waited")) as tracker:  # nobody answers
         tracker.artifact(old / "notes.txt")
     old.rename(new)
     shutil.copy2(empty_store, new / "mlflow.db")
-    assert replay(new / "tracking_spool", tracking_places(new, {}).uri)
+    assert replay(tracking_places(new, {})) == 1
     assert tracked(new) == {"waited": "waited"}
     assert not old.exists()
 
@@ -162,21 +145,6 @@ def test_files_that_a_user_keeps_elsewhere_are_left_there(tmp_path: Path, empty_
     home.rename(tmp_path / "moved")
     client = connect(tracking_places(tmp_path / "moved", {}).uri)
     assert client.get_experiment_by_name("scarforge").artifact_location == elsewhere.as_uri()
-
-
-LEGACY = "storage:\n  sqlite:\n    base_dir: '{}/dagster'\n\nconcurrency:"
-
-
-def test_settings_that_name_the_old_place_follow_and_keep_what_was_changed_by_hand(tmp_path: Path) -> None:
-    path = prepare_dagster_home(tmp_path) / "dagster.yaml"
-    fresh = path.read_text()
-    path.write_text(fresh.replace("concurrency:", LEGACY.format("/old/it''s here")))
-    prepare_dagster_home(tmp_path)
-    assert path.read_text() == fresh
-    changed = fresh.replace("max_concurrent_runs: 2", "max_concurrent_runs: 7")
-    path.write_text(changed.replace("concurrency:", LEGACY.format("/old")))
-    prepare_dagster_home(tmp_path)
-    assert path.read_text() == changed
 
 
 def test_runs_that_a_user_keeps_elsewhere_are_left_there(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from engine.tracking.tracker import save_mlflow_model
+from engine.tracking.registered_models import save_mlflow_model
 from runtime.compute import choose_compute
+from runtime.model_card import ModelCard
 from runtime.model_folder import write_model_folder
 from segmentation.networks.table import build_network
 from segmentation.prediction.segmenter import load_exportable, load_segmenter
@@ -34,7 +35,7 @@ def folder(tmp_path_factory):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         weights = build_network(CONFIG.network, 5).state_dict()
-    write_model_folder(place, weights, CONFIG, {"label_set": "emidec"})
+    write_model_folder(place, weights, CONFIG, ModelCard(label_set="emidec"))
     return place
 
 

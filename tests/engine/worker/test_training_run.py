@@ -2,54 +2,53 @@
 
 import contextlib
 import errno
-import multiprocessing
-import signal
+import logging
+import os
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import dagster as dg
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock, Timeout
 
 from assets.parts import training_run
-from assets.parts.training_run import TrainingProcessError, _wait_for, run_pipes
+from assets.parts.training_run import TrainingProcessError, run_pipes
 from common.errors import InputError
 from engine.forge import Forge
 from engine.locks import PassingFaultError
-from engine.worker.process import _verdict, accelerator
-from engine.worker.task import PASSING_FAULT, WRONG_INPUT
+from engine.worker import process
+from engine.worker.process import _verdict, accelerator, run_task
+from engine.worker.stages import Trained
+from engine.worker.task import PASSING_FAULT, WRONG_INPUT, TrainingTask
+from runtime.model_card import read_model_json
 from runtime.report import TrainingDivergedError
-
-
-class Ended:
-    """A training process that has ended."""
-
-    pid = 0
-
-    def __init__(self, exitcode):
-        self.exitcode = exitcode
-
-    def join(self): ...
-
-    kill = join
 
 
 def training_that(monkeypatch, tmp_path, code, words=None):
     """Run a task whose process ends with `code` after leaving `words`."""
 
-    def start(_):
+    def start(command, **_):
+        assert command[1:] == ["-P", "-m", "engine.worker", str(os.getpid())]
         if words is not None:
             (tmp_path / "error.txt").write_text(words)
-        return Ended(code)
+        ends = f"import os; os.kill(os.getpid(), {-code}) if {code} < 0 else os._exit({code})"
+        return popen([sys.executable, "-c", ends])
 
-    session = SimpleNamespace(get_bootstrap_env_vars=dict)
-    monkeypatch.setattr(training_run.dg, "open_pipes_session", lambda *_, **__: contextlib.nullcontext(session))
-    monkeypatch.setattr(training_run, "start_training", start)
+    popen = subprocess.Popen
+    run_pipes_of(monkeypatch, tmp_path, start)
+
+
+def run_pipes_of(monkeypatch, tmp_path, start):
+    """Run a task whose process is what `start` starts, without a step of Dagster's around it."""
+    session = contextlib.nullcontext(SimpleNamespace(get_bootstrap_env_vars=dict))
+    monkeypatch.setattr("dagster._core.pipes.subprocess.open_pipes_session", lambda **_: session)
+    monkeypatch.setattr("dagster._core.pipes.subprocess.Popen", start)
     name = {"name": "halsr_net real_only fold 0 seed 0"}
-    run_pipes(None, SimpleNamespace(folder=str(tmp_path), tracking=name, to_extras=dict))
+    context = SimpleNamespace(log=logging.getLogger(__name__))
+    run_pipes(context, SimpleNamespace(folder=str(tmp_path), tracking=name, to_extras=dict))
 
 
 @pytest.mark.parametrize(
@@ -81,39 +80,41 @@ def test_words_of_an_earlier_attempt_are_not_repeated(monkeypatch, tmp_path):
         training_that(monkeypatch, tmp_path, -9)
 
 
-def deaf(ready):
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ready.set()
-    time.sleep(600)
+DEAF = """
+import signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+time.sleep(600)
+"""
 
 
-class Interrupted:
+class Interrupted(subprocess.Popen):
     """A process during the wait for which the step is interrupted."""
 
-    def __init__(self, process):
-        self.process, self.interrupted = process, False
+    interrupted = False
 
-    def __getattr__(self, name):
-        return getattr(self.process, name)
-
-    def join(self, timeout=None):
+    def wait(self, timeout=None):
         if not self.interrupted:
             self.interrupted = True
             raise dg.DagsterExecutionInterruptedError
-        self.process.join(timeout)
+        return super().wait(timeout)
 
 
-def test_a_training_that_does_not_heed_an_interruption_is_killed_and_the_step_counts_as_cancelled(monkeypatch):
+def test_a_step_whose_training_does_not_heed_an_interruption_counts_as_cancelled(monkeypatch, tmp_path):
+    """The training ends when the step's process does: see `test_own_process`."""
     assert training_run._STOPS_WITHIN_S < 10
     monkeypatch.setattr(training_run, "_STOPS_WITHIN_S", 0.5)
-    context = multiprocessing.get_context("spawn")
-    ready = context.Event()
-    process = context.Process(target=deaf, args=(ready,))
-    process.start()
-    assert ready.wait(60)
-    with pytest.raises(dg.DagsterExecutionInterruptedError):
-        _wait_for(Interrupted(process))
-    assert process.exitcode == -signal.SIGKILL
+    processes = []
+
+    def start(*_, **__):
+        processes.append(Interrupted([sys.executable, "-c", DEAF]))
+        return processes[0]
+
+    try:
+        with pytest.raises(dg.DagsterExecutionInterruptedError):
+            run_pipes_of(monkeypatch, tmp_path, start)
+    finally:
+        processes[0].kill()
+        processes[0].communicate()
 
 
 @pytest.mark.parametrize(
@@ -165,3 +166,45 @@ time.sleep(60)
         holder.kill()
         holder.wait()
         FileLock(tmp_path / "lock").acquire(timeout=5)
+
+
+class Uploads:
+    """A tracker that can only be told of a result while nobody holds the accelerator."""
+
+    run_id = "abc"
+
+    def __init__(self, lock):
+        self.lock, self.told = lock, []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.upload()
+
+    def upload(self, *_, **__):
+        FileLock(self.lock, timeout=0).acquire()
+        self.told.append("something")
+
+    final = artifact = model = upload
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_uploaded_keeps_no_other_training_from_the_accelerator(tmp_path, monkeypatch, fails):
+    lock = tmp_path / "lock"
+    uploads = Uploads(lock)
+
+    def train(*_):
+        with pytest.raises(Timeout):
+            FileLock(lock, timeout=0).acquire()
+        if fails:
+            raise TrainingDivergedError("the loss is nan")
+        return Trained({}, lambda: None, np.zeros(0))
+
+    monkeypatch.setattr(process, "start_tracker", lambda _: uploads)
+    monkeypatch.setattr(process, "STAGES", {"segmenter": train})
+    task = TrainingTask("segmenter", str(tmp_path), {}, {}, 0, 0, "cpu", "fp32", {}, {"name": "x"}, str(lock))
+    with pytest.raises(TrainingDivergedError) if fails else contextlib.nullcontext():
+        run_task(task)
+    assert len(uploads.told) == (1 if fails else 4)
+    assert fails or read_model_json(tmp_path, "training_result.json")["run_id"] == "abc"

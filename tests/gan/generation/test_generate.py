@@ -14,6 +14,7 @@ from gan.networks.generator import Generator
 from gan.training.config import PRESETS
 from imaging.labels import EMIDEC_LABELS
 from imaging.slices.store import SliceStore
+from runtime.model_card import ModelCard
 from runtime.model_folder import write_model_folder
 
 
@@ -28,7 +29,7 @@ def make_model(tiny_config, tmp_path):
         with torch.no_grad():
             for parameter in generator.parameters():
                 parameter.mul_(3)  # louder than an untrained network, so that differences show
-        card = {"label_set": label_set, "selected_step": 7}
+        card = ModelCard(label_set=label_set, selected_step=7)
         write_model_folder(tmp_path / name, generator.state_dict(), config, card)
         return tmp_path / name
 
@@ -66,37 +67,20 @@ def kill_at_the_second_batch(*arguments):
     generate_slices(*arguments)
 
 
-@pytest.fixture
-def interrupted(make_model, make_store, compute, tmp_path):
-    """Begin to generate 40 slices in batches of 16 and be killed; returns what generates them."""
+def test_a_killed_generation_leaves_no_store_and_the_next_is_whole(make_model, make_store, compute, tmp_path):
     folder, masks = make_model(), make_store(5, seed=8, origin="synthetic")
 
-    def generate(name, count=40, seed=3):
-        generate_slices(folder, masks, tmp_path / name, count, compute, seed, "test", 16)
-        return tmp_path / name
+    def arguments(name):
+        return folder, masks, tmp_path / name, 40, compute, 3, "test", 16
 
-    arguments = (folder, masks, tmp_path / "killed.h5", 40, compute, 3, "test", 16)
-    process = multiprocessing.get_context("fork").Process(target=kill_at_the_second_batch, args=arguments)
+    process = multiprocessing.get_context("fork").Process(target=kill_at_the_second_batch, args=arguments("killed.h5"))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert not (tmp_path / "killed.h5").exists()
-    return generate
-
-
-def test_a_killed_generation_goes_on_where_it_was_to_the_same_bytes(interrupted, monkeypatch, tmp_path):
-    whole = interrupted("whole.h5")
-    drawn, draw = [], Synthesiser.draw
-    monkeypatch.setattr(Synthesiser, "draw", lambda self, *given: drawn.append(len(given[0])) or draw(self, *given))
-    assert interrupted("killed.h5").read_bytes() == whole.read_bytes()
-    assert drawn == [16, 8]  # the first sixteen were there
-    assert not list(tmp_path.glob(".*parts"))
-
-
-@pytest.mark.parametrize("changes", [{"seed": 4}, {"count": 39}])
-def test_parts_of_another_generation_are_not_taken(interrupted, changes):
-    other, whole = interrupted("killed.h5", **changes), interrupted("whole.h5", **changes)
-    assert other.read_bytes() == whole.read_bytes()
+    for name in ("killed.h5", "whole.h5"):
+        generate_slices(*arguments(name))
+    assert (tmp_path / "killed.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
 
 def test_a_longer_series_begins_with_the_shorter_one(generate):
@@ -168,7 +152,7 @@ def test_masks_of_another_source_are_refused(make_store, compute, tmp_path, tiny
     from imaging.labels import CINE_LABELS
 
     generator = Generator(generator_channels(tiny_config, CINE_LABELS), tiny_config)
-    card = {"label_set": "cine", "selected_step": 1}
+    card = ModelCard(label_set="cine", selected_step=1)
     write_model_folder(tmp_path / "cine", generator.state_dict(), tiny_config, card)
     masks = make_store(origin="synthetic")
     with pytest.raises(InputError, match=r"label set 'emidec', but .*cine draws 'cine'"):

@@ -107,11 +107,11 @@ def test_features_that_hardly_vary_do_not_decide():
 
 @pytest.fixture
 def ventricles():
-    """Training ventricles (60, 400), and as many holes of 100 pixels."""
+    """Unrolled walls (60, 1280), and as many holes of 300 places."""
     rng = random_generator(0, "ventricles")
-    looks = unit_vectors(rng.normal(size=(60, 400)))
-    starts = rng.integers(300, size=60)
-    within = (np.arange(400) >= starts[:, None]) & (np.arange(400) < starts[:, None] + 100)
+    looks = unit_vectors(rng.normal(size=(60, 1280)))
+    starts = rng.integers(980, size=60)
+    within = (np.arange(1280) >= starts[:, None]) & (np.arange(1280) < starts[:, None] + 300)
     return looks, within
 
 
@@ -122,7 +122,7 @@ def test_a_hole_filled_with_another_patients_pixels_is_a_copy(ventricles):
     copied = search_copies_in_holes((filled, within), others, looks, CASES, seed=0)
     assert copied.copied().all()
     assert np.array_equal(copied.synthetic.place, np.arange(60))
-    assert copied.synthetic.distance == pytest.approx(0, abs=1e-5)
+    assert copied.synthetic.distance == pytest.approx(0, abs=0.01)
     left_out = search_copies_in_holes((filled, within), own, looks, CASES, seed=0)
     assert (CASES[left_out.synthetic.place] != CASES).all()
     assert not left_out.copied().any()
@@ -134,17 +134,26 @@ def test_fresh_pixels_in_a_hole_are_no_copy(ventricles):
     assert search_copies_in_holes((fresh, within), CASES, looks, CASES, seed=0).copied().mean() < 0.05
 
 
-def test_likeness_within_a_place_is_the_correlation_of_what_lies_there(ventricles):
+def test_likeness_within_a_place_is_the_correlation_that_lies_there_for_sure(ventricles):
     looks, within = ventricles
-    found = nearest(looks[:1], looks, CASES, own=CASES[:1], within=within[:1])
-    inside = looks[:, within[0]]
-    expected = 1 - np.corrcoef(inside)[0]
-    assert found.distance[0] == pytest.approx(expected[3:].min(), abs=1e-5)
+    mixed = unit_vectors(looks[:1] + looks[7:8])
+    found = nearest(mixed, looks, CASES, own=CASES[:1], within=within[:1])
+    correlation = np.corrcoef(np.concatenate([mixed, looks[7:8]])[:, within[0]])[0, 1]
+    assert found.place[0] == 7
+    surely = np.tanh(np.arctanh(correlation) - 2 / np.sqrt(300 / 10 - 3))
+    assert found.distance[0] == pytest.approx(1 - surely, abs=1e-5)
+
+
+def test_a_large_hole_tells_a_copy_by_a_likeness_that_a_small_one_may_have_by_chance(ventricles):
+    looks, _ = ventricles
+    mixed = unit_vectors(looks[:1] + 0.5 * looks[7:8])
+    large, small = (nearest(mixed, looks, CASES, CASES[:1], np.arange(1280)[None] < size) for size in (1280, 100))
+    assert large.distance[0] < 0.8 < small.distance[0]
 
 
 def test_a_hole_of_few_pixels_shows_no_pattern(ventricles):
     looks, _ = ventricles
-    few = np.arange(400)[None] < 20
+    few = np.arange(1280)[None] < 20
     assert nearest(looks[:1], looks, CASES, within=few).distance[0] == 1
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from gan.quality.distances import frechet_distance
+from gan.quality.realism import frechet_distance
 
 
 def with_moments(mean: float, variance: float, count: int = 200, features: int = 3) -> np.ndarray:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from gan.quality.distances import kernel_distance
+from gan.quality.realism import kernel_distance
 
 
 def test_three_vectors_by_hand():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from gan.quality.distances import patch_distance
+from gan.quality.realism import patch_distance
 
 
 def grain(seed, strength=0.1):

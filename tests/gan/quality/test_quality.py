@@ -8,7 +8,6 @@ from gan.quality.proof import (
     COLUMNS,
     Extractor,
     assess_quality,
-    dice,
     inside_ventricle,
     local_texture,
     pairwise_variety,
@@ -62,15 +61,6 @@ def test_variety_of_a_constant_generator_is_zero(make_slices):
     assert pairwise_variety(same, where) == pytest.approx(0, abs=1e-6)
     assert pairwise_variety(images, masks > 0) > 0.01
     assert pairwise_variety(images[:1], masks[:1] > 0) == 0
-
-
-def test_dice_on_a_hand_drawn_mask_and_when_empty():
-    reference, prediction = np.array([1, 1, 0, 0], bool), np.array([0, 1, 1, 0], bool)
-    nothing = np.zeros(4, bool)
-    assert dice(reference, prediction) == 0.5
-    assert dice(reference, nothing) == 0
-    assert dice(nothing, prediction) == 0
-    assert dice(nothing, nothing) == 1
 
 
 def test_outside_the_ventricle_is_black(make_slices):

@@ -11,10 +11,11 @@ from common.seeds import random_generator
 from engine.settings import load_settings
 from gan.generation.hole import own_hole
 from gan.quality.proof import assess_quality
-from tests.gan.quality_material import drawn_well, instruments, material, store_of
+from imaging.labels import Tissue
+from tests.gan.quality_material import drawn_well, instruments, material, segment_by_shade, store_of
 
 LIKENESS = "beats_mean_paint_likeness"
-REALISM = {"adherence", "beats_mean_paint_frechet", LIKENESS}
+REALISM = {"adherence", "adherence_as_in_real", "told_apart", "beats_mean_paint_frechet", LIKENESS}
 
 
 def noise(slices):
@@ -72,6 +73,40 @@ def test_where_lpips_is_measured_its_first_network_decides(tmp_path):
 
 def test_noise_fails_every_check_of_realism(tmp_path):
     assert failed(material(tmp_path, synthetic=noise, redrawn=noise)) == REALISM
+
+
+def test_lesions_are_judged_by_the_judges_dice_on_real_slices(tmp_path):
+    report, checks = judged(material(tmp_path))
+    adherence = checks["adherence"]
+    real = report.value("adherence/infarct", "ventricle", "real")
+    assert adherence.figures["infarct/minimum"] == pytest.approx(0.5 * real)
+    assert f"(at least {0.5 * real:.2f}, by {real:.2f} on real slices)" in adherence.description
+    assert "no_reflow/minimum" not in adherence.figures  # which this judge never finds
+    assert adherence.description.endswith(
+        "Not judged: no-reflow (0.00; 0.00 on real slices), since a judge has at least 0.2 on real slices."
+    )
+
+
+def test_infarcts_that_were_not_drawn_fail_adherence_though_the_wall_is_right(tmp_path):
+    def without_lesions(slices):
+        return drawn_well(np.where(slices.masks > Tissue.NORMAL_MYOCARDIUM, Tissue.NORMAL_MYOCARDIUM, slices.masks), 3)
+
+    adherence = judged(material(tmp_path, synthetic=without_lesions))[1]["adherence"]
+    assert not adherence.passed
+    assert adherence.figures["normal_myocardium/dice"] >= adherence.figures["normal_myocardium/minimum"]
+    assert adherence.figures["infarct/dice"] < adherence.figures["infarct/minimum"]
+
+
+def test_a_judge_that_finds_no_lesion_in_real_slices_says_that_lesions_are_not_judged(tmp_path):
+    def blind(images):
+        found = segment_by_shade(images)
+        return np.where(found > Tissue.NORMAL_MYOCARDIUM, Tissue.NORMAL_MYOCARDIUM, found)
+
+    made = material(tmp_path)
+    report = assess_quality(made, replace(instruments(made.validation), segment=blind))
+    (adherence,) = (c for c in quality_checks(report, load_settings("quick")) if c.name == "adherence")
+    assert adherence.passed
+    assert "Lesions not judged: infarct (0.00; 0.00 on real slices) and no-reflow" in adherence.description
 
 
 def test_a_copied_training_set_fails_the_copy_check_alone(tmp_path):

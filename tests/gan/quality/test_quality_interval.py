@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gan.quality.distances import frechet_distance
+from gan.quality.realism import frechet_distance
 from gan.quality.table import Figure, between_halves, over_halves, ratio_of_sums
 
 CASES = np.repeat([f"P{number:03d}" for number in range(200)], 2)

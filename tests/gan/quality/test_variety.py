@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from gan.quality.slices import PairedSlices
 from gan.quality.variety import common_ventricle, different_patients, feature_distance, measure_variety
+from tests.part_slices import part_slices
 
 CASES = np.repeat([f"P{number:02d}" for number in range(8)], 2)
 
@@ -14,7 +14,7 @@ def root_mean_square(first, second):
 @pytest.fixture
 def slices(make_slices):
     images, masks = make_slices(16)
-    return PairedSlices(images, masks, CASES, np.zeros(16, int))
+    return part_slices(images, masks, CASES)
 
 
 def variety_of(slices, drawn, draw=None):
@@ -66,7 +66,7 @@ def test_a_pair_is_black_where_either_has_no_ventricle(slices):
 
 def test_nothing_is_relative_to_patients_that_do_not_differ(slices):
     same = slices.at(np.zeros(16, int))
-    variety = variety_of(PairedSlices(same.images, same.masks, CASES, same.slice_index), same.images)
+    variety = variety_of(part_slices(same.images, same.masks, CASES), same.images)
     assert variety.ratio(variety.synthetic).value == 0
 
 

@@ -1,3 +1,5 @@
+from typing import Literal, get_args, get_origin
+
 import pytest
 from pydantic import ValidationError
 
@@ -42,3 +44,19 @@ def test_trials_are_what_the_table_tells():
 def test_what_does_not_fit_together_is_refused(values, message):
     with pytest.raises(ValidationError, match=message):
         Pix2PixConfig(**values)
+
+
+def test_every_choice_of_a_word_is_made_by_a_preset_or_a_trial():
+    """What nobody chooses is code that nobody runs."""
+    for name, field in Pix2PixConfig.model_fields.items():
+        if get_origin(field.annotation) is Literal:
+            assert {getattr(preset, name) for preset in PRESETS.values()} == set(get_args(field.annotation)), name
+
+
+def test_every_option_is_turned_by_a_preset_or_set_in_a_training():
+    left_alone = {
+        name
+        for name in Pix2PixConfig.model_fields
+        if all(getattr(preset, name) == getattr(Pix2PixConfig(), name) for preset in PRESETS.values())
+    }
+    assert left_alone == {"learning_rate", "validation_slices"}

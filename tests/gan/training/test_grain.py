@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from gan.networks.grain import blur
+from gan.networks.generator import blur
 from gan.training.losses import grain_loss
 
 

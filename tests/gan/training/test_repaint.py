@@ -19,13 +19,15 @@ from gan.simulator.anatomy import read_anatomy
 from gan.simulator.lesion_model import angle_between, measure_lesion
 from gan.training.batches import VARIANTS, ResidentSlices, complete_rows, training_holes
 from gan.training.config import PRESETS, Pix2PixConfig
-from gan.training.loop import ValidationSlices, train_pix2pix
+from gan.training.loop import PaintedSlices, train_pix2pix
 from gan.training.steps import Players
 from imaging.labels import EMIDEC_LABELS, Tissue
 from imaging.slices.balance import BalanceConfig
 from imaging.slices.store import SliceStore
+from runtime.model_card import ModelCard
 from runtime.report import silent
 from tests.gan.simulator_slices import draw_masks, ring, write_store
+from tests.part_slices import part_slices
 
 CUT = SimulatorConfig(paint="lesion", hole_margin_px=1, hole_spread_px=2)
 CATEGORIES = ["no_infarct", "infarct", "no_reflow"]
@@ -188,7 +190,9 @@ def test_one_lesion_is_learned(make_store, config, compute):
 def test_a_training_draws_lesions_into_real_slices(make_store, make_slices, config, compute, tmp_path):
     training = make_store()
     validation = make_slices(4, seed=9)
-    result = train_pix2pix(training, *validation, config, compute, tmp_path / "model", 5, silent, {"fold": 0})
+    result = train_pix2pix(
+        training, part_slices(*validation), config, compute, tmp_path / "model", 5, silent, ModelCard(fold=0)
+    )
     assert np.isfinite(list(result.validation.values())).all()
     cut = SimulatorConfig(paint="lesion", hole_margin_px=1, hole_spread_px=1)
     write_lesion_masks(tmp_path / "m.h5", training, np.arange(6), 8, cut, BalanceConfig(), 0, 1, "1")
@@ -220,11 +224,11 @@ def test_the_wall_in_a_hole_does_not_tell_its_shade():
 def test_validation_redraws_lesions(make_slices, config):
     images, masks = make_slices(4)
     masks[0] = np.minimum(masks[0], 2)
-    chosen = ValidationSlices.choose(images, masks, config)
-    assert len(chosen.masks) == 3
+    chosen = PaintedSlices.choose(part_slices(images, masks), config)
+    assert len(chosen.slices.masks) == 3
     np.testing.assert_array_equal(chosen.regions, chosen.holes > 0)
     with pytest.raises(InputError, match="shows a lesion"):
-        ValidationSlices.choose(images, np.minimum(masks, 2), config)
+        PaintedSlices.choose(part_slices(images, np.minimum(masks, 2)), config)
 
 
 def test_the_preset_paints_lesions_within_the_wall():

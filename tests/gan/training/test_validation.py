@@ -5,7 +5,8 @@ import pytest
 from scipy import ndimage
 
 from gan.training.config import Pix2PixConfig
-from gan.training.loop import ValidationSlices, validation_figures
+from gan.training.loop import PaintedSlices, validation_figures
+from tests.part_slices import part_slices
 
 
 @pytest.fixture
@@ -13,7 +14,7 @@ def real(make_slices):
     _, masks = make_slices(6)
     shades = np.array([0.5, 0.6, 0.2, 0.85, 0.3], dtype=np.float32)[masks]
     grain = np.random.default_rng(0).normal(0, 0.06, shades.shape)
-    return ValidationSlices.choose(shades + grain, masks, Pix2PixConfig(hole_margin_px=2)), shades
+    return PaintedSlices.choose(part_slices(shades + grain, masks), Pix2PixConfig(hole_margin_px=2)), shades
 
 
 def selection(slices, drawn):
@@ -32,7 +33,7 @@ def test_exaggerated_grain_and_wrong_shades_are_charged(real):
     grainy = shades + np.random.default_rng(1).normal(0, 0.06, shades.shape)
     wild = shades + np.random.default_rng(1).normal(0, 0.3, shades.shape)
     wrong = grainy.copy()
-    wrong[slices.masks == 3] = 0.2  # infarct as dark as healthy muscle
+    wrong[slices.slices.masks == 3] = 0.2  # infarct as dark as healthy muscle
     assert selection(slices, grainy) > selection(slices, wild)
     assert selection(slices, grainy) > selection(slices, wrong)
 
@@ -40,7 +41,7 @@ def test_exaggerated_grain_and_wrong_shades_are_charged(real):
 def test_a_generator_is_told_the_slices_own_shades(make_slices):
     images, masks = make_slices(3)
     masks[0][masks[0] == 4] = 3
-    chosen = ValidationSlices.choose(images, masks, Pix2PixConfig())
+    chosen = PaintedSlices.choose(part_slices(images, masks), Pix2PixConfig())
     assert chosen.shades.shape == (3, 5)
     assert chosen.shades[0, 4] == 0.5
     assert chosen.shades[1, 4] == pytest.approx(images[1][masks[1] == 4].mean(), abs=1e-6)

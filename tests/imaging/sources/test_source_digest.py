@@ -1,5 +1,5 @@
 from imaging.phantom import PhantomConfig
-from imaging.sources.digest import source_digest
+from imaging.sources.files import source_digest
 
 PHANTOM = PhantomConfig()
 

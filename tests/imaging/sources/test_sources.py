@@ -8,7 +8,7 @@ import pytest
 from common.errors import InputError
 from imaging.labels import CINE_LABELS, EMIDEC_LABELS
 from imaging.sources.config import SourceConfig
-from imaging.sources.digest import source_digest
+from imaging.sources.files import source_digest
 from imaging.sources.table import SOURCES, read_source, source_labels
 
 WITH_ROOT = [name for name, source in SOURCES.items() if source.needs_root]

@@ -1,13 +1,11 @@
 from collections import Counter
 
-import numpy as np
+import pandas as pd
 import pytest
 
 from common.errors import InputError
-from imaging.slices.store import SliceStore, SliceStoreWriter
-from imaging.studies.leakage import copy_rows, rows_of_training_patients, with_fewer_patients
-from imaging.studies.split import FoldSplit
-from tests.segmentation.toy_slices import write_toy_store
+from imaging.studies.leakage import find_leaks, with_fewer_patients
+from imaging.studies.split import FoldSplit, read_split, split_digest, write_splits
 
 SHARES = {"normal": 8, "infarct": 6, "no_reflow": 10}
 GROUPS = {f"{group}{number}": group for group, count in SHARES.items() for number in range(count)}
@@ -44,18 +42,19 @@ def test_numbers_that_the_fold_has_not_are_refused(count):
         chosen(count)
 
 
-def test_rows_with_a_foreign_patient_or_donor_are_left_out(tmp_path):
-    toy = write_toy_store(tmp_path / "toy.h5", 8)
-    lent = ["", "", "Case_P001", "", "Case_P000;Case_P001", "Case_P003", "", ""]
-    with SliceStoreWriter(tmp_path / "lent.h5", toy.attributes) as writer:
-        writer.append(toy.images(), toy.masks(), toy.rows.assign(donor_ids=lent))
-    store = SliceStore.open(tmp_path / "lent.h5")
-    split = FoldSplit(0, ("Case_P000", "Case_P001"), ("V",), ("T",))
-    rows = rows_of_training_patients(store, split)
-    assert rows.tolist() == [0, 1, 4]  # 5 borrowed from P003
-    copied = copy_rows(tmp_path / "own.h5", store, rows, "1")
-    np.testing.assert_array_equal(copied.images(), store.images(rows))
-    np.testing.assert_array_equal(copied.masks(), store.masks(rows))
-    assert copied.rows["donor_ids"].tolist() == ["", "", "Case_P000;Case_P001"]
-    with pytest.raises(InputError, match="comes from the chosen patients alone; choose more"):
-        copy_rows(tmp_path / "none.h5", store, rows[:0], "1")
+def test_those_left_out_are_in_no_part_and_stay_left_out_of_a_file(tmp_path):
+    fewer = with_fewer_patients(SPLIT, GROUPS, 5, 0)
+    assert set(fewer.left_out) == set(SPLIT.train) - set(fewer.train)
+    with pytest.raises(InputError, match="is in no part of fold 0"):
+        fewer.part_of(fewer.left_out[0])
+    write_splits(tmp_path / "split.json", [fewer])
+    assert read_split(tmp_path / "split.json", 0) == fewer
+    leaks = find_leaks(pd.DataFrame({"case_id": [fewer.left_out[0], fewer.train[0]], "donor_ids": ["", ""]}), fewer)
+    assert leaks["case_id"].tolist() == [fewer.left_out[0]]
+
+
+def test_a_split_that_leaves_nobody_out_is_written_without_them(tmp_path):
+    write_splits(tmp_path / "split.json", [SPLIT])
+    assert "left_out" not in (tmp_path / "split.json").read_text()
+    assert split_digest(SPLIT) == "8f8ab3c9a97c3127303f19890c8361772b82e4e7495e47140ee63ab3366ffcac"
+    assert split_digest(with_fewer_patients(SPLIT, GROUPS, 5, 0)) != split_digest(SPLIT)

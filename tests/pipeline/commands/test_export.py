@@ -8,6 +8,7 @@ import pytest
 from common.errors import InputError
 from imaging.slices.regions import RegionConfig
 from pipeline.commands.export import export
+from runtime.model_card import ModelCard
 from runtime.model_folder import write_model_folder
 from segmentation.networks.table import build_network
 from segmentation.prediction.export import EXPORT_FORMATS
@@ -23,7 +24,7 @@ def write_member(home, fold, seed, **card):
     folder = home / "emidec" / "tiny" / "attention_res_unet_real_only" / f"fold_{fold}" / f"seed_{seed}"
     weights = build_network(CONFIG.network, 5).state_dict()
     card = {"label_set": "emidec", "input_size": [16, 16], "spacing_mm": 1.0, "intended_use": "Research."} | card
-    write_model_folder(folder, weights, CONFIG, card)
+    write_model_folder(folder, weights, CONFIG, ModelCard(**card))
     return seal(folder, "attention_res_unet_real_only")
 
 

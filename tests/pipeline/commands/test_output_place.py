@@ -8,6 +8,8 @@ import pytest
 from common.errors import InputError
 from engine.forge import Forge
 from pipeline.commands.evaluate import evaluate
+from pipeline.commands.experiment.plan import ArmPlan, Plan
+from pipeline.commands.experiment.report import conduct
 from pipeline.commands.export import export
 from pipeline.commands.external_test import ExternalTestOptions, external_test
 from pipeline.commands.output_place import check_file, check_folder
@@ -15,7 +17,6 @@ from pipeline.commands.predict.predict import PredictOptions, predict
 from pipeline.commands.run import run_fold
 from pipeline.commands.scores import pool_scores
 from pipeline.commands.store import show
-from pipeline.commands.sweep.sweep import run_sweep
 from pipeline.commands.trials import run_trials
 
 MODEL = "emidec/tiny/attention_res_unet/real_only"
@@ -83,7 +84,7 @@ COMMANDS = {
     "export": lambda home, out: export(home, MODEL, "torch_export", out),
     "scores": lambda home, out: pool_scores(home, "emidec", "tiny", out),
     "run": lambda _, out: run_fold("phantom", None, "demo", 0, out),
-    "sweep": lambda _, out: run_sweep(Forge(home=str(out)), 0, []),
+    "experiment": lambda _, out: conduct(Plan(name="p", profile="tiny", arms={"real_only": ArmPlan()}), out),
     "trials": lambda _, out: run_trials(Forge(home=str(out)), 0),
     "store show": lambda home, out: show(home / "absent.h5", out / "sheet.png"),
 }

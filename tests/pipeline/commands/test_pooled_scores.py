@@ -11,7 +11,7 @@ from assets.studies import patient_split, studies
 from common.errors import InputError
 from common.files import write_json
 from engine.forge import Forge
-from engine.outcome import Fact, Outcome
+from engine.outcome import Outcome
 from engine.record import produce
 from engine.tracking.store import prepare_store
 from imaging.labels import EMIDEC_LABELS
@@ -102,7 +102,7 @@ def put(forge, asset, number, seed, write=lambda _: None, key="key", content="")
     def build(folder):
         write(folder)
         (folder / "content.txt").write_text(asset + content)
-        return Outcome({"mlflow_run": Fact("url", f"http://127.0.0.1:5000/#/runs/{asset}{number}")})
+        return Outcome({}, run_id=f"{asset}{number}")
 
     produce(forge.folder(asset, number, seed), asset, key, build)
 

@@ -4,7 +4,7 @@ import dagster as dg
 import pytest
 
 from common.errors import InputError
-from pipeline.commands.run import _first_failure, _raise_failure
+from pipeline.commands.run import _first_failure, raise_failure
 from pipeline.outermost import InterruptedCommand
 
 
@@ -23,7 +23,7 @@ def test_the_stage_and_its_words():
 
 def test_a_stage_that_was_interrupted_ends_the_command_as_a_signal_does(capsys):
     with pytest.raises(InterruptedCommand):
-        _raise_failure(result_of(dg.DagsterExecutionInterruptedError()))
+        raise_failure(result_of(dg.DagsterExecutionInterruptedError()))
     assert capsys.readouterr().err.endswith("  interrupted; the same command again continues the run\n")
 
 

@@ -8,10 +8,10 @@ from PIL import Image
 
 from common.errors import InputError
 from imaging.labels import EMIDEC_LABELS, Tissue
-from segmentation.comparison.arms import ScoredTable, compare_arms, summarise
+from segmentation.comparison.arms import ScoredTable, compare_arms, compare_each, summarise
 from segmentation.comparison.statistics import holm
 from segmentation.comparison.text import render_comparison
-from segmentation.report.charts import forest_figure, pairs_figure
+from segmentation.report.charts import curve_figure, forest_figure, gains_figure, pairs_figure
 from segmentation.scoring.scores import ScoreIdentity, score_table
 
 MANIFEST = {"profile": "demo", "source_digest": "abc", "code_version": "1", "fold_split_digest": "f0"}
@@ -180,7 +180,7 @@ def test_text_has_every_row_with_yardsticks_beneath(comparison):
     last_network = max(i for i, line in enumerate(lines[:14]) if "real_plus_gan" in line)
     assert last_network < first_yardstick
     assert len({len(line) for line in lines[: first_yardstick + 4]}) == 1
-    assert "0.750" in next(line for line in lines if "all_background" in line and "no_reflow" in line)
+    assert "0.750" in next(line for line in lines if "all_background" in line and "no-reflow" in line)
     assert "too few patients" in text
 
 
@@ -251,3 +251,53 @@ def test_a_fold_without_another_patients_masks_is_named(tables):
     other = replace(mean[0], scores=mean[0].scores.assign(network="other_patient"))
     said = [note for note in compare_arms([*tables, *mean, other]).notes if "other_patient" in note]
     assert said == ["Fold 1 has no yardstick other_patient: no training patient has a frame that a test patient has."]
+
+
+@pytest.fixture(scope="module")
+def several(tables):
+    """The two arms, and a third that is worse than both."""
+    own = [one.scores for one in tables if (one.scores["training_set"] != "").all()]
+    worse = [table("real_plus_gan", 0.5, fold, seed).scores for fold in (0, 1) for seed in (0, 1, 2)]
+    return pd.concat([*own, *(one.assign(training_set="worse") for one in worse)], ignore_index=True)
+
+
+def test_each_of_several_arms_is_compared_as_two_are(several, comparison):
+    differences, _ = compare_each(several, {"real_plus_gan": "real_only", "worse": "real_only"})
+    own = differences[differences["arm"] == "real_plus_gan"].reset_index(drop=True)
+    same = ["network", "tissue", "rule", "difference", "low", "high", "p_interval", "p_value", "detectable", "pairs"]
+    pd.testing.assert_frame_equal(own[same], comparison.differences[same])
+    np.testing.assert_array_equal(own["score"], comparison.differences["real_plus_gan"])
+    np.testing.assert_array_equal(own["reference"], comparison.differences["real_only"])
+
+
+def test_holm_corrects_over_arms_and_tissues(several):
+    differences, _ = compare_each(several, {"real_plus_gan": "real_only", "worse": "real_only"})
+    for _, of_rule in differences.groupby("rule"):
+        assert len(of_rule) > len(set(of_rule["tissue"]))
+        together = np.fmax(of_rule["p_interval"], of_rule["p_value"]).tolist()
+        np.testing.assert_allclose(of_rule["p_holm"], holm(together))
+
+
+def test_each_fold_has_its_difference_and_those_above_zero_are_counted(several):
+    differences, by_fold = compare_each(several, {"worse": "real_only"})
+    alone, _ = compare_each(several[several["fold"] == 1], {"worse": "real_only"})
+    chosen = {"rule": "positive", "tissue": "cavity"}
+    assert of(by_fold, fold=1, **chosen)["difference"] == pytest.approx(of(alone, **chosen)["difference"])
+    assert of(differences, **chosen)["folds_better"] == 0
+    assert of(differences, **chosen)["folds"] == 2
+    other, _ = compare_each(several, {"real_plus_gan": "worse"})
+    assert of(other, **chosen)["folds_better"] == 2
+
+
+def test_an_arm_without_scores_is_passed_over(several):
+    differences, by_fold = compare_each(several, {"nobody": "real_only"})
+    assert differences.empty
+    assert by_fold.empty
+
+
+def test_several_arms_are_drawn(several, tmp_path):
+    found = compare_each(several, {"real_plus_gan": "real_only", "worse": "real_only"})
+    gains_figure(*found).savefig(tmp_path / "gains.svg")
+    summary = summarise(several).assign(share=0.5, line="all real patients")
+    curve_figure(summary, "Dice").savefig(tmp_path / "curve.svg")
+    assert all((tmp_path / name).stat().st_size for name in ("gains.svg", "curve.svg"))

@@ -99,7 +99,7 @@ def test_a_collapse_in_too_few_patients_for_a_verdict_keeps_the_champion_and_say
     judgement = judge_candidate(scored({"infarct": 0.9, "no_reflow": dice}, few=few, spread=spread), old)
     (veto,) = [tissue for tissue in judgement.tissues if tissue.vetoes]
     assert (veto.tissue, veto.verdict, judgement.promoted) == ("no_reflow", "too few patients", False)
-    assert judgement.reason.startswith("fell too far, though in too few patients for a verdict: no_reflow ")
+    assert judgement.reason.startswith("fell too far, though in too few patients for a verdict: no-reflow ")
     assert f"({patients} pair" in judgement.reason
     assert "nan" not in judgement.reason
 

@@ -13,7 +13,8 @@ from imaging.studies.box import Box
 from imaging.studies.preparation import reference_box
 from imaging.studies.split import FoldSplit
 from runtime.compute import choose_compute
-from runtime.report import TrainingDivergedError, silent
+from runtime.model_card import ModelCard
+from runtime.report import TIME, TrainingDivergedError, silent
 from segmentation.localiser.networks import FootprintNet
 from segmentation.localiser.training import train_localiser
 from segmentation.localiser.use import (
@@ -50,7 +51,7 @@ def trained(archive, split, compute, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     reports: list[int] = []
     result = train_localiser(
-        archive, split, SMALL, compute, folder, 0, lambda step, _: reports.append(step), {"fold": 0}
+        archive, split, SMALL, compute, folder, 0, lambda step, _: reports.append(step), ModelCard(fold=0)
     )
     return folder, result, reports
 
@@ -119,7 +120,7 @@ def test_a_training_that_is_over_is_not_repeated(archive, split, compute, traine
     folder, result, _ = trained
     monkeypatch.setattr(FootprintNet, "loss", lambda *_: pytest.fail("trains again"))
     assert (folder / "checkpoint" / "last.pt").exists()  # the boxes, which are made of the model, may fail yet
-    assert train_localiser(archive, split, SMALL, compute, folder, 0, silent, {"fold": 0}) == result
+    assert train_localiser(archive, split, SMALL, compute, folder, 0, silent, ModelCard(fold=0)) == result
 
 
 def test_predicted_box_follows_the_heart(archive, compute, split, trained):
@@ -164,7 +165,7 @@ def test_blank_slices_have_no_say(compute, trained):
 
 def test_published_head_trains_and_loads(archive, split, compute, tmp_path: Path):
     config = PUBLISHED.model_copy(update={"steps": 60, "batch": 16})
-    train_localiser(archive, split, config, compute, tmp_path, 0, silent, {})
+    train_localiser(archive, split, config, compute, tmp_path, 0, silent, ModelCard())
     scores = box_scores(load_localiser(tmp_path, compute), archive, split, region_px=128)
     assert scores["iou"].mean() > scores["fixed_box_iou"].mean()
 
@@ -182,13 +183,15 @@ def test_killed_training_continues_exactly(head, archive, split, compute, tmp_pa
             raise KilledError
 
     whole, halved = tmp_path / "whole", tmp_path / "halved"
-    train_localiser(archive, split, config, compute, whole, 7, silent, {})
+    train_localiser(archive, split, config, compute, whole, 7, silent, ModelCard())
     with pytest.raises(KilledError):
-        train_localiser(archive, split, config, compute, halved, 7, kill, {})
+        train_localiser(archive, split, config, compute, halved, 7, kill, ModelCard())
     assert (halved / "checkpoint").exists()
-    train_localiser(archive, split, config, compute, halved, 7, silent, {})
-    for name in ("weights.safetensors", "history.csv", "model_card.json"):
+    train_localiser(archive, split, config, compute, halved, 7, silent, ModelCard())
+    for name in ("weights.safetensors", "model_card.json"):
         assert (whole / name).read_bytes() == (halved / name).read_bytes()
+    one, other = (pd.read_csv(folder / "history.csv").drop(columns=TIME) for folder in (whole, halved))
+    pd.testing.assert_frame_equal(one, other)
 
 
 def test_test_patients_are_never_read(archive, split, compute, tmp_path: Path, monkeypatch):
@@ -201,14 +204,14 @@ def test_test_patients_are_never_read(archive, split, compute, tmp_path: Path, m
 
     monkeypatch.setattr(StudyArchive, "load", spy)
     config = SMALL.model_copy(update={"steps": 1})
-    train_localiser(archive, split, config, compute, tmp_path, 0, silent, {})
+    train_localiser(archive, split, config, compute, tmp_path, 0, silent, ModelCard())
     assert read == set(split.train) | set(split.validation)
 
 
 def test_diverged_training_stops_at_once(archive, split, compute, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(FootprintNet, "loss", lambda *arguments: arguments[1].sum() * np.nan)
     with pytest.raises(TrainingDivergedError, match="nan at step 1"):
-        train_localiser(archive, split, SMALL, compute, tmp_path, 0, silent, {})
+        train_localiser(archive, split, SMALL, compute, tmp_path, 0, silent, ModelCard())
 
 
 def test_foreign_weights_are_refused(compute, trained, tmp_path: Path):

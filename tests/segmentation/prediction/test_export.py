@@ -7,6 +7,7 @@ from torch import nn
 
 from common.errors import InputError
 from runtime.compute import choose_compute
+from runtime.model_card import ModelCard
 from runtime.model_folder import write_model_folder
 from segmentation.networks.table import build_network
 from segmentation.prediction import export
@@ -33,7 +34,7 @@ def write_model(folder, network="attention_res_unet"):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         weights = build_network(config.network, 5).state_dict()
-    write_model_folder(folder, weights, config, {"label_set": "emidec", "input_size": [32, 32]})
+    write_model_folder(folder, weights, config, ModelCard(label_set="emidec", input_size=[32, 32]))
     return folder
 
 

@@ -4,10 +4,11 @@ import pytest
 from common.errors import InputError
 from imaging.labels import CINE_LABELS, EMIDEC_LABELS, Tissue
 from runtime.compute import choose_compute
+from runtime.model_card import ModelCard
 from segmentation.networks.blocks import SegmentationOutput
 from segmentation.prediction.post_processing import STEPS, agreed_steps, choose_steps, post_process
 from segmentation.prediction.segmenter import Segmenter
-from segmentation.training.validation import ValidationData
+from tests.part_slices import part_slices
 from tests.segmentation.toy_slices import draw_slices
 
 PLAUSIBLE = draw_slices(4, 32)[1]
@@ -65,12 +66,12 @@ def test_steps_that_do_not_exist_are_refused():
 
 
 def test_validation_chooses_what_helps_and_says_by_how_much():
-    validation = ValidationData(np.zeros(PLAUSIBLE.shape), PLAUSIBLE, np.array(["a", "a", "b", "b"]))
+    validation = part_slices(np.zeros(PLAUSIBLE.shape), PLAUSIBLE, ["a", "a", "b", "b"])
     specked = PLAUSIBLE.copy()
     specked[:, 0, :3] = Tissue.CAVITY  # far from the ventricle
     choice = choose_steps(validation, specked, EMIDEC_LABELS)
-    assert choice["chosen"] == ["largest_piece"]
-    assert choice["mean_dice"]["largest_piece"] == 1 > choice["mean_dice"]["none"]
+    assert choice.chosen == ["largest_piece"]
+    assert choice.mean_dice["largest_piece"] == 1 > choice.mean_dice["none"]
     assert choose_steps(validation, PLAUSIBLE, EMIDEC_LABELS)["chosen"] == []
 
 
@@ -79,16 +80,19 @@ def test_a_step_that_costs_one_tissue_is_not_chosen():
     reference[0, 0, 0] = Tissue.INFARCT
     prediction = reference.copy()
     prediction[0, -1, :3] = Tissue.CAVITY
-    validation = ValidationData(np.zeros(reference.shape), reference, np.array(["a"]))
+    validation = part_slices(np.zeros(reference.shape), reference)
     choice = choose_steps(validation, prediction, EMIDEC_LABELS)
-    assert choice["mean_dice"]["largest_piece"] > choice["mean_dice"]["none"]  # and yet it removes true infarct
-    assert "largest_piece" not in choice["chosen"]
+    assert choice.mean_dice["largest_piece"] > choice.mean_dice["none"]  # and yet it removes true infarct
+    assert "largest_piece" not in choice.chosen
 
 
 def test_arms_agree_only_on_what_each_chose():
-    cards = [{"post_processing": {"chosen": chosen}} for chosen in (["one_ring", "largest_piece"], ["one_ring"])]
+    cards = [
+        ModelCard.model_validate({"post_processing": {"chosen": chosen}})
+        for chosen in (["one_ring", "largest_piece"], ["one_ring"])
+    ]
     assert agreed_steps(cards) == ("one_ring",)
-    assert agreed_steps([*cards, {}]) == ()
+    assert agreed_steps([*cards, ModelCard()]) == ()
     assert agreed_steps([]) == ()
 
 

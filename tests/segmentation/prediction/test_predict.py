@@ -8,6 +8,7 @@ from torch import nn
 from common.errors import InputError
 from imaging.labels import EMIDEC_LABELS
 from runtime.compute import choose_compute
+from runtime.model_card import ModelCard
 from runtime.model_folder import write_model_folder
 from segmentation.networks.blocks import SegmentationOutput
 from segmentation.networks.table import build_network
@@ -49,7 +50,7 @@ def write_model(folder, seed, label_set="emidec"):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = build_network(CONFIG.network, 5)
-    write_model_folder(folder, network.state_dict(), CONFIG, {"label_set": label_set})
+    write_model_folder(folder, network.state_dict(), CONFIG, ModelCard(label_set=label_set))
     return folder
 
 

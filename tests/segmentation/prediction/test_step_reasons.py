@@ -1,11 +1,12 @@
 import pytest
 
+from runtime.model_card import ModelCard, StepChoice
 from segmentation.prediction.post_processing import STEPS, agreed_steps, explain_steps, explain_sureness
 
 
 def card(chosen=(), **mean_dice):
     dice = {"none": 0.5, "largest_piece": 0.5, "one_ring": 0.5, "no_reflow_in_infarct": 0.5, **mean_dice}
-    return {"post_processing": {"chosen": list(chosen), "rule": "positive", "mean_dice": dice}}
+    return ModelCard(post_processing=StepChoice(chosen=list(chosen), mean_dice=dice))
 
 
 def told(*cards):
@@ -26,7 +27,7 @@ def test_networks_that_disagree_are_counted():
     assert reasons["one_ring"] == (False, "validation Dice -0.0500 to +0.1000, chosen by 2 of 3 networks")
 
 
-@pytest.mark.parametrize("old", [{}, {"post_processing": {"chosen": []}}])
+@pytest.mark.parametrize("old", [ModelCard(), ModelCard(post_processing=StepChoice(chosen=[]))])
 def test_models_of_before_there_was_a_choice_are_told(old):
     reasons = told(card(["one_ring"], one_ring=0.6), old)
     assert set(reasons) == set(STEPS)

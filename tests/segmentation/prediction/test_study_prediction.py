@@ -101,6 +101,8 @@ def test_the_result_is_that_of_the_held_out_path(tmp_path, segmenter):
     np.testing.assert_array_equal(ours.mask, held_out.prediction)
     assert ours.mask.max() > 0
     np.testing.assert_array_equal(ours.images, patients.images())
+    validated = HeldOutPatients(archive, SliceStore.open(tmp_path / "slices.h5"), regions, split, "validation")
+    assert [case.case_id for case in validated.cases(segmenter.labels(validated.images()))] == ["Case_P003"]
 
 
 @pytest.mark.parametrize("order", ["RAS", "LPI", "SAR", "ILP", "PSL"])

@@ -5,7 +5,7 @@ import pytest
 
 from imaging.labels import CINE_LABELS, EMIDEC_LABELS, Tissue
 from segmentation.prediction.post_processing import SURE_AREA_PX, judge, official_gain, without_unsure_lesions
-from segmentation.training.validation import ValidationData
+from tests.part_slices import part_slices
 
 SIDE = 32
 INFARCT, NO_REFLOW = SURE_AREA_PX[Tissue.INFARCT], SURE_AREA_PX[Tissue.NO_REFLOW]
@@ -73,7 +73,7 @@ def test_sources_without_lesions_are_left_as_they_are():
 def test_false_specks_in_the_healthy_count_for_leaving_out_and_lost_lesions_against():
     healthy, speck, ill = heart(), heart(infarct=[(20, 0.7)]), heart(infarct=[(INFARCT, 0.95)])
     reference = np.stack([healthy, ill]).argmax(axis=1).astype(np.uint8)
-    validation = ValidationData(reference / 4, reference, np.array(["healthy", "ill"]))
+    validation = part_slices(reference / 4, reference, ["healthy", "ill"])
     found = judge(validation, np.stack([speck, ill]), EMIDEC_LABELS)
     assert found == {
         "patients": 2,

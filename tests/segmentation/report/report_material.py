@@ -9,6 +9,7 @@ import pandas as pd
 from imaging.labels import EMIDEC_LABELS, Tissue
 from imaging.slices.balance import BalanceConfig
 from imaging.slices.regions import RegionConfig
+from runtime.model_card import ModelCard
 from segmentation.comparison.arms import ScoredTable, compare_arms
 from segmentation.report.material import Arm, Case, Provenance, ReportMaterial, Setup, Synthesis, Training
 from segmentation.scoring.scores import ScoreIdentity, score_table
@@ -74,13 +75,13 @@ def training(arm, fold=0, seed=0):
         "best_step": 500,
         "parameters": 1_230_000,
         "precision": "fp32",
-        "validation": {"mean": 0.5},
+        "validation": {"rule": "positive", "dice": {}, "mean": 0.5},
         "parents": {f"training_set_{arm}": f"digest-{arm}"},
     }
     history = pd.DataFrame(
         {"step": [500, 999], "loss": [1.0, 0.5], "dice/mean": [0.5, 0.4], "dice/infarct": [0.3, 0.2]}
     )
-    return Training(fold, card, history, f"http://127.0.0.1:5000/#/runs/{arm}", "")
+    return Training(fold, ModelCard.model_validate(card), history, f"http://127.0.0.1:5000/#/runs/{arm}", "")
 
 
 @cache

@@ -35,7 +35,7 @@ def test_with_the_gan_arm_missing_the_other_ranks_and_is_shown():
     assert "trained on real only" in choice.rule
     shown = show_cases(made, choice)[0]
     assert shown.tiles == ("image", "reference", "real only")
-    assert {row[2] for row in shown.dice} == {"–"}
+    assert {row[2] for row in shown.dice.bodies[0].rows} == {"–"}
 
 
 def test_the_slice_with_most_lesion_is_shown():

@@ -19,7 +19,8 @@ from segmentation.report.published import (
 from segmentation.training.config import MixingConfig
 from tests.segmentation.report.report_material import ARMS, material, setup
 
-SECTIONS = ("published", "summary", "differences", "patients", "volumes", "segments", "curves", "repeat", "methods")
+# This run's own answer stands before published figures.
+SECTIONS = ("differences", "summary", "patients", "volumes", "segments", "published", "curves", "repeat", "methods")
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,24 @@ def test_networks_that_differ_each_get_their_verdict(made):
     assert found.kind == "mixed"
     assert "helped" in found.sentence.split("HALSR-Net")[0]
     assert "no evidence of a difference with HALSR-Net" in found.sentence
+
+
+def test_an_interval_without_zero_beside_no_evidence_is_explained_where_it_stands(made):
+    doubtful = made.comparison.differences.assign(verdict="no evidence", p_holm=0.08)
+    assert (doubtful["low"] > 0).all()
+    unsure = replace(made, comparison=replace(made.comparison, differences=doubtful))
+    for answer in answers(unsure):
+        assert "the interval leaves out zero, but p is 0.080 once corrected for all comparisons" in answer.sentence
+    text = text_of(render_report(unsure))
+    assert "an interval without zero beside “no evidence” means: alone it would count, among 4 comparisons" in text
+    assert "P(better) : the confidence that this difference is above zero" in text
+    assert not any("leaves out zero" in answer.sentence for answer in answers(made))
+
+
+def test_infarct_is_the_tissue_and_infarction_the_official_group(page):
+    text = text_of(page)
+    assert "Infarction volume (infarct and no-reflow together)" in text
+    assert not re.search(r"no[ _]reflow|normal_myocardium", text, flags=re.IGNORECASE)
 
 
 def test_published_means_are_those_of_the_published_tissues():

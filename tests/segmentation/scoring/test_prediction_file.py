@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
+from imaging.slices.part import LabelledSlices
 from imaging.slices.store import SliceStore
 from segmentation.report.material import Arm, Prediction, gather_cases
-from segmentation.scoring.held_out import PLACE_COLUMNS, PredictedSlices, read_predictions, write_predictions
+from segmentation.scoring.held_out import PredictedSlices, read_predictions, write_predictions
 from tests.imaging.small_stores import ring, write
 
 ARM, OTHER = Arm("halsr_net", "real_only", 0), Arm("halsr_net", "real_plus_gan", 0)
@@ -16,9 +17,8 @@ def store(tmp_path):
 
 
 def predicted(store, order=(0, 1, 2), digest=None):
-    places = store.rows.iloc[list(order)][list(PLACE_COLUMNS)].reset_index(drop=True)
-    reference = store.masks(list(order))
-    return PredictedSlices(places, reference, np.flip(reference, axis=2).copy(), digest or store.digest)
+    reference = LabelledSlices.of(store, np.array(order))
+    return PredictedSlices(reference, np.flip(reference.masks, axis=2).copy(), digest or store.digest)
 
 
 def test_what_is_read_is_what_was_written_and_the_bytes_are_the_same_each_time(store, tmp_path):
@@ -27,8 +27,8 @@ def test_what_is_read_is_what_was_written_and_the_bytes_are_the_same_each_time(s
         write_predictions(tmp_path / name, slices)
     found = read_predictions(tmp_path / "one.h5")
     np.testing.assert_array_equal(found.prediction, slices.prediction)
-    np.testing.assert_array_equal(found.reference, slices.reference)
-    assert found.places.to_dict("list") == slices.places.to_dict("list")
+    np.testing.assert_array_equal(found.reference.masks, slices.reference.masks)
+    assert found.reference.places.to_dict("list") == slices.reference.places.to_dict("list")
     assert found.slices_digest == store.digest
     assert (tmp_path / "one.h5").read_bytes() == (tmp_path / "two.h5").read_bytes()
 
@@ -47,10 +47,9 @@ def test_a_file_that_cannot_be_read_names_the_remedy(store, tmp_path, damage):
 
 def test_slices_that_do_not_belong_together_are_refused(store):
     whole = predicted(store)
-    with pytest.raises(InputError, match="do not belong together"):
-        PredictedSlices(whole.places, whole.reference, whole.prediction[:2], "")
-    with pytest.raises(InputError, match="differ in size"):
-        PredictedSlices(whole.places, whole.reference, whole.prediction[:, :8], "")
+    for prediction in (whole.prediction[:2], whole.prediction[:, :8]):
+        with pytest.raises(InputError, match=r"predictions .* do not belong together"):
+            PredictedSlices(whole.reference, prediction, "")
 
 
 def test_cases_hold_image_reference_and_predictions_in_the_order_of_slices(store):

@@ -4,6 +4,7 @@ import pytest
 
 from common.errors import InputError
 from imaging.labels import Tissue
+from imaging.slices.part import LabelledSlices
 from segmentation.scoring.yardsticks import all_background, mean_mask, other_patient
 
 
@@ -55,22 +56,22 @@ def rows_of(*stacks: tuple[str, int]) -> pd.DataFrame:
 def test_other_patient_follows_the_slice_position():
     masks = np.arange(4, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 2), np.uint8)
     for slices, expected in [(4, [0, 1, 2, 3]), (2, [1, 3]), (8, [0, 0, 1, 1, 2, 2, 3, 3]), (1, [2])]:
-        copied = other_patient(masks, rows_of(("P1", 4)), "P2", "", slices, seed=0)
+        copied = other_patient(LabelledSlices(rows_of(("P1", 4)), masks), "P2", "", slices, seed=0)
         assert copied[:, 0, 0].tolist() == expected
 
 
 def test_other_patient_is_never_the_patient_and_the_draw_repeats():
     masks = np.repeat(np.arange(3, dtype=np.uint8), 2)[:, None, None] * np.ones((1, 2, 2), np.uint8)
-    rows = rows_of(("P0", 2), ("P1", 2), ("P2", 2))
-    copies = [other_patient(masks, rows, "P1", "", 2, seed) for seed in range(20)]
+    training = LabelledSlices(rows_of(("P0", 2), ("P1", 2), ("P2", 2)), masks)
+    copies = [other_patient(training, "P1", "", 2, seed) for seed in range(20)]
     assert {int(copy[0, 0, 0]) for copy in copies} == {0, 2}
-    np.testing.assert_array_equal(copies[0], other_patient(masks, rows, "P1", "", 2, 0))
+    np.testing.assert_array_equal(copies[0], other_patient(training, "P1", "", 2, 0))
 
 
 def test_there_is_no_other_patient_where_none_has_the_frame():
     masks = np.zeros((2, 2, 2), np.uint8)
-    assert other_patient(masks, rows_of(("P1", 2)), "P1", "", 2, 0) is None
-    assert other_patient(masks, rows_of(("P0", 2)), "P1", "frame 7", 2, 0) is None
+    assert other_patient(LabelledSlices(rows_of(("P1", 2)), masks), "P1", "", 2, 0) is None
+    assert other_patient(LabelledSlices(rows_of(("P0", 2)), masks), "P1", "frame 7", 2, 0) is None
 
 
 def test_all_background_is_empty():

@@ -8,6 +8,7 @@ from common.errors import InputError
 from engine.settings import load_settings
 from imaging.slices.balance import BalanceConfig
 from runtime.compute import choose_compute
+from runtime.model_card import ModelCard
 from runtime.model_folder import read_weights
 from runtime.report import silent
 from segmentation.training.batches import RowSampler, are_synthetic
@@ -102,7 +103,7 @@ def test_a_killed_training_of_mixed_slices_resumes_bit_for_bit(store, tmp_path):
     config = tiny_config(real_last_share=0.5, synthetic_weight=0.5)
 
     def run(name, report=silent):
-        return train_segmenter(store, toy_validation(), config, compute, tmp_path / name, 5, report, {})
+        return train_segmenter(store, toy_validation(), config, compute, tmp_path / name, 5, report, ModelCard())
 
     run("whole")
     with pytest.raises(Killed):
@@ -116,7 +117,7 @@ def test_the_weight_and_the_schedule_change_the_training(store, tmp_path):
     compute, weights = choose_compute("cpu", "fp32"), []
     for number, changes in enumerate(({}, {"synthetic_weight": 0.1}, {"real_last_share": 0.5})):
         config, folder = tiny_config(steps=2, **changes), tmp_path / str(number)
-        train_segmenter(store, toy_validation(), config, compute, folder, 5, silent, {})
+        train_segmenter(store, toy_validation(), config, compute, folder, 5, silent, ModelCard())
         weights.append(read_weights(folder))
     name = next(name for name, value in weights[0].items() if value.dim() == 4)
     assert not torch.equal(weights[0][name], weights[1][name])

@@ -5,7 +5,8 @@ import torch
 
 from common.errors import InputError
 from runtime.compute import choose_compute
-from runtime.model_folder import read_model_json, read_weights, weights_digest, write_model_folder
+from runtime.model_card import Ancestor, ModelCard, read_model_json
+from runtime.model_folder import read_weights, weights_digest, write_model_folder
 from runtime.report import silent
 from segmentation.localiser.config import LocaliserConfig
 from segmentation.networks.table import build_network
@@ -22,12 +23,12 @@ def write_model(folder, network=ATTENTION, classes=3, **card):
     config = TrainConfig.model_validate({"network": network})
     torch.manual_seed(7)
     weights = build_network(config.network, classes).state_dict()
-    write_model_folder(folder, weights, config, card)
+    write_model_folder(folder, weights, config, ModelCard(**card))
     return folder
 
 
 def test_a_model_of_another_kind_is_refused_in_words(tmp_path):
-    write_model_folder(tmp_path / "localiser", {}, LocaliserConfig(), {})
+    write_model_folder(tmp_path / "localiser", {}, LocaliserConfig(), ModelCard())
     config = TrainConfig.model_validate({"network": ATTENTION}).network
     with pytest.raises(
         InputError, match=r"localiser/config.json: is no TrainConfig \(.*input_px.*\); name another model"
@@ -41,7 +42,7 @@ def train(tmp_path, start, **changes):
     )
     store = write_toy_store(tmp_path / "slices.h5")
     compute, folder = choose_compute("cpu", "fp32"), tmp_path / "model"
-    train_segmenter(store, toy_validation(), config, compute, folder, 5, silent, {"source": "emidec"})
+    train_segmenter(store, toy_validation(), config, compute, folder, 5, silent, ModelCard(source="emidec"))
     return folder
 
 
@@ -77,7 +78,7 @@ def test_a_training_follows_its_start_and_its_card_names_it(tmp_path):
     torch.testing.assert_close(found[name], given[name], atol=1e-6, rtol=0)
     expected = {"source": "acdc", "fold": 0, "patients": ["A", "B"], "profile": "quick"}
     assert read_model_json(folder, "model_card.json")["started_from"] == [expected | {"weights": weights_digest(start)}]
-    assert lineage(folder)[1] == expected | {"weights": weights_digest(start)}
+    assert lineage(folder)[1] == Ancestor(**expected, weights=weights_digest(start))
 
 
 def test_a_training_from_random_weights_names_no_start(tmp_path):

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,16 +11,18 @@ from common.errors import InputError
 from imaging.labels import EMIDEC_LABELS
 from runtime.checkpoint import delete_checkpoint
 from runtime.compute import choose_compute
+from runtime.model_card import ModelCard
 from runtime.model_folder import read_weights
 from runtime.report import TrainingDivergedError, silent
 from segmentation.networks.blocks import SegmentationOutput
 from segmentation.prediction.post_processing import STEPS
 from segmentation.prediction.segmenter import load_segmenter
+from segmentation.scoring.overlap import mean_dice, positive_dice
 from segmentation.training import loop as train
 from segmentation.training.config import TrainConfig
 from segmentation.training.loop import train_segmenter
 from segmentation.training.optimisers import count_plateaus, learning_rate_at
-from segmentation.training.validation import ValidationData, mean_dice, positive_dice
+from tests.part_slices import part_slices
 from tests.segmentation.toy_slices import draw_slices, toy_validation, write_store, write_toy_store
 
 HALSR = {"name": "halsr_net", "widths": (4, 8, 8, 8), "bottleneck": 8, "module_width": 4}
@@ -55,7 +58,7 @@ def kill_at(step):
 
 
 def run(store, folder, config, compute, report=silent, seed=5, card=None):
-    return train_segmenter(store, toy_validation(), config, compute, folder, seed, report, card or {})
+    return train_segmenter(store, toy_validation(), config, compute, folder, seed, report, card or ModelCard())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -155,7 +158,7 @@ def test_rounds_are_reported_and_written(store, tmp_path, compute):
 
 def test_the_model_folder_is_complete(store, tmp_path, compute):
     config = tiny_config(steps=2)
-    result = run(store, tmp_path, config, compute, card={"fold": 3, "split_digest": "abc"})
+    result = run(store, tmp_path, config, compute, card=ModelCard(fold=3, split_digest="abc"))
     card = json.loads((tmp_path / "model_card.json").read_text())
     assert card["fold"] == 3
     assert card["split_digest"] == "abc"
@@ -172,12 +175,12 @@ def test_the_model_folder_is_complete(store, tmp_path, compute):
 
 @pytest.mark.parametrize("checkpoint", ["stays", "is deleted"])
 def test_a_training_that_is_over_is_not_repeated(store, tmp_path, compute, monkeypatch, checkpoint):
-    first = run(store, tmp_path, tiny_config(steps=2), compute, card={"seed": 5})
+    first = run(store, tmp_path, tiny_config(steps=2), compute, card=ModelCard(seed=5))
     assert (tmp_path / "checkpoint" / "last.pt").exists()  # what is made of the model may fail yet
     if checkpoint == "is deleted":
         delete_checkpoint(tmp_path)
     monkeypatch.setattr(train, "segmentation_loss", lambda *_: pytest.fail("trains again"))
-    assert run(store, tmp_path, tiny_config(steps=2), compute, card={"seed": 5}) == first
+    assert run(store, tmp_path, tiny_config(steps=2), compute, card=ModelCard(seed=5)) == first
 
 
 def test_the_kept_weights_are_those_of_the_best_round(store, tmp_path, compute):
@@ -187,14 +190,14 @@ def test_the_kept_weights_are_those_of_the_best_round(store, tmp_path, compute):
     assert history["dice/mean"].idxmax() == result.best_step
     data = toy_validation()
     prediction = load_segmenter(tmp_path, compute, flips=False).labels(data.images)
-    assert mean_dice(positive_dice(data.masks, prediction, data.case_ids, EMIDEC_LABELS)) == result.score
+    assert mean_dice(positive_dice(data.masks, prediction, data.studies, EMIDEC_LABELS)) == result.score
 
 
 @pytest.mark.parametrize("network", [TINY, HALSR], ids=["attention_res_unet", "halsr_net"])
 def test_one_slice_can_be_learnt_by_heart(tmp_path, compute, network):
     images, masks = (part[3:] for part in draw_slices(4, 64))  # the slice with every tissue
     store = write_store(tmp_path / "one.h5", images, masks)
-    one = ValidationData(images, masks, np.array(["only"]))
+    one = part_slices(images, masks)
     rates = (0.0,) * (len(network["widths"]) + 1 if "name" in network else 1)
     widths = {"widths": tuple(2 * width for width in network["widths"]), "dropout": rates}
     config = tiny_config(
@@ -207,7 +210,7 @@ def test_one_slice_can_be_learnt_by_heart(tmp_path, compute, network):
         average_decay=0.9,
         balanced_sampling=None,
     )
-    result = train_segmenter(store, one, config, compute, tmp_path / "model", 0, silent, {})
+    result = train_segmenter(store, one, config, compute, tmp_path / "model", 0, silent, ModelCard())
     assert result.score >= 0.99
 
 
@@ -239,10 +242,9 @@ def test_other_training_or_validation_slices_do_not_resume(store, tmp_path, comp
     other = write_toy_store(tmp_path / "other.h5", count=len(store) + 1)
     with pytest.raises(InputError, match=r"another training .training_set: .* delete"):
         run(other, tmp_path / "model", tiny_config(), compute)
-    images, masks, case_ids = (getattr(toy_validation(), name) for name in ("images", "masks", "case_ids"))
-    moved = ValidationData(images, np.roll(masks, 1, axis=2), case_ids)
+    moved = replace(toy_validation(), masks=np.roll(toy_validation().masks, 1, axis=2))
     with pytest.raises(InputError, match=r"another training .validation: "):
-        train_segmenter(store, moved, tiny_config(), compute, tmp_path / "model", 5, silent, {})
+        train_segmenter(store, moved, tiny_config(), compute, tmp_path / "model", 5, silent, ModelCard())
 
 
 def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_checkpoint(store, tmp_path, compute, monkeypatch):
@@ -302,7 +304,7 @@ def test_the_card_records_which_post_processing_helped_as_predictions_are_made(s
     assert told["rule"] == "positive"
     assert set(told["mean_dice"]) == {"none", *STEPS}
     data, drawn = toy_validation(), load_segmenter(tmp_path, compute).labels(toy_validation().images)
-    without = mean_dice(positive_dice(data.masks, drawn, data.case_ids, EMIDEC_LABELS))
+    without = mean_dice(positive_dice(data.masks, drawn, data.studies, EMIDEC_LABELS))
     assert told["mean_dice"]["none"] == pytest.approx(without)
     assert all(told["mean_dice"][name] > told["mean_dice"]["none"] for name in told["chosen"])
 
@@ -315,7 +317,14 @@ def test_a_crop_larger_than_the_region_is_refused(store, tmp_path, compute):
 def test_a_network_without_gradients_elsewhere_is_trained_on_crops(tmp_path, compute):
     store = write_toy_store(tmp_path / "large.h5", size=64)
     result = train_segmenter(
-        store, toy_validation(size=64), tiny_config(steps=2, crop_px=32), compute, tmp_path / "m", 0, silent, {}
+        store,
+        toy_validation(size=64),
+        tiny_config(steps=2, crop_px=32),
+        compute,
+        tmp_path / "m",
+        0,
+        silent,
+        ModelCard(),
     )
     assert result.steps == 2
 
@@ -358,11 +367,6 @@ def test_positive_dice_counts_only_patients_that_have_the_tissue():
     dice = positive_dice(reference, prediction, np.array(["a", "a", "b"]), EMIDEC_LABELS)
     assert dice == {"cavity": pytest.approx(2 * 4 / (8 + 4))}
     assert mean_dice({}) == 0.0
-
-
-def test_validation_data_that_disagree_are_refused():
-    with pytest.raises(InputError, match="rematerialise real_slices"):
-        ValidationData(np.zeros((2, 4, 4)), np.zeros((3, 4, 4), np.uint8), np.array(["a", "a"]))
 
 
 def test_outputs_of_the_networks_are_named():

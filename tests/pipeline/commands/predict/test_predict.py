@@ -87,7 +87,16 @@ def test_a_study_gives_map_numbers_pictures_and_a_page(tmp_path, home, plausible
     assert (out / "overlays" / "Patient 7.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "entropy" / "Patient 7.png").exists()
     page = (out / "index.html").read_text(encoding="utf-8")
-    assert "Patient 7" in page
+    assert "<title>Patient 7: prediction</title>" in page
+    assert "<h1><small>Prediction</small> Patient 7</h1>" in page
+    slices = written.shape[2]
+    assert page.count("<image id=") == page.count('<use href="#image-') == slices  # image and contours side by side
+    for row in (
+        "infarction</th><td>total infarct = scar + MVO",
+        "no-reflow</th><td>MVO",
+        "cavity</th><td>LV blood pool",
+    ):
+        assert row in page
     assert "http" not in page.replace("http-equiv", "")
     assert "<script" not in page
 
@@ -217,7 +226,8 @@ def test_an_implausible_result_goes_to_flagged_and_back_when_it_is_not(tmp_path,
         assert not (out / name).exists()
     row = pd.read_csv(out / "predictions.csv").loc[0]
     assert (row["flags"], row["label_map"]) == ("no heart at all", "flagged/a.nii.gz")
-    assert "no heart at all" in (out / "index.html").read_text(encoding="utf-8")
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert 0 < page.index('<div class="notice bad">') < page.index("no heart at all") < page.index("Volumes of a")
     monkeypatch.setattr("segmentation.prediction.plausibility.implausibilities", nothing_odd)
     assert run(home, out, study) == 0
     assert (out / "a.nii.gz").exists()
@@ -363,7 +373,7 @@ def test_a_dicom_segmentation_holds_the_label_map(tmp_path, home, plausible):
     labels = np.asarray(nibabel.load(tmp_path / "out" / "dicom.nii.gz").dataobj)
     names = {text.segment_label: text.segment_number for text in segmentation.SegmentSequence}
     assert segmentation.NumberOfFrames >= 1
-    assert set(names) <= {"cavity", "normal myocardium", "infarct", "no reflow"}
+    assert set(names) <= {"cavity", "normal myocardium", "infarct", "no-reflow"}
     assert segmentation.pixel_array.sum() == np.count_nonzero(labels)
 
 

@@ -1,0 +1,40 @@
+"""The process that trains: `python -m engine.worker STEP`, STEP being the process id of the step that started it.
+
+It hears of signals, and of its step's end, before it imports torch and MLflow, which takes seconds.
+"""
+
+import os
+import signal
+import sys
+from types import FrameType
+
+from runtime.orphans import end_with_starter
+
+_ENDS_WITHIN_S = 6  # of an interruption, by the system itself; the step waits for a second more
+
+
+def main() -> None:
+    """Train as Dagster Pipes says; an interruption, of which the step tells, ends it quietly."""
+    try:
+        signal.signal(signal.SIGINT, _interrupt_once)
+        end_with_starter(int(sys.argv[1]))
+        # How long a thread spins before it sleeps. For ever (OpenMP's default) takes the cores from whatever else
+        # runs; not at all makes a training alone a seventh slower (`docs/speed.md`). Read when torch is imported.
+        os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
+        from engine.worker.process import main as train
+
+        train()
+    except KeyboardInterrupt:
+        os._exit(128 + signal.SIGINT)  # all is closed; Python would take seconds to put the libraries away
+
+
+def _interrupt_once(number: int, _: FrameType | None) -> None:
+    """End the training in order: by a cancellation's interrupt, or the terminal's own, which the other may follow."""
+    signal.signal(number, signal.SIG_IGN)
+    if sys.platform != "win32":
+        signal.alarm(_ENDS_WITHIN_S)
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

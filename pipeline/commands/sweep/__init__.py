@@ -1,1 +1,0 @@
-"""`scarforge sweep`: the segmenter trained at several shares of synthetic slices."""
