@@ -44,15 +44,12 @@ def champion(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeR
     kinds = scored_kinds(forge, fold)
     if not kinds:
         raise InputError(f"no model of fold {fold} has scores of today's data and settings; materialise a scores asset")
-    parents = {
-        f"{name}/{seed}": forge.version(name, fold, seed)
-        for kind in kinds
-        for name in (kind.name, kind.scores)
-        for seed in forge.settings().seeds
-    }
-    parents |= {f"{kind.scores}/code": scoring_version(kind) for kind in kinds}
-    parents["champions"] = book.begun()
-    result = forge.materialise(context, lambda folder: _judge(context, forge, folder, book, kinds), parents=parents)
+    scored = [(kind.scores, fold, seed) for kind in kinds for seed in forge.settings().seeds]
+    others = {f"{kind.scores}/code": scoring_version(kind) for kind in kinds}
+    others["champions"] = book.begun()
+    result = forge.materialise(
+        context, lambda folder: _judge(context, forge, folder, book, kinds), extra_parents=others, inputs=scored
+    )
     if forge.remote is not None:
         forge.remote.push_state(book.folder)
     track_night(context, forge, night_figures(forge, kinds, fold))

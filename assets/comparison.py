@@ -39,8 +39,8 @@ Place = tuple[ModelKind, int, int]
 def comparison(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
     """Compare each network's arms over all folds whose two score tables belong together."""
     found = finished_scores(forge)
-    versions = {f"{kind.scores}/{fold}/{seed}": forge.version(kind.scores, fold, seed) for kind, fold, seed in found}
-    return forge.materialise(context, lambda folder: _compare(context, forge, folder, found), None, versions)
+    scored = [(kind.scores, fold, seed) for kind, fold, seed in found]
+    return forge.materialise(context, lambda folder: _compare(context, forge, folder, found), inputs=scored)
 
 
 def finished_scores(forge: Forge) -> list[Place]:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 @dg.asset(
-    deps=["studies", "patient_split"],
+    deps=["patient_split"],
     partitions_def=FOLDS,
-    group_name="localiser",
+    group_name="data",
     kinds={"pytorch"},
     owners=OWNERS,
     code_version="2",

@@ -11,7 +11,7 @@ import dagster as dg
 import numpy as np
 
 from assets.parts.checks import FOLDS, OWNERS, beats, check_spec
-from assets.parts.inputs import open_slices, open_split, open_studies
+from assets.parts.inputs import open_slices, open_studies
 from assets.quality_instruments import JUDGE, instruments_of, utility_config
 from common.pages import words as texts
 from common.pages.words import words
@@ -192,9 +192,9 @@ _BLOCKING = ("adherence", "no_copies", "variety")
 
 
 @dg.asset(
-    deps=["synthetic_slices", "real_slices", "pix2pix", "augmented_slices", "patient_split", JUDGE.name],
+    deps=["synthetic_slices", JUDGE.name],
     partitions_def=FOLDS,
-    group_name="synthesis",
+    group_name="quality",
     kinds={"pytorch", "mlflow"},
     owners=OWNERS,
     code_version="6",
@@ -275,11 +275,9 @@ def _real_slices_with_ventricle(forge: Forge, fold: int) -> tuple["PartSlices", 
     """
     from imaging.slices.part import PartSlices
 
-    split = open_split(forge, fold)
     store = open_slices(forge, "real_slices", fold)
-    seen = store.masks().any(axis=(1, 2))
-    cases = store.rows["case_id"]
-    rows = [np.flatnonzero(cases.isin(patients).to_numpy() & seen) for patients in (split.train, split.validation)]
+    seen = np.flatnonzero(store.masks().any(axis=(1, 2)))
+    rows = [np.intersect1d(store.rows_of(part), seen) for part in ("train", "validation")]
     training, validation = (PartSlices.of(store, part) for part in rows)
     if forge.settings().paints == "lesion":
         validation = validation.at(np.flatnonzero((validation.masks >= Tissue.INFARCT).any(axis=(1, 2))))

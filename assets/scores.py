@@ -10,10 +10,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from assets.parts.checks import FOLDS, OWNERS, check_spec
-from assets.parts.inputs import open_slices, open_split, open_studies
+from assets.parts.inputs import open_slices, open_studies
 from assets.segmenters import seeds_together
 from engine.forge import Forge, require_fold
 from engine.outcome import Check, Fact, Outcome, image, number, text
+from engine.record import Record
 from segmentation.model_kind import ModelKind
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def scores(name: str) -> dg.AssetsDefinition:
 
     @dg.asset(
         name=name,
-        deps=[kind.name, "real_slices", "studies", "patient_split"],
+        deps=[kind.name],
         partitions_def=FOLDS,
         group_name="evaluation",
         kinds={"pandas", "mlflow"},
@@ -61,11 +62,9 @@ def scores(name: str) -> dg.AssetsDefinition:
     return score
 
 
-def score_inputs(forge: Forge, kind: ModelKind, fold: int, seed: int) -> dict[str, str]:
-    """Return the data versions of what the scores of one seed are made of, for their cache key."""
-    definition: dg.AssetsDefinition = globals()[kind.scores]
-    read = [key.to_user_string() for key in definition.asset_deps[definition.key]]
-    return {asset: forge.version(asset, fold, seed if asset == kind.name else None) for asset in read}
+def score_inputs(forge: Forge, kind: ModelKind, fold: int, seed: int) -> dict[str, Record]:
+    """Return the nearest input of the scores of one seed, for their cache key: the model, which names all behind it."""
+    return forge.records([(kind.name, fold, seed)])
 
 
 def score_config(seed: int, manifest: Mapping[str, str]) -> dict[str, Any]:
@@ -118,7 +117,7 @@ def _without_unsure_lesions(
 
     if not patients.labels.has_lesions:
         return None
-    validation = PartSlices.of_patients(patients.store, open_split(forge, fold).validation)
+    validation = PartSlices.of_part(patients.store, "validation")
     judgement = judge(validation, segmenter.probabilities(validation.images), patients.labels)
     judgement["model"] = forge.version(ModelKind(own.network, own.training_set).name, fold, own.seed)
     drawn = probabilities.argmax(axis=1).astype(np.uint8)
@@ -138,7 +137,6 @@ def held_out(forge: Forge, fold: int, part: "Part" = "test") -> "HeldOutPatients
         open_studies(forge),
         open_slices(forge, "real_slices", fold),
         read_regions(forge.finished("real_slices", fold).file("regions.csv")),
-        open_split(forge, fold),
         part,
     )
 

@@ -22,9 +22,9 @@ def segmenter(name: str) -> dg.AssetsDefinition:
 
     @dg.asset(
         name=name,
-        deps=[kind.slices, "real_slices", "patient_split"],
+        deps=[kind.slices],
         partitions_def=FOLDS,
-        group_name="segmentation",
+        group_name=kind.training_set,
         kinds={"pytorch", "mlflow"},
         owners=OWNERS,
         code_version="2",
@@ -38,7 +38,7 @@ def segmenter(name: str) -> dg.AssetsDefinition:
 
         fold, settings = require_fold(context), forge.settings()
         config = settings.training(kind.network, kind.training_set)
-        parents = {**forge.parent_versions(context), **start_versions(config)}
+        parents: dict[str, Record | str] = {**forge.nearest(context), **start_versions(config)}
         records = {}
         for seed in settings.seeds:
             build = _training(context, forge, kind, fold, seed)

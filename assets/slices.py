@@ -15,7 +15,7 @@ from imaging.slices.store import SliceStore
 
 
 @dg.asset(
-    deps=["studies", "patient_split", "lv_localiser"],
+    deps=["lv_localiser"],
     partitions_def=FOLDS,
     group_name="data",
     kinds={"python", "hdf5"},
@@ -48,12 +48,11 @@ def _cut(folder: Path, forge: Forge, fold: int, code_version: str) -> Outcome:
     regions = write_real_slices(path, archive, split, boxes, settings.region, settings.split_seed, code_version)
     write_regions(folder / "regions.csv", regions)
     store = SliceStore.open(path, verify=False)
-    parts = store.rows["case_id"].map(split.part_of)
     missing = sorted(set(archive.groups()) - set(store.rows["case_id"]) - set(split.left_out))
     figures = {"patients": len(archive.groups()), "without_slices": ", ".join(missing) or "none"}
     check = Check("every_patient_has_slices", not missing, figures, "Every patient of the split has slices.")
     facts = store_facts(store, folder) | {
-        "slices_by_part": Fact.table(parts.value_counts().rename_axis("part").rename("slices").reset_index())
+        "slices_by_part": Fact.table(store.rows["part"].value_counts().rename("slices").reset_index())
     }
     return Outcome(facts, (check,))
 
@@ -72,7 +71,7 @@ def store_facts(store: SliceStore, folder: Path) -> dict[str, Fact]:
 
 
 @dg.asset(
-    deps=["real_slices", "patient_split"],
+    deps=["real_slices"],
     partitions_def=FOLDS,
     group_name="data",
     kinds={"python", "hdf5", "albumentations"},
@@ -106,7 +105,7 @@ def _augment(folder: Path, forge: Forge, fold: int, code_version: str) -> Outcom
     write_augmented_slices(
         path,
         real,
-        training_rows(real, split.train),
+        real.rows_of("train"),
         settings.training_slices,
         settings.augment,
         settings.balance,
@@ -117,8 +116,3 @@ def _augment(folder: Path, forge: Forge, fold: int, code_version: str) -> Outcom
     store = SliceStore.open(path, verify=False)
     checks = (leak_check(store, split), class_balance(store, settings.balance))
     return Outcome(store_facts(store, folder), checks)
-
-
-def training_rows(real: SliceStore, patients: tuple[str, ...]) -> np.ndarray:
-    """Return the rows of `real` that belong to `patients`."""
-    return np.flatnonzero(real.rows["case_id"].isin(patients).to_numpy())

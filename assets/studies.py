@@ -105,11 +105,12 @@ def _split(folder: Path, forge: Forge) -> Outcome:
     from imaging.studies.split import split_patients, write_splits
 
     settings = forge.settings()
-    groups = open_studies(forge).groups()
+    archive = open_studies(forge)
+    groups = archive.groups()
     splits = split_patients(groups, FOLDS, settings.validation_share, settings.split_seed)
     if (count := settings.training_patients) is not None:
         splits = [with_fewer_patients(split, groups, count, settings.split_seed) for split in splits]
-    write_splits(folder / "patient_split.json", splits, settings.split_seed)
+    write_splits(folder / "patient_split.json", splits, settings.split_seed, archive.digest)
     rows = [
         {"fold": split.fold, "part": part, "group": groups[case], "case_id": case}
         for split in splits

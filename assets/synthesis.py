@@ -12,10 +12,10 @@ from assets.parts.inputs import VARIED_SLICES, open_slices, open_split, slices_f
 from assets.parts.pictures import store_preview
 from assets.parts.training_run import as_outcome, train_in_own_process
 from assets.quality_instruments import JUDGE
-from assets.slices import code_version_of, store_facts, training_rows
+from assets.slices import code_version_of, store_facts
 from common.errors import InputError
 from common.tables import write_csv
-from engine.forge import Forge, require_fold
+from engine.forge import Forge, Place, require_fold
 from engine.outcome import Check, Fact, Outcome, image, number, text
 from imaging.slices.store import SliceStore
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dg.asset(
-    deps=["augmented_slices", "real_slices", "patient_split"],
+    deps=["augmented_slices"],
     partitions_def=FOLDS,
     group_name="synthesis",
     kinds={"pytorch"},
@@ -72,7 +72,7 @@ def _not_trained() -> Outcome:
 
 
 @dg.asset(
-    deps=["real_slices", "patient_split"],
+    deps=["real_slices"],
     partitions_def=FOLDS,
     group_name="synthesis",
     kinds={"python", "hdf5"},
@@ -106,13 +106,13 @@ def _simulate(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> 
             f"source {forge.source!r} has no lesions to simulate (label set {real.label_set.name!r}); "
             "run the job `cine`, which is the real-only half of the graph"
         )
-    path = folder / "slices.h5"
+    path, train = folder / "slices.h5", real.rows_of("train")
     write = _write_transplants if settings.transplants else _write_masks
-    statistics = write(path, real, training_rows(real, split.train), settings, code_version_of(context))
+    statistics = write(path, real, train, settings, code_version_of(context))
     write_csv(statistics, folder / "statistics.csv")
     store = SliceStore.open(path, verify=False)
     facts = store_facts(store, folder) | {"strategies": Fact.table(statistics.head(60))}
-    facts |= _beside_training_slices(real, training_rows(real, split.train), store, settings.simulator, folder)
+    facts |= _beside_training_slices(real, train, store, settings.simulator, folder)
     return Outcome(facts, (leak_check(store, split), class_balance(store, settings.balance)))
 
 
@@ -162,7 +162,7 @@ def _beside_training_slices(
 
 
 @dg.asset(
-    deps=["pix2pix", "lesion_masks", "patient_split", JUDGE.name],
+    deps=["pix2pix", "lesion_masks", JUDGE.name],
     partitions_def=FOLDS,
     group_name="synthesis",
     kinds={"pytorch", "hdf5"},
@@ -179,13 +179,14 @@ def synthetic_slices(context: dg.AssetExecutionContext, forge: Forge) -> dg.Mate
         "slices": settings.synthetic_slices,
         "augment": settings.augment.model_dump(mode="json"),
     }
-    read = forge.parent_versions(context, (JUDGE.name,))  # it decides nothing where no draw is refused
-    if settings.synthesis.refuse:
-        read |= {JUDGE.name: forge.version(JUDGE.name, require_fold(context), settings.seeds[0])}
+    fold = require_fold(context)
+    read: list[Place] = [("pix2pix", fold, None), ("lesion_masks", fold, None)]
+    if settings.synthesis.refuse:  # else the judge decides nothing
+        read.append((JUDGE.name, fold, settings.seeds[0]))
         config |= {"refusal": settings.synthesis.model_dump(mode="json", exclude={"method", "refuse"})}
         if settings.transplants:
             config |= {"transplant": settings.transplant.model_dump(mode="json")}
-    return forge.materialise(context, lambda folder: _draw(context, forge, folder), config, parents=read)
+    return forge.materialise(context, lambda folder: _draw(context, forge, folder), config, inputs=read)
 
 
 def _draw(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outcome:
@@ -231,9 +232,8 @@ def _write_synthetic(forge: Forge, fold: int, path: Path, code_version: str) -> 
         return generate_slices(model, masks, path, count, compute, seed, code_version, chosen=chosen)
     if chosen is None:
         return take_transplants(masks, path, seed, code_version)
-    real, split = open_slices(forge, "real_slices", fold), open_split(forge, fold)
-    train, config = training_rows(real, split.train), settings.transplant
-    return transplant_until_accepted(masks, real, train, config, path, seed, code_version, chosen)
+    real, config = open_slices(forge, "real_slices", fold), settings.transplant
+    return transplant_until_accepted(masks, real, real.rows_of("train"), config, path, seed, code_version, chosen)
 
 
 def _filter(forge: Forge, fold: int, compute: "Compute") -> "Filter":
@@ -242,10 +242,10 @@ def _filter(forge: Forge, fold: int, compute: "Compute") -> "Filter":
     from imaging.slices.part import PartSlices
     from segmentation.prediction.segmenter import load_segmenter
 
-    settings, split = forge.settings(), open_split(forge, fold)
+    settings = forge.settings()
     judge = load_segmenter(forge.finished(JUDGE.name, fold, settings.seeds[0]).model(), compute)
     real = open_slices(forge, "real_slices", fold)
-    train = training_rows(real, split.train)
+    train = real.rows_of("train")
     training = PartSlices.of(real, train[real.masks(train).any(axis=(1, 2))])
     asked = settings.synthesis
     copies, seed = not settings.transplants, settings.split_seed

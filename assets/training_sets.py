@@ -13,9 +13,9 @@ from imaging.slices.store import SliceStore
 
 
 @dg.asset(
-    deps=["augmented_slices", "patient_split"],
+    deps=["augmented_slices"],
     partitions_def=FOLDS,
-    group_name="training_sets",
+    group_name="real_only",
     kinds={"hdf5"},
     owners=OWNERS,
     code_version="1",
@@ -31,9 +31,9 @@ def training_set_real_only(context: dg.AssetExecutionContext, forge: Forge) -> d
 
 
 @dg.asset(
-    deps=["augmented_slices", "synthetic_slices", "synthesis_quality", "patient_split"],
+    deps=["augmented_slices", "synthesis_quality"],
     partitions_def=FOLDS,
-    group_name="training_sets",
+    group_name="real_plus_gan",
     kinds={"hdf5"},
     owners=OWNERS,
     code_version="2",

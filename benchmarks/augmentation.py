@@ -74,6 +74,7 @@ def write_rings(path: Path, count: int = 310) -> SliceStore:
     images = np.clip(masks / 5 + rng.normal(0.1, 0.03, masks.shape), 0, 1)
     attributes = StoreAttributes("emidec", SIZE, 1.0, "drawn", "drawn", {}, 0, "benchmark", {})
     columns_of_rows = {"case_id": "R1", "frame": "", "donor_ids": "", "replica": 0, "origin": "real", "group": "normal"}
+    columns_of_rows |= {"part": "train"}
     with SliceStoreWriter(path, attributes) as writer:
         writer.append(images, masks, pd.DataFrame({"slice_index": np.arange(count)} | columns_of_rows))
     return SliceStore.open(path)

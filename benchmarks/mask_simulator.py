@@ -48,6 +48,7 @@ def write_rings(path: Path, slices: int) -> SliceStore:
             "replica": 0,
             "origin": "real",
             "group": [patient_group(mask, EMIDEC_LABELS) for mask in masks],
+            "part": "train",
         }
     )
     attributes = StoreAttributes("emidec", SIZE, 1.0, "benchmark", "benchmark", {}, 0, "1", {})

@@ -36,6 +36,7 @@ def write_store(path: Path, count: int) -> None:
     """Write `count` slices, block by block."""
     attributes = StoreAttributes("emidec", SIZE, 1.0, "drawn", "drawn", {}, 0, "benchmark", {})
     plain = {"case_id": "R1", "frame": "", "donor_ids": "", "slice_index": 0, "origin": "augmented", "group": "normal"}
+    plain |= {"part": "train"}
     with SliceStoreWriter(path, attributes) as writer:
         for block in range(count // BLOCK):
             images, masks = slices_of(block)

@@ -7,21 +7,33 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+from pydantic import PrivateAttr
 
 from common.config import FrozenConfig
 from common.errors import InputError
 from engine.cluster.executor import executor_name
-from engine.finished import Finished
+from engine.finished import Finished, Inputs
 from engine.locks import retried
 from engine.outcome import Outcome, check_results_of, metadata_of
-from engine.record import Elsewhere, Neighbours, Record, built_for, cache_key, produce, read_record
+from engine.record import (
+    Elsewhere,
+    Neighbours,
+    Record,
+    built_for,
+    cache_key,
+    is_finished,
+    produce,
+    read_record,
+    versions_of,
+)
 from engine.remote import Remote
 from engine.run_tags import PARENT_KEY_TAG, YES, RunIdentity, forced_attempt, night_name, night_tags
 from engine.tracking.store import shown
@@ -39,6 +51,9 @@ UNPARTITIONED = frozenset({"studies", "patient_split", "comparison"})
 TRAINED = frozenset({"lv_localiser", "pix2pix", *(kind.name for kind in model_kinds())})
 
 
+Place = tuple[str, int | None, int | None]  # asset, fold, seed
+
+
 class Forge(dg.ConfigurableResource):
     """What a run is about. In the UI these are fields; `SCARFORGE_SOURCE`, `_ROOT`, `_PROFILE` set their defaults."""
 
@@ -49,6 +64,7 @@ class Forge(dg.ConfigurableResource):
     overrides: list[str] = []  # noqa: RUF012 # a field of the resource, not a shared default
     seeds: list[int] = []  # noqa: RUF012
     experiment: str = ""  # `<experiment>/arms/<arm>-…` where the assets are an arm's, see `Workspace`
+    _inputs: Inputs | None = PrivateAttr(None)  # of what is being built
 
     def settings(self) -> "Settings":
         """Return the resolved settings of this run."""
@@ -91,10 +107,45 @@ class Forge(dg.ConfigurableResource):
     def finished(self, asset: str, fold: int | None = None, seed: int | None = None) -> Finished:
         """Open the finished folder of an asset, whose files are compared with its record as they are read.
 
+        While an asset is built, that is one of its inputs or stands behind one, and is compared with what that records.
+
+        Raises:
+            InputError: It has not been materialised, or is another than the inputs were made of; the message says so.
+        """
+        opened = Finished.open(self.folder(asset, fold, seed), asset)
+        if self._inputs is not None:
+            self._inputs.note(self.key(asset, fold, seed), opened.record)
+        return opened
+
+    def key(self, asset: str, fold: int | None = None, seed: int | None = None) -> str:
+        """Return the name of an asset's place in the workspace: `real_slices/fold_0`."""
+        place = self.workspace.place(asset, None if asset in UNPARTITIONED else fold, seed)
+        return place.relative_to(self.workspace.root).as_posix()
+
+    def record(self, asset: str, fold: int | None = None, seed: int | None = None) -> Record:
+        """Return the record of a finished asset.
+
         Raises:
             InputError: It has not been materialised; the message says so.
         """
-        return Finished.open(self.folder(asset, fold, seed), asset)
+        return read_record(self.folder(asset, fold, seed), asset)
+
+    def records(self, places: Iterable[Place]) -> dict[str, Record]:
+        """Return the records of finished assets by their places, as `produce` takes them."""
+        return {self.key(*place): self.record(*place) for place in places}
+
+    def inputs(self, reader: str, nearest: Mapping[str, Record]) -> Inputs:
+        """Return what an asset with these nearest inputs may read."""
+        return Inputs(reader, nearest, self._present)
+
+    def _present(self, key: str) -> Record | None:
+        """Return the record of what lies in a place of this workspace; nothing is fetched only to be compared."""
+        place = self.workspace.root / key
+        if not is_finished(place):
+            return None
+        if self.remote is not None:
+            self.remote.refresh(place)
+        return read_record(place, key.partition("/")[0])
 
     def version(self, asset: str, fold: int | None, seed: int | None = None) -> str:
         """Return the data version of a finished asset.
@@ -102,7 +153,7 @@ class Forge(dg.ConfigurableResource):
         Raises:
             InputError: It has not been materialised; the message says so.
         """
-        return read_record(self.folder(asset, fold, seed), asset).data_version
+        return self.record(asset, fold, seed).data_version
 
     def materialise(
         self,
@@ -110,7 +161,7 @@ class Forge(dg.ConfigurableResource):
         build: Callable[[Path], Outcome],
         config: FrozenConfig | Mapping[str, Any] | None = None,
         extra_parents: Mapping[str, str] | None = None,
-        parents: Mapping[str, str] | None = None,
+        inputs: Sequence[Place] | None = None,
     ) -> dg.MaterializeResult:
         """Build an asset, or return what an earlier run built from the same code, inputs and configuration.
 
@@ -118,34 +169,37 @@ class Forge(dg.ConfigurableResource):
             context: Of the asset; its code version and dependencies go into the cache key.
             build: Fills the folder it is given and says what it did.
             config: Everything else that decides the result.
-            extra_parents: Data versions of what is read besides the dependencies.
-            parents: Data versions of what is read, where that is not every dependency.
+            extra_parents: Versions of what is read and no asset made.
+            inputs: The nearest inputs, where these are not the dependencies in the same fold.
         """
         asset, fold = context.asset_key.to_user_string(), fold_of(context)
-        read = {**(self.parent_versions(context) if parents is None else parents), **(extra_parents or {})}
-        record, folder = self.produce(context, asset, fold, None, read, config, build)
+        nearest = self.nearest(context) if inputs is None else self.records(inputs)
+        record, folder = self.produce(context, asset, fold, None, {**nearest, **(extra_parents or {})}, config, build)
         return dg.MaterializeResult(
             metadata=metadata_of(record.outcome, folder, self.run_url) | {"path": dg.MetadataValue.path(str(folder))},
             check_results=check_results_of(record.outcome),
             data_version=dg.DataVersion(record.data_version),
         )
 
-    def parent_versions(self, context: dg.AssetExecutionContext, unread: Collection[str] = ()) -> dict[str, str]:
-        """Return the data version of every dependency of the asset that is being built but those `unread`."""
+    def nearest(self, context: dg.AssetExecutionContext) -> dict[str, Record]:
+        """Return the records of the dependencies of the asset that is being built, by place."""
         fold = fold_of(context)
         names = sorted(key.to_user_string() for key in context.assets_def.asset_deps[context.asset_key])
-        names = [name for name in names if name not in unread]
-        if fold is None:  # `comparison` reads every fold that is done, and names those versions itself
-            names = [name for name in names if name in UNPARTITIONED]
-        return {name: self._version_with_seeds(name, fold) for name in names}
+        return self.records(place for name in names for place in self._places(name, fold))
 
-    def _version_with_seeds(self, asset: str, fold: int | None) -> str:
-        if (self.folder(asset, fold) / "record.json").exists():
-            return self.version(asset, fold)
+    def _places(self, asset: str, fold: int | None) -> list[Place]:
+        """Return where an asset lies: in one folder, or in one for each seed."""
         seeds = self.settings().seeds
-        if not any(self.folder(asset, fold, seed).exists() for seed in seeds):
-            return self.version(asset, fold)  # raises, naming the asset
-        return "+".join(self.version(asset, fold, seed) for seed in seeds)
+        if is_finished(self.folder(asset, fold)) or not any(self.folder(asset, fold, seed).exists() for seed in seeds):
+            return [(asset, fold, None)]
+        return [(asset, fold, seed) for seed in seeds]
+
+    def versions_behind(self) -> dict[str, str]:
+        """Return the data version of every asset that what is being built may be made of."""
+        found: dict[str, list[str]] = {}
+        for place, told in (self._inputs.known if self._inputs else {}).items():
+            found.setdefault(place.partition("/")[0], []).append(told)
+        return {asset: "+".join(versions) for asset, versions in sorted(found.items())}
 
     def produce(
         self,
@@ -153,29 +207,58 @@ class Forge(dg.ConfigurableResource):
         asset: str,
         fold: int | None,
         seed: int | None,
-        parents: Mapping[str, str],
+        parents: Mapping[str, Record | str],
         config: FrozenConfig | Mapping[str, Any] | None,
         build: Callable[[Path], Outcome],
     ) -> tuple[Record, Path]:
-        """Build one folder of an asset through the cache, and say so on standard error."""
+        """Build one folder of an asset through the cache, and say so on standard error.
+
+        Args:
+            context: Of the asset.
+            asset: Its name.
+            fold: Its fold.
+            seed: Its seed, where it has one.
+            parents: Records of its nearest inputs by place, and versions of what no asset made by any other name.
+            config: Everything else that decides the result.
+            build: Fills the folder it is given and says what it did.
+
+        Raises:
+            InputError: An input was made of another content than lies there; the message names what to make again.
+        """
+        inputs = self.inputs(asset, {place: one for place, one in parents.items() if isinstance(one, Record)})
+        inputs.require_current()
+        versions = versions_of(parents)
         plain = config.model_dump(mode="json") if isinstance(config, FrozenConfig) else dict(config or {})
         code_version = context.assets_def.code_versions_by_key[context.asset_key] or ""
         place = self.workspace.place(asset, fold, seed)
         self.workspace.mark()
         start = time.monotonic()
-        made_of: dict[str, Any] = {"code_version": code_version, "parents": dict(parents), "config": plain}
+        made_of: dict[str, Any] = {"code_version": code_version, "parents": versions, "config": plain}
         key = cache_key(**made_of)
         attempt = _forced(context, key) if asset in TRAINED else ""
         if context.job_def.executor_def.name == dg.multiprocess_executor.name:
             end_with_starter()
+        noted = self.noting(inputs, build)
         with retried(context.retry_number):
             record, found = produce(
-                place, asset, key, build, attempt, self.elsewhere, made_of, lambda line: say(f"    {line}")
+                place, asset, key, noted, attempt, self.elsewhere, made_of, lambda line: say(f"    {line}")
             )
         seconds = time.monotonic() - start
         where = asset + (f", seed {seed}" if seed is not None else "")
         say(f"  {'=' if found else '+'} {where:<46} {'unchanged' if found else f'{seconds:6.1f} s'}")
         return record, place
+
+    def noting(self, inputs: Inputs, build: Callable[[Path], Outcome]) -> Callable[[Path], Outcome]:
+        """Return `build`, noting in its outcome what it was made of."""
+
+        def noting(folder: Path) -> Outcome:
+            self._inputs = inputs
+            try:
+                return replace(build(folder), behind=dict(sorted(inputs.behind.items())))
+            finally:
+                self._inputs = None
+
+        return noting
 
     def tracking_uri(self) -> str:
         """Return `MLFLOW_TRACKING_URI` where it is set, else the SQLite store of the workspace."""

@@ -6,7 +6,7 @@ From an outcome to what Dagster shows: metadata values and check results.
 """
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -45,11 +45,19 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Everything an asset reports; `run_id` is its run in MLflow, empty where there is none yet."""
+    """Everything an asset reports.
+
+    Attributes:
+        facts: For people, by name.
+        checks: Whether it is as it should be.
+        run_id: Its run in MLflow, empty where there is none yet.
+        behind: Data versions of all it was made of, up to the studies, by place in the workspace.
+    """
 
     facts: dict[str, Fact]
     checks: tuple[Check, ...] = ()
     run_id: str = ""
+    behind: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists and dicts."""
@@ -60,13 +68,15 @@ class Outcome:
                 for check in self.checks
             ],
             "run_id": self.run_id,
+            "behind": dict(self.behind),
         }
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Outcome":
         """The inverse of `to_json`."""
         facts = {name: Fact(**fact) for name, fact in content["facts"].items()}
-        return cls(facts, tuple(Check(**check) for check in content["checks"]), content.get("run_id", ""))
+        checks = tuple(Check(**check) for check in content["checks"])
+        return cls(facts, checks, content.get("run_id", ""), dict(content.get("behind", {})))
 
 
 def number(value: float) -> Fact:

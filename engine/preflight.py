@@ -1,4 +1,4 @@
-"""What can be known to fail is refused before anything runs: missing files, starts that do not fit, a full disk."""
+"""What can be known to fail is refused before anything runs: missing files, an old workspace, a full disk."""
 
 import json
 import shutil
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
+from engine.record import require_present_format
 from engine.workspace import Workspace
 from segmentation.model_kind import REAL_ONLY, ModelKind
 from segmentation.networks.table import NETWORKS
@@ -31,6 +32,7 @@ def check_before_run(settings: "Settings", workspace: Workspace) -> None:
     Raises:
         InputError: Something is missing or does not fit; the message names the setting and the remedy.
     """
+    require_present_format(workspace.place("studies"))
     for name, file in settings.quality.weight_files.items():
         _check_weights_file(f"quality.{name}", file)
     if settings.pix2pix.perceptual_weight and not settings.quality.vgg16_weights:

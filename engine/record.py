@@ -3,6 +3,8 @@
 Dagster never skips work by itself, so each asset keeps a key (code version, versions of what it read, its
 configuration). A result with the same key is returned at once; a build that was killed is continued in the
 same partial folder by the next attempt with the same key; nothing half-written carries the final name.
+A record names the data versions of all that a result was made of, up to the studies, and they are part of its own: so a
+key that holds the versions of the nearest inputs holds those of everything behind them.
 
 The files that a record names make the result. What else lies in its folder (a note, a `.DS_Store`) is other people's:
 it decides nothing, and it stays where it is when the result is made again.
@@ -78,6 +80,7 @@ def _text(value: Any) -> str:
 
 
 RECORD = "record.json"
+FORMAT = 2  # of records, and the code version of whatever all assets share: raised, no earlier result is used
 _BEGUN = ".begun.json"  # in an unfinished folder: what it is built for
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # These hold timings, run ids or the machine, so that they differ between two equal results.
@@ -96,6 +99,11 @@ class Record:
     outcome: Outcome
     attempt: str = ""  # of a build that was forced, see `produce`
     made_of: Mapping[str, Any] = field(default_factory=dict)  # what `cache_key` was formed of
+
+    @property
+    def behind(self) -> Mapping[str, str]:
+        """Data versions of all it was made of, up to the studies, by place in the workspace."""
+        return self.outcome.behind
 
 
 def _not_told(line: str) -> None:
@@ -161,9 +169,14 @@ def _link(file: Path, target: Path) -> None:
         shutil.copy2(file, target)
 
 
+def versions_of(parents: Mapping[str, Record | str]) -> dict[str, str]:
+    """Return the versions of what is read, as a cache key holds them."""
+    return {name: one.data_version if isinstance(one, Record) else one for name, one in parents.items()}
+
+
 def cache_key(code_version: str, parents: Mapping[str, str], config: Any) -> str:
     """Return a hash of the code version, the data versions of what is read, and the configuration."""
-    content = {"code_version": code_version, "parents": dict(parents), "config": config}
+    content = {"format": FORMAT, "code_version": code_version, "parents": dict(parents), "config": config}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -193,7 +206,7 @@ def produce(
         The record, and whether it was found rather than built.
 
     Raises:
-        InputError: The disk is full; the earlier result stays where it is.
+        InputError: The disk is full, or an earlier ScarForge made what lies there; it stays where it is.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     with held(place.with_name(f".{place.name}.lock"), f"another run that makes {asset}"):
@@ -212,6 +225,7 @@ def _found(place: Path, key: str, attempt: str, made_of: Mapping[str, Any]) -> t
     """Return the record of the wanted result, or None and why what lies in `place` is not it."""
     if not is_finished(place):
         return None, "its folder holds no record.json, and is kept beside it" if place.exists() else ""
+    require_present_format(place)
     try:
         record = read_record(place, place.name)
     except InputError:  # a damaged record is rebuilt, as a missing one is
@@ -259,12 +273,26 @@ def _built(
         raise unwritable(partial, error, f"and rematerialise {asset}") from error
 
 
+def require_present_format(place: Path) -> None:
+    """Raise `InputError` where an earlier ScarForge finished a folder: its results are neither used nor replaced."""
+    try:
+        found = json.loads((place / RECORD).read_text(encoding="utf-8")).get("format", 1)
+    except (OSError, ValueError, AttributeError):  # none, or damaged: nothing tells who made it
+        return
+    if found != FORMAT:
+        raise InputError(
+            f"{place}: this workspace was made by ScarForge 0.1.0, whose results this version cannot use; choose "
+            "another SCARFORGE_HOME, or move the old one away"
+        )
+
+
 def read_record(place: Path, asset: str) -> Record:
     """Read the record of a finished folder.
 
     Raises:
-        InputError: There is none, or it cannot be read.
+        InputError: There is none, it cannot be read, or an earlier ScarForge wrote it.
     """
+    require_present_format(place)
     path = place / RECORD
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -344,9 +372,11 @@ def _drop_unfinished(folder: Path) -> None:
 def _seal(partial: Path, asset: str, key: str, outcome: Outcome, attempt: str, made_of: Mapping[str, Any]) -> Record:
     files = file_digests(partial)
     lasting = {name: digest for name, digest in files.items() if Path(name).name not in _VOLATILE}
-    version = hashlib.sha256(json.dumps([asset, lasting], sort_keys=True).encode()).hexdigest()[:20]
+    content_and_origin = json.dumps([asset, lasting, dict(outcome.behind)], sort_keys=True)
+    version = hashlib.sha256(content_and_origin.encode()).hexdigest()[:20]
     record = Record(asset, key, version, files, outcome, attempt, made_of)
     content = {
+        "format": FORMAT,
         "asset": asset,
         "cache_key": key,
         "data_version": version,

@@ -6,8 +6,10 @@ import dagster as dg
 
 from assets import scores
 from engine.forge import Forge
-from engine.record import cache_key, is_finished
+from engine.record import cache_key, is_finished, versions_of
 from segmentation.model_kind import ModelKind
+
+_READ_FROM_FURTHER_UP = ("real_slices", "studies", "patient_split")
 
 
 def staleness(forge: Forge, kind: ModelKind, fold: int, seed: int) -> str:
@@ -33,8 +35,8 @@ def outdated(forge: Forge, kind: ModelKind, fold: int, seed: int) -> str:
 def _lost(forge: Forge, kind: ModelKind, fold: int, seed: int) -> str:
     if not is_finished(forge.folder(kind.scores, fold, seed)):
         return "not made yet"
-    read = {asset: forge.folder(asset, fold, seed if asset == kind.name else None) for asset in _read_by(kind)}
-    missing = [asset for asset, folder in read.items() if not is_finished(folder)]
+    read = [(kind.name, fold, seed), *((asset, fold, None) for asset in _READ_FROM_FURTHER_UP)]
+    missing = [place[0] for place in read if not is_finished(forge.folder(*place))]
     if missing:
         return f"{' and '.join(missing)} they were made of {'is' if len(missing) == 1 else 'are'} gone"
     return ""
@@ -44,29 +46,21 @@ def _of_another_model(forge: Forge, kind: ModelKind, fold: int, seed: int) -> st
     from runtime.model_card import read_model_json
 
     opened = forge.finished(kind.scores, fold, seed)
+    if found := forge.inputs(kind.scores, {forge.key(kind.scores, fold, seed): opened.record}).outdated():
+        return f"made of another {found[1].partition('/')[0]} than the present one"
     manifest = read_model_json(opened.file("manifest.json").parent, "manifest.json")
     if opened.record.cache_key == scores_key(forge, kind, fold, seed, manifest):
         return ""
-    return f"made of another {kind.name} than the present one, of other slices or by other rules"
+    return f"made of another {kind.name} than the present one, or by other rules"
 
 
 def scores_key(forge: Forge, kind: ModelKind, fold: int, seed: int, manifest: Mapping[str, str]) -> str:
     """Return the cache key of the scores of one seed made of what lies there now, with the settings of `manifest`."""
-    made_of = scores.score_inputs(forge, kind, fold, seed), scores.score_config(seed, manifest)
-    return cache_key(scoring_version(kind), *made_of)
+    model, config = scores.score_inputs(forge, kind, fold, seed), scores.score_config(seed, manifest)
+    return cache_key(scoring_version(kind), versions_of(model), config)
 
 
 def scoring_version(kind: ModelKind) -> str:
     """Return the code version of a scores asset: scores formed by other rules cannot be set beside each other."""
-    definition = _definition(kind)
-    return str(definition.code_versions_by_key[definition.key])
-
-
-def _read_by(kind: ModelKind) -> list[str]:
-    definition = _definition(kind)
-    return [key.to_user_string() for key in definition.asset_deps[definition.key]]
-
-
-def _definition(kind: ModelKind) -> dg.AssetsDefinition:
     definition: dg.AssetsDefinition = getattr(scores, kind.scores)
-    return definition
+    return str(definition.code_versions_by_key[definition.key])

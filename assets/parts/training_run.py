@@ -49,7 +49,7 @@ def train_in_own_process(
         "fold": fold,
         "seed": seed,
         "code_version": context.assets_def.code_versions_by_key[context.asset_key],
-        "parents": forge.parent_versions(context),
+        "parents": forge.versions_behind(),
         **tags,
     }
     task = TrainingTask(

@@ -13,7 +13,7 @@ from engine.finished import checked_model
 from engine.worker.task import TrainingTask
 from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
-from imaging.studies.leakage import assert_no_leak
+from imaging.studies.leakage import assert_no_leak, assert_parts
 from imaging.studies.split import FoldSplit, read_split
 from runtime.compute import Compute, choose_compute
 from runtime.model_card import ModelCard
@@ -58,7 +58,7 @@ def train_pix2pix(task: TrainingTask, compute: Compute, report: Report) -> Train
     config = Pix2PixConfig.model_validate(task.config)
     folder, split = Path(task.folder), _split(task)
     training = _training_store(task, split)
-    validation = PartSlices.of_patients(SliceStore.open(Path(task.inputs["real_slices"])), split.validation)
+    validation = PartSlices.of_part(_real_slices(task, split), "validation")
     weights = task.inputs.get("vgg16_weights")
     result = train(
         training,
@@ -92,8 +92,8 @@ def train_segmenter(task: TrainingTask, compute: Compute, report: Report) -> Tra
     if config.start_from is not None:
         refuse_tested(checked_model(config.start_from), task.card["source"], split.test)
     training = _training_store(task, split)
-    real = SliceStore.open(Path(task.inputs["real_slices"]))
-    validation = PartSlices.of_patients(real, split.validation)
+    real = _real_slices(task, split)
+    validation = PartSlices.of_part(real, "validation")
     card = ModelCard(**task.card).completed(
         slices=len(training), patients=list(split.trained_on), region=dict(real.attributes.parameters)
     )
@@ -125,4 +125,11 @@ def _training_store(task: TrainingTask, split: FoldSplit) -> SliceStore:
     """Open the training set and assert the split again: a blocking check does not stop a separate run."""
     store = SliceStore.open(Path(task.inputs["training_set"]))
     assert_no_leak(store.rows, split, task.inputs["training_set"])
+    return store
+
+
+def _real_slices(task: TrainingTask, split: FoldSplit) -> SliceStore:
+    """Open the fold's real slices, whose validation patients choose the checkpoint, and assert the split again."""
+    store = SliceStore.open(Path(task.inputs["real_slices"]))
+    assert_parts(store.rows, split, task.inputs["real_slices"])
     return store

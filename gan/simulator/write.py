@@ -105,6 +105,7 @@ class SimulatedMask:
         case_id: The recipient, whose background it is.
         frame: The recipient's frame.
         slice_index: The recipient's slice.
+        part: The recipient's part of the fold.
         donor_ids: Every patient that lent a lesion, an anatomy or the background, the recipient among them.
         strategy: How it was made.
     """
@@ -115,6 +116,7 @@ class SimulatedMask:
     case_id: str
     frame: str
     slice_index: int
+    part: str
     donor_ids: tuple[str, ...]
     strategy: str
 
@@ -210,6 +212,7 @@ def _with_context(
             case_id=str(source["case_id"]),
             frame=str(source["frame"]),
             slice_index=int(source["slice_index"]),
+            part=str(source["part"]),
             donor_ids=tuple(sorted({str(patients[train_index[row]]) for row in draft.lenders})),
             strategy=draft.strategy,
         )
@@ -225,6 +228,7 @@ def _append(writer: SliceStoreWriter, made: Sequence[SimulatedMask], first: int,
             "replica": np.arange(first, first + len(made)),
             "origin": "synthetic",
             "group": [patient_group(mask.mask, labels) for mask in made],
+            "part": [mask.part for mask in made],
         }
     )
     stacked = [np.stack([getattr(mask, name) for mask in made]) for name in ("context", "mask", "hole")]

@@ -4,7 +4,7 @@ Everybody who trains, validates, scores or judges takes slices in this form. Wha
 they are read from (`imaging.slices.store`).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from common.errors import InputError, some_of
+from common.errors import InputError
 from imaging.slices.store import SliceStore
+from imaging.studies.split import Part
 
 PLACE_COLUMNS = ("case_id", "frame", "slice_index")
 
@@ -50,18 +51,16 @@ class LabelledSlices:
         return cls(_places(store, rows), store.masks(rows))
 
     @classmethod
-    def of_patients(cls, store: SliceStore, case_ids: Iterable[str]) -> Self:
-        """Read every slice of some patients.
+    def of_part(cls, store: SliceStore, part: Part) -> Self:
+        """Read every slice of a part of the fold.
 
         Raises:
             InputError: There is none.
         """
-        wanted = list(case_ids)
-        rows = np.flatnonzero(store.rows["case_id"].isin(wanted).to_numpy())
+        rows = store.rows_of(part)
         if not len(rows):
             raise InputError(
-                f"{store.path}: holds no slice of the patients [{some_of(map(repr, wanted))}]; rematerialise "
-                "patient_split and real_slices"
+                f"{store.path}: holds no slice of {part} patients; rematerialise patient_split and real_slices"
             )
         return cls.of(store, rows)
 

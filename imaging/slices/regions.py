@@ -20,7 +20,7 @@ from common.seeds import random_generator
 from common.tables import read_csv, write_csv
 from imaging.slices.store import ROW_COLUMNS, SliceStoreWriter, StoreAttributes
 from imaging.studies.archive import StudyArchive
-from imaging.studies.box import Box
+from imaging.studies.box import Box, boxes_digest
 from imaging.studies.preparation import PreparedStudy, apply_window, crop_region, intensity_window, reference_box
 from imaging.studies.split import FoldSplit, split_digest
 
@@ -81,7 +81,7 @@ def write_real_slices(
         InputError: A patient is in no part, a box is missing, or a region has no contrast.
     """
     table = []
-    with SliceStoreWriter(path, _attributes(archive, split, config, seed, code_version)) as store:
+    with SliceStoreWriter(path, _attributes(archive, split, predicted, config, seed, code_version)) as store:
         for case_id, frame in track(archive.keys(), "cutting regions"):
             if case_id in split.left_out:
                 continue
@@ -89,7 +89,7 @@ def write_real_slices(
             study = archive.load(case_id, frame)
             centre = _centre(study, part, predicted, config, seed)
             images, window = study_regions(study.image, centre, config, source=f"{case_id} {frame}".strip())
-            store.append(images, crop_region(study.mask, centre, config.size_px), _rows(study))
+            store.append(images, crop_region(study.mask, centre, config.size_px), _rows(study, part))
             table.append((case_id, frame, part, *centre, *window))
     return pd.DataFrame(table, columns=list(REGION_COLUMNS))
 
@@ -163,15 +163,21 @@ def _centre(
     return box.centre
 
 
-def _rows(study: PreparedStudy) -> pd.DataFrame:
+def _rows(study: PreparedStudy, part: str) -> pd.DataFrame:
     count = len(study.mask)
     rows = pd.DataFrame({"slice_index": np.arange(count), "replica": np.zeros(count, dtype=np.int32)})
-    rows = rows.assign(case_id=study.case_id, frame=study.frame, donor_ids="", origin="real", group=study.group)
+    rows = rows.assign(case_id=study.case_id, frame=study.frame, group=study.group, part=part)
+    rows = rows.assign(donor_ids="", origin="real")
     return rows[list(ROW_COLUMNS)]
 
 
 def _attributes(
-    archive: StudyArchive, split: FoldSplit, config: RegionConfig, seed: int, code_version: str
+    archive: StudyArchive,
+    split: FoldSplit,
+    predicted: Mapping[tuple[str, str], Box],
+    config: RegionConfig,
+    seed: int,
+    code_version: str,
 ) -> StoreAttributes:
     return StoreAttributes(
         label_set=archive.label_set.name,
@@ -179,7 +185,11 @@ def _attributes(
         spacing_mm=1.0,
         intensity_rule=config.intensity_rule,
         source_digest=archive.digest,
-        parent_digests={"studies": archive.digest, "patient_split": split_digest(split)},
+        parent_digests={
+            "studies": archive.digest,
+            "patient_split": split_digest(split),
+            "lv_localiser": boxes_digest(predicted),
+        },
         seed=seed,
         code_version=code_version,
         parameters=config.model_dump(mode="json") | {"fold": split.fold},

@@ -30,6 +30,7 @@ from imaging.slices.writer import (
     SliceStoreWriter,
     StoreAttributes,
 )
+from imaging.studies.split import Part
 
 __all__ = ["ROW_COLUMNS", "SliceStore", "SliceStoreWriter", "StoreAttributes"]
 
@@ -109,6 +110,10 @@ class SliceStore:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def rows_of(self, *parts: Part) -> NDArray[np.int64]:
+        """Return the rows of these parts of the fold, in order."""
+        return np.flatnonzero(self.rows["part"].isin(parts).to_numpy())
 
     @property
     def extras(self) -> tuple[str, ...]:

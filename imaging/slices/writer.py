@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 from common.errors import InputError, some_of
 from common.files import put_in_place, unwritable
 from imaging.labels import LABEL_SETS, PATIENT_GROUPS, LabelSet
+from imaging.studies.split import PARTS
 
 FORMAT = "scarforge slice store"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 EXTRA_PREFIX = "extra_"
-ROW_COLUMNS = ("case_id", "frame", "donor_ids", "slice_index", "replica", "origin", "group")
-TEXT_COLUMNS = ("case_id", "frame", "donor_ids", "origin", "group")
+ROW_COLUMNS = ("case_id", "frame", "donor_ids", "slice_index", "replica", "origin", "group", "part")
+TEXT_COLUMNS = ("case_id", "frame", "donor_ids", "origin", "group", "part")
 NUMBER_COLUMNS = ("slice_index", "replica")
 KEY_COLUMNS = ("case_id", "frame", "slice_index", "origin", "replica")
 ORIGINS = ("real", "augmented", "synthetic")
@@ -106,7 +107,7 @@ def check_masks(masks: NDArray[np.integer], count: int, size: int, labels: Label
 
 
 def check_rows(rows: pd.DataFrame, count: int, where: str) -> pd.DataFrame:
-    """Return the `ROW_COLUMNS` of `rows` in plain types after checking columns, count, origins and groups."""
+    """Return the `ROW_COLUMNS` of `rows` in plain types after checking columns, count, origins, groups and parts."""
     missing = [name for name in ROW_COLUMNS if name not in rows.columns]
     if missing:
         raise InputError(
@@ -119,6 +120,7 @@ def check_rows(rows: pd.DataFrame, count: int, where: str) -> pd.DataFrame:
         checked[name] = _numbers(rows[name], where)
     _check_known(checked["origin"], ORIGINS, where)
     _check_known(checked["group"], PATIENT_GROUPS, where)
+    _check_known(checked["part"], PARTS, where)
     if (checked["case_id"] == "").any():
         raise InputError(f"{where}: a row has an empty case_id; every slice belongs to a patient")
     return checked[list(ROW_COLUMNS)]

@@ -1,5 +1,8 @@
 """A rectangle around the left ventricle, in pixels of the 1 mm grid."""
 
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +32,12 @@ class Box(NamedTuple):
     def width(self) -> float:
         """Extent along the columns."""
         return self.right - self.left
+
+
+def boxes_digest(boxes: Mapping[tuple[str, str], Box]) -> str:
+    """Return a SHA-256 of boxes by (case_id, frame), to the last bit."""
+    content = sorted([*key, *map(float.hex, map(float, box))] for key, box in boxes.items())
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def read_boxes(path: Path) -> dict[tuple[str, str], Box]:

@@ -63,6 +63,23 @@ def assert_no_leak(rows: pd.DataFrame, split: FoldSplit, what: str, allowed: tup
     )
 
 
+def assert_parts(rows: pd.DataFrame, split: FoldSplit, what: str) -> None:
+    """Raise `InputError` where rows tell another part of a patient than the split does.
+
+    Args:
+        rows: With `case_id` and `part`, such as `SliceStore.rows`.
+        split: The fold's parts.
+        what: What holds the rows, for the message.
+    """
+    told = rows[["case_id", "part"]].drop_duplicates()
+    odd = [f"{case_id} ({part})" for case_id, part in told.to_numpy(dtype=str) if _part_name(split, case_id) != part]
+    if odd:
+        raise InputError(
+            f"{what}: tells another part of fold {split.fold} than the split for {some_of(odd)}; rematerialise it with "
+            "this split"
+        )
+
+
 def _forbidden(case_id: str, donor_ids: str, permitted: set[str]) -> list[str]:
     patients = [case_id, *(donor for donor in donor_ids.split(";") if donor)]
     return sorted({patient for patient in patients if patient not in permitted})

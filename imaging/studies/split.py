@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -36,7 +37,7 @@ class FoldSplit:
     left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        patients = Counter(self.train + self.validation + self.test + self.left_out)
+        patients = Counter(chain(self.train, self.validation, self.test, self.left_out))
         twice = [patient for patient, times in patients.items() if times > 1]
         if twice:
             raise InputError(f"fold {self.fold}: patients {twice} are in more than one part; {_REMEDY}")
@@ -94,13 +95,15 @@ def split_patients(
     return splits
 
 
-def write_splits(path: Path, splits: Sequence[FoldSplit], seed: int | None = None) -> None:
+def write_splits(path: Path, splits: Sequence[FoldSplit], seed: int | None = None, studies: str = "") -> None:
     """Write all folds as one JSON file, written aside and renamed.
 
     The seed, where it is given, tells the file from that of another seed which happens to deal out patients alike:
-    what is made from it draws by that seed too.
+    what is made from it draws by that seed too. So does the digest of the studies that were split: another label of a
+    patient leaves the parts as they are, and not what is made from it.
     """
-    given = {} if seed is None else {"seed": seed}
+    given: dict[str, int | str] = {"studies": studies} if studies else {}
+    given |= {} if seed is None else {"seed": seed}
     text = json.dumps({**given, "folds": [_to_json(split) for split in splits]}, indent=2) + "\n"
     write_text(path, text)
 

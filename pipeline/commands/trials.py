@@ -141,11 +141,8 @@ class TrialMaterial:
         return {**figures, **course_of(model)}
 
     def _validation(self, store: SliceStore) -> PartSlices:
-        from assets.parts.inputs import open_split
-
-        split = open_split(self.forge, self.fold)
-        seen = store.masks().any(axis=(1, 2))
-        return PartSlices.of(store, np.flatnonzero(store.rows["case_id"].isin(split.validation).to_numpy() & seen))
+        validation = store.rows_of("validation")
+        return PartSlices.of(store, validation[store.masks(validation).any(axis=(1, 2))])
 
     def _drawn(self, model: Path, folder: Path, masks: Path) -> PartSlices:
         """Draw slices from simulated masks; the file is not kept."""
@@ -286,6 +283,7 @@ class TrialBench:
             raise InputError(
                 "trials train Pix2Pix, which synthesis.method=transplant does without; use synthesis.method=pix2pix"
             )
+        forge.inputs("trials", forge.records((asset, fold, None) for asset in _NEEDED)).require_current()
         versions = {asset: forge.version(asset, fold) for asset in _NEEDED}
         judge = _finished(forge, JUDGE.name, fold, settings.seeds[0], versions)
         masks = _finished(forge, "lesion_masks", fold, None, versions)

@@ -21,7 +21,7 @@ from imaging.slices.part import PLACE_COLUMNS, LabelledSlices, PartSlices
 from imaging.slices.store import SliceStore
 from imaging.studies.archive import StudyArchive
 from imaging.studies.preparation import paste_region, restore_mask
-from imaging.studies.split import FoldSplit, Part
+from imaging.studies.split import Part
 from segmentation.scoring.scores import ScoredVolume
 from segmentation.scoring.yardsticks import (
     ALL_BACKGROUND,
@@ -110,17 +110,14 @@ class HeldOutPatients:
         archive: The studies.
         store: The fold's real slices.
         regions: Where they were cut.
-        split: The fold's parts.
         part: Another part to take in the test patients' place: validation patients decide what is not to be decided
             on test patients.
     """
 
-    def __init__(
-        self, archive: StudyArchive, store: SliceStore, regions: pd.DataFrame, split: FoldSplit, part: Part = "test"
-    ) -> None:
+    def __init__(self, archive: StudyArchive, store: SliceStore, regions: pd.DataFrame, part: Part = "test") -> None:
         self.archive, self.store, self.labels = archive, store, archive.label_set
-        self.slices = PartSlices.of_patients(store, getattr(split, part))
-        self._training = LabelledSlices.of_patients(store, split.train)
+        self.slices = PartSlices.of_part(store, part)
+        self._training = LabelledSlices.of_part(store, "train")
         self.centres = {
             (str(row.case_id), str(row.frame)): (float(str(row.centre_row)), float(str(row.centre_col)))
             for row in regions.itertuples(index=False)

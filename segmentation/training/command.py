@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from common.errors import InputError
 from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
-from imaging.studies.leakage import assert_no_leak
+from imaging.studies.leakage import assert_no_leak, assert_parts
 from imaging.studies.split import read_split, split_digest
 from runtime.checkpoint import delete_checkpoint
 from runtime.compute import choose_compute, keep_freed_memory
@@ -46,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> TrainResult:
     split = read_split(options.split, options.fold)
     training = SliceStore.open(options.training_set)
     assert_no_leak(training.rows, split, str(options.training_set))
-    validation = PartSlices.of_patients(SliceStore.open(options.real_slices), split.validation)
+    real = SliceStore.open(options.real_slices)
+    assert_parts(real.rows, split, str(options.real_slices))
+    validation = PartSlices.of_part(real, "validation")
     config = read_train_config(options.config)
     if config.start_from is not None:
         refuse_tested(config.start_from, options.source, split.test)

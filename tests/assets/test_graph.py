@@ -9,60 +9,44 @@ from pipeline.automation.jobs import JOBS, job_for
 from pipeline.definitions import defs
 from segmentation.model_kind import model_kinds
 
+# The table of the design: what stands further up is behind these.
+_SCORES = {
+    "attention_res_unet_real_only_scores",
+    "attention_res_unet_real_plus_gan_scores",
+    "halsr_net_real_only_scores",
+    "halsr_net_real_plus_gan_scores",
+}
 GRAPH = {
     "studies": set(),
     "patient_split": {"studies"},
-    "lv_localiser": {"studies", "patient_split"},
-    "real_slices": {"studies", "patient_split", "lv_localiser"},
-    "augmented_slices": {"real_slices", "patient_split"},
-    "pix2pix": {"augmented_slices", "real_slices", "patient_split"},
-    "lesion_masks": {"real_slices", "patient_split"},
-    "synthetic_slices": {"pix2pix", "lesion_masks", "patient_split", "attention_res_unet_real_only"},
-    "training_set_real_only": {"augmented_slices", "patient_split"},
-    "training_set_real_plus_gan": {
-        "augmented_slices",
-        "synthetic_slices",
-        "synthesis_quality",
-        "patient_split",
-    },
-    "synthesis_quality": {
-        "synthetic_slices",
-        "real_slices",
-        "pix2pix",
-        "augmented_slices",
-        "patient_split",
-        "attention_res_unet_real_only",
-    },
-    "attention_res_unet_real_only": {"training_set_real_only", "real_slices", "patient_split"},
-    "attention_res_unet_real_plus_gan": {"training_set_real_plus_gan", "real_slices", "patient_split"},
-    "halsr_net_real_only": {"training_set_real_only", "real_slices", "patient_split"},
-    "halsr_net_real_plus_gan": {"training_set_real_plus_gan", "real_slices", "patient_split"},
-    "attention_res_unet_real_only_scores": {
-        "attention_res_unet_real_only",
-        "real_slices",
-        "studies",
-        "patient_split",
-    },
-    "attention_res_unet_real_plus_gan_scores": {
+    "lv_localiser": {"patient_split"},
+    "real_slices": {"lv_localiser"},
+    "augmented_slices": {"real_slices"},
+    "pix2pix": {"augmented_slices"},
+    "lesion_masks": {"real_slices"},
+    "synthetic_slices": {"pix2pix", "lesion_masks", "attention_res_unet_real_only"},
+    "training_set_real_only": {"augmented_slices"},
+    "attention_res_unet_real_only": {"training_set_real_only"},
+    "halsr_net_real_only": {"training_set_real_only"},
+    "synthesis_quality": {"synthetic_slices", "attention_res_unet_real_only"},
+    "training_set_real_plus_gan": {"augmented_slices", "synthesis_quality"},
+    "attention_res_unet_real_plus_gan": {"training_set_real_plus_gan"},
+    "halsr_net_real_plus_gan": {"training_set_real_plus_gan"},
+    **{name: {name.removesuffix("_scores")} for name in _SCORES},
+    "comparison": _SCORES,
+    "champion": _SCORES,
+}
+GROUPS = {  # in reading order
+    "data": {"studies", "patient_split", "lv_localiser", "real_slices", "augmented_slices"},
+    "real_only": {"training_set_real_only", "attention_res_unet_real_only", "halsr_net_real_only"},
+    "synthesis": {"pix2pix", "lesion_masks", "synthetic_slices"},
+    "quality": {"synthesis_quality"},
+    "real_plus_gan": {
+        "training_set_real_plus_gan",
         "attention_res_unet_real_plus_gan",
-        "real_slices",
-        "studies",
-        "patient_split",
+        "halsr_net_real_plus_gan",
     },
-    "halsr_net_real_only_scores": {"halsr_net_real_only", "real_slices", "studies", "patient_split"},
-    "halsr_net_real_plus_gan_scores": {"halsr_net_real_plus_gan", "real_slices", "studies", "patient_split"},
-    "comparison": {
-        "attention_res_unet_real_only_scores",
-        "attention_res_unet_real_plus_gan_scores",
-        "halsr_net_real_only_scores",
-        "halsr_net_real_plus_gan_scores",
-    },
-    "champion": {
-        "attention_res_unet_real_only_scores",
-        "attention_res_unet_real_plus_gan_scores",
-        "halsr_net_real_only_scores",
-        "halsr_net_real_plus_gan_scores",
-    },
+    "evaluation": _SCORES | {"comparison", "champion"},
 }
 UNPARTITIONED = {"studies", "patient_split", "comparison"}
 
@@ -75,6 +59,37 @@ def specs():
 def test_the_graph_is_the_designed_one(specs):
     found = {name: {dep.asset_key.to_user_string() for dep in spec.deps} for name, spec in specs.items()}
     assert found == GRAPH
+
+
+def test_there_are_no_more_edges_than_those(specs):
+    assert sum(len(spec.deps) for spec in specs.values()) == sum(map(len, GRAPH.values())) == 30
+
+
+def test_no_input_is_named_that_another_input_stands_before(specs):
+    def behind(name):
+        return GRAPH[name].union(*(behind(near) for near in GRAPH[name]))
+
+    implied = {name: [far for far in near if any(far in behind(one) for one in near)] for name, near in GRAPH.items()}
+    assert {name: far for name, far in implied.items() if far} == {
+        # Synthetic slices are made of the judge only where it may refuse some; their quality always is judged.
+        "synthesis_quality": ["attention_res_unet_real_only"],
+        # The blocking checks of the quality guard this arm, which takes real slices, too.
+        "training_set_real_plus_gan": ["augmented_slices"],
+    }
+
+
+def test_groups_are_read_in_order_and_never_back(specs):
+    found: dict[str, set[str]] = {}
+    for name, spec in specs.items():
+        found.setdefault(spec.group_name, set()).add(name)
+    assert found == GROUPS
+    order = {name: place for place, group in enumerate(GROUPS) for name in GROUPS[group]}
+    back = [(dep, name) for name, spec in specs.items() for dep in _names(spec) if order[dep] > order[name]]
+    assert back == []
+
+
+def _names(spec):
+    return [dep.asset_key.to_user_string() for dep in spec.deps]
 
 
 def test_fold_is_the_only_partition(specs):

@@ -25,7 +25,8 @@ def key_of(monkeypatch):
         seen.append(cache_key("", parents, config if isinstance(config, dict) else config.model_dump(mode="json")))
         raise Stopped
 
-    monkeypatch.setattr(Forge, "parent_versions", lambda *_: {"real_slices": "1"})
+    monkeypatch.setattr(Forge, "nearest", lambda *_: {"real_slices/fold_0": "1"})
+    monkeypatch.setattr(Forge, "records", lambda *_: {})
     monkeypatch.setattr(Forge, "version", lambda _, asset, *__: asset)
     monkeypatch.setattr(Forge, "produce", produce)
 

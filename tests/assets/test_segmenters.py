@@ -22,7 +22,7 @@ def read(monkeypatch):
         seen.update(parents)
         raise Stopped
 
-    monkeypatch.setattr(Forge, "parent_versions", lambda *_: {"training_set_real_only": "1"})
+    monkeypatch.setattr(Forge, "nearest", lambda *_: {"training_set_real_only/fold_0": "1"})
     monkeypatch.setattr(Forge, "produce", produce)
 
     def ask(*overrides):
@@ -36,7 +36,7 @@ def read(monkeypatch):
 
 
 def test_other_weights_to_start_from_are_another_input(read, tmp_path):
-    assert set(read()) == {"training_set_real_only", "seed"}
+    assert set(read()) == {"training_set_real_only/fold_0", "seed"}
     setting = f"attention_res_unet.start_from={tmp_path}"
     (tmp_path / "weights.safetensors").write_bytes(b"some")
     first, again = read(setting), read(setting)
@@ -51,7 +51,7 @@ def test_the_figures_of_a_check_are_named_by_the_seed_itself(tmp_path, seeds):
         seed: (Record("a", "", str(seed), {}, Outcome({}, (Check("finite_losses", True, {"rounds": seed}),))), tmp_path)
         for seed in seeds
     }
-    (check,) = seeds_together(records).check_results
+    (check,) = seeds_together(records, Forge(home=str(tmp_path))).check_results
     assert {name: value.value for name, value in check.metadata.items()} == {
         "seed_3/rounds": 3,
         "seed_7/rounds": 7,

@@ -19,14 +19,12 @@ def configured(monkeypatch):
     """Give the configuration of an asset, as its cache key sees it."""
     seen = {}
 
-    def materialise(self, context, build, config=None, *_, parents=None, **__):
+    def materialise(self, context, build, config=None, *_, inputs=None, **__):
         seen["config"] = config if isinstance(config, dict) else config.model_dump()
-        seen["parents"] = parents
+        seen["inputs"] = inputs
         raise Stopped
 
     monkeypatch.setattr(Forge, "materialise", materialise)
-    monkeypatch.setattr(Forge, "_version_with_seeds", lambda _, asset, __: f"{asset} of all seeds")
-    monkeypatch.setattr(Forge, "version", lambda _, asset, __, seed=None: f"{asset} of seed {seed}")
 
     def ask(asset, *overrides):
         forge = Forge(profile="tiny", overrides=list(overrides))
@@ -64,13 +62,12 @@ def test_more_synthetic_slices_are_asked_for_where_they_are_added(configured):
 def test_the_judge_decides_synthetic_slices_only_where_it_may_refuse(configured):
     plain = configured(synthetic_slices)
     assert set(plain) == {"slices", "augment"}
-    inputs = {"pix2pix", "lesion_masks", "patient_split"}
-    assert set(configured.seen["parents"]) == inputs
+    inputs = [("pix2pix", 0, None), ("lesion_masks", 0, None)]
+    assert configured.seen["inputs"] == inputs
     assert configured(synthetic_slices, "synthesis.refuse_quantile=0.3") == plain
     refusing = configured(synthetic_slices, "synthesis.refuse=true")
     assert refusing == plain | {"refusal": {"refuse_quantile": 0.1, "refuse_draws": 3}}
-    assert configured.seen["parents"].keys() - inputs == {"attention_res_unet_real_only"}
-    assert configured.seen["parents"]["attention_res_unet_real_only"].endswith("of seed 0")
+    assert configured.seen["inputs"] == [*inputs, ("attention_res_unet_real_only", 0, 0)]
     assert configured(synthetic_slices, "synthesis.refuse=true", "synthesis.refuse_draws=4") != refusing
 
 
@@ -82,7 +79,7 @@ def test_transplants_that_may_be_refused_are_made_again_as_they_were_carried(con
 
 
 def test_a_generator_that_is_not_used_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(Forge, "parent_versions", lambda *_: {})
+    monkeypatch.setattr(Forge, "nearest", lambda *_: {})
     forge = Forge(profile="tiny", home=str(tmp_path), overrides=["synthesis.method=transplant"])
     result = dg.materialize([pix2pix], partition_key="0", resources={"forge": forge})
     assert result.success

@@ -44,10 +44,10 @@ def test_a_training_asks_its_pod_for_a_gpu_and_a_table_does_not(gpu_steps):
     assert set(steps) == set(gpu_steps) >= {"pix2pix", "halsr_net_real_only"}
     assert "comparison" not in steps
     own = UserDefinedDagsterK8sConfig.from_dict(steps["pix2pix"])
-    job = construct_dagster_k8s_job(DagsterK8sJobConfig(job_image="scarforge:0.1.0"), ["dagster"], "step", own)
+    job = construct_dagster_k8s_job(DagsterK8sJobConfig(job_image="scarforge:0.2.0"), ["dagster"], "step", own)
     (container,) = job.spec.template.spec.containers
     assert container.resources.limits == {"nvidia.com/gpu": "1"}
-    assert container.image == "scarforge:0.1.0"
+    assert container.image == "scarforge:0.2.0"
 
 
 def test_jobs_resolve_with_the_executor(gpu_steps):

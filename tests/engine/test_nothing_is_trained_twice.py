@@ -80,7 +80,8 @@ def inputs(tmp_path_factory):
         rows = pd.DataFrame(
             {"case_id": [case for case in patients for _ in range(2)], "slice_index": [0, 1] * len(patients)}
         )
-        rows = rows.assign(frame="", donor_ids="", replica=0, origin="real", group="infarct")[list(ROW_COLUMNS)]
+        rows = rows.assign(frame="", donor_ids="", replica=0, origin="real", group="infarct")
+        rows = rows.assign(part=rows["case_id"].map(SPLIT.part_of))[list(ROW_COLUMNS)]
         toy = write_toy_store(folder / f"toy_{name}.h5")
         with SliceStoreWriter(folder / f"{name}.h5", toy.attributes) as writer:
             writer.append(images, masks, rows)

@@ -24,6 +24,16 @@ def test_a_profile_passes_before_there_is_a_workspace(workspace):
     check(workspace)
 
 
+def test_a_workspace_of_0_1_0_is_refused_before_anything_runs(workspace):
+    record = workspace.place("studies") / "record.json"
+    record.parent.mkdir(parents=True)
+    record.write_text('{"asset": "studies", "cache_key": "k", "data_version": "v", "files": {}, "outcome": {}}')
+    with pytest.raises(
+        InputError, match=r"studies: this workspace was made by ScarForge 0.1.0, whose results this ver"
+    ):
+        check(workspace)
+
+
 def test_a_start_that_is_not_there_is_refused_at_once(workspace, tmp_path):
     with pytest.raises(InputError, match=r"halsr_net.start_from '.*gone': holds no weights.safetensors; name a model"):
         check(workspace, f"halsr_net.start_from={tmp_path / 'gone'}")

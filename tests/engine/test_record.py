@@ -1,4 +1,5 @@
 import errno
+import json
 import multiprocessing
 import os
 import time
@@ -258,6 +259,38 @@ def test_a_damaged_record_names_the_asset_to_rematerialise(tmp_path):
     with pytest.raises(InputError, match="rematerialise the asset 'pix2pix'"):
         read_record(tmp_path / "asset", "pix2pix")
     assert not produce(tmp_path / "asset", "asset", "key", writes("one", []))[1]
+
+
+def made_by_0_1_0(place):
+    """Turn a finished folder into one as ScarForge 0.1.0 left it."""
+    content = json.loads((place / "record.json").read_text())
+    del content["format"], content["outcome"]["behind"]
+    (place / "record.json").write_text(json.dumps(content))
+
+
+def test_what_0_1_0_made_is_neither_used_nor_replaced(tmp_path):
+    place = tmp_path / "asset"
+    produce(place, "asset", "key", writes("one", []))
+    made_by_0_1_0(place)
+    line = (
+        rf"^{place}: this workspace was made by ScarForge 0.1.0, whose results this version cannot use; choose another"
+    )
+    for key in ("key", "another key"):
+        with pytest.raises(InputError, match=line):
+            produce(place, "asset", key, writes("two", []))
+    with pytest.raises(InputError, match=line):
+        read_record(place, "asset")
+    assert (place / "result.txt").read_text() == "one"
+
+
+def test_what_a_result_was_made_of_is_part_of_its_version(tmp_path):
+    def built(studies, place):
+        record, _ = produce(tmp_path / place, "asset", place, lambda _: Outcome({}, behind={"studies": studies}))
+        return record
+
+    first, second, same = built("s1", "a"), built("s2", "b"), built("s1", "c")
+    assert first.data_version == same.data_version != second.data_version
+    assert read_record(tmp_path / "a", "asset").behind == {"studies": "s1"}
 
 
 def test_checks_and_facts_survive_the_file(tmp_path):

@@ -71,7 +71,7 @@ def make_slices() -> Callable[..., tuple[NDArray[np.float32], NDArray[np.uint8]]
 def make_store(tmp_path: Path) -> Callable[..., SliceStore]:
     """Write a store of `count` slices; as simulated masks it has the extra `hole` and no ventricle in its images."""
 
-    def make(count: int = 6, seed: int = 0, origin: str = "augmented") -> SliceStore:
+    def make(count: int = 6, seed: int = 0, origin: str = "augmented", part: str | list[str] = "train") -> SliceStore:
         images, masks = draw_slices(count, seed)
         path = tmp_path / f"{origin}_{seed}.h5"
         attributes = StoreAttributes("emidec", SIZE, 1.0, "test", "source", {}, seed, "test", {})
@@ -84,6 +84,7 @@ def make_store(tmp_path: Path) -> Callable[..., SliceStore]:
                 "replica": 0,
                 "origin": origin,
                 "group": "no_reflow",
+                "part": part,
             }
         )
         holes = ventricle_hole(masks, 2)

@@ -47,6 +47,7 @@ def store_of(slices: PartSlices, path: Path, holes=None) -> SliceStore:
             "replica": np.arange(len(slices)),
             "origin": "synthetic",
             "group": "no_reflow",
+            "part": "train",
         }
     )
     with SliceStoreWriter(path, attributes, tuple(extras)) as writer:

@@ -74,6 +74,7 @@ def write_store(
             "replica": 0,
             "origin": "real",
             "group": [patient_group(mask, labels) for mask in masks],
+            "part": "train",
         }
     )
     with SliceStoreWriter(path, attributes) as writer:

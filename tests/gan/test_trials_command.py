@@ -40,7 +40,7 @@ def finished(forge, make_store):
         return lambda folder: (folder / "slices.h5").write_bytes(store.path.read_bytes()) and None
 
     finish("patient_split", lambda folder: write_splits(folder / "patient_split.json", [split]))
-    finish("real_slices", copy(make_store(6)))
+    finish("real_slices", copy(make_store(6, part=["train"] * 3 + ["validation"] * 3)))
     finish("augmented_slices", copy(make_store(3, seed=1)))
     return forge
 

@@ -24,6 +24,7 @@ ATTRIBUTES = StoreAttributes(
 def rows(count, case_id="P1", first=0, **columns):
     """Return `count` valid rows, numbered by slice."""
     plain = {"case_id": case_id, "frame": "", "donor_ids": "", "replica": 0, "origin": "real", "group": "infarct"}
+    plain |= {"part": "train"}
     return pd.DataFrame({"slice_index": np.arange(first, first + count)} | plain).assign(**columns)
 
 

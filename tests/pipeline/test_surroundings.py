@@ -166,14 +166,6 @@ def test_a_run_on_a_full_disk_is_one_line_that_names_the_file_and_leaves_no_half
     assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file() and path.name != ".scarforge"]
 
 
-def test_a_folder_of_temporary_files_too_long_for_a_socket_is_one_line(started, tmp_path):
-    long = tmp_path / ("x" * 120)
-    long.mkdir()
-    status, output, errors = ended(started, SCARFORGE, "run", "--profile", "tiny", TMPDIR=str(long))
-    assert (status, output) == (WRONG_INPUT, "")
-    assert errors == f"scarforge: {long}: is too long a path for a socket; set TMPDIR to a shorter one, such as /tmp\n"
-
-
 def test_a_number_for_a_group_of_settings_is_one_line(started):
     status, output, errors = ended(started, SCARFORGE, "run", "--set", "pix2pix=5")
     assert (status, output) == (WRONG_INPUT, "")

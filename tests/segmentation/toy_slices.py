@@ -44,6 +44,7 @@ def write_store(
     masks: NDArray[np.uint8],
     first_patient: int = 0,
     origin: str | list[str] = "real",
+    part: str = "train",
 ) -> SliceStore:
     """Write and open a store of these slices (N, S, S) of four patients."""
     count = len(images)
@@ -56,6 +57,7 @@ def write_store(
             "replica": 0,
             "origin": origin,
             "group": "no_reflow",
+            "part": part,
         }
     )
     attributes = StoreAttributes(

@@ -4,7 +4,7 @@ import re
 
 from playwright.sync_api import Locator, Page, expect
 
-GROUPS = ("data", "localiser", "synthesis", "training_sets", "segmentation", "evaluation")
+GROUPS = ("data", "real_only", "synthesis", "quality", "real_plus_gan", "evaluation")
 RUN_TIMEOUT_MS = 1_500_000  # the tiny fold: two minutes on two idle cores, far longer beside other work
 
 

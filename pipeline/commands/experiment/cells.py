@@ -23,7 +23,7 @@ from engine.forge import UNPARTITIONED, Forge, say
 from engine.locks import held, is_held
 from engine.outcome import Check, Outcome, number
 from engine.preflight import check_before_run
-from engine.record import Record, cache_key, is_finished, produce, read_record
+from engine.record import Record, cache_key, is_finished, produce, read_record, versions_of
 from engine.settings import Settings
 from engine.workspace import ARMS, EXPERIMENTS, Workspace
 from imaging.phantom import PhantomConfig
@@ -169,19 +169,20 @@ class Bench:
             raise_failure(result)
 
     def _score(self, forge: Forge, cell: Cell) -> None:
-        read = {name: forge.version(name, self.fold) for name in (*_OF_STUDIES, "real_slices")}
-        read[self.model(cell)] = forge.version(self.model(cell), self.fold, cell.seed)
+        name, start = self.scores(cell), time.monotonic()
+        nearest = forge.records([(self.model(cell), self.fold, cell.seed)])
+        inputs = forge.inputs(name, nearest)
+        inputs.require_current()
         made_of: dict[str, Any] = {
             "code_version": _scoring_version(),
-            "parents": read,
+            "parents": versions_of(nearest),
             "config": {"seed": cell.seed, "part": self.plan.scored_on},
         }
-        name, start = self.scores(cell), time.monotonic()
         _, found = produce(
             self.place(name, cell.seed),
             name,
             cache_key(**made_of),
-            lambda folder: self._scored(forge, cell, folder),
+            forge.noting(inputs, lambda folder: self._scored(forge, cell, folder)),
             elsewhere=forge.elsewhere,
             made_of=made_of,
             tell=lambda line: say(f"    {line}"),
@@ -216,8 +217,10 @@ class Bench:
         """Tell whether a cell's scores lie there, and all they are made of is of today's code and of each other."""
         between = [f"training_set_{self.arm.training_set}"] if self.arm.training_set == REAL_PLUS_GAN else []
         chain = (*_OF_STUDIES, *self.upstream, *between, self.model(cell), self.scores(cell))
-        records = {asset: _record(self.place(asset, cell.seed)) for asset in chain}
-        return all(record is not None and _is_of(asset, record, records) for asset, record in records.items()) and (
+        places = {asset: self.place(asset, cell.seed) for asset in chain}
+        records = {asset: _record(place) for asset, place in places.items()}
+        lying = {place.relative_to(self._workspace.root).as_posix(): records[asset] for asset, place in places.items()}
+        return all(record is not None and _is_of(asset, record, lying) for asset, record in records.items()) and (
             records["studies"] is not None and records["studies"].cache_key == self._studies_key
         )
 
@@ -284,12 +287,12 @@ def _record(place: Path) -> Record | None:
         return None
 
 
-def _is_of(asset: str, record: Record, records: Mapping[str, Record | None]) -> bool:
-    """Tell whether a result was made by today's code of the inputs that lie there."""
-    read = record.made_of.get("parents", {})
-    versions = {name: parent.data_version for name, parent in records.items() if parent is not None and name in read}
+def _is_of(asset: str, record: Record, lying: Mapping[str, Record | None]) -> bool:
+    """Tell whether a result was made by today's code of what lies there, by place: its inputs, and all behind them."""
+    read = {**record.behind, **record.made_of.get("parents", {})}
+    versions = {place: parent.data_version for place, parent in lying.items() if parent is not None and place in read}
     return record.made_of.get("code_version") == _code_version(asset) and all(
-        read[name] == version for name, version in versions.items()
+        read[place] == version for place, version in versions.items()
     )
 
 

@@ -34,7 +34,7 @@ def forge(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Forge:
     """A workspace whose studies are read and split."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     found = Forge(source="phantom", profile="tiny", home=str(prepared))
-    for asset in ("studies", "patient_split", "real_slices"):
+    for asset in SHARED:
         finish(found.folder(asset, 0), asset, "1")
     return found
 
@@ -45,14 +45,24 @@ def two_seeds(forge: Forge) -> Forge:
     return Forge(source="phantom", profile="tiny", home=forge.home, seeds=[0, 1])
 
 
+SHARED = ("studies", "patient_split", "real_slices")
+
+
 def finish(
-    place: Path, asset: str, content: str, facts: Any = None, write: Any = None, key: str = "", run_id: str = ""
+    place: Path,
+    asset: str,
+    content: str,
+    facts: Any = None,
+    write: Any = None,
+    key: str = "",
+    run_id: str = "",
+    behind: dict[str, str] | None = None,
 ) -> None:
     def build(folder: Path) -> Outcome:
         (folder / "content.txt").write_text(content)
         if write:
             write(folder)
-        return Outcome(facts or {}, run_id=run_id)
+        return Outcome(facts or {}, run_id=run_id, behind=behind or {})
 
     produce(place, asset, key or content, build)
 
@@ -66,7 +76,9 @@ def train(forge: Forge, version: str, dice: float, kind: str = KIND, run_id: str
 def train_seed(forge: Forge, version: str, dice: float, kind: ModelKind, run_id: str, seed: int) -> None:
     card = {"network": kind.network, "training_set": kind.training_set, "seed": seed}
     place = forge.folder(kind.name, 0, seed)
-    finish(place, kind.name, version, write=lambda folder: write_json(folder / "model_card.json", card))
+    behind = {forge.key(asset, 0): forge.version(asset, 0) for asset in SHARED}
+    finish(place, kind.name, version, write=lambda folder: write_json(folder / "model_card.json", card), behind=behind)
+    behind |= {forge.key(kind.name, 0, seed): forge.version(kind.name, 0, seed)}
 
     def write(folder: Path) -> None:
         table = scored({"cavity": 0.9, "infarct": dice}, seeds=(seed,)).scores
@@ -75,7 +87,7 @@ def train_seed(forge: Forge, version: str, dice: float, kind: ModelKind, run_id:
 
     facts = {"dice/positive/infarct": number(dice)}
     key = scores_key(forge, kind, 0, seed, forge.manifest())
-    finish(forge.folder(kind.scores, 0, seed), kind.scores, version, facts, write, key, run_id)
+    finish(forge.folder(kind.scores, 0, seed), kind.scores, version, facts, write, key, run_id, behind)
 
 
 def judge(forge: Forge, tags: dict[str, str] | None = None) -> tuple[dict[str, Any], bool]:
@@ -159,7 +171,7 @@ def test_scores_are_stale_for_one_reason_each(forge: Forge) -> None:
     train(forge, "one", 0.5)
     assert staleness(forge, *place) == ""
     finish(forge.folder("real_slices", 0), "real_slices", "cut anew")
-    assert staleness(forge, *place).startswith("made of another")
+    assert staleness(forge, *place) == "made of another real_slices than the present one"
     manifest = forge.folder(f"{KIND}_scores", 0, 0) / "manifest.json"
     manifest.write_text(manifest.read_text().replace("tiny", "demo"))
     reseal(manifest.parent)

@@ -17,7 +17,7 @@ from tests.segmentation.toy_slices import draw_slices, write_toy_store
 def write_training_set(path, case_ids):
     images, masks = draw_slices(len(case_ids), 32)
     rows = pd.DataFrame({"case_id": case_ids, "frame": "", "donor_ids": "", "slice_index": 0, "replica": 0})
-    rows = rows.assign(origin="augmented", group="infarct")[list(ROW_COLUMNS)]
+    rows = rows.assign(origin="augmented", group="infarct", part="train")[list(ROW_COLUMNS)]
     with SliceStoreWriter(path, write_toy_store(path.with_name("toy.h5")).attributes) as writer:
         writer.append(images, masks, rows)
 

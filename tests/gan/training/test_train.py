@@ -238,7 +238,7 @@ def kill_at(step):
 @pytest.mark.parametrize(
     "changes",
     [
-        ModelCard(),
+        {},
         {"dropout": 0.5, "normalisation": "instance", "average_decay": 0.0},
         {"reader_weight": 2.0, "decoder_noise": True, "crop_px": 24, "fine_discriminator_widths": (8, 8)},
     ],

@@ -22,10 +22,10 @@ def test_what_is_read_are_the_rows_of_the_store(store):
     assert slices.studies.tolist() == [f"{row.case_id}/{row.frame}" for row in rows.itertuples()]
 
 
-def test_patients_without_a_slice_are_named(store):
-    assert len(PartSlices.of_patients(store, set(store.rows["case_id"]))) == len(store)
-    with pytest.raises(InputError, match=r"holds no slice of the patients \['P9'\]; rematerialise"):
-        PartSlices.of_patients(store, ["P9"])
+def test_a_part_without_a_slice_is_named(store):
+    assert len(PartSlices.of_part(store, "train")) == len(store)
+    with pytest.raises(InputError, match="holds no slice of validation patients; rematerialise"):
+        PartSlices.of_part(store, "validation")
 
 
 def test_stacks_are_the_studies_with_their_slices_in_order():

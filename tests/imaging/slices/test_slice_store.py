@@ -312,7 +312,7 @@ def test_an_older_schema_is_refused_by_its_number(tmp_path, path):
     old.write_bytes(path.read_bytes())
     with h5py.File(old, "a") as file:
         file.attrs["schema_version"] = 0
-    with pytest.raises(InputError, match="schema version 0, this code reads version 1; rematerialise real_slices"):
+    with pytest.raises(InputError, match="schema version 0, this code reads version 2; rematerialise real_slices"):
         SliceStore.open(old)
 
 

@@ -100,7 +100,7 @@ def test_the_output_names_the_model_the_source_and_the_scored_tissues(home, root
     assert status == 0
     told = capsys.readouterr()
     assert "5 of 5 studies were scored" in told.out
-    assert "scored tissues: cavity, normal_myocardium, infarct, no_reflow" in told.err
+    assert "scored tissues: cavity, normal myocardium, infarct, no-reflow" in told.err
     content = json.loads((root.parent / "out" / "external_test.json").read_text())
     (model,) = content["models"]
     assert (content["source"], content["crop"], content["label_set"]) == ("emidec", "localiser", "emidec")

@@ -52,6 +52,7 @@ def write_patients(path, patients, each=4):
         replica=0,
         origin="real",
         group="infarct",
+        part="train",
     )
     with SliceStoreWriter(path, write_toy_store(path.with_name("toy.h5")).attributes) as writer:
         writer.append(images, masks, rows[list(ROW_COLUMNS)])

@@ -72,7 +72,7 @@ def test_validation_chooses_what_helps_and_says_by_how_much():
     choice = choose_steps(validation, specked, EMIDEC_LABELS)
     assert choice.chosen == ["largest_piece"]
     assert choice.mean_dice["largest_piece"] == 1 > choice.mean_dice["none"]
-    assert choose_steps(validation, PLAUSIBLE, EMIDEC_LABELS)["chosen"] == []
+    assert choose_steps(validation, PLAUSIBLE, EMIDEC_LABELS).chosen == []
 
 
 def test_a_step_that_costs_one_tissue_is_not_chosen():

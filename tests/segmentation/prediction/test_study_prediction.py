@@ -95,13 +95,13 @@ def test_the_result_is_that_of_the_held_out_path(tmp_path, segmenter):
     split = FoldSplit(0, ("Case_P001",), ("Case_P003",), ("Case_P002",))
     boxes = dict.fromkeys((("Case_P002", ""), ("Case_P003", "")), LOCALISER.box)
     regions = write_real_slices(tmp_path / "slices.h5", archive, split, boxes, REGION, 0, "1")
-    patients = HeldOutPatients(archive, SliceStore.open(tmp_path / "slices.h5"), regions, split)
+    patients = HeldOutPatients(archive, SliceStore.open(tmp_path / "slices.h5"), regions)
     (held_out,) = patients.cases(segmenter.labels(patients.images()))
     ours = predict(segmenter, studies[1].image)
     np.testing.assert_array_equal(ours.mask, held_out.prediction)
     assert ours.mask.max() > 0
     np.testing.assert_array_equal(ours.images, patients.images())
-    validated = HeldOutPatients(archive, SliceStore.open(tmp_path / "slices.h5"), regions, split, "validation")
+    validated = HeldOutPatients(archive, SliceStore.open(tmp_path / "slices.h5"), regions, "validation")
     assert [case.case_id for case in validated.cases(segmenter.labels(validated.images()))] == ["Case_P003"]
 
 

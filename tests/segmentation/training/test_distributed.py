@@ -33,7 +33,7 @@ def arguments(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     write_toy_store(folder / "training.h5")
     images, masks = draw_slices(4, 32, seed=9)
-    write_store(folder / "real.h5", images, masks, first_patient=4)
+    write_store(folder / "real.h5", images, masks, first_patient=4, part="validation")
     train, validation = [f"Case_P{n:03}" for n in range(4)], [f"Case_P{n:03}" for n in range(4, 8)]
     write_splits(folder / "splits.json", [FoldSplit(0, tuple(train), tuple(validation), ("Case_T",))])
     (folder / "config.json").write_text(json.dumps(CONFIG))
