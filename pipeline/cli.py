@@ -89,6 +89,27 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    predictions: Annotated[
+        list[Path], typer.Argument(help="Folders of predicted label maps; the first is compared with.")
+    ],
+    reference: Annotated[Path, typer.Option(help="Folder of reference label maps.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the tables, figures and report.html.")],
+    name: Annotated[list[str], typer.Option(help="What a folder is called, in their order.")] = [],  # noqa: B006
+    format_: Annotated[str, typer.Option("--format", help="Layout and label numbers: emidec or acdc.")] = "emidec",
+) -> None:
+    """Compare folders of label maps, anybody's, in pairs of patients: differences, intervals, verdicts.
+
+    Several trainings go into sub-folders seed_0, seed_1 ...; those of cross-validation into fold_0, fold_1 ...
+
+    Exit status: 0 all is well, 2 a label map could not be scored or did not belong there.
+    """
+    from pipeline.commands.compare import compare as compare_label_maps
+
+    raise typer.Exit(compare_label_maps(reference, predictions, name, format_, output))
+
+
+@app.command()
 def trials(
     source: Annotated[str, typer.Option(help="Format of the studies; `scarforge sources` lists them.")] = "phantom",
     root: Annotated[Optional[Path], typer.Option(help="Folder of the studies.")] = None,  # noqa: UP045 # typer
@@ -172,6 +193,12 @@ def predict(
     flips: Flips = None,
     dicom_seg: Annotated[bool, typer.Option(help="Also write DICOM segmentations (needs scarforge\\[dicom]).")] = False,
     post_processing: PostProcessing = False,
+    probabilities: Annotated[
+        bool, typer.Option(help="Also write each tissue's probability, NIfTI on the study's grid.")
+    ] = False,
+    layout: Annotated[
+        str, typer.Option(help="scarforge, or nnunet: CASE.nii.gz in one folder, flagged ones too, and dataset.json.")
+    ] = "scarforge",
 ) -> None:
     """Segment new studies: label maps in their own geometry, volumes, uncertainty, pictures and one page.
 
@@ -182,7 +209,9 @@ def predict(
     from pipeline.commands.predict.predict import PredictOptions
     from pipeline.commands.predict.predict import predict as predict_studies
 
-    options = PredictOptions(model, output, fold, localiser, phase, flips, dicom_seg, post_processing)
+    options = PredictOptions(
+        model, output, fold, localiser, phase, flips, dicom_seg, post_processing, probabilities, layout
+    )
     raise typer.Exit(predict_studies(default_home(), studies, options))
 
 
@@ -229,6 +258,23 @@ def export(
     from pipeline.commands.export import export as export_networks
 
     export_networks(default_home(), model, format_, output, fold)
+
+
+@app.command()
+def export_dataset(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the data sets: nnU-Net's nnUNet_raw.")],
+    source: Annotated[str, typer.Option(help="Format of the studies; `scarforge sources` lists them.")] = "phantom",
+    profile: Annotated[str, typer.Option(help="demo, tiny, quick or paper.")] = "demo",
+    fold: Annotated[int, typer.Option(min=0, max=4, help="Whose training sets and test patients.")] = 0,
+    format_: Annotated[str, typer.Option("--format", help="nnunet: nnU-Net v2's raw layout.")] = "nnunet",
+    id_: Annotated[int, typer.Option("--id", help="Number of the real-only data set; the other has the next.")] = 501,
+) -> None:
+    """Write both training sets of a finished fold as data sets for other programs, with the fold's own split."""
+    from engine.forge import Forge
+    from pipeline.commands.export_dataset import export_dataset as export_both_arms
+
+    forge = Forge(source=source, profile=profile, home=str(default_home().absolute()))
+    export_both_arms(forge, fold, format_, output, id_)
 
 
 @app.command()

@@ -8,10 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from segmentation.scoring.scores import SCORE_COLUMNS
+from tests.imaging.fake_emidec import write_nifti
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -103,6 +105,45 @@ def test_no_validation_or_test_patient_reaches_what_is_trained(workspace):
         with SliceStore.open(root / asset / "fold_1" / "slices.h5") as store:
             assert find_leaks(store.rows, split).empty, asset
             assert len(store)
+
+
+def label_maps(root, fold, kind, folder, reference):
+    """Write what a kind's first seed drew on the fold's test patients, on their own grids, as anybody would."""
+    from assets.parts.inputs import open_slices, open_split, open_studies
+    from engine.forge import Forge
+    from imaging.slices.regions import read_regions
+    from segmentation.scoring.held_out import HeldOutPatients, read_predictions
+
+    forge = Forge(profile="tiny", home=str(root.parents[1]))
+    regions = read_regions(forge.finished("real_slices", fold).file("regions.csv"))
+    patients = HeldOutPatients(
+        open_studies(forge), open_slices(forge, "real_slices", fold), regions, open_split(forge, fold)
+    )
+    drawn = read_predictions(forge.finished(f"{kind}_scores", fold, 0).file("predictions.h5")).prediction
+    for volume in patients.cases(drawn):
+        for place, mask in ((folder, volume.prediction), (reference, volume.reference)):
+            write_nifti(place / f"{volume.case_id}.nii.gz", mask.transpose(2, 1, 0), volume.spacing_mm[::-1])
+
+
+def test_comparing_the_label_maps_of_both_arms_gives_the_comparisons_figures(workspace, tmp_path):
+    from segmentation.evaluation.compared_folders import compare_folders
+    from segmentation.evaluation.label_maps import EMIDEC
+
+    root, _, _, _ = workspace
+    expected = pd.read_csv(root / "comparison" / "differences.csv").set_index(["network", "rule", "tissue"])
+    for network in NETWORKS:
+        for arm in ARMS:
+            folder = tmp_path / network / arm / "fold_1" / "seed_0"
+            label_maps(root, 1, f"{network}_{arm}", folder, tmp_path / "reference")
+        arms = {arm: tmp_path / network / arm for arm in ARMS}
+        found = compare_folders(tmp_path / "reference", arms, EMIDEC).comparison.differences
+        ours = found.rename(columns={"first": ARMS[0], "second": ARMS[1]}).set_index(["rule", "tissue"]).sort_index()
+        theirs = expected.loc[network].sort_index()
+        assert list(ours.index) == list(theirs.index)
+        # Holm's correction is over the rows of one table: here those of one network, there those of both.
+        figures = theirs.columns.drop(["p_holm", "verdict"])
+        np.testing.assert_allclose(ours[figures].astype(float), theirs[figures].astype(float), rtol=0, atol=1e-9)
+        assert list(ours["verdict"]) == list(theirs["verdict"])
 
 
 def test_the_report_shows_patients_segments_and_every_training(workspace):

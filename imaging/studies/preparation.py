@@ -61,6 +61,26 @@ def restore_mask(mask_1mm: NDArray[np.uint8], shape: tuple[int, int, int], num_c
     return _resize_labels(mask_1mm, (shape[1], shape[2]), num_classes)
 
 
+def restore_probabilities(
+    probabilities: NDArray[np.float32], labels_1mm: NDArray[np.uint8], shape: tuple[int, int, int]
+) -> NDArray[np.float32]:
+    """Put class probabilities (S, C, H1, W1) of the 1 mm grid back onto a study's own grid of `shape` (S, H, W).
+
+    Each class linearly, as labels are. Where another class would then be likelier than the one that `restore_mask`
+    draws, only the pixels of that class count, so that the arg-max of the result (S, C, H, W) is the label map.
+
+    Args:
+        probabilities: Of each pixel, with a sum of 1.
+        labels_1mm: Their arg-max (S, H1, W1).
+        shape: Of the study.
+    """
+    drawn = restore_mask(labels_1mm, shape, probabilities.shape[1])
+    if labels_1mm.shape == shape:
+        return probabilities.copy()
+    planes = zip(probabilities, labels_1mm, drawn, strict=True)
+    return np.stack([_resize_probability_plane(*plane) for plane in planes])
+
+
 def reference_box(mask_1mm: NDArray[np.uint8]) -> Box:
     """Return the smallest box around every label above 0, over all slices of (S, H, W).
 
@@ -147,6 +167,24 @@ def _resize_label_plane(plane: NDArray[np.uint8], size: tuple[int, int], num_cla
         best[wins] = weight[wins]
         labels[wins] = value
     return labels
+
+
+def _resize_probability_plane(
+    probabilities: NDArray[np.float32], labels: NDArray[np.uint8], drawn: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    size = (drawn.shape[0], drawn.shape[1])
+    resized = _resize_linearly(probabilities, size)
+    other = resized.argmax(axis=0) != drawn
+    for value in distinct_values(drawn[other]):
+        own, here = (labels == value).astype(np.float32), other & (drawn == value)
+        resized[:, here] = (
+            _resize_linearly(probabilities * own, size)[:, here] / _resize_linearly(own[None], size)[:, here]
+        )
+    return resized
+
+
+def _resize_linearly(planes: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    return np.stack([cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR) for plane in planes])
 
 
 def _overlap(

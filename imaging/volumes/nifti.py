@@ -185,9 +185,18 @@ def write_label_map(path: Path, mask: NDArray[np.uint8], like: Gridded) -> None:
     Of a NIfTI volume, sides, unit, qform and sform with their codes are kept. Written aside and renamed. `path` ends
     in `.nii.gz` or `.nii`.
     """
-    stored = np.ascontiguousarray(like.arrangement.undo(mask), dtype=np.uint8)
+    _write_on_grid(path, mask, like, np.uint8)
+
+
+def write_probability(path: Path, probability: NDArray[np.floating], like: Gridded) -> None:
+    """Write one class's probability (S, H, W) as `write_label_map` does, in float32: NIfTI knows no half precision."""
+    _write_on_grid(path, probability, like, np.float32)
+
+
+def _write_on_grid(path: Path, values: NDArray[Any], like: Gridded, kind: type[np.generic]) -> None:
+    stored = np.ascontiguousarray(like.arrangement.undo(values), dtype=kind)
     header = kept_geometry(like.header) if isinstance(like, NiftiVolume) else new_geometry(like.affine, _sides_mm(like))
-    header.set_data_dtype(np.uint8)
+    header.set_data_dtype(kind)
     with written_aside(path, ".nii.gz" if path.name.endswith(".gz") else ".nii") as partial:
         _nibabel.save(_nibabel.Nifti1Image(stored, None, header), partial)
 

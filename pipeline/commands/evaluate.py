@@ -25,7 +25,7 @@ from segmentation.evaluation.evaluation import (
     patient_table,
     summarise_evaluation,
 )
-from segmentation.evaluation.label_maps import LABEL_FORMATS
+from segmentation.evaluation.label_maps import LABEL_FORMATS, LabelFormat
 from segmentation.scoring.rules import DETECTION
 from segmentation.scoring.scores import write_scores
 
@@ -116,6 +116,13 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if np.isfinite(value) else "–"
 
 
+def label_format(form: str) -> LabelFormat:
+    """Return a format by its name; `InputError` where there is none."""
+    if form not in LABEL_FORMATS:
+        raise InputError(f"format {form!r} is unknown; choose one of {', '.join(LABEL_FORMATS)}")
+    return LABEL_FORMATS[form]
+
+
 def evaluate(reference: Path, prediction: Path, form: str, output: Path) -> int:
     """Score the label maps in `prediction` against those in `reference` and write and print the tables.
 
@@ -125,10 +132,9 @@ def evaluate(reference: Path, prediction: Path, form: str, output: Path) -> int:
     Raises:
         InputError: The format is unknown, a folder holds no label map, or nothing can be scored or written.
     """
-    if form not in LABEL_FORMATS:
-        raise InputError(f"format {form!r} is unknown; choose one of {', '.join(LABEL_FORMATS)}")
+    layout = label_format(form)
     check_folder(output)
-    evaluation = evaluate_folders(reference, prediction, LABEL_FORMATS[form])
+    evaluation = evaluate_folders(reference, prediction, layout)
     summary = summarise_evaluation(evaluation)
     mark_own(output, ("scores.csv", "patients.csv", "summary.csv"))
     write_scores(output / "scores.csv", evaluation.scores)

@@ -30,6 +30,10 @@ from segmentation.scoring.scores import RULES
 from segmentation.scoring.yardsticks import absent_yardsticks
 
 PER_FOLD_PREFIX = "fold_"
+ONE_FOLD = (
+    "With one fold the intervals leave out the variation between training sets; what they say holds for this "
+    "fold's training set only."
+)
 FEW_FOLDS = 4  # fewer have at most two degrees of freedom
 
 SUMMARY_COLUMNS = ("network", "training_set", "tissue", "rule", "mean", "low", "high", "patients", "folds", "seeds")
@@ -70,6 +74,8 @@ FOLD_COLUMNS = ("network", "arm", "against", "tissue", "rule", "fold", "differen
 PAIR_COLUMNS = ("network", "tissue", "rule", "case_id", REAL_ONLY, REAL_PLUS_GAN)
 
 Arms = tuple[str, str]  # the training set that the other is compared with, and the other
+FIRST_AND_SECOND: Arms = ("first", "second")  # of models of any kind
+PREDICTIONS = "predictions"  # stands for the network that somebody else trained
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,8 @@ class Comparison:
         pairs: `PAIR_COLUMNS`, each patient's score in both arms, the mean over seeds.
         folds: The folds that went in.
         notes: What a reader must know.
+        arms: The columns of the two arms.
+        names: What the two are called.
     """
 
     summary: pd.DataFrame
@@ -107,6 +115,8 @@ class Comparison:
     pairs: pd.DataFrame
     folds: tuple[int, ...]
     notes: tuple[str, ...] = field(default=())
+    arms: Arms = ARMS
+    names: Arms = ARMS
 
 
 def compare_arms(tables: Sequence[ScoredTable]) -> Comparison:
@@ -152,6 +162,39 @@ def compare_two(first: pd.DataFrame, second: pd.DataFrame, arms: Arms) -> pd.Dat
     ]
     differences, _ = _differences(collect_contributions(pd.concat(renamed, ignore_index=True)), arms)
     return differences
+
+
+def compare_with_first(tables: Mapping[str, pd.DataFrame], yardstick: pd.DataFrame) -> Comparison:
+    """Compare models of any kind with the first of them, paired by patient, fold and seed; Holm corrects over all.
+
+    Args:
+        tables: Table of scores by what its model is called, two or more, all of the same patients.
+        yardstick: Scores of a yardstick on these patients.
+
+    Returns:
+        Without notes; in `summary` the models stand as training sets, in the other tables the further ones as networks.
+
+    Raises:
+        InputError: Two models share no seed, or a patient was tested in two folds.
+    """
+    first, *others = tables.values()
+    single = [table.assign(network=PREDICTIONS, training_set=name) for name, table in tables.items()]
+    paired = [
+        table.assign(network=name, training_set=arm)
+        for name, other in zip(list(tables)[1:], others, strict=True)
+        for arm, table in zip(FIRST_AND_SECOND, (first, other), strict=True)
+    ]
+    contributions = collect_contributions(pd.concat(paired, ignore_index=True))
+    differences, pairs = _differences(contributions, FIRST_AND_SECOND)
+    names = tuple(tables)
+    return Comparison(
+        summary=summarise(pd.concat([*single, yardstick], ignore_index=True)),
+        differences=differences,
+        pairs=pairs,
+        folds=tuple(sorted(int(fold) for fold in first["fold"].dropna().unique())),
+        arms=FIRST_AND_SECOND,
+        names=(names[0], names[1] if len(names) == len(FIRST_AND_SECOND) else "each other"),
+    )
 
 
 def refuse_differing(tables: Sequence[ScoredTable]) -> None:
@@ -370,17 +413,19 @@ def _notes(scores: pd.DataFrame, folds: tuple[int, ...], differences: pd.DataFra
     return tuple(notes)
 
 
-def interval_notes(table: pd.DataFrame) -> list[str]:
-    """Say what the intervals of a table with the columns `folds` and `seeds` cover, and what they leave out."""
+def interval_notes(table: pd.DataFrame, one_fold: str = ONE_FOLD) -> list[str]:
+    """Say what the intervals of a table with the columns `folds` and `seeds` cover, and what they leave out.
+
+    Args:
+        table: The table.
+        one_fold: What one fold means.
+    """
     if table.empty:
         return []
     folds, seeds = int(table["folds"].min()), int(table["seeds"].min())
     notes = [f"Intervals are over {sources_of_variation(folds, seeds)}."]
     if folds == 1:
-        notes.append(
-            "With one fold the intervals leave out the variation between training sets; what they say holds for this "
-            "fold's training set only."
-        )
+        notes.append(one_fold)
     elif folds < FEW_FOLDS:
         notes.append(f"{folds} folds tell little of how much training sets vary, so that the intervals are wide.")
     if seeds == 1:

@@ -30,6 +30,9 @@ BETTER, WORSE, NO_EVIDENCE, TOO_FEW = "better", "worse", "no evidence", "too few
 BETTER_WITH_THIS_SEED, WORSE_WITH_THIS_SEED = "better with this seed", "worse with this seed"
 # Nor can several trainings on one fold's training set tell it from what that training set does.
 BETTER_IN_THIS_FOLD, WORSE_IN_THIS_FOLD = "better in this fold", "worse in this fold"
+# Where nothing tells of folds and seeds, the verdict is on what was given, not on how it was made.
+BETTER_OF_THESE, WORSE_OF_THESE = "better, these networks alone", "worse, these networks alone"
+BETTER_WITH_THIS_SET, WORSE_WITH_THIS_SET = "better with this training set", "worse with this training set"
 
 _TAIL = (1 - CONFIDENCE) / 2
 

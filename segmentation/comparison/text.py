@@ -22,7 +22,6 @@ from segmentation.comparison.arms import (
     summarise,
 )
 from segmentation.comparison.statistics import complete_seeds
-from segmentation.model_kind import REAL_ONLY, REAL_PLUS_GAN
 from segmentation.scoring.yardsticks import absent_yardsticks
 
 Row = Mapping[Hashable, Any]
@@ -45,13 +44,23 @@ SUMMARY_HEADINGS = (
     "official",
     "per slice",
 )
+DIFFERENCE_HEADINGS = (
+    "network",
+    "tissue",
+    "difference",
+    "95 % interval",
+    "P(better)",
+    "p (Holm)",
+    "pairs",
+    "verdict",
+)
 
 
 def render_comparison(comparison: Comparison, labels: LabelSet) -> str:
     """Return the main table, the differences and the notes as Markdown."""
     parts = [render_summary(comparison.summary, labels)]
     if len(comparison.differences):
-        parts.append(f"{REAL_PLUS_GAN} minus {REAL_ONLY}, paired by patient and seed, positive rule:")
+        parts.append(f"{comparison.names[1]} minus {comparison.names[0]}, paired by patient and seed, positive rule:")
         parts.append(render_differences(comparison.differences))
         parts.append(_HOLM)
     parts += comparison.notes
@@ -86,19 +95,14 @@ def summary_lines(summary: pd.DataFrame, labels: LabelSet) -> list[list[str]]:
 
 
 def render_differences(differences: pd.DataFrame, rule: str = "positive") -> str:
-    """Return the differences between the arms under one rule, with interval, test and verdict."""
+    """Return `difference_lines` as Markdown."""
+    return markdown_table(DIFFERENCE_HEADINGS, difference_lines(differences, rule))
+
+
+def difference_lines(differences: pd.DataFrame, rule: str) -> list[list[str]]:
+    """Return the differences between the arms under one rule; columns are `DIFFERENCE_HEADINGS`."""
     chosen = differences[differences["rule"] == rule]
-    headings = (
-        "network",
-        "tissue",
-        "difference",
-        "95 % interval",
-        "P(better)",
-        "p (Holm)",
-        "pairs",
-        "verdict",
-    )
-    lines = [
+    return [
         [
             row["network"],
             words(row["tissue"]),
@@ -111,7 +115,6 @@ def render_differences(differences: pd.DataFrame, rule: str = "positive") -> str
         ]
         for row in chosen.to_dict("records")
     ]
-    return markdown_table(headings, lines)
 
 
 def _group_of_tissue(labels: LabelSet) -> Mapping[str, str]:

@@ -100,14 +100,24 @@ class Evaluation:
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def evaluate_folders(reference: Path, prediction: Path, form: LabelFormat) -> Evaluation:
+def evaluate_folders(reference: Path, prediction: Path, form: LabelFormat, predicted_only: bool = False) -> Evaluation:
     """Score every study of `reference` that has a usable label map in `prediction`.
+
+    Args:
+        reference: Folder of reference label maps.
+        prediction: Folder of predicted ones.
+        form: Their layout and numbering.
+        predicted_only: `prediction` is of one fold's patients; the others are not missing there.
 
     Raises:
         InputError: A folder is missing or holds no label map, or not one study can be scored.
     """
     predictions = find_label_maps(prediction, form, PREDICTION)
-    reader = _Reader(form, find_label_maps(reference, form, REFERENCE), predictions)
+    references = find_label_maps(reference, form, REFERENCE)
+    predictions.name_as(references.files)
+    if predicted_only:
+        references = references.only(predictions.files)
+    reader = _Reader(form, references, predictions)
     volumes = list(reader.read())
     if not volumes:
         raise InputError(
@@ -167,7 +177,6 @@ class _Reader:
         return sum(map(len, self.references.files.values()))
 
     def read(self) -> Iterator[ScoredVolume]:
-        self.predictions.name_as(self.references.files)
         self.problems += self.references.problems + self.predictions.problems
         without_cavity = []
         for case_id, files in self.references.files.items():

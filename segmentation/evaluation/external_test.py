@@ -22,7 +22,7 @@ from imaging.labels import LABEL_SETS, LabelSet
 from imaging.studies.box import Box
 from imaging.studies.preparation import reference_box, resample_mask
 from imaging.studies.study import RejectedStudy, Study
-from segmentation.comparison.arms import compare_two
+from segmentation.comparison.arms import FIRST_AND_SECOND, compare_two
 from segmentation.evaluation.evaluation import Evaluation, patient_table, summarise_evaluation
 from segmentation.scoring.scores import ScoredVolume, ScoreIdentity, score_table
 from segmentation.scoring.yardsticks import ALL_BACKGROUND
@@ -63,7 +63,6 @@ def _values(labels: LabelSet, name: str) -> tuple[int, ...]:
 
 
 Mask = NDArray[np.uint8]
-ARMS = ("first", "second")
 
 
 class ReferenceBox:
@@ -232,8 +231,8 @@ def tabulate(models: Sequence[ModelUnderTest], evaluations: Sequence[Evaluation]
 
 
 def _differences(models: Sequence[ModelUnderTest], first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    columns = {f"{arm}_model": model.name for arm, model in zip(ARMS, models, strict=True)}
-    table = compare_two(first, second, ARMS)
+    columns = {f"{arm}_model": model.name for arm, model in zip(FIRST_AND_SECOND, models, strict=True)}
+    table = compare_two(first, second, FIRST_AND_SECOND)
     return table.assign(**columns)[[*columns, *table.columns]]
 
 

@@ -10,7 +10,7 @@ that has no such file), or flat `patient001_frame01.nii.gz`, `patient001_01.nii.
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -29,6 +29,7 @@ from imaging.studies.study import PHASES
 from imaging.volumes.nifti import NiftiVolume, read_nifti, read_nifti_on
 
 REFERENCE, PREDICTION = "reference", "prediction"
+PROBABILITIES = "probabilities"  # the folder of what `predict` writes beside its label maps
 
 
 class LabelFormat(NamedTuple):
@@ -83,6 +84,10 @@ class LabelFolder:
         first = self.files.setdefault(case_id, {}).setdefault(frame, path)
         if first != path:
             self.problems.append(f"{path}: {first} is the same study; {first.name} was scored, remove one of them")
+
+    def only(self, known: Collection[str]) -> "LabelFolder":
+        """Return the same without patients who are not among `known`."""
+        return replace(self, files={case_id: frames for case_id, frames in self.files.items() if case_id in known})
 
     def name_as(self, known: Collection[str]) -> None:
         """Name each patient as `known` does where an ending such as `_seg`, or how Unicode is composed, differs."""
@@ -152,7 +157,11 @@ def _unread(root: Path, found: LabelFolder, form: LabelFormat) -> list[str]:
     others = [
         path
         for path in images_below([root], pictures=False)
-        if not (_owner(root, path) in served or path.with_name(path.name.split(".")[0]) in stems)
+        if not (
+            path.parent.name == PROBABILITIES
+            or _owner(root, path) in served
+            or path.with_name(path.name.split(".")[0]) in stems
+        )
         and not any(problem.startswith(f"{path}: ") for problem in found.problems)
     ]
     return unread_lines(others, f"name label maps as {form.example}")

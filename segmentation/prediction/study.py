@@ -19,7 +19,7 @@ from common.errors import InputError
 from imaging.labels import LabelSet
 from imaging.slices.regions import RegionConfig, study_regions
 from imaging.studies.box import Box
-from imaging.studies.preparation import paste_region, resample_image, restore_mask
+from imaging.studies.preparation import paste_region, resample_image, restore_mask, restore_probabilities
 from segmentation.prediction import plausibility
 from segmentation.prediction.familiarity import Familiarity, FamiliarityCheck, check_familiarity, seen_range
 from segmentation.prediction.post_processing import post_process, without_unsure_lesions
@@ -59,6 +59,7 @@ class StudyPrediction:
         images: (S, P, P), the regions in [0, 1] around the box's centre.
         regions: (S, P, P), their label values.
         drawn: (S, P, P), the same before post-processing.
+        probabilities: (S, C, P, P), whose arg-max is `drawn`.
         entropy: (S, P, P), predictive entropy as a share of the largest possible.
         volumes_ml: By tissue and official group, on the study's own grid.
         shares_percent: Infarction and no-reflow as percent of the myocardium, None without myocardium; empty for
@@ -74,6 +75,7 @@ class StudyPrediction:
     images: NDArray[np.float32]
     regions: NDArray[np.uint8]
     drawn: NDArray[np.uint8]
+    probabilities: NDArray[np.float32]
     entropy: NDArray[np.float32]
     volumes_ml: Mapping[str, float]
     shares_percent: Mapping[str, float | None]
@@ -124,12 +126,35 @@ def predict_study(
         images=images,
         regions=regions,
         drawn=drawn,
+        probabilities=probabilities,
         entropy=entropy,
         volumes_ml=volumes_ml,
         shares_percent=lesion_shares_percent(volumes_ml, segmenter.label_set),
         uncertainty=_uncertainty(regions, entropy, members_ml, segmenter.label_set),
         features=features,
     )
+
+
+def native_probabilities(found: StudyPrediction) -> NDArray[np.float16]:
+    """Return class probabilities (S, C, H, W) on the study's own grid; outside the region all is background.
+
+    Their sum is 1 but for half precision, and their arg-max is the label map where nothing post-processed it.
+    """
+    spread = np.moveaxis(found.probabilities, 1, 0)  # (C, S, P, P)
+    prepared = found.prepared.shape
+    inside = paste_region(np.ones(spread[0].shape, np.bool_), prepared, found.box.centre)
+    pasted = np.stack([paste_region(one, prepared, found.box.centre) for one in spread], axis=1)
+    pasted[:, 0][~inside] = 1
+    drawn = paste_region(found.drawn, prepared, found.box.centre)
+    restored = restore_probabilities(pasted, drawn, found.mask.shape).astype(np.float16)
+    return _without_ties(restored, restore_mask(drawn, found.mask.shape, restored.shape[1]))
+
+
+def _without_ties(probabilities: NDArray[np.float16], drawn: NDArray[np.uint8]) -> NDArray[np.float16]:
+    """Put what rounding made as likely as the drawn class (S, H, W) one step of half precision below it."""
+    top = np.take_along_axis(probabilities, drawn[:, None].astype(np.intp), axis=1)
+    others = np.arange(probabilities.shape[1])[:, None, None] != drawn[:, None]
+    return np.where(others & (probabilities >= top), np.nextafter(top, np.float16(0)), probabilities)
 
 
 def median_box(boxes: Sequence[Box], source: str) -> Box:

@@ -58,7 +58,8 @@ def forest_figure(comparison: Comparison, rule: str = "positive") -> Figure:
     axes.axvline(0.0, color=INK, linewidth=0.8)
     axes.set_yticks(np.arange(len(rows)), [_label(row) for _, row in rows.iterrows()])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(f"Dice difference, real + GAN minus real only ({words(rule)} rule)")
+    first, second = map(words, comparison.names)
+    axes.set_xlabel(f"Dice difference, {second} minus {first} ({words(rule)} rule)")
     tidy(axes, "x")
     _separate_tissues(axes, list(rows["tissue"]))
     right = axes.secondary_yaxis("right")
@@ -111,24 +112,24 @@ def pairs_figure(comparison: Comparison, rule: str = "positive") -> Figure:
         for column, tissue in enumerate(tissues):
             axes = panels[row, column]
             chosen = pairs[(pairs["network"] == network) & (pairs["tissue"] == tissue)]
-            _draw_pairs(axes, chosen)
+            _draw_pairs(axes, chosen[list(comparison.arms)], list(map(words, comparison.names)))
             axes.set_title(f"{words(tissue)} (n = {len(chosen)})")
         panels[row, 0].set_ylabel(f"{words(network)}\nDice, {words(rule)} rule")
     return figure
 
 
-def _draw_pairs(axes: Axes, pairs: pd.DataFrame) -> None:
-    axes.set_xticks([0, 1], ["real only", "real + GAN"])
+def _draw_pairs(axes: Axes, pairs: pd.DataFrame, names: Sequence[str]) -> None:
+    axes.set_xticks([0, 1], names)
     axes.set(xlim=(-0.35, 1.35), ylim=(-0.03, 1.03))
     tidy(axes, "y")
     if pairs.empty:
         say_instead(axes, "no patient")
         return
-    for before, after in pairs[[REAL_ONLY, REAL_PLUS_GAN]].to_numpy(float):
+    for before, after in pairs.to_numpy(float):
         colour = GAIN if after > before else LOSS if after < before else INK
         dashes = "--" if after < before else "-"
         axes.plot([0, 1], [before, after], dashes, color=colour, marker="o", markersize=3, linewidth=1, alpha=0.7)
-    means = pairs[[REAL_ONLY, REAL_PLUS_GAN]].mean().to_numpy(float)
+    means = pairs.mean().to_numpy(float)
     axes.hlines(means, [-0.2, 0.8], [0.2, 1.2], colors=INK, linewidth=2.5)
 
 

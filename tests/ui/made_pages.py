@@ -20,12 +20,13 @@ from imaging.slices.regions import RegionConfig
 from imaging.studies.archive import StudyArchive
 from imaging.studies.archive_writer import write_studies
 from imaging.studies.study import RejectedStudy
+from pipeline.commands.compare import compare
 from pipeline.commands.experiment.report import Block, render_report
 from pipeline.commands.predict.predict import PredictOptions, predict
 from pipeline.commands.trials import write_table
 from segmentation.report import write_report
 from tests.gan.quality_material import instruments, material, segment_by_shade
-from tests.imaging.fake_emidec import image_of, label_map, write_nifti
+from tests.imaging.fake_emidec import CASES, image_of, label_map, write_nifti
 from tests.pipeline.toy_models import CentralBox, write_member
 from tests.segmentation.report.report_material import material as report_material
 
@@ -106,6 +107,17 @@ def trials(folder: Path) -> Path:
     return folder / "trials.html"
 
 
+def folders(folder: Path) -> Path:
+    """Two folders of label maps beside a third, by names of which one is long."""
+    arms = ("nnU-Net, real slices only", "nnU-Net_on_real_slices_and_those_of_the_generator", "ours")
+    for place in ("reference", *arms):
+        for number, case_id in enumerate(CASES):
+            moved = np.roll(label_map(case_id), (place != "reference") * (number % 3), axis=0)
+            write_nifti(folder / place / f"{case_id}.nii.gz", moved)
+    compare(folder / "reference", [folder / arm for arm in arms], (), "emidec", folder / "out")
+    return folder / "out" / "report.html"
+
+
 def write_png(path: Path, pixels: np.ndarray) -> None:
     from PIL import Image
 
@@ -114,6 +126,7 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
 
 PAGES: Mapping[str, Write] = {
     "report": report,
+    "folders": folders,
     "quality": quality,
     "card": card,
     "prediction": prediction,

@@ -1,13 +1,15 @@
 """`scarforge predict`: new studies in, label maps, volumes and one page out."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from common.errors import InputError
@@ -16,19 +18,24 @@ from common.guard import guarded
 from common.own_files import mark_own
 from common.tables import write_csv
 from engine.forge import say
+from imaging.labels import LABEL_SETS
+from imaging.slices.nnunet import FIRST_CHANNEL, dataset_json
 from imaging.sources.unread_images import images_below, is_volume, not_among, unread_lines
 from imaging.volumes.dicom.segmentation import require_highdicom, write_dicom_segmentation
 from imaging.volumes.dicom.volume import DicomVolume
 from imaging.volumes.new_studies import FoundStudy, UnreadStudy, find_studies, volumes_of
-from imaging.volumes.nifti import write_label_map
+from imaging.volumes.nifti import write_label_map, write_probability
 from pipeline.commands.models import LoadedModel, ModelName, load_model
 from pipeline.commands.output_place import check_folder
 from pipeline.commands.predict.page import PagePart, entropy_sheet, overlay_sheet, place_picture, png_bytes, render_page
 from pipeline.commands.predict.record import Predicted, as_json, as_row, model_facts
+from segmentation.evaluation.label_maps import PROBABILITIES
 
+APART, NNUNET = LAYOUTS = ("scarforge", "nnunet")
 FINE, WITH_PROBLEMS, WITH_FLAGS = 0, 2, 3
 _FLAGGED = "flagged"
 _PICTURES = ("overlays", "entropy")
+_TISSUES = sorted({tissue for labels in LABEL_SETS.values() for tissue in labels.tissues})
 _SUFFIXES = (".nii.gz", ".json", ".dcm")
 _BEYOND_UTF8: Literal["backslashreplace"] = "backslashreplace"  # a folder above the studies may have any name
 
@@ -47,6 +54,8 @@ class PredictOptions:
         dicom_seg: Also write DICOM segmentations.
         post_processing: Correct label maps by the steps that the model's validation patients chose, and leave out
             unsure lesions unless those patients lose by it.
+        probabilities: Also write each class's probability.
+        layout: `LAYOUTS`: flagged studies apart, or as nnU-Net names and lays its own predictions.
     """
 
     model: str
@@ -57,6 +66,13 @@ class PredictOptions:
     flips: bool | None = None
     dicom_seg: bool = False
     post_processing: bool = False
+    probabilities: bool = False
+    layout: str = APART
+
+    @property
+    def as_nnunet(self) -> bool:
+        """Whether all label maps lie together and are called as nnU-Net calls them."""
+        return self.layout == NNUNET
 
 
 def predict(home: Path, studies: Sequence[Path], options: PredictOptions) -> int:
@@ -76,8 +92,12 @@ def predict(home: Path, studies: Sequence[Path], options: PredictOptions) -> int
     from runtime.compute import choose_compute
 
     name = ModelName.parse(options.model)
+    if options.layout not in LAYOUTS:
+        raise InputError(f"--layout {options.layout!r} is unknown; choose one of {', '.join(LAYOUTS)}")
     check_folder(options.output)
     found = find_studies(studies)
+    if options.as_nnunet:
+        found = without_channels(found)
     _check_output(found, options.output)
     if options.dicom_seg:
         require_highdicom()
@@ -91,6 +111,20 @@ def predict(home: Path, studies: Sequence[Path], options: PredictOptions) -> int
         run.study(study)
     run.tell_unread(studies, found)
     return run.finish()
+
+
+def without_channels(found: Sequence[FoundStudy]) -> list[FoundStudy]:
+    """Call studies as nnU-Net does: what its images are called is the study and, behind it, the channel `_0000`.
+
+    Raises:
+        InputError: Two studies are then called alike.
+    """
+    named = [replace(study, case_id=study.case_id.removesuffix(FIRST_CHANNEL)) for study in found]
+    times = Counter(study.case_id for study in named)
+    for study in named:
+        if times[study.case_id] > 1:
+            raise InputError(f"{study.path}: another study is called {study.case_id!r} without its channel; rename one")
+    return named
 
 
 @dataclass
@@ -120,6 +154,9 @@ class PredictionRun:
             write_atomically(output / "predictions.csv", lambda part: write_csv(table, part))
         else:
             (output / "predictions.csv").unlink(missing_ok=True)  # of an earlier run
+        if self.options.as_nnunet:
+            mark_own(output, ("dataset.json",))
+            write_json(output / "dataset.json", dataset_json(self.model.segmenter.label_set, len(self.rows)))
         page = render_page(self.parts, self.problems, self.facts, self.model.segmenter.label_set)
         write_atomically(output / "index.html", lambda part: _write_text(part, page))
         flagged = [row for row in self.rows if row["flags"]]
@@ -135,7 +172,7 @@ class PredictionRun:
             self._volume(volume)
 
     def _volume(self, volume: UnreadStudy) -> None:
-        predicted = predict_volume(volume, self.model)
+        predicted = replace(predict_volume(volume, self.model), apart=not self.options.as_nnunet)
         for text in predicted.study.notes:
             say(f"warning: {predicted.case_id}: {text}")
         for text in predicted.flags:
@@ -163,6 +200,8 @@ class PredictionRun:
         place, case_id = output / predicted.folder, predicted.case_id
         _mark(place, case_id)
         write_label_map(place / f"{case_id}.nii.gz", predicted.prediction.mask, predicted.study.volume)
+        if self.options.probabilities:
+            self._write_probabilities(place / PROBABILITIES, predicted)
         if self.options.dicom_seg:
             self._write_dicom(place / f"{case_id}.dcm", predicted)
         drawn = (overlay_sheet(predicted.prediction, labels), entropy_sheet(predicted.prediction, labels))
@@ -171,6 +210,15 @@ class PredictionRun:
             write_atomically(place / name / f"{case_id}.png", partial(_write_bytes, content=content))
         write_json(place / f"{case_id}.json", as_json(predicted, self.facts))
         return pictures | {"place": png_bytes(place_picture(predicted.prediction))}
+
+    def _write_probabilities(self, place: Path, predicted: Predicted) -> None:
+        from segmentation.prediction.study import native_probabilities
+
+        mark_own(place, _probability_files(predicted.case_id))
+        classes = np.moveaxis(native_probabilities(predicted.prediction), 1, 0)
+        for tissue, probability in zip(self.model.segmenter.label_set.tissues, classes, strict=True):
+            path = place / f"{predicted.case_id}_{tissue}.nii.gz"
+            write_probability(path, probability, predicted.study.volume)
 
     def _write_dicom(self, path: Path, predicted: Predicted) -> None:
         volume = predicted.study.volume
@@ -240,6 +288,11 @@ def _files_of(output: Path, case_id: str) -> Iterator[Path]:
     for place in (output, output / _FLAGGED):
         yield from (place / f"{case_id}{suffix}" for suffix in _SUFFIXES)
         yield from (place / name / f"{case_id}.png" for name in _PICTURES)
+        yield from (place / PROBABILITIES / name for name in _probability_files(case_id))
+
+
+def _probability_files(case_id: str) -> list[str]:
+    return [f"{case_id}_{tissue}.nii.gz" for tissue in _TISSUES]
 
 
 def _mark(place: Path, case_id: str) -> None:

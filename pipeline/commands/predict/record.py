@@ -23,12 +23,14 @@ class Predicted:
         prediction: Its labels, volumes and uncertainty.
         familiarity: Beside the training studies; None for models that remember none.
         flags: A sentence each.
+        apart: Whether its files lie apart where it is flagged.
     """
 
     study: NewStudy
     prediction: StudyPrediction
     familiarity: FamiliarityCheck | None
     flags: tuple[str, ...]
+    apart: bool = True
 
     @property
     def case_id(self) -> str:
@@ -38,7 +40,7 @@ class Predicted:
     @property
     def folder(self) -> Path:
         """Where its files lie, from the output folder."""
-        return Path("flagged") if self.flags else Path()
+        return Path("flagged") if self.flags and self.apart else Path()
 
 
 def model_facts(model: LoadedModel, code_version: str) -> dict[str, Any]:

@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 
 from common.errors import InputError
+from imaging.labels import EMIDEC_LABELS
 from imaging.slices.regions import RegionConfig
 from imaging.volumes.dicom.segmentation import require_highdicom
+from pipeline.commands.evaluate import evaluate
 from pipeline.commands.models import ModelName, find_members, models_in
 from pipeline.commands.predict import predict as predict_module
 from pipeline.commands.predict.predict import PredictOptions, predict
@@ -97,6 +99,64 @@ def test_a_study_gives_map_numbers_pictures_and_a_page(tmp_path, home, plausible
         assert row in page
     assert "http" not in page.replace("http-equiv", "")
     assert "<script" not in page
+
+
+def classes_of(out, name):
+    labels = EMIDEC_LABELS.tissues
+    files = [nibabel.load(out / "probabilities" / f"{name}_{tissue}.nii.gz") for tissue in labels]
+    return files, np.stack([np.asarray(file.dataobj) for file in files])
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 10.0), SPACING_MM, (0.7, 0.7, 8.0)])
+def test_probabilities_lie_on_the_studys_grid_and_their_arg_max_is_the_label_map(tmp_path, home, plausible, spacing_mm):
+    affine = np.diag([-spacing_mm[0], spacing_mm[1], spacing_mm[2], 1.0])
+    study = write_study(tmp_path / "in" / "a.nii.gz", spacing_mm=spacing_mm, affine=affine)
+    assert run(home, tmp_path / "out", study, probabilities=True) == 0
+    drawn = np.asarray(nibabel.load(tmp_path / "out" / "a.nii.gz").dataobj)
+    files, probabilities = classes_of(tmp_path / "out", "a")
+    np.testing.assert_array_equal(probabilities.argmax(axis=0), drawn)
+    assert len(np.unique(drawn)) > 2
+    np.testing.assert_allclose(probabilities.sum(axis=0), 1, atol=3e-3)
+    np.testing.assert_array_equal(probabilities, probabilities.astype(np.float16))
+    for file in files:
+        np.testing.assert_array_equal(file.affine, nibabel.load(study).affine)
+    outside = (probabilities[1:] == 0).all(axis=0)
+    assert (probabilities[0][outside] == 1).all()
+
+
+def test_probabilities_are_no_studies_and_no_label_maps(tmp_path, home, plausible):
+    studies = tmp_path / "in"
+    write_study(studies / "a.nii.gz")
+    for _ in range(2):
+        assert run(home, studies / "out", studies, probabilities=True) == 0
+    write_nifti(tmp_path / "reference" / "a.nii.gz", label_map("Case_P002"))
+    assert evaluate(tmp_path / "reference", studies / "out", "emidec", tmp_path / "scores") == 0
+    run(home, studies / "out", studies, probabilities=True)
+    assert len(list((studies / "out" / "probabilities").glob("*.nii.gz"))) == 5
+
+
+def test_as_nnunet_lays_them_all_label_maps_lie_together_under_their_studys_name(tmp_path, home):
+    for name in ("a_0000", "b_0000"):
+        write_study(tmp_path / "imagesTs" / f"{name}.nii.gz")
+    out = tmp_path / "out"
+    assert run(home, out, tmp_path / "imagesTs", layout="nnunet") == 3
+    assert sorted(path.name for path in out.glob("*.nii.gz")) == ["a.nii.gz", "b.nii.gz"]
+    assert not (out / "flagged").exists()
+    assert pd.read_csv(out / "predictions.csv")["flags"].notna().all()
+    dataset = json.loads((out / "dataset.json").read_text())
+    assert sorted(dataset["labels"].values()) == [0, 1, 2, 3, 4]
+    assert dataset["file_ending"] == ".nii.gz"
+
+
+def test_two_studies_of_one_name_without_their_channel_are_refused(tmp_path, home):
+    studies = [write_study(tmp_path / f"{name}.nii.gz") for name in ("a_0000", "a")]
+    with pytest.raises(InputError, match="called 'a' without its channel; rename one"):
+        run(home, tmp_path / "out", *studies, layout="nnunet")
+
+
+def test_an_unknown_layout_is_refused(tmp_path, home):
+    with pytest.raises(InputError, match="--layout 'monai' is unknown; choose one of scarforge, nnunet"):
+        run(home, tmp_path / "out", tmp_path, layout="monai")
 
 
 @pytest.mark.parametrize("place", ["results", "."])
