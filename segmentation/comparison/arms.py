@@ -75,7 +75,6 @@ PAIR_COLUMNS = ("network", "tissue", "rule", "case_id", REAL_ONLY, REAL_PLUS_GAN
 
 Arms = tuple[str, str]  # the training set that the other is compared with, and the other
 FIRST_AND_SECOND: Arms = ("first", "second")  # of models of any kind
-PREDICTIONS = "predictions"  # stands for the network that somebody else trained
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def compare_arms(tables: Sequence[ScoredTable]) -> Comparison:
     refuse_differing(tables)
     scores = pd.concat([table.scores for table in tables], ignore_index=True)
     contributions = collect_contributions(scores)
-    differences, pairs = _differences(contributions)
+    differences, pairs = differences_and_pairs(contributions)
     folds = tuple(sorted(int(fold) for fold in scores["fold"].dropna().unique()))
     return Comparison(
         summary=summarise(scores),
@@ -160,41 +159,8 @@ def compare_two(first: pd.DataFrame, second: pd.DataFrame, arms: Arms) -> pd.Dat
     renamed = [
         table.assign(network=network, training_set=arm) for table, arm in zip((first, second), arms, strict=True)
     ]
-    differences, _ = _differences(collect_contributions(pd.concat(renamed, ignore_index=True)), arms)
+    differences, _ = differences_and_pairs(collect_contributions(pd.concat(renamed, ignore_index=True)), arms)
     return differences
-
-
-def compare_with_first(tables: Mapping[str, pd.DataFrame], yardstick: pd.DataFrame) -> Comparison:
-    """Compare models of any kind with the first of them, paired by patient, fold and seed; Holm corrects over all.
-
-    Args:
-        tables: Table of scores by what its model is called, two or more, all of the same patients.
-        yardstick: Scores of a yardstick on these patients.
-
-    Returns:
-        Without notes; in `summary` the models stand as training sets, in the other tables the further ones as networks.
-
-    Raises:
-        InputError: Two models share no seed, or a patient was tested in two folds.
-    """
-    first, *others = tables.values()
-    single = [table.assign(network=PREDICTIONS, training_set=name) for name, table in tables.items()]
-    paired = [
-        table.assign(network=name, training_set=arm)
-        for name, other in zip(list(tables)[1:], others, strict=True)
-        for arm, table in zip(FIRST_AND_SECOND, (first, other), strict=True)
-    ]
-    contributions = collect_contributions(pd.concat(paired, ignore_index=True))
-    differences, pairs = _differences(contributions, FIRST_AND_SECOND)
-    names = tuple(tables)
-    return Comparison(
-        summary=summarise(pd.concat([*single, yardstick], ignore_index=True)),
-        differences=differences,
-        pairs=pairs,
-        folds=tuple(sorted(int(fold) for fold in first["fold"].dropna().unique())),
-        arms=FIRST_AND_SECOND,
-        names=(names[0], names[1] if len(names) == len(FIRST_AND_SECOND) else "each other"),
-    )
 
 
 def refuse_differing(tables: Sequence[ScoredTable]) -> None:
@@ -240,7 +206,8 @@ def _comparable(tables: Sequence[ScoredTable], per_fold: bool) -> list[list[Scor
     return list(groups.values())
 
 
-def _differences(contributions: pd.DataFrame, arms: Arms = ARMS) -> tuple[pd.DataFrame, pd.DataFrame]:
+def differences_and_pairs(contributions: pd.DataFrame, arms: Arms = ARMS) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return `DIFFERENCE_COLUMNS` and `PAIR_COLUMNS` of rows of `collect_contributions`, the arms' columns by name."""
     columns, pair_columns = (_with_arms(names, arms) for names in (DIFFERENCE_COLUMNS, PAIR_COLUMNS))
     rows: list[dict[str, Any]] = []
     pairs: list[pd.DataFrame] = [pd.DataFrame(columns=pair_columns)]

@@ -14,7 +14,14 @@ import pandas as pd
 
 from common.errors import InputError, some_of
 from imaging.sources.nifti_studies import nifti_files
-from segmentation.comparison.arms import ONE_FOLD, PREDICTIONS, Comparison, compare_with_first, interval_notes
+from segmentation.comparison.arms import (
+    FIRST_AND_SECOND,
+    ONE_FOLD,
+    Comparison,
+    differences_and_pairs,
+    interval_notes,
+    summarise,
+)
 from segmentation.comparison.statistics import (
     BETTER_IN_THIS_FOLD,
     BETTER_OF_THESE,
@@ -25,6 +32,7 @@ from segmentation.comparison.statistics import (
     WORSE_OF_THESE,
     WORSE_WITH_THIS_SEED,
     WORSE_WITH_THIS_SET,
+    collect_contributions,
 )
 from segmentation.evaluation.evaluation import evaluate_folders
 from segmentation.evaluation.label_maps import REFERENCE, LabelFormat, find_label_maps
@@ -32,6 +40,7 @@ from segmentation.scoring.joint_scores import patient_rows
 
 _PART = re.compile(r"(fold|seed)_([0-9]+)")
 _FEWEST = 2  # models
+_PREDICTIONS = "predictions"  # stands for the network that somebody else trained
 _ONE_EACH = (
     "The folders name neither seeds nor folds: each is taken for one trained network. Intervals are over patients "
     "alone, and a verdict is on these networks, not on how they were trained; give sub-folders seed_0, seed_1 ... "
@@ -171,6 +180,39 @@ def shared_parts(parts: Mapping[str, Sequence[Part]]) -> dict[str, list[Part]]:
     return {name: [part for part in of if part.seed in shared] for name, of in parts.items()}
 
 
+def compare_with_first(tables: Mapping[str, pd.DataFrame], yardstick: pd.DataFrame) -> Comparison:
+    """Compare models of any kind with the first of them, paired by patient, fold and seed; Holm corrects over all.
+
+    Args:
+        tables: Table of scores by what its model is called, two or more, all of the same patients.
+        yardstick: Scores of a yardstick on these patients.
+
+    Returns:
+        Without notes; in `summary` the models stand as training sets, in the other tables the further ones as networks.
+
+    Raises:
+        InputError: Two models share no seed, or a patient was tested in two folds.
+    """
+    first, *others = tables.values()
+    single = [table.assign(network=_PREDICTIONS, training_set=name) for name, table in tables.items()]
+    paired = [
+        table.assign(network=name, training_set=arm)
+        for name, other in zip(list(tables)[1:], others, strict=True)
+        for arm, table in zip(FIRST_AND_SECOND, (first, other), strict=True)
+    ]
+    contributions = collect_contributions(pd.concat(paired, ignore_index=True))
+    differences, pairs = differences_and_pairs(contributions, FIRST_AND_SECOND)
+    names = tuple(tables)
+    return Comparison(
+        summary=summarise(pd.concat([*single, yardstick], ignore_index=True)),
+        differences=differences,
+        pairs=pairs,
+        folds=tuple(sorted(int(fold) for fold in first["fold"].dropna().unique())),
+        arms=FIRST_AND_SECOND,
+        names=(names[0], names[1] if len(names) == len(FIRST_AND_SECOND) else "each other"),
+    )
+
+
 @dataclass(frozen=True)
 class _Model:
     """One folder's scores, and which patients have a usable label map of every training that tested them."""
@@ -217,7 +259,7 @@ def _score(name: str, parts: Sequence[Part], reference: Path, form: LabelFormat,
 
 def _identified(scores: pd.DataFrame, name: str, part: Part) -> pd.DataFrame:
     numbers = {kind: pd.array([getattr(part, kind)] * len(scores), "Int64") for kind in ("fold", "seed")}
-    return scores.assign(network=PREDICTIONS, training_set=name, **numbers)
+    return scores.assign(network=_PREDICTIONS, training_set=name, **numbers)
 
 
 def _yardstick(scores: pd.DataFrame, part: Part) -> pd.DataFrame:

@@ -26,7 +26,7 @@ def render_folders_page(comparison: Comparison, names: Sequence[str], labels: La
     """Return the page as text.
 
     Args:
-        comparison: Of `compare_with_first`.
+        comparison: Of `compare_folders`.
         names: What the folders are called, the first first.
         labels: Of the label maps.
     """
