@@ -5,7 +5,6 @@ The fields of the resource `forge` as the environment sets them.
 
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -17,6 +16,7 @@ import dagster as dg
 
 from common.config import FrozenConfig
 from common.errors import InputError
+from common.progress import begin, finish, say
 from engine.cluster.executor import executor_name
 from engine.finished import Finished
 from engine.locks import retried
@@ -167,13 +167,15 @@ class Forge(dg.ConfigurableResource):
         attempt = _forced(context, key) if asset in TRAINED else ""
         if context.job_def.executor_def.name == dg.multiprocess_executor.name:
             end_with_starter()
+        where = asset + (f", seed {seed}" if seed is not None else "")
+        begin(where)
         with retried(context.retry_number):
             record, found = produce(
                 place, asset, key, build, attempt, self.elsewhere, made_of, lambda line: say(f"    {line}")
             )
         seconds = time.monotonic() - start
-        where = asset + (f", seed {seed}" if seed is not None else "")
         say(f"  {'=' if found else '+'} {where:<46} {'unchanged' if found else f'{seconds:6.1f} s'}")
+        finish("stages")
         return record, place
 
     def tracking_uri(self) -> str:
@@ -339,9 +341,9 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def say(line: str) -> None:
-    """Print a line for the person at the terminal; in the UI it appears in the step's compute log."""
-    print(line, file=sys.stderr, flush=True)
+def default_profile(source: str) -> str:
+    """Return the profile that fits a source: that of the phantom teaches nothing about patients."""
+    return "demo" if source == "phantom" else "quick"
 
 
 def forge_fields(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -353,10 +355,10 @@ def forge_fields(environment: Mapping[str, str]) -> dict[str, Any]:
     Args:
         environment: Usually `os.environ`.
     """
-    root = environment.get("SCARFORGE_ROOT")
+    root, source = environment.get("SCARFORGE_ROOT"), environment.get("SCARFORGE_SOURCE", "phantom")
     return {
-        "source": environment.get("SCARFORGE_SOURCE", "phantom"),
+        "source": source,
         "root": str(Path(root).absolute()) if root else "",
-        "profile": environment.get("SCARFORGE_PROFILE", "demo"),
+        "profile": environment.get("SCARFORGE_PROFILE") or default_profile(source),
         "home": "",  # the environment's where the run is carried out, since a stored run outlives a moved workspace
     }

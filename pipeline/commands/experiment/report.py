@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from common.errors import InputError
 from common.files import write_atomically
 from common.pages import svg_style
+from common.progress import say
 from common.tables import read_csv, write_csv
-from engine.forge import say
 from engine.locks import held
 from engine.record import is_finished
 from engine.run_tags import RunIdentity
