@@ -7,7 +7,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -189,9 +189,14 @@ def _start_log_readers_deaf(instance: dg.DagsterInstance) -> None:
 
 
 @contextmanager
+def _copy_nothing(path: str, stream: Any) -> Iterator[tuple[None, None]]:
+    yield None, None
+
+
+@contextmanager
 def _without_copies() -> Iterator[None]:
     copied = compute_logs.tail_to_stream
-    compute_logs.tail_to_stream = lambda _, __: nullcontext((None, None))
+    compute_logs.tail_to_stream = _copy_nothing
     try:
         yield
     finally:
@@ -276,8 +281,11 @@ def _verdict_and_tables(forge: Forge, yardsticks: bool) -> str:
     from segmentation.report.answer import answers_of
 
     compared, labels = forge.finished("comparison"), source_labels(forge.source, forge.settings().source)
-    tables = (read_csv(compared.file(f"{name}.csv")) for name in ("summary", "differences", "pairs"))
-    verdicts = [f"{answer.tissue}: {answer.sentence}" for answer in answers_of(Comparison(*tables, ()), labels)]
+    summary, differences, pairs = (read_csv(compared.file(f"{n}.csv")) for n in ("summary", "differences", "pairs"))
+    verdicts = [
+        f"{answer.tissue}: {answer.sentence}"
+        for answer in answers_of(Comparison(summary, differences, pairs, ()), labels)
+    ]
     text = compared.file("comparison.md").read_text(encoding="utf-8")
     lines = [line for line in text.strip().splitlines() if yardsticks or _YARDSTICK not in line]
     folds = compared.record.outcome.facts["folds"].value

@@ -69,11 +69,11 @@ def _fitting(headings: list[str], rows: list[list[str]], width: int) -> Iterator
 
 def _needed(headings: Sequence[str], rows: Sequence[Sequence[str]], longest_word: bool = False) -> int:
     """Return the width of a table, or that below which its words are broken."""
-    columns = zip(headings, *rows, strict=True)
-    widths = (
-        max(max(map(len, cell.split() or [""])) if longest_word else len(cell) for cell in col) for col in columns
-    )
-    return sum(width + _GAP for width in widths)
+
+    def of_cell(cell: str) -> int:
+        return max(map(len, cell.split()), default=0) if longest_word else len(cell)
+
+    return sum(max(map(of_cell, column)) + _GAP for column in zip(headings, *rows, strict=True))
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
