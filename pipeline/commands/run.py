@@ -189,7 +189,7 @@ def _start_log_readers_deaf(instance: dg.DagsterInstance) -> None:
 
 
 @contextmanager
-def _copy_nothing(path: str, stream: Any) -> Iterator[tuple[None, None]]:
+def _copy_nothing(*_: Any) -> Iterator[tuple[None, None]]:
     yield None, None
 
 
@@ -282,10 +282,8 @@ def _verdict_and_tables(forge: Forge, yardsticks: bool) -> str:
 
     compared, labels = forge.finished("comparison"), source_labels(forge.source, forge.settings().source)
     summary, differences, pairs = (read_csv(compared.file(f"{n}.csv")) for n in ("summary", "differences", "pairs"))
-    verdicts = [
-        f"{answer.tissue}: {answer.sentence}"
-        for answer in answers_of(Comparison(summary, differences, pairs, ()), labels)
-    ]
+    answers = answers_of(Comparison(summary, differences, pairs, ()), labels)
+    verdicts = [f"{answer.tissue}: {answer.sentence}" for answer in answers]
     text = compared.file("comparison.md").read_text(encoding="utf-8")
     lines = [line for line in text.strip().splitlines() if yardsticks or _YARDSTICK not in line]
     folds = compared.record.outcome.facts["folds"].value
