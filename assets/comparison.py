@@ -12,8 +12,9 @@ from assets.comparison_report import report_material
 from assets.parts.checks import FOLDS, OWNERS, check_spec
 from assets.parts.current_scores import staleness
 from assets.parts.inputs import model_card, open_studies
+from common.progress import say
 from common.tables import write_csv
-from engine.forge import Forge, say
+from engine.forge import Forge
 from engine.outcome import Check, Fact, Outcome, image
 from engine.record import is_finished
 from engine.tracking.links import compare_facts

@@ -8,8 +8,9 @@ import pandas as pd
 
 from assets.parts.checks import OWNERS, check_spec
 from assets.parts.inputs import open_studies
+from common.progress import say
 from common.tables import write_csv
-from engine.forge import Forge, say
+from engine.forge import Forge
 from engine.outcome import Check, Fact, Outcome, number
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ The fields of the resource `forge` as the environment sets them.
 
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from pydantic import PrivateAttr
 
 from common.config import FrozenConfig
 from common.errors import InputError
+from common.progress import begin, finish, say
 from engine.cluster.executor import executor_name
 from engine.finished import Finished, Inputs
 from engine.locks import retried
@@ -239,13 +239,15 @@ class Forge(dg.ConfigurableResource):
         if context.job_def.executor_def.name == dg.multiprocess_executor.name:
             end_with_starter()
         noted = self.noting(inputs, build)
+        where = asset + (f", seed {seed}" if seed is not None else "")
+        begin(where)
         with retried(context.retry_number):
             record, found = produce(
                 place, asset, key, noted, attempt, self.elsewhere, made_of, lambda line: say(f"    {line}")
             )
         seconds = time.monotonic() - start
-        where = asset + (f", seed {seed}" if seed is not None else "")
         say(f"  {'=' if found else '+'} {where:<46} {'unchanged' if found else f'{seconds:6.1f} s'}")
+        finish("stages")
         return record, place
 
     def noting(self, inputs: Inputs, build: Callable[[Path], Outcome]) -> Callable[[Path], Outcome]:
@@ -419,13 +421,13 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
+            flat[f"{prefix}{key}"] = value
     return flat
 
 
-def say(line: str) -> None:
-    """Print a line for the person at the terminal; in the UI it appears in the step's compute log."""
-    print(line, file=sys.stderr, flush=True)
+def default_profile(source: str) -> str:
+    """Return the profile that fits a source: that of the phantom teaches nothing about patients."""
+    return "demo" if source == "phantom" else "quick"
 
 
 def forge_fields(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -437,10 +439,10 @@ def forge_fields(environment: Mapping[str, str]) -> dict[str, Any]:
     Args:
         environment: Usually `os.environ`.
     """
-    root = environment.get("SCARFORGE_ROOT")
+    root, source = environment.get("SCARFORGE_ROOT"), environment.get("SCARFORGE_SOURCE", "phantom")
     return {
-        "source": environment.get("SCARFORGE_SOURCE", "phantom"),
+        "source": source,
         "root": str(Path(root).absolute()) if root else "",
-        "profile": environment.get("SCARFORGE_PROFILE", "demo"),
+        "profile": environment.get("SCARFORGE_PROFILE") or default_profile(source),
         "home": "",  # the environment's where the run is carried out, since a stored run outlives a moved workspace
     }

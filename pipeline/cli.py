@@ -1,6 +1,9 @@
 """The command `scarforge`."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -13,13 +16,43 @@ from segmentation.networks.table import NETWORKS
 app = typer.Typer(
     help="Does GAN-synthesised data make a scar segmenter better, for which tissue and by how much?",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,  # plain help is cut at no width
     pretty_exceptions_enable=False,
 )
 
 
-# What `predict` and `external-test` ask alike.
+def _sources() -> list[str]:
+    from imaging.sources.table import SOURCES
+
+    return list(SOURCES)
+
+
+def _profiles() -> list[str]:
+    from engine.settings import profile_names
+
+    return profile_names()
+
+
+def _fold(text: str | None) -> str | None:
+    """Check a fold; `all` runs every one."""
+    if text not in (None, "all", *map(str, range(5))):
+        raise typer.BadParameter(f"{text} is not greater than or equal to 0 and less than or equal to 4, nor `all`.")
+    return text
+
+
+# What several commands ask alike.
+_SOURCE_HELP = "Format of the studies; `scarforge sources` lists them."
+_PROFILE_HELP = "demo, tiny, quick or paper; default: quick, of the phantom demo."
+SourceOption = Annotated[str, typer.Option(help=_SOURCE_HELP, autocompletion=_sources)]
+Root = Annotated[Optional[Path], typer.Option(help="Folder of the studies.")]  # noqa: UP045 # typer
+Profile = Annotated[Optional[str], typer.Option(help=_PROFILE_HELP, autocompletion=_profiles)]  # noqa: UP045
+TestedFold = Annotated[int, typer.Option(min=0, max=4, help="Which fifth of the patients is tested.")]
 OneFold = Annotated[Optional[int], typer.Option(min=0, max=4, help="Only this fold's models; else all.")]  # noqa: UP045
+Set = Annotated[list[str], typer.Option("--set", help="key=value laid over the profile; again for another.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print problems and the result alone.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print every validation round, too.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 OtherLocaliser = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="SOURCE/PROFILE whose localisers to use; a model of cropped slices knows no whole image."),
@@ -38,41 +71,120 @@ PostProcessing = Annotated[
 ]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"scarforge {version('scarforge')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _of_all(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@contextmanager
+def _shown(quiet: bool = False, verbose: bool = False) -> Iterator[None]:
+    from common.progress import shown_live
+
+    if quiet and verbose:
+        raise typer.BadParameter("--quiet and --verbose say two things; give one of them")
+    with shown_live("quiet" if quiet else "verbose" if verbose else ""):
+        yield
+
+
+def _profile_of(source: str, profile: str | None) -> str:
+    from engine.forge import default_profile
+
+    return profile or default_profile(source)
+
+
 def default_home() -> Path:
     """Return `SCARFORGE_HOME`, or `./workspace`."""
     return Path(os.environ.get("SCARFORGE_HOME", "workspace"))
 
 
 @app.command()
-def run(
-    source: Annotated[str, typer.Option(help="Format of the studies; `scarforge sources` lists them.")] = "phantom",
-    root: Annotated[Optional[Path], typer.Option(help="Folder of the studies.")] = None,  # noqa: UP045 # typer
-    profile: Annotated[str, typer.Option(help="demo, tiny, quick or paper.")] = "demo",
-    fold: Annotated[int, typer.Option(min=0, max=4, help="Which fifth of the patients is tested.")] = 0,
-    set_: Annotated[list[str], typer.Option("--set", help="key=value laid over the profile.")] = [],  # noqa: B006
-    seed: Annotated[list[int], typer.Option("--seed", help="Seeds in place of the profile's.")] = [],  # noqa: B006
+def init(
+    root: Annotated[Path, typer.Argument(help="Folder of the studies.")],
+    source: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Format of the studies; default: found out.", autocompletion=_sources),
+    ] = None,
+    profile: Profile = None,
+    set_: Annotated[list[str], typer.Option("--set", help="source.key=value, for formats that leave it open.")] = [],  # noqa: B006
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file that is written.")] = Path("scarforge.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
-    """Run the whole graph on one fold and print the comparison; the same command again continues a killed run."""
-    from pipeline.commands.run import print_result, run_fold
+    """Look into a folder of studies, tell what is there, and write scarforge.yaml for `scarforge run`."""
+    from pipeline.commands.output_place import check_file
+    from pipeline.commands.run_file import check_free, look_into, write_run_file
 
-    home = default_home()
-    forge = run_fold(source, root, profile, fold, home, set_, seed)
-    print_result(forge, fold)
+    check_file(output, "--output")
+    check_free(output, force)
+    with _shown():
+        found = look_into(root, source, set_)
+    write_run_file(output, found, profile)
+    print("\n".join([*found.lines(), f"{output} is written: look into it, then start `scarforge run`"]))
+
+
+@app.command()
+def run(
+    config: Annotated[
+        Optional[Path],  # noqa: UP045 # typer
+        typer.Option(help="What is run, as `scarforge init` writes it; default: ./scarforge.yaml without --source."),
+    ] = None,
+    source: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help=f"{_SOURCE_HELP}  [default: phantom]", autocompletion=_sources),
+    ] = None,
+    root: Root = None,
+    profile: Profile = None,
+    fold: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(callback=_fold, help="Fifth of the patients that is tested, 0 to 4, or all.  [default: 0]"),
+    ] = None,
+    set_: Set = [],  # noqa: B006
+    seed: Annotated[list[int], typer.Option("--seed", help="Seeds in place of the profile's.")] = [],  # noqa: B006
+    yardsticks: Annotated[bool, typer.Option("--yardsticks", help="Print the yardsticks' scores, too.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run the whole graph, and print the verdict by tissue; the same command again continues a killed run."""
+    from pipeline.commands.run import print_result, run_fold, run_folds
+    from pipeline.commands.run_file import chosen_run
+
+    wanted = chosen_run(config, source, root, profile, fold, set_, seed)
+    what = (wanted.source, wanted.root, wanted.profile or _profile_of(wanted.source, None))
+    with _shown(quiet, verbose):
+        forge = run_folds(
+            wanted.folds, lambda fold: run_fold(*what, fold, default_home(), wanted.overrides, wanted.seeds)
+        )
+    print_result(forge, wanted.folds, yardsticks)
 
 
 @app.command()
 def scores(
-    source: Annotated[str, typer.Option(help="Format of the studies; `scarforge sources` lists them.")] = "phantom",
-    profile: Annotated[str, typer.Option(help="demo, tiny, quick or paper.")] = "demo",
+    source: SourceOption = "phantom",
+    profile: Profile = None,
     output: Annotated[
         Optional[Path],  # noqa: UP045 # typer
         typer.Option("--output", "-o", help="Folder of scores.md, tables as CSV, and the MLflow runs behind them."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Tabulate the test patients of all finished folds together, as drawn and without unsure lesions."""
     from pipeline.commands.scores import pool_scores
+    from pipeline.commands.terminal import print_json, print_markdown
 
-    print(pool_scores(default_home().absolute(), source, profile, output))
+    pooled = pool_scores(default_home().absolute(), source, _profile_of(source, profile), output)
+    if as_json:
+        print_json(pooled.as_json())
+    else:
+        print_markdown(pooled.text)
 
 
 @app.command()
@@ -81,11 +193,12 @@ def evaluate(
     prediction: Annotated[Path, typer.Option(help="Folder of predicted label maps, in this layout or flat.")],
     output: Annotated[Path, typer.Option(help="Where scores.csv, patients.csv and summary.csv go.")],
     format_: Annotated[str, typer.Option("--format", help="Layout and label numbers: emidec or acdc.")] = "emidec",
+    as_json: AsJson = False,
 ) -> None:
     """Score any two folders of label maps under every rule, with intervals."""
     from pipeline.commands.evaluate import evaluate as evaluate_label_maps
 
-    raise typer.Exit(evaluate_label_maps(reference, prediction, format_, output))
+    raise typer.Exit(evaluate_label_maps(reference, prediction, format_, output, as_json))
 
 
 @app.command()
@@ -111,32 +224,37 @@ def compare(
 
 @app.command()
 def trials(
-    source: Annotated[str, typer.Option(help="Format of the studies; `scarforge sources` lists them.")] = "phantom",
-    root: Annotated[Optional[Path], typer.Option(help="Folder of the studies.")] = None,  # noqa: UP045 # typer
-    profile: Annotated[str, typer.Option(help="demo, tiny, quick or paper.")] = "demo",
-    fold: Annotated[int, typer.Option(min=0, max=4, help="Which fifth of the patients is tested.")] = 0,
+    source: SourceOption = "phantom",
+    root: Root = None,
+    profile: Profile = None,
+    fold: TestedFold = 0,
     steps: Annotated[Optional[int], typer.Option(min=1, help="Of each trial.")] = None,  # noqa: UP045 # typer
     only: Annotated[list[str], typer.Option(help="Trials that are wanted, such as trial_10.")] = [],  # noqa: B006
-    set_: Annotated[list[str], typer.Option("--set", help="key=value laid over the profile.")] = [],  # noqa: B006
+    set_: Set = [],  # noqa: B006
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train the source's ten trials and the improved generators on one finished fold, and tabulate them."""
     from engine.forge import Forge
+    from pipeline.commands.terminal import print_markdown
     from pipeline.commands.trials import run_trials
 
     home = default_home().absolute()
     place = str(root.absolute()) if root else ""
+    profile = _profile_of(source, profile)
     forge = Forge(source=source, root=place, profile=profile, home=str(home), overrides=list(set_))
-    folder = run_trials(forge, fold, steps, only, set_)
-    print((folder / "trials.md").read_text(encoding="utf-8"))
+    with _shown(quiet, verbose):
+        folder = run_trials(forge, fold, steps, only, set_)
+    print_markdown((folder / "trials.md").read_text(encoding="utf-8"))
     print(f"Table, page and models: {folder}")
 
 
 @app.command()
 def sweep(
-    source: Annotated[str, typer.Option(help="Format of the studies; `scarforge sources` lists them.")] = "phantom",
-    root: Annotated[Optional[Path], typer.Option(help="Folder of the studies.")] = None,  # noqa: UP045 # typer
-    profile: Annotated[str, typer.Option(help="demo, tiny, quick or paper.")] = "demo",
-    fold: Annotated[int, typer.Option(min=0, max=4, help="Which fifth of the patients is tested.")] = 0,
+    source: SourceOption = "phantom",
+    root: Root = None,
+    profile: Profile = None,
+    fold: TestedFold = 0,
     shares: Annotated[
         str, typer.Option("--shares", "--synthetic-share", help="Of synthetic slices, 0 to 1.")
     ] = "0,0.25,0.5,0.75,1",
@@ -149,20 +267,21 @@ def sweep(
         typer.Option(min=10, help="In every training set; default: the profile's."),
     ] = None,
     seeds: Annotated[str, typer.Option(help="Such as 0,1,2, in place of the profile's.")] = "",
-    set_: Annotated[list[str], typer.Option("--set", help="key=value laid over the profile.")] = [],  # noqa: B006
+    set_: Set = [],  # noqa: B006
     scored_on: Annotated[str, typer.Option(help="test or validation patients.")] = "test",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train a segmenter at several shares of synthetic slices on one fold: an experiment whose plan is written here."""
     from pipeline.commands.experiment.plan import read_patients, read_seeds, read_shares, sweep_plan
     from pipeline.commands.experiment.report import conduct
+    from pipeline.commands.terminal import print_markdown
 
-    chosen = read_shares(shares), read_patients(patients)
-    print(
-        conduct(
-            sweep_plan(source, root, profile, fold, *chosen, network, slices, read_seeds(seeds), set_, scored_on),
-            default_home(),
-        )
-    )
+    chosen, profile = (read_shares(shares), read_patients(patients)), _profile_of(source, profile)
+    plan = sweep_plan(source, root, profile, fold, *chosen, network, slices, read_seeds(seeds), set_, scored_on)
+    with _shown(quiet, verbose):
+        report = conduct(plan, default_home())
+    print_markdown(report)
 
 
 @app.command()
@@ -171,15 +290,20 @@ def experiment(
     of: Annotated[Optional[Path], typer.Argument(help="With `status`: the plan.")] = None,  # noqa: UP045
     only: Annotated[list[str], typer.Option(help="Only this arm; again for another.")] = [],  # noqa: B006
     fold: Annotated[list[int], typer.Option(min=0, max=4, help="Only this fold; again for another.")] = [],  # noqa: B006
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train and score arms x folds x seeds x patients; the same command again continues, whatever ended it."""
     from pipeline.commands.experiment.plan import read_plan
     from pipeline.commands.experiment.report import conduct, tell_status
+    from pipeline.commands.terminal import print_markdown
 
     if plan == "status":
         print(tell_status(of, default_home()))
     else:
-        print(conduct(read_plan(Path(plan)), default_home(), only, fold))
+        with _shown(quiet, verbose):
+            report = conduct(read_plan(Path(plan)), default_home(), only, fold)
+        print_markdown(report)
 
 
 @app.command()
@@ -191,7 +315,7 @@ def predict(
     localiser: OtherLocaliser = None,
     phase: Annotated[Optional[int], typer.Option(min=1, help="Only this phase of a DICOM cine; else all.")] = None,  # noqa: UP045
     flips: Flips = None,
-    dicom_seg: Annotated[bool, typer.Option(help="Also write DICOM segmentations (needs scarforge\\[dicom]).")] = False,
+    dicom_seg: Annotated[bool, typer.Option(help="Also write DICOM segmentations (needs scarforge[dicom]).")] = False,
     post_processing: PostProcessing = False,
     probabilities: Annotated[
         bool, typer.Option(help="Also write each tissue's probability, NIfTI on the study's grid.")
@@ -199,6 +323,8 @@ def predict(
     layout: Annotated[
         str, typer.Option(help="scarforge, or nnunet: CASE.nii.gz in one folder, flagged ones too, and dataset.json.")
     ] = "scarforge",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Segment new studies: label maps in their own geometry, volumes, uncertainty, pictures and one page.
 
@@ -212,7 +338,9 @@ def predict(
     options = PredictOptions(
         model, output, fold, localiser, phase, flips, dicom_seg, post_processing, probabilities, layout
     )
-    raise typer.Exit(predict_studies(default_home(), studies, options))
+    with _shown(quiet, verbose):
+        status = predict_studies(default_home(), studies, options)
+    raise typer.Exit(status)
 
 
 @app.command()
@@ -220,7 +348,7 @@ def external_test(
     model: Annotated[list[str], typer.Option(help="SOURCE/PROFILE/NETWORK/TRAINING_SET; again for another model.")],
     source: Annotated[str, typer.Option(help="Format of the labelled studies; `scarforge sources` lists them.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the tables of scores.")],
-    root: Annotated[Optional[Path], typer.Option(help="Folder of the studies.")] = None,  # noqa: UP045 # typer
+    root: Root = None,
     fold: OneFold = None,
     localiser: OtherLocaliser = None,
     crop: Annotated[
@@ -249,9 +377,7 @@ def external_test(
 def export(
     model: Annotated[str, typer.Option(help="SOURCE/PROFILE/NETWORK/TRAINING_SET of this workspace.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the files and export.json.")],
-    format_: Annotated[
-        str, typer.Option("--format", help="onnx (needs scarforge\\[export]) or torch_export.")
-    ] = "onnx",
+    format_: Annotated[str, typer.Option("--format", help="onnx (needs scarforge[export]) or torch_export.")] = "onnx",
     fold: Annotated[Optional[int], typer.Option(min=0, max=4, help="Only this fold's networks; else all.")] = None,  # noqa: UP045
 ) -> None:
     """Export a trained model's networks, each compared with PyTorch, to run without this project."""
@@ -288,11 +414,16 @@ def sources() -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Tell what this machine has and what would be used."""
-    from pipeline.services.doctor import print_report
+    from pipeline.commands.terminal import print_json
+    from pipeline.services.doctor import report
 
-    print_report(default_home())
+    found = report(default_home())
+    if as_json:
+        print_json(found)
+    else:
+        print("\n".join(f"{name:<{max(map(len, found))}}  {value}" for name, value in found.items()))
 
 
 @app.command()
@@ -317,8 +448,8 @@ def ui(
     raise typer.Exit(code)
 
 
-store_commands = typer.Typer(help="Look into slice stores.", no_args_is_help=True)
-track_commands = typer.Typer(help="What MLflow has not got yet.", no_args_is_help=True)
+store_commands = typer.Typer(help="Look into slice stores.", no_args_is_help=True, rich_markup_mode=None)
+track_commands = typer.Typer(help="What MLflow has not got yet.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(store_commands, name="store")
 app.add_typer(track_commands, name="track")
 
@@ -343,6 +474,10 @@ def replay_tracking() -> None:
     places = tracking_places(default_home().absolute(), os.environ)
     sent = replay(places)
     print(f"sent {sent} runs to {shown(places.uri)}; {waiting_runs(places)} are still waiting")
+
+
+for _command in app.registered_commands:  # in the list of commands, what each does is not cut
+    _command.short_help = (_command.callback.__doc__ or "").partition("\n")[0] if _command.callback else ""
 
 
 def main() -> None:

@@ -5,7 +5,6 @@ and a crash or an out-of-memory kill ends this process and fails one step.
 """
 
 import getpass
-import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from dagster_pipes import PipesContext, open_dagster_pipes
 
 from common.errors import InputError
 from common.files import CHECKPOINT, write_json
+from common.progress import detail, figures_shown, say, show_figures
 from common.quiet import quieten
 from engine.locks import held, is_transient
 from engine.tracking.tracker import Tracker
@@ -63,10 +63,7 @@ def run_task(task: TrainingTask, pipes: PipesContext | None = None) -> Trained:
         with start_tracker(task) as tracker:
             with lock:  # what comes after keeps nobody from training
                 compute = choose_compute(task.device, task.precision)  # type: ignore[arg-type] # checked in Settings
-                sys.stderr.write(
-                    f"{task.stage}: {compute.description}\n"
-                )  # at once: an interruption leaves no half a line
-                sys.stderr.flush()
+                say(f"{task.stage}: {compute.description}")
                 resumed = checkpoint_step(Path(task.folder) / CHECKPOINT)
                 if resumed:
                     _log(pipes)(f"{task.tracking['name']}: continues after step {resumed}, the last checkpoint")
@@ -103,7 +100,7 @@ def _gpu_lock(device: str) -> Iterator[Path]:
 
 
 def _log(pipes: PipesContext | None) -> Callable[[str], None]:
-    return pipes.log.info if pipes else print
+    return pipes.log.info if pipes else detail
 
 
 def start_tracker(task: TrainingTask) -> Tracker:
@@ -127,12 +124,8 @@ def report_to(tracker: Tracker, pipes: PipesContext | None, task: TrainingTask) 
         tracker.progress(step)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         log(f"{task.tracking['name']}: step {step}: {shown}")
-        if sys.stderr.isatty():
-            print(f"    {task.tracking['name']}: step {step}: {_short(metrics)}", file=sys.stderr, flush=True)
+        show_figures(metrics)
+        if pipes:
+            detail(f"    {task.tracking['name']}: step {step}: {figures_shown(metrics)}")
 
     return report
-
-
-def _short(metrics: Mapping[str, float]) -> str:
-    chosen: dict[str, Any] = dict(list(metrics.items())[:4])
-    return ", ".join(f"{name} {value:.3g}" for name, value in chosen.items())

@@ -10,11 +10,12 @@ import pandas as pd
 from common.errors import InputError
 from common.files import write_atomically
 from common.own_files import mark_own
+from common.progress import say
 from common.tables import write_csv
-from engine.forge import say
 from imaging.labels import LabelSet
-from pipeline.commands.evaluate import label_format, wide_console
+from pipeline.commands.evaluate import label_format
 from pipeline.commands.output_place import check_folder
+from pipeline.commands.terminal import print_markdown
 from segmentation.comparison.text import render_comparison
 from segmentation.evaluation.compared_folders import FolderComparison, compare_folders
 from segmentation.scoring.scores import write_scores
@@ -100,11 +101,10 @@ def _named(found: FolderComparison, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _print(found: FolderComparison, markdown: str, output: Path) -> None:
-    console = wide_console(2)
-    console.print(markdown, highlight=False, soft_wrap=True, markup=False)
+    print_markdown(markdown)
     for note in found.notes:
         say(f"warning: {note}")
     for problem in found.problems:
         say(f"scarforge: {problem}")
-    console.print(f"{found.patients} of {found.of_patients} patients were compared", style="bold")
-    console.print(f"Tables, figures and page: {output}", highlight=False, soft_wrap=True)
+    print(f"{found.patients} of {found.of_patients} patients were compared")
+    print(f"Tables, figures and page: {output}")

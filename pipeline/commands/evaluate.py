@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
 
 from common.errors import InputError
 from common.own_files import mark_own
 from common.pages.words import words
-from engine.forge import say
+from common.progress import warn
 from pipeline.commands.output_place import check_folder
+from pipeline.commands.terminal import print_json, print_markdown, records
+from segmentation.comparison.text import markdown_table
 from segmentation.evaluation.evaluation import (
     ALL_FRAMES,
     Evaluation,
@@ -44,25 +44,18 @@ _FURTHER = {
     "official": ("ejection_fraction_difference", *DETECTION),
 }
 _KEY = ["rule", "tissue", "frame", "metric"]
-_WIDTH, _WIDTH_OF_MODEL = 110, 40  # characters
 
 
-def wide_console(models: int = 1) -> Console:
-    """Return a console that does not cut the tables of so many models where nobody watches."""
-    return Console(width=None if Console().is_terminal else _WIDTH + _WIDTH_OF_MODEL * models)
-
-
-def print_summary(console: Console, summaries: Mapping[str, pd.DataFrame]) -> None:
+def print_summary(summaries: Mapping[str, pd.DataFrame]) -> None:
     """Print Dice under the four rules and what else matters, of one model or of several beside each other.
 
     Args:
-        console: Where to.
         summaries: `SUMMARY_COLUMNS` of `evaluation_summary` by what the model is called; one may be called nothing.
     """
     dice = {name: table[table["metric"] == "dice"] for name, table in summaries.items()}
     further = {name: _further(table) for name, table in summaries.items()}
-    console.print(_table(dice, "Dice under the four rules"))
-    console.print(_table(further, "Distances, volumes and findings, of which summary.csv holds more"))
+    print_markdown(_table(dice, "Dice under the four rules"))
+    print_markdown("\n" + _table(further, "Distances, volumes and findings, of which summary.csv holds more"))
 
 
 def _further(summary: pd.DataFrame) -> pd.DataFrame:
@@ -71,24 +64,19 @@ def _further(summary: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(chosen)
 
 
-def _table(summaries: Mapping[str, pd.DataFrame], title: str) -> Table:
+def _table(summaries: Mapping[str, pd.DataFrame], title: str) -> str:
     first, *_ = summaries.values()
-    table = Table(title=title)
-    framed = bool((first["frame"] != "").any())
-    for name in ("rule", "tissue", *(["frame"] if framed else []), "metric"):
-        table.add_column(name, no_wrap=True)
-    headings = [name.replace(" ", "\n") for name in summaries] if len(summaries) > 1 else ["mean", "95 % interval"]
-    for name in (*headings, "all background", "patients"):
-        table.add_column(name, justify="right", no_wrap=True)
+    framed = ["frame"] if bool((first["frame"] != "").any()) else []
+    of_models = list(summaries) if len(summaries) > 1 else ["mean", "95 % interval"]
     by_key = [{_key(row): row for row in each.to_dict("records")} for each in summaries.values()]
-    for key in dict.fromkeys(key for rows in by_key for key in rows):
-        found = [rows[key] for rows in by_key if key in rows]
-        frame = [key[2]] if framed else []
+    rows = []
+    for key in dict.fromkeys(key for each in by_key for key in each):
+        found = [each[key] for each in by_key if key in each]
         metric = words(key[3].removesuffix("_ml")) + (f" ({found[0]['unit']})" if found[0]["unit"] else "")
-        table.add_row(
-            words(key[0]), words(key[1]), *frame, metric, *_values([rows.get(key) for rows in by_key]), *_ends(found)
-        )
-    return table
+        names = [words(key[0]), words(key[1]), *([key[2]] if framed else []), metric]
+        rows.append([*names, *_values([each.get(key) for each in by_key]), *_ends(found)])
+    headings = ["rule", "tissue", *framed, "metric", *of_models, "all background", "patients"]
+    return f"# {title}\n\n{markdown_table(headings, rows)}"
 
 
 def _key(row: Row) -> tuple[str, ...]:
@@ -123,7 +111,7 @@ def label_format(form: str) -> LabelFormat:
     return LABEL_FORMATS[form]
 
 
-def evaluate(reference: Path, prediction: Path, form: str, output: Path) -> int:
+def evaluate(reference: Path, prediction: Path, form: str, output: Path, as_json: bool = False) -> int:
     """Score the label maps in `prediction` against those in `reference` and write and print the tables.
 
     Returns:
@@ -140,20 +128,28 @@ def evaluate(reference: Path, prediction: Path, form: str, output: Path) -> int:
     write_scores(output / "scores.csv", evaluation.scores)
     write_scores(output / "patients.csv", patient_table(evaluation))
     write_scores(output / "summary.csv", summary)
-    _print(evaluation, summary, output)
+    for note in chain.from_iterable(evaluation.notes.values()):
+        warn(f"warning: {note}")
+    for problem in evaluation.problems:
+        warn(f"scarforge: {problem}")
+    if as_json:
+        print_json(_as_json(evaluation, summary))
+    else:
+        _print(evaluation, summary, output)
     return 2 if evaluation.problems else 0
 
 
+def _as_json(evaluation: Evaluation, summary: pd.DataFrame) -> dict[str, Any]:
+    told = {"studies": evaluation.studies, "scored": evaluation.scored, "problems": list(evaluation.problems)}
+    notes = list(chain.from_iterable(evaluation.notes.values()))
+    return told | {"notes": notes, "summary": records(summary)}
+
+
 def _print(evaluation: Evaluation, summary: pd.DataFrame, output: Path) -> None:
-    console = wide_console()
-    print_summary(console, {"": summary})
-    for note in chain.from_iterable(evaluation.notes.values()):
-        say(f"warning: {note}")
-    for problem in evaluation.problems:
-        say(f"scarforge: {problem}")
+    print_summary({"": summary})
     missing = evaluation.studies - evaluation.scored
-    console.print(f"{evaluation.scored} of {evaluation.studies} studies were scored" + _without(missing), style="bold")
-    console.print(f"Tables: {output}", highlight=False, soft_wrap=True)
+    print(f"\n{evaluation.scored} of {evaluation.studies} studies were scored" + _without(missing))
+    print(f"Tables: {output}")
 
 
 def _without(missing: int) -> str:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from common.errors import InputError
 from common.files import write_json
 from common.own_files import mark_own
+from common.progress import say
 from engine.finished import Finished
-from engine.forge import say
 from imaging.labels import LABEL_SETS
 from imaging.slices.regions import RegionConfig
 from pipeline.commands.models import Member, ModelName, find_members

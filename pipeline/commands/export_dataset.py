@@ -10,7 +10,8 @@ from assets.parts.inputs import open_slices, open_split, open_studies
 from common.errors import InputError
 from common.files import write_json
 from common.own_files import mark_own
-from engine.forge import Forge, say
+from common.progress import say
+from engine.forge import Forge
 from imaging.slices.nnunet import SPLITS, write_nnunet
 from pipeline.commands.output_place import check_folder
 

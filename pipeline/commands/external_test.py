@@ -18,18 +18,18 @@ from common.files import write_json
 from common.guard import guarded
 from common.own_files import mark_own
 from common.pages.words import words
-from common.progress import track
-from engine.forge import say
+from common.progress import say, shown_live, track, warn
 from engine.settings import Settings, load_settings, profile_names
 from imaging.sources.files import source_digest
 from imaging.sources.table import Studies, read_source, source_format, source_labels, source_root
 from imaging.studies.study import RejectedStudy, Study
-from pipeline.commands.evaluate import print_summary, wide_console
+from pipeline.commands.evaluate import print_summary
 from pipeline.commands.models import LoadedModel, ModelName, load_model
 from pipeline.commands.output_place import check_folder
 from pipeline.commands.predict.predict import FINE, WITH_FLAGS, WITH_PROBLEMS
 from pipeline.commands.predict.record import model_facts
 from pipeline.commands.seen_patients import seen_at_the_start, seen_patients, trained_things
+from pipeline.commands.terminal import print_markdown
 from runtime.compute import Compute, choose_compute
 from segmentation.comparison.text import render_differences
 from segmentation.evaluation.evaluation import Evaluation
@@ -142,8 +142,9 @@ def external_test(home: Path, options: ExternalTestOptions) -> int:
         _candidates(_read(settings, options)), options.source, [*seen, *seen_at_the_start(models, options.source)]
     )
     run = ExternalTestRun(tuple(zip(models, _under_test(models, options.fold), strict=True)), References(labels))
-    for item in track(_read(settings, options), f"studies of {options.source}"):
-        run.add(item, options.around_reference)
+    with shown_live():
+        for item in track(_read(settings, options), f"studies of {options.source}"):
+            run.add(item, options.around_reference)
     return run.finish(options, _facts(options, settings, seen))
 
 
@@ -157,11 +158,11 @@ class ExternalTestRun:
     def add(self, item: Study | RejectedStudy, around_reference: bool) -> None:
         """Segment one study with every model; what is wrong with it is a line, and the others go on."""
         if not self.references.add(item):
-            say(f"scarforge: {self.references.problems[-1]}")
+            warn(f"scarforge: {self.references.problems[-1]}")
             return
         assert isinstance(item, Study), "the others are no references"
         for note in item.notes:
-            say(f"warning: {f'{item.case_id} {item.frame}'.strip()}: {note}")
+            warn(f"warning: {f'{item.case_id} {item.frame}'.strip()}: {note}")
         for model, tested in self.pairs:
             with guarded(item.path, partial(self._fail, item, tested)):
                 self._segment(item, model, tested, [ReferenceBox(item)] if around_reference else model.localisers)
@@ -183,15 +184,15 @@ class ExternalTestRun:
         return WITH_PROBLEMS if problems else WITH_FLAGS if any(tested.flagged for tested in models) else FINE
 
     def _print(self, tables: ExternalTables, evaluations: Sequence[Evaluation], output: Path) -> None:
-        console, models = wide_console(len(self.pairs)), [tested for _, tested in self.pairs]
-        print_summary(console, {tested.name: tested.rows_of(tables.summary) for tested in models})
+        models = [tested for _, tested in self.pairs]
+        print_summary({tested.name: tested.rows_of(tables.summary) for tested in models})
         if tables.differences is not None:
             first, second = (tested.name for tested in models)
-            console.print(f"{second} minus {first}, paired by patient, positive rule; the intervals are over patients:")
-            console.print(render_differences(tables.differences), highlight=False, soft_wrap=True)
+            heading = f"{second} minus {first}, paired by patient, positive rule; the intervals are over patients:"
+            print_markdown(f"\n{heading}\n\n{render_differences(tables.differences)}")
         for tested, evaluation in zip(models, evaluations, strict=True):
-            console.print(f"{self._prefix(tested)}{_counted(tested, evaluation)}", style="bold", soft_wrap=True)
-        console.print(f"Tables: {output}", highlight=False, soft_wrap=True)
+            print(f"\n{self._prefix(tested)}{_counted(tested, evaluation)}")
+        print(f"Tables: {output}")
 
     def _segment(
         self, study: Study, model: LoadedModel, tested: ModelUnderTest, localisers: Sequence[BoxPredictor]
@@ -201,11 +202,11 @@ class ExternalTestRun:
         )
         tested.add(study, found.prediction.mask, found.flags)
         for flag in found.flags:
-            say(f"flagged: {self._prefix(tested)}{f'{study.case_id} {study.frame}'.strip()}: {flag}")
+            warn(f"flagged: {self._prefix(tested)}{f'{study.case_id} {study.frame}'.strip()}: {flag}")
 
     def _fail(self, study: Study, tested: ModelUnderTest, reason: str) -> None:
         tested.fail(study, reason)
-        say(f"scarforge: {self._prefix(tested)}{reason}")
+        warn(f"scarforge: {self._prefix(tested)}{reason}")
 
     def _prefix(self, tested: ModelUnderTest) -> str:
         return f"{tested.name}: " if len(self.pairs) > 1 else ""

@@ -4,24 +4,25 @@ What a run prints at its end: the comparison or, without lesions, the scores; an
 """
 
 import os
+import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import dagster as dg
 import pandas as pd
+from dagster._core.execution import compute_logs
 from dagster._core.instance.ref import InstanceRef
-from rich.console import Console
-from rich.markdown import Markdown
-from rich.table import Table
 
-from common.errors import InputError
+from common.errors import InputError, some_of
 from common.pages.words import words
+from common.progress import expect, is_live, say, warn
+from common.tables import read_csv
 from common.workers import interrupts_held
 from engine.cluster.executor import executor_name
-from engine.forge import Forge, say
+from engine.forge import Forge
 from engine.preflight import check_before_run
 from engine.settings import load_settings
 from engine.tracking.links import saved_links
@@ -29,8 +30,13 @@ from engine.workspace import Workspace
 from imaging.sources.table import source_labels
 from pipeline.automation.jobs import REAL_ONLY_KINDS
 from pipeline.commands.output_place import HOME, check_folder
+from pipeline.commands.terminal import print_markdown
 from pipeline.outermost import InterruptedCommand
 from pipeline.services.dagster_home import end_lost_runs, prepare_dagster_home, process_tags
+from segmentation.comparison.arms import Comparison
+from segmentation.comparison.text import markdown_table
+from segmentation.model_kind import model_kinds
+from segmentation.networks.table import NETWORKS
 from segmentation.scoring.scores import read_scores
 from segmentation.scoring.yardsticks import absent_yardsticks
 
@@ -38,6 +44,7 @@ if TYPE_CHECKING:
     from dagster._core.execution.execution_result import ExecutionResult
 
 
+_YARDSTICK = "| (yardstick)"
 _OUR_ERROR = f"{InputError.__module__}.{InputError.__name__}: "  # its message is meant for people as it is
 
 
@@ -121,12 +128,21 @@ def execute(forge: Forge, fold: int, has_lesions: bool, assets: Sequence[str] = 
             say(f"  run {run[:8]} had been killed and is ended; the same command again continues it")
         if here:
             found = resolve_job(name)
+            if not assets:  # else an experiment counts its cells
+                expect(_stages(found, forge.settings().seeds), "stages")
             return found.execute_in_process(
                 config, instance, str(fold), raise_on_error=False, asset_selection=chosen, tags=process_tags()
             )
         job = dg.build_reconstructable_job("pipeline.commands.run", "resolve_job", (name,))
         tags = {"dagster/partition": str(fold)} | process_tags()
         return dg.execute_job(job, instance, config, tags=tags, asset_selection=chosen)
+
+
+def _stages(job: dg.JobDefinition, seeds: Sequence[int]) -> int:
+    """Return how many folders a job makes: models and scores have one for each seed."""
+    of_seed = {name for kind in model_kinds() for name in (kind.name, kind.scores)}
+    names = (key.to_user_string() for key in job.asset_layer.selected_asset_keys)
+    return sum(len(seeds) if name in of_seed else 1 for name in names)
 
 
 @contextmanager
@@ -153,7 +169,10 @@ def _instance(without_pools: bool) -> dg.DagsterInstance:
 
 
 def _start_log_readers_deaf(instance: dg.DagsterInstance) -> None:
-    """Have Ctrl-C pass by the processes that Dagster starts to copy a step's output: they would print a traceback."""
+    """Have Ctrl-C pass by the processes that Dagster starts to copy a step's output: they would print a traceback.
+
+    A live display is told of a step's lines otherwise: nothing is copied across it.
+    """
     manager = instance.compute_log_manager
     captured = manager.capture_logs
 
@@ -161,10 +180,27 @@ def _start_log_readers_deaf(instance: dg.DagsterInstance) -> None:
     def capture_logs(log_key: Sequence[str]) -> Iterator[Any]:
         with ExitStack() as stack:
             with interrupts_held():
+                if is_live():
+                    stack.enter_context(_without_copies())
                 log = stack.enter_context(captured(log_key))
             yield log
 
     manager.capture_logs = capture_logs  # type: ignore[method-assign] # whichever manager dagster.yaml names
+
+
+@contextmanager
+def _copy_nothing(*_: Any) -> Iterator[tuple[None, None]]:
+    yield None, None
+
+
+@contextmanager
+def _without_copies() -> Iterator[None]:
+    copied = compute_logs.tail_to_stream
+    compute_logs.tail_to_stream = _copy_nothing  # type: ignore[assignment] # asked for a context manager of a pair
+    try:
+        yield
+    finally:
+        compute_logs.tail_to_stream = copied
 
 
 def resolve_job(name: str) -> dg.JobDefinition:
@@ -198,22 +234,75 @@ def _first_failure(result: "ExecutionResult") -> str:
     return "the run failed without an error of a stage; look at it in the UI (make ui)"
 
 
-def print_result(forge: Forge, fold: int) -> None:
-    """Print the result of a fold as a table, and the addresses of what lies beside it."""
-    console = Console(width=None if Console().is_terminal else 150)
+def run_folds(folds: Sequence[int], run: Callable[[int], Forge]) -> Forge:
+    """Run folds one after another; one that fails leaves the others to go on.
+
+    Args:
+        folds: Which.
+        run: Runs one.
+
+    Raises:
+        InputError: Folds failed; the others are done. The same failure twice is not the fold's, and ends it.
+    """
+    failures: dict[int, str] = {}
+    for fold in folds:
+        try:
+            forge = run(fold)
+        except InputError as error:
+            again = str(error) in failures.values()
+            failures[fold] = str(error)
+            if len(folds) == 1 or again:
+                raise
+            warn(f"scarforge: fold {fold}: {error}")
+    if failures:
+        told = some_of((f"fold {fold}: {why}" for fold, why in failures.items()), between="; ")
+        raise InputError(f"{len(failures)} of {len(folds)} folds failed, the others are done: {told}")
+    return forge
+
+
+def print_result(forge: Forge, folds: Sequence[int], yardsticks: bool = False) -> None:
+    """Print the result: the verdict by tissue, the tables behind it, and where to look further.
+
+    Args:
+        forge: Of the run.
+        folds: That were run; the comparison takes in every fold that is done.
+        yardsticks: Also what needs no training: all background, the mean mask, another patient's mask.
+    """
     if source_labels(forge.source, forge.settings().source).has_lesions:
-        compared = forge.finished("comparison")
-        console.print(Markdown(compared.file("comparison.md").read_text(encoding="utf-8")))
-        console.print(f"\nReport: {compared.folder / 'report.html'}", highlight=False, soft_wrap=True)
-        for network, url in saved_links(forge).items():
-            console.print(f"Compare the arms of {network} in MLflow: {url}", highlight=False, soft_wrap=True)
+        text = _verdict_and_tables(forge, yardsticks)
     else:
-        files = _score_files(forge, fold)
-        console.print(_table(dice_table(files), f"Mean Dice on the test patients of fold {fold}"))
-        for sentence in absent_yardsticks(_read(files)):
-            console.print(sentence, highlight=False, soft_wrap=True)
-    console.print(f"All stages, models and scores: {forge.workspace.root}", highlight=False, soft_wrap=True)
-    console.print(f"Dagster and MLflow: SCARFORGE_HOME={forge.workspace.home} make ui", highlight=False, soft_wrap=True)
+        text = _dice_in_words(forge, folds, yardsticks)
+    print_markdown(text)
+    print(f"\nAll stages, models and scores: {forge.workspace.root}")
+    print(f"Dagster and MLflow: SCARFORGE_HOME={shlex.quote(str(forge.workspace.home))} scarforge ui")
+
+
+def _verdict_and_tables(forge: Forge, yardsticks: bool) -> str:
+    from segmentation.report.answer import answers_of
+
+    compared, labels = forge.finished("comparison"), source_labels(forge.source, forge.settings().source)
+    summary, differences, pairs = (read_csv(compared.file(f"{n}.csv")) for n in ("summary", "differences", "pairs"))
+    answers = answers_of(Comparison(summary, differences, pairs, ()), labels)
+    verdicts = [f"{answer.tissue}: {answer.sentence}" for answer in answers]
+    text = compared.file("comparison.md").read_text(encoding="utf-8")
+    lines = [line for line in text.strip().splitlines() if yardsticks or _YARDSTICK not in line]
+    folds = compared.record.outcome.facts["folds"].value
+    heading = f"# Real + GAN against real only, on the test patients of fold{'s' * (len(str(folds)) > 1)} {folds}"
+    links = [f"Report: {compared.folder / 'report.html'}"]
+    links += [f"Compare the arms of {words(name)} in MLflow: {url}" for name, url in saved_links(forge).items()]
+    return "\n".join([heading, "", *verdicts, "", *lines, "", *links])
+
+
+def _dice_in_words(forge: Forge, folds: Sequence[int], yardsticks: bool) -> str:
+    files = [path for fold in folds for path in _score_files(forge, fold)]
+    table = dice_table(files)
+    if not yardsticks:
+        table = table[[name for name in table.columns if name in ("rule", "tissue") or name in NETWORKS]]
+    cells = [[f"{c:.3f}" if isinstance(c, float) else words(c) for c in row] for row in table.itertuples(index=False)]
+    which = f"fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))}"
+    notes = absent_yardsticks(_read(files)) if yardsticks else ()
+    heading = f"# Mean Dice on the test patients of {which}"
+    return "\n".join([heading, "", markdown_table(list(map(words, table.columns)), cells), *notes])
 
 
 def dice_table(files: list[Path]) -> pd.DataFrame:
@@ -230,12 +319,3 @@ def _read(files: list[Path]) -> pd.DataFrame:
 def _score_files(forge: Forge, fold: int) -> list[Path]:
     seeds = forge.settings().seeds
     return [forge.finished(kind.scores, fold, seed).file("scores.csv") for kind in REAL_ONLY_KINDS for seed in seeds]
-
-
-def _table(frame: pd.DataFrame, title: str) -> Table:
-    table = Table(title=title)
-    for name in frame.columns:
-        table.add_column(words(name))
-    for row in frame.itertuples(index=False):
-        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else words(value) for value in row))
-    return table

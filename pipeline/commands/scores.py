@@ -1,9 +1,10 @@
 """`scarforge scores`: every finished fold of a source and profile as one table."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
@@ -16,6 +17,7 @@ from engine.remote import Remote
 from engine.tracking.links import run_id_of
 from engine.workspace import Workspace
 from pipeline.commands.output_place import check_folder
+from pipeline.commands.terminal import records
 from runtime.model_card import read_model_json
 from segmentation.model_kind import ModelKind, model_kinds
 
@@ -44,8 +46,35 @@ class _Place(NamedTuple):
         return f"{self.kind.scores} fold {self.fold} seed {self.seed}"
 
 
-def pool_scores(home: Path, source: str, profile: str, output: Path | None) -> str:
-    """Return the tables of all finished folds, seeds and models as Markdown, and write them.
+@dataclass(frozen=True)
+class AllFolds:
+    """The scores of all finished folds.
+
+    Attributes:
+        about: Source, profile, folds of each model, and what was left out.
+        text: Everything as Markdown.
+        pooled: By title; those that are there.
+    """
+
+    about: Mapping[str, Any]
+    text: str
+    pooled: "Mapping[str, PooledScores]"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        tables = {
+            title.lower().replace(" ", "_"): {
+                "summary": records(found.summary),
+                "detection": records(found.detection),
+                "notes": list(found.notes),
+            }
+            for title, found in self.pooled.items()
+        }
+        return {**self.about, **tables}
+
+
+def pool_scores(home: Path, source: str, profile: str, output: Path | None) -> AllFolds:
+    """Return the tables of all finished folds, seeds and models, and write them.
 
     Args:
         home: The workspace.
@@ -75,12 +104,14 @@ def pool_scores(home: Path, source: str, profile: str, output: Path | None) -> s
             f"no scores of {source}/{profile} are of what lies there now: {some_of(outdated, between='; ')}; rerun"
         )
     labels, parts = _labels(workspace), [_heading(source, profile, places, outdated)]
+    every: dict[str, PooledScores] = {}
     for file, title in _TITLES.items():
         lacking = [place for place in places if not place.opened().holds(file)]
         if lacking and not labels.has_lesions:
             continue
         parts.append(f"## {title}")
         pooled = None if lacking else pool_folds(_read(places, file))
+        every |= {title: pooled} if pooled else {}
         parts.append(render_pooled(pooled, labels) if pooled else _lacking(lacking))
         if output:
             _write(output, Path(file).stem.removeprefix("scores"), pooled)
@@ -88,7 +119,9 @@ def pool_scores(home: Path, source: str, profile: str, output: Path | None) -> s
     if output:
         write_csv(_runs(places), output / "runs.csv")
         (output / "scores.md").write_text(text, encoding="utf-8")
-    return text
+    folds = {kind.name: _folds(places, kind) for kind in sorted({place.kind for place in places})}
+    about = {"source": source, "profile": profile, "folds": folds, "left_out": list(outdated)}
+    return AllFolds(about, text, every)
 
 
 def _lacking(places: Sequence[_Place]) -> str:
@@ -158,12 +191,12 @@ def _labels(workspace: Workspace) -> "LabelSet":
 def _heading(source: str, profile: str, places: Sequence[_Place], outdated: Sequence[str]) -> str:
     kinds = sorted({place.kind for place in places})
     left_out = "\n\nLeft out, rerun them: " + "; ".join(outdated) + "." if outdated else ""
-    told = [f"{kind.name}: folds {_listed(places, kind)}" for kind in kinds]
+    told = [f"{kind.name}: folds {', '.join(map(str, _folds(places, kind)))}" for kind in kinds]
     return f"# {source}, profile {profile}: test patients of all finished folds\n\n" + "; ".join(told) + "." + left_out
 
 
-def _listed(places: Sequence[_Place], kind: ModelKind) -> str:
-    return ", ".join(sorted({str(place.fold) for place in places if place.kind == kind}))
+def _folds(places: Sequence[_Place], kind: ModelKind) -> list[int]:
+    return sorted({place.fold for place in places if place.kind == kind})
 
 
 def _runs(places: Sequence[_Place]) -> pd.DataFrame:

@@ -24,9 +24,10 @@ from common.files import write_atomically, write_text
 from common.pages.kit import Picture, data_address, render
 from common.pages.kit import table as make_table
 from common.pages.words import words
+from common.progress import begin, expect, finish, say, warn
 from common.tables import read_csv, write_csv
 from engine.finished import Finished
-from engine.forge import Forge, say
+from engine.forge import Forge
 from engine.outcome import Outcome, number
 from engine.record import Record, cache_key, is_finished, produce
 from engine.run_tags import RunIdentity
@@ -229,17 +230,20 @@ def run_trials(
     say(f"{len(trials)} trials of {trials[0].config.steps} steps, fold {fold}, in {bench.folder}")
     if bench.judge is None:
         say(f"  no adherence: {JUDGE.name} of this fold and seed is not finished; materialise it, then run this again")
+    expect(len(trials), "trials")
     figures, measured = {}, []
     for position, trial in enumerate(trials, 1):
         say(f"  [{position}/{len(trials)}] {trial.name}: {trial.change}")
+        begin(trial.name)
         try:
             figures[trial.name] = bench.figures(trial)
             measured.append(trial)
         except TrainingDivergedError as error:
-            say(f"      diverged and is left out of the table: {error}")
+            warn(f"      diverged and is left out of the table: {error}")
         else:
             table = trials_table(measured, figures)
             write_table(table, bench.folder)
+        finish("trials")
     return bench.folder
 
 

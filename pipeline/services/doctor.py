@@ -6,22 +6,12 @@ import shutil
 from pathlib import Path
 
 import psutil
-from rich.console import Console
-from rich.table import Table
 
 from common.workers import usable_cores
 
 _GIB = 2**30
 _PACKAGES = ("dagster", "mlflow", "torch", "torchvision", "albumentations", "h5py", "pandas", "numpy")
 _ENOUGH_DISK_GIB = 5
-
-
-def print_report(home: Path) -> None:
-    """Print the machine, what would be used, and what stands in the way."""
-    table = Table(show_header=False, box=None)
-    for name, value in report(home).items():
-        table.add_row(name, value)
-    Console().print(table)
 
 
 def report(home: Path) -> dict[str, str]:

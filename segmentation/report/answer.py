@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 
 from common.pages.words import ABSENT, count, interval, number, upper_first, words
+from imaging.labels import LabelSet
+from segmentation.comparison.arms import Comparison
 from segmentation.comparison.statistics import (
     BETTER,
     BETTER_IN_THIS_FOLD,
@@ -56,15 +58,20 @@ class Answer(NamedTuple):
 
 def answers(material: ReportMaterial) -> list[Answer]:
     """Return the sentence of each tissue, the rarest tissue first: it is what the question is about."""
-    return [_answer(material, tissue) for _, tissue in reversed(material.labels.foreground)]
+    return answers_of(material.comparison, material.labels)
 
 
-def _answer(material: ReportMaterial, tissue: str) -> Answer:
-    found = material.comparison.differences
+def answers_of(comparison: Comparison, labels: LabelSet) -> list[Answer]:
+    """Return the sentence of each tissue of a comparison, the rarest tissue first."""
+    return [_answer(comparison, tissue) for _, tissue in reversed(labels.foreground)]
+
+
+def _answer(comparison: Comparison, tissue: str) -> Answer:
+    found = comparison.differences
     rows = found[(found["tissue"] == tissue) & (found["rule"] == _RULE)].to_dict("records")
     name = upper_first(words(tissue))
     if not rows:
-        return Answer(name, _without_pairs(material, tissue), "absent")
+        return Answer(name, _without_pairs(comparison, tissue), "absent")
     verdicts = {row["verdict"] for row in rows}
     if len(verdicts) == 1:
         (verdict,) = verdicts
@@ -90,8 +97,8 @@ def _doubt(row: Row) -> str:
     return f"; the interval leaves out zero, but p is {number(row['p_holm'])} once corrected for all comparisons"
 
 
-def _without_pairs(material: ReportMaterial, tissue: str) -> str:
-    summary = material.comparison.summary
+def _without_pairs(comparison: Comparison, tissue: str) -> str:
+    summary = comparison.summary
     scored = summary[(summary["tissue"] == tissue) & (summary["rule"] == _RULE) & summary["training_set"].isin(ARMS)]
     if scored.empty:
         return "no test patient has it, so nothing can be said."

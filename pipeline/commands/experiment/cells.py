@@ -18,8 +18,9 @@ import pandas as pd
 
 from common.errors import InputError, some_of
 from common.files import write_atomically, write_json
+from common.progress import expect, finish, say, warn
 from engine.finished import Finished
-from engine.forge import UNPARTITIONED, Forge, say
+from engine.forge import UNPARTITIONED, Forge
 from engine.locks import held, is_held
 from engine.outcome import Check, Outcome, number
 from engine.preflight import check_before_run
@@ -138,6 +139,7 @@ class Bench:
         self._prepare()
         for cell in waiting:
             self._train(cell)
+            finish("cells")
 
     def _prepare(self) -> None:
         result = self._execute(self.forge(), (*_OF_STUDIES, *self.upstream))
@@ -375,6 +377,8 @@ class Experiment:
             InputError: Cells could not be made; all others are done.
         """
         self._begin()
+        benches = self.benches(folds or self.plan.folds, only)
+        expect(sum(not bench.done(cell) for bench in benches for cell in bench.cells), "cells")
         failures: dict[str, str] = {}
         for fold in folds or self.plan.folds:
             with held(self.folder / f".fold_{fold}.lock", "another process with this plan"):
@@ -383,7 +387,7 @@ class Experiment:
                         bench.run()
                     except InputError as error:
                         failures[f"{bench.name}, fold {fold}"] = str(error)
-                        say(f"  left out: {error}")
+                        warn(f"  left out: {error}")
             try:
                 after_fold(self)
             except InputError as error:  # the other folds are trained all the same

@@ -15,8 +15,8 @@ from common.errors import InputError
 from common.files import write_atomically
 from common.pages.kit import Picture, data_address, render, svg_bytes, svg_style, table
 from common.pages.words import ABSENT, interval, number, words
+from common.progress import say
 from common.tables import read_csv, write_csv
-from engine.forge import say
 from engine.locks import held
 from engine.record import is_finished
 from engine.run_tags import RunIdentity

@@ -16,8 +16,8 @@ from common.errors import InputError
 from common.files import write_atomically, write_json
 from common.guard import guarded
 from common.own_files import mark_own
+from common.progress import say, track, warn
 from common.tables import write_csv
-from engine.forge import say
 from imaging.labels import LABEL_SETS
 from imaging.slices.nnunet import FIRST_CHANNEL, dataset_json
 from imaging.sources.unread_images import images_below, is_volume, not_among, unread_lines
@@ -107,7 +107,7 @@ def predict(home: Path, studies: Sequence[Path], options: PredictOptions) -> int
     run = PredictionRun(
         model, options, model_facts(model, version("scarforge")), frozenset(study.case_id for study in found)
     )
-    for study in found:
+    for study in track(found, "segmenting studies"):
         run.study(study)
     run.tell_unread(studies, found)
     return run.finish()
@@ -174,9 +174,9 @@ class PredictionRun:
     def _volume(self, volume: UnreadStudy) -> None:
         predicted = replace(predict_volume(volume, self.model), apart=not self.options.as_nnunet)
         for text in predicted.study.notes:
-            say(f"warning: {predicted.case_id}: {text}")
+            warn(f"warning: {predicted.case_id}: {text}")
         for text in predicted.flags:
-            say(f"flagged: {predicted.case_id}: {text}")
+            warn(f"flagged: {predicted.case_id}: {text}")
         with self._whole_or_none(predicted.case_id):
             pictures = self._write(predicted)
         row = as_row(predicted, self.facts)
@@ -223,7 +223,7 @@ class PredictionRun:
     def _write_dicom(self, path: Path, predicted: Predicted) -> None:
         volume = predicted.study.volume
         if not isinstance(volume, DicomVolume):
-            say(f"{predicted.case_id}: no DICOM segmentation, since the study is NIfTI")
+            warn(f"{predicted.case_id}: no DICOM segmentation, since the study is NIfTI")
             return
         labels = self.model.segmenter.label_set
         write_dicom_segmentation(path, predicted.prediction.mask, volume, labels, self.facts["name"])
@@ -241,12 +241,12 @@ class PredictionRun:
             self._refuse(problem)
         pictures = (path for path in others if not is_volume(path))
         for line in unread_lines(pictures, "only NIfTI and DICOM are segmented"):
-            say(f"scarforge: {line}")
+            warn(f"scarforge: {line}")
 
     def _refuse(self, problem: str) -> None:
         """Tell a problem, and remember it for the page and the exit status."""
         self.problems.append(problem)
-        say(f"scarforge: {problem}")
+        warn(f"scarforge: {problem}")
 
     def _give_up(self, case_id: str, problem: str) -> None:
         """Tell why a study has no result, and leave none of it, neither half of one nor an earlier run's."""
