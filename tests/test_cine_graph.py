@@ -67,5 +67,5 @@ def test_test_patients_are_scored_frame_by_frame(run, network):
 
 def test_the_scores_are_printed_beside_the_yardsticks(run):
     _, result = run
-    for word in ("attention res unet", "halsr net", "all background", "cavity", "myocardium", "pooled"):
+    for word in ("Attention Res-UNet", "HALSR-Net", "all background", "cavity", "myocardium", "pooled"):
         assert word in result.stdout
