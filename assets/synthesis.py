@@ -194,13 +194,14 @@ def _draw(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outc
 
 
 def _write_synthetic(forge: Forge, fold: int, path: Path, code_version: str) -> None:
+    from engine.worker.accelerator import borrowed
     from gan.generation.slices import generate_slices
     from gan.generation.transplant import take_transplants
-    from runtime.compute import choose_compute
 
     settings, masks = forge.settings(), open_slices(forge, "lesion_masks", fold)
     if settings.transplants:
-        return take_transplants(masks, path, settings.split_seed, code_version)
-    compute = choose_compute(settings.device, settings.precision)
+        take_transplants(masks, path, settings.split_seed, code_version)
+        return
     model, count = forge.finished("pix2pix", fold).model(), settings.synthetic_slices
-    return generate_slices(model, masks, path, count, compute, settings.split_seed, code_version)
+    with borrowed(settings.device, settings.precision, forge.accelerator_lock()) as compute:
+        generate_slices(model, masks, path, count, compute, settings.split_seed, code_version)

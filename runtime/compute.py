@@ -87,9 +87,7 @@ def cpu_has_fast_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return "amx_bf16" in described or ("avx512_bf16" in described and "AuthenticAMD" in described)
 
 
-def choose_compute(
-    device: Device = "auto", precision: Precision = "auto", ranks: int = 1, gpu: int = 0
-) -> Compute:
+def choose_compute(device: Device = "auto", precision: Precision = "auto", ranks: int = 1, gpu: int = 0) -> Compute:
     """Choose CUDA before CPU, and bf16 where it is native; both can be set.
 
     Args:

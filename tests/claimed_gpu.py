@@ -1,12 +1,12 @@
 """A GPU on paper: tensors that claim to be on `cuda` and hold no values, beside real ones on the host.
 
-Below PyTorch's `FakeTensorMode` shapes, types and devices follow as on a GPU; what the host computes has its values. So a
-tensor left on the host, a value read back and a copy that waits are found on a machine without a GPU, with networks of
-any size. What does not live here: speed, and the bits that a GPU gives.
+Below PyTorch's `FakeTensorMode` shapes, types and devices follow as on a GPU; what the host computes has its values. So
+a tensor left on the host, a value read back and a copy that waits are found on a machine without a GPU, with networks
+of any size. What does not live here: speed, and the bits that a GPU gives.
 """
 
-from collections.abc import Callable, Iterator
 import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,14 @@ from runtime.compute import Compute, Fabric
 
 aten = torch.ops.aten
 _COPIES = (aten._to_copy.default, aten.copy_.default)
-_WITHOUT_KERNEL = ("aten::empty", "aten::new_empty", "aten::_unsafe_view", "aten::lift", "prim::device", "aten::_to_copy")
+_WITHOUT_KERNEL = (
+    "aten::empty",
+    "aten::new_empty",
+    "aten::_unsafe_view",
+    "aten::lift",
+    "prim::device",
+    "aten::_to_copy",
+)
 _HOUSE = Path(__file__).parents[1]
 _BOOLEAN = (torch.bool, torch.uint8)
 
@@ -59,7 +66,7 @@ class ClaimedGpu(TorchDispatchMode):
         target = torch.device(kwargs["device"]).type if kwargs.get("device") is not None else None
         if not ours and target != "cuda":
             return _on_host(func, args, kwargs)
-        if _is_composite(func):  # in inference mode they come whole
+        if _is_composite(func):  # without autograd they come whole
             with self:
                 return func.decompose(*args, **kwargs)
         if func in _COPIES:
@@ -101,9 +108,9 @@ class ClaimedGpu(TorchDispatchMode):
 
 
 def _is_composite(func: Any) -> bool:
-    if not torch.is_inference_mode_enabled() or func.namespace != "aten":
-        return False
-    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+    return func.namespace == "aten" and torch._C._dispatch_has_kernel_for_dispatch_key(
+        func.name(), "CompositeImplicitAutograd"
+    )
 
 
 def _told(func: Any, tensor: Tensor) -> str:
@@ -128,7 +135,7 @@ def _on_host(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 class _Generator(torch.Generator):
     """A GPU's generator: its seed lies on the host, what it draws is not looked at."""
 
-    def __new__(cls, device: object = "cpu") -> "_Generator":
+    def __new__(cls, _device: object = "cpu") -> "_Generator":
         return super().__new__(cls, "cpu")
 
 
@@ -214,7 +221,7 @@ def claimed_compute(monkeypatch: pytest.MonkeyPatch, precision: str = "bf16") ->
     """Return what `choose_compute` gives on a GPU, with Fabric as it is there."""
     named = "bf16-mixed" if precision == "bf16" else "32-true"
     fabric = Fabric(accelerator="cpu", strategy=SingleDeviceStrategy(device="cuda:0"), precision=named)
-    monkeypatch.setattr(fabric._accelerator, "setup_device", lambda device: None)
+    monkeypatch.setattr(fabric._accelerator, "setup_device", lambda _: None)
     if precision == "bf16":
         monkeypatch.setattr(fabric._precision, "forward_context", lambda: _autocast(torch.bfloat16))
     layout = torch.channels_last if precision == "bf16" else torch.contiguous_format
@@ -228,9 +235,9 @@ def claimed_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClaimedGpu]:
     monkeypatch.setattr(nn.Module, "_apply", _apply)
     monkeypatch.setattr(torch.autograd, "backward", _backward)
     monkeypatch.setattr(FakeTensor, "__deepcopy__", _deepcopy, raising=False)
-    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device="cuda": torch.zeros(16, dtype=torch.uint8))
-    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device="cuda": None)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: 0)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda *_: torch.zeros(16, dtype=torch.uint8))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda *_: 0)
     grain._kernel.cache_clear()
     with FakeTensorMode(allow_non_fake_inputs=True), ClaimedGpu() as gpu:
         yield gpu

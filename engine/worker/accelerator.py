@@ -44,13 +44,13 @@ def accelerator(device: str, lock: str) -> Iterator[int]:
 
 @contextmanager
 def borrowed(device: str, precision: Precision, lock: str) -> Iterator[Compute]:
-    """Hold a device for a step that predicts or draws, and leave no cached memory on it."""
-    with accelerator(device, lock) as gpu:
+    """Hold a GPU for a step that predicts or draws, and leave no cached memory on it; the CPU is not held for that."""
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    with accelerator(device, lock if on_gpu else "") as gpu:
         try:
             yield choose_compute(device, precision, gpu=gpu)  # type: ignore[arg-type] # checked in Settings
         finally:
-            if torch.cuda.is_initialized():
-                torch.cuda.empty_cache()
+            torch.cuda.empty_cache()  # nothing where no GPU was used
 
 
 @contextmanager

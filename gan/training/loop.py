@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 import torch
+from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
@@ -327,6 +327,7 @@ class _Training:
             "region_px": int(self.players.slices.masks.shape[-1]),
             "selected_step": best["step"],
             "parameters": sum(parameter.numel() for parameter in self.players.averaged.parameters()),
+            "precision": self.players.compute.precision,
             "validation": figures,
             "troubles": self.troubles,
         }

@@ -116,7 +116,7 @@ def box_loss(predicted: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _generalised_iou_loss(predicted: Tensor, boxes: Tensor) -> Tensor:
-    """Return the mean generalised IoU loss (Rezatofighi et al. 2019), as torchvision's, which asks a GPU which overlap."""
+    """Return the mean generalised IoU loss (Rezatofighi et al. 2019): torchvision's asks a GPU which boxes overlap."""
     left, top, right, bottom = predicted.unbind(dim=1)
     left_true, top_true, right_true, bottom_true = boxes.unbind(dim=1)
     width = torch.min(right, right_true) - torch.max(left, left_true)

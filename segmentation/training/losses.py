@@ -152,7 +152,7 @@ def _least_in_column_by_blocks(in_row: Tensor) -> Tensor:
     around = F.pad(in_row, (0, 0, height - 1, height - 1), value=torch.inf).unfold(1, height, 1)  # (K, 2H - 1, W, H)
     block = max(1, _AT_ONCE // in_row.numel())
     best = in_row
-    for some, square in zip(around.split(block, dim=1), squares.split(block), strict=True):
+    for some, square in zip(torch.split(around, block, dim=1), torch.split(squares, block), strict=True):
         best = torch.minimum(best, (some + square.view(1, -1, 1, 1)).amin(dim=1).transpose(1, 2))
     return best
 
