@@ -347,11 +347,11 @@ class _Training:
         self._sums = values if self._sums is None else self._sums + values
         self._round_steps += 1
         if self.step % STEPS_BETWEEN_LOSS_CHECKS == 0:
-            now = dict(zip(self._names, values.tolist(), strict=True))
+            now = dict(zip(self._names, values.cpu().tolist(), strict=True))
             require_finite(self.step, now, self.history[-1] if self.history else {})
 
     def _round_figures(self) -> dict[str, float]:
-        sums = [] if self._sums is None else self._sums.tolist()
+        sums = [] if self._sums is None else self._sums.cpu().tolist()
         figures = {name: value / self._round_steps for name, value in zip(self._names, sums, strict=True)}
         seconds = time.monotonic() - self._round_start
         figures["learning_rate"] = self.players.learning_rate

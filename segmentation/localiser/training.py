@@ -113,7 +113,7 @@ def train_localiser(
         ends_round = (step + 1) % config.validate_every == 0 or step + 1 == config.steps
         _check_losses(state, losses, compute, ends_round)
         if ends_round:
-            loss = float(np.mean(torch.stack(losses).tolist()))
+            loss = float(np.mean(torch.stack(losses).cpu().tolist()))
             metrics = {"loss": loss, "learning_rate": last_rate(state.schedule)}
             metrics["validation_iou"] = validation_iou(state.network, validation, compute)
             _keep_best(state, step + 1, metrics)
@@ -173,7 +173,7 @@ def _check_losses(state: _State, losses: list[torch.Tensor], compute: Compute, e
     every = 1 if compute.device.type == "cpu" else STEPS_BETWEEN_LOSS_CHECKS
     if not ends_round and len(losses) % every:
         return
-    recent = torch.stack(losses[-every:]).tolist()
+    recent = torch.stack(losses[-every:]).cpu().tolist()
     bad = next((place for place, value in enumerate(recent) if not np.isfinite(value)), None)
     if bad is None:
         return
