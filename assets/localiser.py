@@ -79,13 +79,13 @@ def _train(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Out
 
 
 def _box_every_study(forge: Forge, folder: Path, fold: int) -> pd.DataFrame:
-    from runtime.compute import choose_compute
+    from engine.worker.accelerator import borrowed
     from segmentation.localiser.use import box_scores, load_localiser
 
     settings = forge.settings()
     archive = open_studies(forge)
     split = open_split(forge, fold)
-    localiser = load_localiser(folder, choose_compute(settings.device, settings.precision))
-    boxes = box_scores(localiser, archive, split, settings.region.size_px)
+    with borrowed(settings.device, settings.precision, forge.accelerator_lock()) as compute:
+        boxes = box_scores(load_localiser(folder, compute), archive, split, settings.region.size_px)
     write_csv(boxes, folder / "boxes.csv")
     return boxes

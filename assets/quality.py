@@ -12,7 +12,7 @@ import numpy as np
 
 from assets.parts.checks import FOLDS, OWNERS, beats, check_spec
 from assets.parts.inputs import open_slices, open_studies
-from assets.quality_instruments import JUDGE, instruments_of, utility_config
+from assets.quality_instruments import JUDGE, instruments_of, teach_by_synthetic, utility_config
 from common.pages import words as texts
 from common.pages.words import words
 from common.tables import write_csv
@@ -218,20 +218,22 @@ def synthesis_quality(context: dg.AssetExecutionContext, forge: Forge) -> dg.Mat
 
 
 def _assess(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outcome:
+    from engine.worker.accelerator import borrowed
     from gan.quality.page import write_quality_page
     from gan.quality.proof import assess_quality
-    from runtime.compute import choose_compute
 
-    settings = forge.settings()
-    compute = choose_compute(settings.device, settings.precision)
-    material = _material(forge, require_fold(context), compute)
-    instruments = instruments_of(context, forge, folder, material.validation, compute)
-    report = assess_quality(material, instruments, settings.split_seed, settings.quality.slices)
+    settings, fold = forge.settings(), require_fold(context)
+    taught = teach_by_synthetic(context, forge, folder)  # a process of its own, which takes the device
+    with borrowed(settings.device, settings.precision, forge.accelerator_lock()) as compute:
+        material = _material(forge, fold, compute)
+        instruments = instruments_of(forge, fold, material.validation, compute, taught)
+        report = assess_quality(material, instruments, settings.split_seed, settings.quality.slices)
+        del instruments
     checks = quality_checks(report, settings)
     write_csv(report.table, folder / "quality.csv")
     write_csv(report.copies.worst, folder / "closest_pairs.csv")
     verdicts = [(check.name, check.passed, check.description) for check in checks]
-    title = f"{forge.source}, profile {forge.profile}, fold {require_fold(context)}"
+    title = f"{forge.source}, profile {forge.profile}, fold {fold}"
     title += ", transplanted lesions" if settings.transplants else ""
     write_quality_page(report, folder / "quality.html", title, verdicts)
     save_pairs(report, forge, folder / "pairs.png")

@@ -16,7 +16,7 @@ from segmentation.model_kind import ModelKind
 if TYPE_CHECKING:
     from engine.settings import QualitySettings, Settings
     from gan.quality.proof import Extractor, Instruments
-    from gan.quality.slices import PairDistance, Segment
+    from gan.quality.slices import PairDistance
     from gan.quality.variety import Draw
     from imaging.slices.part import PartSlices
     from runtime.compute import Compute
@@ -27,20 +27,20 @@ JUDGE = ModelKind.parse("attention_res_unet_real_only")
 
 
 def instruments_of(
-    context: dg.AssetExecutionContext, forge: Forge, folder: Path, validation: "PartSlices", compute: "Compute"
+    forge: Forge, fold: int, validation: "PartSlices", compute: "Compute", taught: Path | None
 ) -> "Instruments":
-    """Return everything that measures, training the segmenter on synthetic slices where that is configured."""
+    """Return everything that measures; `taught` is the model folder of `teach_by_synthetic`."""
     from gan.quality.proof import Instruments
     from segmentation.prediction.segmenter import load_segmenter
 
-    fold, settings = require_fold(context), forge.settings()
+    settings = forge.settings()
     judge = load_segmenter(forge.finished(JUDGE.name, fold, settings.seeds[0]).model(), compute)
     return Instruments(
         extractors(settings.quality, judge, compute),
         judge.labels,
         _draw(forge, fold, validation, compute),
         perceptual_distances(settings.quality, compute),
-        _taught_by_synthetic(context, forge, folder, compute),
+        None if taught is None else load_segmenter(taught, compute).labels,
         settings.quality.classifier_steps,
     )
 
@@ -108,11 +108,8 @@ def _draw(forge: Forge, fold: int, validation: "PartSlices", compute: "Compute")
     return draw
 
 
-def _taught_by_synthetic(
-    context: dg.AssetExecutionContext, forge: Forge, folder: Path, compute: "Compute"
-) -> "Segment | None":
-    from segmentation.prediction.segmenter import load_segmenter
-
+def teach_by_synthetic(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Path | None:
+    """Train a segmenter on synthetic slices alone where that is configured, and return its model folder."""
     fold, settings = require_fold(context), forge.settings()
     config = utility_config(settings)
     if config is None:
@@ -126,4 +123,4 @@ def _taught_by_synthetic(
     }
     tags = {"stage": "utility", "network": JUDGE.network, "training_set": "synthetic"}
     train_in_own_process(context, forge, model, "segmenter", inputs, config, settings.seeds[0], tags)
-    return load_segmenter(model, compute).labels
+    return model

@@ -19,7 +19,7 @@ from segmentation.model_kind import ModelKind
 
 if TYPE_CHECKING:
     from imaging.studies.split import Part
-    from segmentation.prediction.segmenter import Segmenter
+    from runtime.compute import Compute
     from segmentation.scoring.held_out import HeldOutPatients
     from segmentation.scoring.scores import ScoreIdentity
 
@@ -74,17 +74,19 @@ def score_config(seed: int, manifest: Mapping[str, str]) -> dict[str, Any]:
 
 def _score(context: dg.AssetExecutionContext, forge: Forge, folder: Path, kind: ModelKind, seed: int) -> Outcome:
     from common.files import write_json
-    from runtime.compute import choose_compute
-    from segmentation.prediction.segmenter import load_segmenter
+    from engine.worker.accelerator import borrowed
+    from imaging.slices.part import PartSlices
+    from segmentation.prediction.post_processing import judge
     from segmentation.scoring.held_out import write_predictions
     from segmentation.scoring.joint_scores import pixel_scores
     from segmentation.scoring.scores import ScoreIdentity, score_table, write_scores
 
     fold, settings = require_fold(context), forge.settings()
-    compute = choose_compute(settings.device, settings.precision)
-    segmenter = load_segmenter(forge.finished(kind.name, fold, seed).model(), compute)
-    patients = held_out(forge, fold)
-    probabilities = segmenter.probabilities(patients.images())
+    model, patients = forge.finished(kind.name, fold, seed).model(), held_out(forge, fold)
+    validation = PartSlices.of_part(patients.store, "validation")
+    with borrowed(settings.device, settings.precision, forge.accelerator_lock()) as compute:
+        probabilities = _probabilities(model, patients.images(), compute)
+        of_validation = _probabilities(model, validation.images, compute) if patients.labels.has_lesions else None
     predicted = probabilities.argmax(axis=1).astype(np.uint8)
     own = ScoreIdentity(fold, kind.network, kind.training_set, seed)
     tables = [score_table(patients.cases(predicted), own, patients.labels)]
@@ -95,30 +97,34 @@ def _score(context: dg.AssetExecutionContext, forge: Forge, folder: Path, kind: 
     write_predictions(folder / "predictions.h5", patients.predicted(predicted))
     write_json(folder / "manifest.json", forge.manifest())
     save_overlays(patients, predicted, folder / "overlays.png")
-    believed = _without_unsure_lesions(forge, fold, segmenter, patients, probabilities, folder, own)
+    believed = None
+    if of_validation is not None:
+        judgement = judge(validation, of_validation, patients.labels)
+        believed = _without_unsure_lesions(forge, fold, judgement, patients, probabilities, folder, own)
     pixels = pixel_scores(patients.slices.masks, predicted, patients.labels)
     return _outcome(context, forge, folder, table, believed, pixels, kind, seed)
+
+
+def _probabilities(model: Path, images: NDArray[np.float32], compute: "Compute") -> NDArray[np.float32]:
+    from segmentation.prediction.segmenter import load_segmenter
+
+    return load_segmenter(model, compute).probabilities(images)
 
 
 def _without_unsure_lesions(
     forge: Forge,
     fold: int,
-    segmenter: "Segmenter",
+    judgement: dict[str, Any],
     patients: "HeldOutPatients",
     probabilities: NDArray[np.float32],
     folder: Path,
     own: "ScoreIdentity",
-) -> pd.DataFrame | None:
+) -> pd.DataFrame:
     """Score the test patients once more without unsure lesions, and keep what that does to the validation patients."""
     from common.files import write_json
-    from imaging.slices.part import PartSlices
-    from segmentation.prediction.post_processing import UNSURE_FILE, judge, without_unsure_lesions
+    from segmentation.prediction.post_processing import UNSURE_FILE, without_unsure_lesions
     from segmentation.scoring.scores import score_table, write_scores
 
-    if not patients.labels.has_lesions:
-        return None
-    validation = PartSlices.of_part(patients.store, "validation")
-    judgement = judge(validation, segmenter.probabilities(validation.images), patients.labels)
     judgement["model"] = forge.version(ModelKind(own.network, own.training_set).name, fold, own.seed)
     drawn = probabilities.argmax(axis=1).astype(np.uint8)
     believed = without_unsure_lesions(drawn, probabilities, patients.slices.studies, patients.labels)

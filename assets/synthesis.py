@@ -220,20 +220,21 @@ def _refused(store: SliceStore) -> dict[str, Fact]:
 
 
 def _write_synthetic(forge: Forge, fold: int, path: Path, code_version: str) -> None:
+    from engine.worker.accelerator import borrowed
     from gan.generation.slices import generate_slices
     from gan.generation.transplant import take_transplants, transplant_until_accepted
-    from runtime.compute import choose_compute
 
-    settings, masks = forge.settings(), open_slices(forge, "lesion_masks", fold)
-    seed, compute = settings.split_seed, choose_compute(settings.device, settings.precision)
-    chosen = _filter(forge, fold, compute) if settings.synthesis.refuse else None
-    if not settings.transplants:
+    settings, masks, seed = forge.settings(), open_slices(forge, "lesion_masks", fold), forge.settings().split_seed
+    if settings.transplants and not settings.synthesis.refuse:
+        return take_transplants(masks, path, seed, code_version)
+    with borrowed(settings.device, settings.precision, forge.accelerator_lock()) as compute:
+        chosen = _filter(forge, fold, compute) if settings.synthesis.refuse else None
+        if chosen is not None and settings.transplants:
+            real, config = open_slices(forge, "real_slices", fold), settings.transplant
+            train = real.rows_of("train")
+            return transplant_until_accepted(masks, real, train, config, path, seed, code_version, chosen)
         model, count = forge.finished("pix2pix", fold).model(), settings.synthetic_slices
         return generate_slices(model, masks, path, count, compute, seed, code_version, chosen=chosen)
-    if chosen is None:
-        return take_transplants(masks, path, seed, code_version)
-    real, config = open_slices(forge, "real_slices", fold), settings.transplant
-    return transplant_until_accepted(masks, real, real.rows_of("train"), config, path, seed, code_version, chosen)
 
 
 def _filter(forge: Forge, fold: int, compute: "Compute") -> "Filter":

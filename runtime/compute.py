@@ -14,6 +14,7 @@ import ctypes
 import logging
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -86,13 +87,14 @@ def cpu_has_fast_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return "amx_bf16" in described or ("avx512_bf16" in described and "AuthenticAMD" in described)
 
 
-def choose_compute(device: Device = "auto", precision: Precision = "auto", ranks: int = 1) -> Compute:
+def choose_compute(device: Device = "auto", precision: Precision = "auto", ranks: int = 1, gpu: int = 0) -> Compute:
     """Choose CUDA before CPU, and bf16 where it is native; both can be set.
 
     Args:
         device: `auto` takes a GPU if there is one.
         precision: `auto` takes bf16 on GPUs that have it (from Ampere on) and where `cpu_has_fast_bf16`, else fp32.
         ranks: Processes of this machine that train together, of which this is one: `ranks.launched_ranks()`.
+        gpu: Which of the GPUs that `CUDA_VISIBLE_DEVICES` shows, where one process trains alone.
 
     Raises:
         InputError: CUDA is asked for where there is none, or by more processes than there are GPUs.
@@ -109,9 +111,11 @@ def choose_compute(device: Device = "auto", precision: Precision = "auto", ranks
         )
     if precision == "auto":
         precision = "bf16" if _has_fast_bf16(accelerator) else "fp32"
+    if accelerator == "cuda":
+        _set_up_cuda()
     fabric = Fabric(
         accelerator=accelerator,
-        devices=ranks,
+        devices=[gpu] if accelerator == "cuda" and ranks == 1 else ranks,
         strategy="ddp" if ranks > 1 else "auto",
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
@@ -123,6 +127,17 @@ def choose_compute(device: Device = "auto", precision: Precision = "auto", ranks
         precision=precision,
         memory_format=torch.channels_last if precision == "bf16" or accelerator == "cpu" else torch.contiguous_format,
     )
+
+
+def _set_up_cuda() -> None:
+    """Say how GPUs compute in fp32, rather than take what PyTorch's parts do each by itself.
+
+    Its convolutions take TF32 (10 bits of mantissa) unasked, its matrix products do not; here fp32 is fp32. cuDNN tries
+    out its algorithms for each shape: shapes are few and stay.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
 
 
 def _has_fast_bf16(accelerator: str) -> bool:
@@ -159,3 +174,12 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
         return tensor.to(device)
     # An expanded tensor has elements that share memory, which cannot be locked as it is.
     return tensor.contiguous().pin_memory().to(device, non_blocking=True)
+
+
+def send_together(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Return tensors of one type on the device: `send`, but with one copy for all of them."""
+    if device.type != "cuda":
+        return [tensor.to(device) for tensor in tensors]
+    sent = send(torch.cat([tensor.reshape(-1) for tensor in tensors]), device)
+    parts = torch.split(sent, [tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]

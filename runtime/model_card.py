@@ -84,10 +84,10 @@ class ModelCard(BaseModel):
     label_set: str = _NOT_SAID
     validation: DiceValidation | dict[str, float] = _NOT_SAID
     intended_use: str = _NOT_SAID
+    precision: str = _NOT_SAID  # of its training: bf16 (autocast, weights in fp32), or fp32 (on GPUs without TF32)
     # a segmenter
     input_size: list[int] = _NOT_SAID  # rows, columns
     steps: int = _NOT_SAID
-    precision: str = _NOT_SAID
     post_processing: StepChoice = _NOT_SAID
     started_from: list[Ancestor] = _NOT_SAID  # the latest first
     # Pix2Pix

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 
+STEPS_BETWEEN_LOSS_CHECKS = 25  # on a GPU, which each look at a loss waits for
 TIME = "unix_time_s"  # the column of `history.csv` that says when a step was reached
 
 Report = Callable[[int, Mapping[str, float]], None]

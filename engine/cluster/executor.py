@@ -3,6 +3,7 @@
 Chosen by `SCARFORGE_EXECUTOR`, without a change of code. Ray and Kubernetes are imported only when they are chosen.
 """
 
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -61,12 +62,26 @@ def _processes() -> dict[str, Any]:
     They are forked from Dagster's server, which has the libraries: to start Python anew, with Dagster and torch, costs
     a step 3 to 8 s. Trainings are processes of their own (`engine.worker`).
     """
-    # Two beside each other only where a core is idle: trainings wait for each other in the pool "gpu".
-    config: dict[str, Any] = {"max_concurrent": 2}
+    # Two beside each other only where a core is idle: trainings wait for each other in the pool "gpu". With several
+    # GPUs a training for each, and one step that prepares.
+    config: dict[str, Any] = {"max_concurrent": pool_size(os.environ) + 1}
     if sys.platform == "linux":
         libraries = ["torch", "pipeline.definitions", "dagster._cli"]
         config["start_method"] = {"forkserver": {"preload_modules": libraries}}
     return config
+
+
+def pool_size(environment: Mapping[str, str], devices: Path = Path("/dev")) -> int:
+    """Return how many trainings this machine has places for: one a GPU that may be seen, and one without any.
+
+    Args:
+        environment: Usually `os.environ`, for `CUDA_VISIBLE_DEVICES`.
+        devices: Where the driver shows its GPUs as `nvidia0`, `nvidia1` and so on; PyTorch takes seconds to tell them.
+    """
+    there = sum(path.name.removeprefix("nvidia").isdigit() for path in devices.glob("nvidia*"))
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    named = there if visible is None else len([one for one in visible.split(",") if one.strip() not in ("", "-1")])
+    return max(1, min(there, named))
 
 
 def steps_of_pool(assets: Iterable[Any], pool: str = GPU_POOL) -> list[str]:

@@ -4,11 +4,9 @@ Here, and only here, Pipes, the tracker and a training function meet: `gan` and 
 and a crash or an out-of-memory kill ends this process and fails one step.
 """
 
-import getpass
-import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,9 @@ from common.errors import InputError
 from common.files import CHECKPOINT, write_json
 from common.progress import detail, figures_shown, say, show_figures
 from common.quiet import quieten
-from engine.locks import held, is_transient
+from engine.locks import is_transient
 from engine.tracking.tracker import Tracker
+from engine.worker.accelerator import accelerator
 from engine.worker.stages import STAGES, Trained
 from engine.worker.task import ERROR_FILE, PASSING_FAULT, RESULT_FILE, WRONG_INPUT, TrainingTask
 from runtime.checkpoint import checkpoint_step
@@ -59,10 +58,10 @@ def run_task(task: TrainingTask, pipes: PipesContext | None = None) -> Trained:
     """Train as `task` says, one training at a time on one accelerator, tracked from start to end."""
     keep_freed_memory()
     with ExitStack() as lock:
-        lock.enter_context(accelerator(task))
+        gpu = lock.enter_context(accelerator(task.device, task.lock))
         with start_tracker(task) as tracker:
             with lock:  # what comes after keeps nobody from training
-                compute = choose_compute(task.device, task.precision)  # type: ignore[arg-type] # checked in Settings
+                compute = choose_compute(task.device, task.precision, gpu=gpu)  # type: ignore[arg-type] # checked in Settings
                 say(f"{task.stage}: {compute.description}")
                 resumed = checkpoint_step(Path(task.folder) / CHECKPOINT)
                 if resumed:
@@ -78,25 +77,6 @@ def run_task(task: TrainingTask, pipes: PipesContext | None = None) -> Trained:
 def _result(trained: Trained, tracker: Tracker, resumed: int | None) -> dict[str, Any]:
     found = {"scores": dict(trained.scores), "run_id": tracker.run_id}
     return found | ({"resumed_after_step": resumed} if resumed else {})
-
-
-@contextmanager
-def accelerator(task: TrainingTask) -> Iterator[None]:
-    """Hold what keeps other trainings away: those of this workspace and, on a GPU, those of any other."""
-    if not task.lock:  # sharing is allowed
-        yield
-        return
-    with ExitStack() as stack:
-        for path in (Path(task.lock), *_gpu_lock(task.device)):
-            stack.enter_context(held(path, "another training"))
-        yield
-
-
-def _gpu_lock(device: str) -> Iterator[Path]:
-    """Give the lock of the first GPU, the one that is trained on: the same file for all workspaces of a user."""
-    if device != "cpu" and torch.cuda.is_available():
-        name = f"scarforge_{getpass.getuser()}_{torch.cuda.get_device_properties(0).uuid}.lock"
-        yield Path(tempfile.gettempdir()) / name
 
 
 def _log(pipes: PipesContext | None) -> Callable[[str], None]:

@@ -12,6 +12,7 @@ Magnitude images of the scanner are interpolated, so their noise is smooth over 
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -176,10 +177,16 @@ _REACH = 5 / 1.5  # sigmas: the 11 pixels of Wang et al. 2004 for their 1.5
 
 def blur(images: Tensor, sigma_px: float) -> Tensor:
     """Return images (N, 1, H, W) under a Gaussian, borders reflected."""
-    kernel = send(torch.tensor(gaussian(sigma_px), dtype=images.dtype), images.device)
+    kernel = _kernel(sigma_px, images.dtype, images.device)
     padded = F.pad(images, [len(kernel) // 2] * 4, mode="reflect")
     rows = F.conv2d(padded, kernel.view(1, 1, -1, 1))
     return F.conv2d(rows, kernel.view(1, 1, 1, -1))
+
+
+@cache
+def _kernel(sigma_px: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # else no gradient could pass where a drawing asked for it first
+        return send(torch.tensor(gaussian(sigma_px), dtype=dtype), device)
 
 
 def gaussian(sigma_px: float) -> list[float]:

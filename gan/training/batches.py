@@ -8,7 +8,6 @@ A slice's own lesion is painted again, and wall from which the shape of another 
 again as the wall that it is: so the generator can paint a lesion, and the wall where one was.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -105,24 +104,30 @@ class Windows:
     """Where one batch's windows lie.
 
     Attributes:
-        tops: N first rows.
-        lefts: N first columns.
+        tops: (N,) first rows.
+        lefts: (N,) first columns.
         size_px: Height and width.
     """
 
-    tops: list[int]
-    lefts: list[int]
+    tops: Tensor
+    lefts: Tensor
     size_px: int
 
     def cut(self, images: Tensor) -> Tensor:
         """Return the windows (N, C, size, size) of images (N, C, H, W)."""
-        places = zip(images, self.tops, self.lefts, strict=True)
-        size = self.size_px
-        return torch.stack([image[:, top : top + size, left : left + size] for image, top, left in places])
+        count, channels, _, width = images.shape
+        along = torch.arange(self.size_px, device=images.device)
+        rows, columns = ((starts.unsqueeze(1) + along) for starts in (self.tops, self.lefts))  # (N, size)
+        bands = images.gather(2, rows.view(count, 1, -1, 1).expand(-1, channels, -1, width))
+        return bands.gather(3, columns.view(count, 1, 1, -1).expand(-1, channels, self.size_px, -1))
 
-    def at(self, rows: Sequence[int]) -> "Windows":
+    def at(self, rows: Tensor) -> "Windows":
         """Return the windows of some rows."""
-        return Windows([self.tops[row] for row in rows], [self.lefts[row] for row in rows], self.size_px)
+        return Windows(self.tops[rows], self.lefts[rows], self.size_px)
+
+    def to(self, device: torch.device) -> "Windows":
+        """Return the same windows, known to a device."""
+        return Windows(self.tops.to(device), self.lefts.to(device), self.size_px)
 
 
 def windows_around(holes: Tensor, size_px: int) -> Windows:
@@ -134,15 +139,14 @@ def windows_around(holes: Tensor, size_px: int) -> Windows:
     return Windows(_starts(holes.amax(dim=(1, 3)), size), _starts(holes.amax(dim=(1, 2)), size), size)
 
 
-def _starts(occupied: Tensor, size: int) -> list[int]:
-    """Return where windows of `size` begin that are centred on what is occupied, (N, L) of 0 and 1."""
+def _starts(occupied: Tensor, size: int) -> Tensor:
+    """Return (N,) where windows of `size` begin that are centred on what is occupied, (N, L) of 0 and 1."""
     occupied = occupied.float()
     length, count = occupied.shape[1], occupied.sum(dim=1)
     places = torch.arange(length, dtype=torch.float32, device=occupied.device)
     middle = (occupied * places).sum(dim=1) / count.clamp_min(1)
     middle = torch.where(count > 0, middle, torch.full_like(middle, (length - 1) / 2))
-    starts: list[int] = (middle - (size - 1) / 2).round().clamp(0, length - size).int().tolist()
-    return starts
+    return (middle - (size - 1) / 2).round().clamp(0, length - size).long()
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,7 @@ class Batch:
 
     @cached_property
     def detail(self) -> Windows:
-        """Where the losses that need not see the whole slice look; on a GPU, finding it out waits for it."""
+        """Where the losses that need not see the whole slice look."""
         return windows_around(self.holes, self.detail_px)
 
     def detail_masks(self) -> Tensor:
@@ -229,7 +233,8 @@ class ResidentSlices:
         parts = (training.images(), masks, places)
         resident = [torch.from_numpy(np.ascontiguousarray(part)).to(compute.device) for part in parts]
         weights = tissue_weight_table(config.tissue_weights, training.label_set).to(compute.device)
-        crops = windows_around(torch.from_numpy(ventricles).unsqueeze(1), config.crop_px) if config.crop_px else None
+        around = torch.from_numpy(ventricles).unsqueeze(1)
+        crops = windows_around(around, config.crop_px).to(compute.device) if config.crop_px else None
         labels, digest = training.label_set, training.digest
         shades = ShadeBook.of(parts[0], masks, ventricles, labels.num_classes, config.paint) if config.shades else None
         return cls(resident[0], resident[1], resident[2], rows, weights, labels, digest, config, crops, shades)
@@ -267,5 +272,5 @@ class ResidentSlices:
         parts = [part[index].unsqueeze(1) for part in (self.images, self.masks, self.places)]
         if self.crops is None:
             return parts
-        windows = self.crops.at(rows.tolist())
+        windows = self.crops.at(index)
         return [windows.cut(part) for part in parts]

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
@@ -46,7 +47,7 @@ from runtime.checkpoint import digest_of, load_checkpoint, save_checkpoint
 from runtime.compute import Compute
 from runtime.model_card import DiceValidation, ModelCard
 from runtime.model_folder import finished_card, write_model_folder
-from runtime.report import Report, TrainingDivergedError, course_row, shown_row
+from runtime.report import STEPS_BETWEEN_LOSS_CHECKS, Report, TrainingDivergedError, course_row, shown_row
 
 EXPLODING_LOSS = "exploding loss"
 WINNING_DISCRIMINATOR = "winning discriminator"
@@ -181,8 +182,6 @@ def _smoothed(images: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 _LOG = logging.getLogger(__name__)
-# Losses are read from the device this often: each reading waits for it.
-_STEPS_BETWEEN_CHECKS = 25
 _SPEED = "images_per_s"
 
 
@@ -328,6 +327,7 @@ class _Training:
             "region_px": int(self.players.slices.masks.shape[-1]),
             "selected_step": best["step"],
             "parameters": sum(parameter.numel() for parameter in self.players.averaged.parameters()),
+            "precision": self.players.compute.precision,
             "validation": figures,
             "troubles": self.troubles,
         }
@@ -337,20 +337,22 @@ class _Training:
         return Pix2PixResult(self.folder, best["step"], figures, tuple(self.troubles))
 
     def _begin_round(self) -> None:
-        self._sums: dict[str, Tensor] = {}
+        self._names: tuple[str, ...] = ()
+        self._sums: Tensor | None = None  # of the losses of these names
         self._round_steps = 0
         self._round_start = time.monotonic()
 
     def _note(self, losses: Mapping[str, Tensor]) -> None:
-        for name, value in losses.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._names, values = tuple(losses), torch.stack(list(losses.values()))
+        self._sums = values if self._sums is None else self._sums + values
         self._round_steps += 1
-        if self.step % _STEPS_BETWEEN_CHECKS == 0:
-            now = {name: float(value) for name, value in losses.items()}
+        if self.step % STEPS_BETWEEN_LOSS_CHECKS == 0:
+            now = dict(zip(self._names, values.cpu().tolist(), strict=True))
             require_finite(self.step, now, self.history[-1] if self.history else {})
 
     def _round_figures(self) -> dict[str, float]:
-        figures = {name: float(value) / self._round_steps for name, value in self._sums.items()}
+        sums = [] if self._sums is None else self._sums.cpu().tolist()
+        figures = {name: value / self._round_steps for name, value in zip(self._names, sums, strict=True)}
         seconds = time.monotonic() - self._round_start
         figures["learning_rate"] = self.players.learning_rate
         figures[_SPEED] = self._round_steps * self.config.batch / max(seconds, 1e-9)

@@ -8,6 +8,7 @@ where its process is known to be gone; another machine's or another container's 
 
 import json
 import os
+import re
 import socket
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -21,6 +22,7 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from common.errors import InputError
 from common.files import write_text
+from engine.cluster.executor import pool_size
 from engine.workspace import addressable, mark_home
 
 POSTGRES_VARIABLE = "SCARFORGE_DAGSTER_POSTGRES"
@@ -39,7 +41,7 @@ concurrency:
   runs:
     max_concurrent_runs: 2
   pools:
-    default_limit: 1 # two trainings never share a GPU
+    default_limit: {places} # one training a GPU
     granularity: op
 
 run_monitoring:
@@ -87,7 +89,7 @@ def prepare_dagster_home(home: Path, environment: Mapping[str, str] = os.environ
     """
     mark_home(home.absolute())
     folder = addressable(home.absolute()) / "dagster"
-    _write_settings(folder, _asks_for_postgres(environment))
+    _write_settings(folder, _asks_for_postgres(environment), pool_size(environment))
     _write_once(folder / "workspace.yaml", _WORKSPACE)
     return folder
 
@@ -102,11 +104,12 @@ def _asks_for_postgres(environment: Mapping[str, str]) -> bool:
     return bool(url)
 
 
-def _write_settings(folder: Path, postgres: bool) -> None:
+def _write_settings(folder: Path, postgres: bool, places: int) -> None:
     path = folder / "dagster.yaml"
     written = path.read_text(encoding="utf-8") if path.exists() else ""
-    if not written or (postgres and written == _settings(postgres=False)):
-        write_text(path, _settings(postgres))
+    untouched = re.sub(r"default_limit: \d+", f"default_limit: {places}", written) == _settings(False, places)
+    if not written or (postgres and untouched):
+        write_text(path, _settings(postgres, places))
         return
     there = _keeps_runs_in_postgres(path)
     if postgres and not there:
@@ -121,8 +124,8 @@ def _write_settings(folder: Path, postgres: bool) -> None:
         )
 
 
-def _settings(postgres: bool) -> str:
-    return _SETTINGS.format(storage=_POSTGRES if postgres else "")
+def _settings(postgres: bool, places: int) -> str:
+    return _SETTINGS.format(storage=_POSTGRES if postgres else "", places=places)
 
 
 def _keeps_runs_in_postgres(path: Path) -> bool:

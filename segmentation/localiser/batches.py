@@ -16,6 +16,7 @@ from common.errors import InputError, some_of
 from imaging.studies.archive import StudyArchive
 from imaging.studies.box import Box
 from imaging.studies.preparation import PreparedStudy, reference_box
+from runtime.compute import send_together
 from segmentation.localiser.config import LocaliserConfig
 from segmentation.localiser.input import (
     box_to_shares,
@@ -38,6 +39,10 @@ class Views(NamedTuple):
     noise: Tensor  # (N, 1, P, P)
     shading: Tensor  # (N, 1, K, K): factors on a coarse grid
     window: Tensor  # (N, 2, 1, 1): intensities that become 0 and 1
+
+    def to(self, device: torch.device) -> "Views":
+        """Return the same views on a device."""
+        return Views(*send_together(self, device))
 
 
 def draw_views(config: LocaliserConfig, count: int, seed: int) -> Views:
@@ -69,12 +74,10 @@ def draw_views(config: LocaliserConfig, count: int, seed: int) -> Views:
 def view_images(views: Views, images: Tensor) -> Tensor:
     """Return the slices (N, 1, P, P) as seen in the views; outside, they are mirrored: no edge tells the shift."""
     seen = _moved(views, images)
-    shading, window, gamma, noise = (
-        value.to(images.device) for value in (views.shading, views.window, views.gamma, views.noise)
-    )
-    seen = seen * F.interpolate(shading, size=seen.shape[-2:], mode="bicubic", align_corners=True)
+    window = views.window
+    seen = seen * F.interpolate(views.shading, size=seen.shape[-2:], mode="bicubic", align_corners=True)
     seen = (seen - window[:, :1]) / (window[:, 1:] - window[:, :1])
-    return (seen.clamp(0.0, 1.0) ** gamma + noise).clamp(0.0, 1.0)
+    return (seen.clamp(0.0, 1.0) ** views.gamma + views.noise).clamp(0.0, 1.0)
 
 
 def view_maps(views: Views, maps: Tensor) -> Tensor:
@@ -84,14 +87,14 @@ def view_maps(views: Views, maps: Tensor) -> Tensor:
 
 def view_boxes(views: Views, points: Tensor) -> Tensor:
     """Return the boxes (N, 4) in shares, clipped, around outermost points (N, K, 2) as seen in the views."""
-    turn, shift = views.turn.to(points.device), views.shift.to(points.device)
-    seen = torch.linalg.solve(turn, (points - shift[:, None]).transpose(1, 2))  # (N, 2, K)
+    towards = (points - views.shift[:, None]).transpose(1, 2)
+    seen = torch.linalg.solve_ex(views.turn, towards).result  # (N, 2, K); `solve` would ask a GPU whether it went well
     boxes = torch.cat([seen.amin(dim=2), seen.amax(dim=2)], dim=1)
     return ((boxes + 1) / 2).clamp(0.0, 1.0)
 
 
 def _moved(views: Views, images: Tensor) -> Tensor:
-    theta = torch.cat([views.turn, views.shift[:, :, None]], dim=2).to(images.device)
+    theta = torch.cat([views.turn, views.shift[:, :, None]], dim=2)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 

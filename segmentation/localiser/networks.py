@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss
 
 from segmentation.localiser.config import LocaliserConfig
 
@@ -72,6 +71,7 @@ def double_convolution(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+_TINY = 1e-7  # keeps empty boxes from dividing by zero
 _SMOOTH_L1_BETA = 0.02  # shares of the field: errors of some mm count linearly
 
 
@@ -112,8 +112,21 @@ class LocaliserNet(BoxFinder):
 
 def box_loss(predicted: Tensor, boxes: Tensor) -> Tensor:
     """Return smooth L1 on the sides plus generalised IoU loss, for boxes (N, 4) in shares."""
-    smooth = F.smooth_l1_loss(predicted, boxes, beta=_SMOOTH_L1_BETA)
-    return smooth + generalized_box_iou_loss(predicted, boxes, reduction="mean")
+    return F.smooth_l1_loss(predicted, boxes, beta=_SMOOTH_L1_BETA) + _generalised_iou_loss(predicted, boxes)
+
+
+def _generalised_iou_loss(predicted: Tensor, boxes: Tensor) -> Tensor:
+    """Return the mean generalised IoU loss (Rezatofighi et al. 2019): torchvision's asks a GPU which boxes overlap."""
+    left, top, right, bottom = predicted.unbind(dim=1)
+    left_true, top_true, right_true, bottom_true = boxes.unbind(dim=1)
+    width = torch.min(right, right_true) - torch.max(left, left_true)
+    height = torch.min(bottom, bottom_true) - torch.max(top, top_true)
+    shared = torch.where((width > 0) & (height > 0), width * height, 0.0)
+    areas = (right - left) * (bottom - top) + (right_true - left_true) * (bottom_true - top_true)
+    union = areas - shared
+    hull_width = torch.max(right, right_true) - torch.min(left, left_true)
+    hull = hull_width * (torch.max(bottom, bottom_true) - torch.min(top, top_true))
+    return (1 - (shared / (union + _TINY) - (hull - union) / (hull + _TINY))).mean()
 
 
 class _DenseHead(nn.Module):

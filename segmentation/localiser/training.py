@@ -19,11 +19,11 @@ from common.tables import write_csv
 from imaging.studies.archive import StudyArchive
 from imaging.studies.split import FoldSplit, split_digest
 from runtime.checkpoint import load_checkpoint, save_checkpoint
-from runtime.compute import Compute
+from runtime.compute import Compute, send
 from runtime.model_card import ModelCard
 from runtime.model_folder import finished_card, write_model_folder
 from runtime.optimisation import advance, last_rate, schedule
-from runtime.report import Report, TrainingDivergedError, course_row, shown_row
+from runtime.report import STEPS_BETWEEN_LOSS_CHECKS, Report, TrainingDivergedError, course_row, shown_row
 from segmentation.localiser.batches import LocaliserData, draw_views, fit_field_of_view, gather, view_images
 from segmentation.localiser.config import LocaliserConfig
 from segmentation.localiser.networks import BoxFinder, build_finder
@@ -107,18 +107,21 @@ def train_localiser(
     saved = load_checkpoint(checkpoint, config, origin)
     if saved is not None:
         state.restore(saved)
-    losses: list[float] = []
+    losses: list[torch.Tensor] = []
     for step in track(range(state.step, config.steps), "training the localiser"):
         losses.append(_training_step(state, training, config, compute, derive_seed(seed, "localiser step", step), step))
-        if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
-            metrics = {"loss": float(np.mean(losses)), "learning_rate": last_rate(state.schedule)}
+        ends_round = (step + 1) % config.validate_every == 0 or step + 1 == config.steps
+        _check_losses(state, losses, compute, ends_round)
+        if ends_round:
+            loss = float(np.mean(torch.stack(losses).cpu().tolist()))
+            metrics = {"loss": loss, "learning_rate": last_rate(state.schedule)}
             metrics["validation_iou"] = validation_iou(state.network, validation, compute)
             _keep_best(state, step + 1, metrics)
             _write_history(state, folder)
             save_checkpoint(checkpoint, config, origin, state.saved())
             report(step + 1, metrics)
             losses.clear()
-    _finish(state, config, folder, card)
+    _finish(state, config, folder, card.completed(precision=compute.precision))
     return LocaliserResult(state.best_iou, state.best_step, config.steps)
 
 
@@ -135,17 +138,21 @@ def _start(config: LocaliserConfig, training: LocaliserData, compute: Compute, s
         network = build_finder(config)
     network.anchor.copy_(training.boxes.mean(dim=0))
     network.to(compute.device).to(memory_format=compute.memory_format)
-    optimiser = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    fused = compute.device.type == "cuda"  # a CPU's fused kernel gives other last bits and no speed that counts here
+    optimiser = torch.optim.AdamW(
+        network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=fused
+    )
     rates = schedule(optimiser, partial(_learning_rate, config))
     return _State(network, optimiser, rates, 0, -1.0, 0, {}, [])
 
 
 def _training_step(
     state: _State, data: LocaliserData, config: LocaliserConfig, compute: Compute, seed: int, step: int
-) -> float:
+) -> torch.Tensor:
+    """Take one optimiser step and return its loss (), on the device."""
     chosen = torch.randint(len(data.slices), (config.batch,), generator=torch.Generator().manual_seed(seed))
-    chosen = chosen.to(compute.device)
-    views = draw_views(config, config.batch, derive_seed(seed, "views"))
+    chosen = send(chosen, compute.device)
+    views = draw_views(config, config.batch, derive_seed(seed, "views")).to(compute.device)
     images = view_images(views, data.slices[chosen]).to(memory_format=compute.memory_format)
     targets = data.targets(views, chosen)
     advance(state.schedule, step)
@@ -153,20 +160,29 @@ def _training_step(
     with compute.fabric.autocast():
         outputs = state.network(images)
     loss = state.network.loss(outputs.float(), targets)
-    value = float(loss.detach())
-    if not np.isfinite(value):
-        known = shown_row((state.history or [{}])[-1])
-        kept = "the last checkpoint is kept" if state.history else "there is no checkpoint yet"
-        raise TrainingDivergedError(
-            f"localiser: the loss was {value} at step {step + 1}; last metrics: {known or 'none yet'}; "
-            f"lower learning_rate; {kept}"
-        )
     state.optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
     state.optimiser.step()
     state.step = step + 1
-    return value
+    return loss.detach()
+
+
+def _check_losses(state: _State, losses: list[torch.Tensor], compute: Compute, ends_round: bool) -> None:
+    """Stop the training at a loss that is not finite: before a checkpoint would hold what came of it."""
+    every = 1 if compute.device.type == "cpu" else STEPS_BETWEEN_LOSS_CHECKS
+    if not ends_round and len(losses) % every:
+        return
+    recent = torch.stack(losses[-every:]).cpu().tolist()
+    bad = next((place for place, value in enumerate(recent) if not np.isfinite(value)), None)
+    if bad is None:
+        return
+    known = shown_row((state.history or [{}])[-1])
+    kept = "the last checkpoint is kept" if state.history else "there is no checkpoint yet"
+    raise TrainingDivergedError(
+        f"localiser: the loss was {recent[bad]} at step {state.step - len(recent) + bad + 1}; "
+        f"last metrics: {known or 'none yet'}; lower learning_rate; {kept}"
+    )
 
 
 def _learning_rate(config: LocaliserConfig, step: int) -> float:

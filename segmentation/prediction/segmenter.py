@@ -108,9 +108,9 @@ class Segmenter:
         return np.concatenate(parts)
 
     def _average(self, batch: Tensor) -> Tensor:
-        total = torch.zeros(())
+        total = torch.zeros((), device=batch.device)
         for network in self.networks:
-            total = total.to(batch.device) + network_probabilities(network, batch, self.compute, self.flips)
+            total = total + network_probabilities(network, batch, self.compute, self.flips)
         return total / len(self.networks)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from runtime.compute import send
+from runtime.compute import send_together
 from segmentation.training.config import DeviceAugmentConfig
 
 _ELASTIC_NODES = 5
@@ -103,9 +103,8 @@ def sampling_grid(changes: BatchChanges, region_px: int) -> Tensor:
 
 
 def _to_device(changes: BatchChanges, device: torch.device) -> BatchChanges:
-    moved: dict[str, Any] = {
-        name: send(part, device) for name, part in changes._asdict().items() if isinstance(part, Tensor)
-    }
+    parts = {name: part for name, part in changes._asdict().items() if isinstance(part, Tensor)}
+    moved: dict[str, Any] = dict(zip(parts, send_together(list(parts.values()), device), strict=True))
     return changes._replace(**moved)
 
 

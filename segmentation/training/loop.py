@@ -37,7 +37,7 @@ from runtime.model_card import ModelCard
 from runtime.model_folder import finished_card, write_model_folder
 from runtime.optimisation import advance, last_rate, schedule, weight_average
 from runtime.processes import Ranks
-from runtime.report import Report, TrainingDivergedError, course_row, shown_row
+from runtime.report import STEPS_BETWEEN_LOSS_CHECKS, Report, TrainingDivergedError, course_row, shown_row
 from segmentation.networks.blocks import SegmentationNetwork, SegmentationOutput, check_image, count_parameters
 from segmentation.networks.table import build_network
 from segmentation.prediction.post_processing import choose_steps
@@ -120,9 +120,6 @@ def read_result(folder: Path, card: ModelCard) -> TrainResult | None:
         parameters=card.parameters,
         images_per_second=float(history["images_per_second"].mean()),
     )
-
-
-_STEPS_BETWEEN_LOSS_CHECKS_ON_GPU = 25  # reading a loss waits for the GPU
 
 
 def train_segmenter(
@@ -377,7 +374,7 @@ class _Training:
         return apply_changes(images, masks, changes, derive_seed(self.seed, "noise", self.step))
 
     def _check_losses(self, parts: list[dict[str, Tensor]], is_last: bool) -> None:
-        every = 1 if self.compute.device.type == "cpu" else _STEPS_BETWEEN_LOSS_CHECKS_ON_GPU
+        every = 1 if self.compute.device.type == "cpu" else STEPS_BETWEEN_LOSS_CHECKS
         if not is_last and len(parts) % every:
             return
         recent = torch.stack([part["loss"] for part in parts[-every:]])

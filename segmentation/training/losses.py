@@ -89,6 +89,7 @@ def _pixels(x: Tensor, slice_weights: Tensor | None) -> Tensor:
     return (x if slice_weights is None else x * slice_weights.view(-1, 1, 1, 1)).sum(dim=(0, 2, 3))  # (C,)
 
 
+_AT_ONCE = 2**26  # pixels times offsets of `distance_to`: 256 MB in float32
 _FAR = 1e4  # pixels; farther than any two pixels of a region, and its square is exact enough in float32
 
 
@@ -119,25 +120,41 @@ def signed_distances(mask: Tensor, num_classes: int) -> Tensor:
     values = torch.arange(num_classes, device=mask.device).view(1, -1, 1, 1)
     inside = (mask.unsqueeze(1) == values).flatten(0, 1)  # (N * C, H, W)
     bordered = inside.any(dim=(1, 2)) & ~inside.all(dim=(1, 2))
-    some = inside[bordered]
-    maps = torch.zeros(inside.shape, device=mask.device)
-    maps[bordered] = torch.where(some, 1 - distance_to(~some), distance_to(some))
+    to_others, to_class = distance_to(torch.cat([~inside, inside])).chunk(2)
+    signed = torch.where(inside, 1 - to_others, to_class)
+    maps = torch.where(bordered.view(-1, 1, 1), signed, 0.0)  # not picked out: a GPU would be asked which they are
     return maps.view(len(mask), num_classes, *mask.shape[1:])
 
 
 def distance_to(places: Tensor) -> Tensor:
     """Return the Euclidean distance (K, H, W) of every pixel to the nearest of `places` (K, H, W), boolean.
 
-    Separable and exact: first along rows, then the least of all columns' squared sums.
+    Separable and exact: first along rows, then the least of all columns' squared sums. A GPU takes many offsets at
+    once, since each alone is less work than its start; a CPU's caches hold one.
     """
-    height = places.shape[1]
     in_row = _distance_in_row(places).square()
+    return (_least_in_column(in_row) if places.device.type == "cpu" else _least_in_column_by_blocks(in_row)).sqrt()
+
+
+def _least_in_column(in_row: Tensor) -> Tensor:
     best = in_row.clone()
-    for offset in range(1, height):
+    for offset in range(1, in_row.shape[1]):
         square = float(offset * offset)
         best[:, offset:] = torch.minimum(best[:, offset:], in_row[:, :-offset] + square)
         best[:, :-offset] = torch.minimum(best[:, :-offset], in_row[:, offset:] + square)
-    return best.sqrt()
+    return best
+
+
+def _least_in_column_by_blocks(in_row: Tensor) -> Tensor:
+    """Return the same as `_least_in_column`, bit for bit: a least value does not depend on the order."""
+    height = in_row.shape[1]
+    squares = torch.arange(1 - height, height, device=in_row.device, dtype=torch.float32).square()
+    around = F.pad(in_row, (0, 0, height - 1, height - 1), value=torch.inf).unfold(1, height, 1)  # (K, 2H - 1, W, H)
+    block = max(1, _AT_ONCE // in_row.numel())
+    best = in_row
+    for some, square in zip(torch.split(around, block, dim=1), torch.split(squares, block), strict=True):
+        best = torch.minimum(best, (some + square.view(1, -1, 1, 1)).amin(dim=1).transpose(1, 2))
+    return best
 
 
 def _distance_in_row(places: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from common.errors import InputError
 from runtime import compute
-from runtime.compute import choose_compute, cpu_has_fast_bf16
+from runtime.compute import choose_compute, cpu_has_fast_bf16, send_together
 
 
 @pytest.mark.parametrize(("count", "told"), [(1, "CPU, 1 thread, fp32"), (2, "CPU, 2 threads, fp32")])
@@ -66,3 +68,29 @@ def test_more_processes_than_gpus_are_refused_in_words(monkeypatch):
 def test_bf16_is_chosen_on_gpus_that_have_it_themselves(monkeypatch, native):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native or including_emulation)
     assert compute._has_fast_bf16("cuda") is native
+
+
+@pytest.fixture
+def settings_of_cuda():
+    """Put back what PyTorch keeps for the whole process."""
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = backends[0].allow_tf32, backends[1].allow_tf32, backends[1].benchmark
+    yield
+    backends[0].allow_tf32, backends[1].allow_tf32, backends[1].benchmark = before
+
+
+def test_fp32_on_a_gpu_is_fp32_and_the_chosen_gpu_is_taken(monkeypatch, settings_of_cuda):
+    asked = {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(compute, "Fabric", lambda **given: asked.update(given) or SimpleNamespace(device="cuda:2"))
+    chosen = choose_compute("auto", "fp32", gpu=2)
+    assert (chosen.device, chosen.precision, asked["devices"]) == ("cuda:2", "fp32", [2])
+    assert not torch.backends.cudnn.allow_tf32  # PyTorch's own default is True
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cudnn.benchmark
+
+
+def test_tensors_are_sent_as_they_are():
+    sent = send_together([torch.arange(3.0), torch.ones(()).expand(2, 2)], torch.device("cpu"))
+    assert [part.tolist() for part in sent] == [[0.0, 1.0, 2.0], [[1.0, 1.0], [1.0, 1.0]]]

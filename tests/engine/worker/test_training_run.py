@@ -19,8 +19,10 @@ from assets.parts.training_run import TrainingProcessError, run_pipes
 from common.errors import InputError
 from engine.forge import Forge
 from engine.locks import PassingFaultError
+from engine.worker import accelerator as accelerator_module
 from engine.worker import process
-from engine.worker.process import _verdict, accelerator, run_task
+from engine.worker.accelerator import accelerator, borrowed
+from engine.worker.process import _verdict, run_task
 from engine.worker.stages import Trained
 from engine.worker.task import PASSING_FAULT, WRONG_INPUT, TrainingTask
 from runtime.model_card import read_model_json
@@ -141,12 +143,12 @@ def test_two_trainings_share_an_accelerator_only_where_that_is_allowed(tmp_path,
     monkeypatch.delenv("SCARFORGE_SHARE_ACCELERATOR", raising=False)
     forge = Forge(home=str(tmp_path))
     lock = forge.accelerator_lock()
-    with accelerator(SimpleNamespace(lock=lock, device="cpu")), pytest.raises(Timeout):
+    with accelerator("cpu", lock), pytest.raises(Timeout):
         FileLock(lock, timeout=0).acquire()
     FileLock(lock, timeout=0).acquire()
     monkeypatch.setenv("SCARFORGE_SHARE_ACCELERATOR", "true")
     assert forge.accelerator_lock() == ""
-    with accelerator(SimpleNamespace(lock="", device="cpu")):
+    with accelerator("cpu", ""):
         pass
 
 
@@ -208,3 +210,41 @@ def test_what_is_uploaded_keeps_no_other_training_from_the_accelerator(tmp_path,
         run_task(task)
     assert len(uploads.told) == (1 if fails else 4)
     assert fails or read_model_json(tmp_path, "training_result.json")["run_id"] == "abc"
+
+
+@pytest.fixture
+def four_gpus(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(uuid=f"GPU-{number}"))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    return str(tmp_path / "accelerator_0.lock")
+
+
+def test_as_many_trainings_run_as_there_are_gpus(four_gpus, monkeypatch, capsys):
+    with contextlib.ExitStack() as trainings:
+        others = contextlib.ExitStack()
+        chosen = [others.enter_context(accelerator("auto", four_gpus))]
+        chosen += [trainings.enter_context(accelerator("cuda", four_gpus)) for _ in range(3)]
+        assert chosen == [0, 1, 2, 3]
+        monkeypatch.setattr("time.sleep", lambda _: others.close())
+        assert trainings.enter_context(accelerator("auto", four_gpus)) == 0  # the one that became free
+    assert capsys.readouterr().err.count("waits for another training") == 1
+
+
+def test_a_gpu_that_another_workspace_of_the_user_holds_is_passed_over(four_gpus, tmp_path):
+    with accelerator("auto", str(tmp_path / "other" / "accelerator_0.lock")), accelerator("auto", four_gpus) as gpu:
+        assert gpu == 1
+
+
+def test_a_training_that_ray_placed_holds_its_folder_and_its_gpu(four_gpus, tmp_path):
+    with accelerator("auto", str(tmp_path / "halsr_net_fold_0.lock")), pytest.raises(Timeout):
+        FileLock(tmp_path / "halsr_net_fold_0.lock", timeout=0).acquire()
+
+
+def test_steps_that_predict_hold_a_gpu_and_never_the_cpu(four_gpus, monkeypatch):
+    monkeypatch.setattr(accelerator_module, "choose_compute", lambda *_, gpu: gpu)
+    with accelerator("auto", four_gpus), borrowed("auto", "auto", four_gpus) as gpu:
+        assert gpu == 1
+    with accelerator("cpu", four_gpus), borrowed("cpu", "auto", four_gpus) as compute:
+        assert compute == 0

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from common.errors import InputError
+from engine.cluster.executor import pool_size
 from pipeline.services.dagster_home import prepare_dagster_home
 
 POSTGRES = {"SCARFORGE_DAGSTER_POSTGRES": "postgresql+psycopg2://forge:secret@db/dagster"}
@@ -85,3 +86,21 @@ def test_another_database_or_a_missing_driver_is_told_without_the_password(tmp_p
     monkeypatch.setattr("pipeline.services.dagster_home.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"pip install 'scarforge\[postgres\]'"):
         prepare_dagster_home(tmp_path, POSTGRES)
+
+
+@pytest.mark.parametrize(("visible", "places"), [(None, 4), ("0,2", 2), ("", 1), ("-1", 1), ("3", 1)])
+def test_the_pool_has_a_place_for_each_gpu_that_may_be_seen(tmp_path: Path, visible, places) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidia2", "nvidia3", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert pool_size(environment, tmp_path) == places
+    assert pool_size(environment, tmp_path / "no_driver") == 1
+
+
+def test_the_settings_of_a_machine_with_gpus_count_as_untouched(tmp_path: Path, monkeypatch, postgres_driver) -> None:
+    monkeypatch.setattr("pipeline.services.dagster_home.pool_size", lambda _: 4)
+    folder = prepare_dagster_home(tmp_path, {})
+    assert yaml.safe_load((folder / "dagster.yaml").read_text())["concurrency"]["pools"]["default_limit"] == 4
+    monkeypatch.setattr("pipeline.services.dagster_home.pool_size", lambda _: 1)
+    prepare_dagster_home(tmp_path, POSTGRES)
+    assert storage_of(folder) == {"postgres": {"postgres_url": {"env": "SCARFORGE_DAGSTER_POSTGRES"}}}
