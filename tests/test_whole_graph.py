@@ -109,16 +109,14 @@ def test_no_validation_or_test_patient_reaches_what_is_trained(workspace):
 
 def label_maps(root, fold, kind, folder, reference):
     """Write what a kind's first seed drew on the fold's test patients, on their own grids, as anybody would."""
-    from assets.parts.inputs import open_slices, open_split, open_studies
+    from assets.parts.inputs import open_slices, open_studies
     from engine.forge import Forge
     from imaging.slices.regions import read_regions
     from segmentation.scoring.held_out import HeldOutPatients, read_predictions
 
     forge = Forge(profile="tiny", home=str(root.parents[1]))
     regions = read_regions(forge.finished("real_slices", fold).file("regions.csv"))
-    patients = HeldOutPatients(
-        open_studies(forge), open_slices(forge, "real_slices", fold), regions, open_split(forge, fold)
-    )
+    patients = HeldOutPatients(open_studies(forge), open_slices(forge, "real_slices", fold), regions)
     drawn = read_predictions(forge.finished(f"{kind}_scores", fold, 0).file("predictions.h5")).prediction
     for volume in patients.cases(drawn):
         for place, mask in ((folder, volume.prediction), (reference, volume.reference)):

@@ -217,6 +217,7 @@ def test_a_format_of_exported_files_is_written_and_checked_by_its_line(monkeypat
     ("command", "option", "names"),
     [
         ("evaluate", "format_", label_maps.LABEL_FORMATS),
+        ("compare", "format_", label_maps.LABEL_FORMATS),
         ("export", "format_", exported.EXPORT_FORMATS),
         ("sweep", "network", networks.NETWORKS),
     ],
