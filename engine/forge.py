@@ -3,16 +3,22 @@
 The fields of the resource `forge` as the environment sets them.
 """
 
+import inspect
+import json
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, get_args, get_origin
 
 import dagster as dg
+from pydantic import BaseModel, Field, create_model
 
 from common.config import FrozenConfig
 from common.errors import InputError
@@ -24,8 +30,10 @@ from engine.outcome import Outcome, check_results_of, metadata_of
 from engine.record import Elsewhere, Neighbours, Record, built_for, cache_key, produce, read_record
 from engine.remote import Remote
 from engine.run_tags import PARENT_KEY_TAG, YES, RunIdentity, forced_attempt, night_name, night_tags
+from engine.settings import profile_names, settings_class
 from engine.tracking.store import shown
 from engine.workspace import Workspace, home_of
+from imaging.sources.table import SOURCES, source_format
 from runtime.orphans import end_with_starter
 from segmentation.model_kind import model_kinds
 
@@ -39,22 +47,83 @@ UNPARTITIONED = frozenset({"studies", "patient_split", "comparison"})
 TRAINED = frozenset({"lv_localiser", "pix2pix", *(kind.name for kind in model_kinds())})
 
 
+def _changes_class(part: type[BaseModel], name: str = "") -> type[dg.Config]:
+    """Return a part of the settings as Dagster's form: every key optional, with its description and its choices."""
+    told = _documented(part)
+    fields: dict[str, Any] = {
+        key: (_form_of(field.annotation, f"{name}_{key}"), Field(None, description=field.description or told.get(key)))
+        for key, field in part.model_fields.items()
+        if key not in _CHOSEN_OTHERWISE or name
+    }
+    return create_model(f"Changes{name}", __base__=dg.Config, **fields)
+
+
+def _form_of(annotation: Any, name: str) -> Any:
+    """Return the type that Dagster's form has for a setting; what it cannot say is checked when a run begins."""
+    kinds = [kind for kind in get_args(annotation) if kind is not NoneType] if NoneType in get_args(annotation) else []
+    kind = kinds[0] if len(kinds) == 1 else annotation
+    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    if get_origin(kind) is Literal:
+        kind = StrEnum(name.strip("_"), {str(choice): str(choice) for choice in get_args(kind)})
+    elif isinstance(kind, type) and issubclass(kind, BaseModel):
+        kind = _changes_class(kind, name)
+    elif get_origin(kind) is tuple:
+        inner = get_args(kind)[0]
+        kind = list[get_args(inner)[0] if get_origin(inner) is Annotated else inner]
+    elif kind not in (str, int, float, bool):
+        kind = Any
+    return Optional[kind]  # noqa: UP045 # a type that is known at run time only
+
+
+def _documented(part: type[BaseModel]) -> dict[str, str]:
+    """Return what a configuration's docstring says of its attributes."""
+    _, _, listed = inspect.cleandoc(part.__doc__ or "").partition("Attributes:\n")
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8,}.*)*)", listed, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+_CHOSEN_OTHERWISE = {"profile", "description", "seeds"}
+if TYPE_CHECKING:
+    SourceName = ProfileName = str
+    SettingsChanges = dg.Config
+else:  # in the launchpad, what is none of these is refused before there is a run
+    SourceName, ProfileName = Literal[tuple(SOURCES)], Literal[tuple(profile_names())]
+    SettingsChanges = _changes_class(settings_class())
+
+
 class Forge(dg.ConfigurableResource):
     """What a run is about. In the UI these are fields; `SCARFORGE_SOURCE`, `_ROOT`, `_PROFILE` set their defaults."""
 
-    source: str = "phantom"
-    root: str = ""
-    profile: str = "demo"
-    home: str = ""  # SCARFORGE_HOME where it is empty
-    overrides: list[str] = []  # noqa: RUF012 # a field of the resource, not a shared default
-    seeds: list[int] = []  # noqa: RUF012
-    experiment: str = ""  # `<experiment>/arms/<arm>-…` where the assets are an arm's, see `Workspace`
+    source: SourceName = Field(
+        default="phantom", description="Format of the studies; `scarforge sources` tells their layouts."
+    )
+    root: str = Field(default="", description="Folder of the studies; the phantom needs none.")
+    profile: ProfileName = Field(
+        default="demo", description="demo: the phantom; quick: two CPU cores; paper: a GPU; tiny: to try the wiring."
+    )
+    home: str = Field(default="", description="The workspace; empty: SCARFORGE_HOME, else ./workspace.")
+    changes: SettingsChanges = Field(
+        default=SettingsChanges(),
+        description="Settings that differ from the profile's, such as {pix2pix: {steps: 5000}, training_slices: 6000}.",
+    )
+    overrides: list[str] = Field(default=[], description="The same as key=value, laid over the changes.")
+    seeds: list[int] = Field(
+        default=[], description="One segmenter is trained for each, in place of the profile's; empty: the profile's."
+    )
+    experiment: str = Field(
+        default="", description="<experiment>/arms/<arm> where the assets are an arm's; empty: the graph's own."
+    )
 
     def settings(self) -> "Settings":
         """Return the resolved settings of this run."""
         from engine.settings import load_settings
 
-        return load_settings(self.profile, self.overrides, self.seeds)
+        return load_settings(self.profile, self.all_overrides, self.seeds)
+
+    @property
+    def all_overrides(self) -> list[str]:
+        """What is laid over the profile, as `key=value`."""
+        return [*overrides_of(self.changes), *self.overrides]
 
     @property
     def workspace(self) -> Workspace:
@@ -267,7 +336,7 @@ class Forge(dg.ConfigurableResource):
 
     def run_url(self, run_id: str) -> str:
         """Return the address of a run on the MLflow server."""
-        return f"{self.mlflow_server()}/#/runs/{run_id}"
+        return f"{self.mlflow_server()}/#/runs/{run_id}?workflowType=machine_learning"
 
     def mlflow_server(self) -> str:
         """Return the address at which browsers find MLflow, for links.
@@ -346,6 +415,19 @@ def default_profile(source: str) -> str:
     return "demo" if source == "phantom" else "quick"
 
 
+def check_names(source: str, profile: str) -> None:
+    """Raise `InputError` with the names there are, where source or profile is none of them."""
+    source_format(source)
+    if profile not in profile_names():
+        raise InputError(f"profile {profile!r} does not exist; choose one of {', '.join(profile_names())}")
+
+
+def overrides_of(changes: BaseModel) -> list[str]:
+    """Return changed settings as `key=value`."""
+    values = flatten(changes.model_dump(mode="json", exclude_none=True))
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+
+
 def forge_fields(environment: Mapping[str, str]) -> dict[str, Any]:
     """Return source, root, profile and home, for everything that configures a run.
 
@@ -356,9 +438,11 @@ def forge_fields(environment: Mapping[str, str]) -> dict[str, Any]:
         environment: Usually `os.environ`.
     """
     root, source = environment.get("SCARFORGE_ROOT"), environment.get("SCARFORGE_SOURCE", "phantom")
+    profile = environment.get("SCARFORGE_PROFILE") or default_profile(source)
+    check_names(source, profile)
     return {
         "source": source,
         "root": str(Path(root).absolute()) if root else "",
-        "profile": environment.get("SCARFORGE_PROFILE") or default_profile(source),
+        "profile": profile,
         "home": "",  # the environment's where the run is carried out, since a stored run outlives a moved workspace
     }

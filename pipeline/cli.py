@@ -214,13 +214,14 @@ def trials(
     verbose: Verbose = False,
 ) -> None:
     """Train the source's ten trials and the improved generators on one finished fold, and tabulate them."""
-    from engine.forge import Forge
+    from engine.forge import Forge, check_names
     from pipeline.commands.terminal import print_markdown
     from pipeline.commands.trials import run_trials
 
     home = default_home().absolute()
     place = str(root.absolute()) if root else ""
     profile = _profile_of(source, profile)
+    check_names(source, profile)
     forge = Forge(source=source, root=place, profile=profile, home=str(home), overrides=list(set_))
     with _shown(quiet, verbose):
         folder = run_trials(forge, fold, steps, only, set_)

@@ -29,10 +29,10 @@ from segmentation.comparison.arms import DIFFERENCE_COLUMNS, SUMMARY_COLUMNS
 
 WIDE = (
     "# Dice\n\n"
-    "| network            | training set  | tissue            | positive | 95 % interval  | patients | official           |\n"
+    "| network | training set | tissue | positive | 95 % interval | patients | official |\n"
     "| --- | --- | --- | --- | --- | --- | --- |\n"
-    "| attention_res_unet | real_only     | normal_myocardium | 0.812    | 0.780 to 0.840 | 13       | 0.9 (myocardium)   |\n"
-    "| attention_res_unet | real_plus_gan | normal_myocardium | 0.813    | 0.781 to 0.841 | 13       | 0.9 (myocardium)   |\n"
+    "| attention_res_unet | real_only | normal_myocardium | 0.812 | 0.780 to 0.840 | 13 | 0.9 (myocardium) |\n"
+    "| attention_res_unet | real_plus_gan | normal_myocardium | 0.813 | 0.781 to 0.841 | 13 | 0.9 (myocardium) |\n"
     "\nA note."
 )
 
