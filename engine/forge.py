@@ -3,22 +3,17 @@
 The fields of the resource `forge` as the environment sets them.
 """
 
-import inspect
-import json
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from enum import StrEnum
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from pydantic import BaseModel, Field, create_model
+from pydantic import Field
 
 from common.config import FrozenConfig
 from common.errors import InputError
@@ -29,11 +24,18 @@ from engine.locks import retried
 from engine.outcome import Outcome, check_results_of, metadata_of
 from engine.record import Elsewhere, Neighbours, Record, built_for, cache_key, produce, read_record
 from engine.remote import Remote
+from engine.run_config import (
+    ProfileName,
+    SettingsChanges,
+    SourceName,
+    check_names,
+    default_profile,
+    flatten,
+    overrides_of,
+)
 from engine.run_tags import PARENT_KEY_TAG, YES, RunIdentity, forced_attempt, night_name, night_tags
-from engine.settings import profile_names, settings_class
 from engine.tracking.store import shown
 from engine.workspace import Workspace, home_of
-from imaging.sources.table import SOURCES, source_format
 from runtime.orphans import end_with_starter
 from segmentation.model_kind import model_kinds
 
@@ -47,55 +49,11 @@ UNPARTITIONED = frozenset({"studies", "patient_split", "comparison"})
 TRAINED = frozenset({"lv_localiser", "pix2pix", *(kind.name for kind in model_kinds())})
 
 
-def _changes_class(part: type[BaseModel], name: str = "") -> type[dg.Config]:
-    """Return a part of the settings as Dagster's form: every key optional, with its description and its choices."""
-    told = _documented(part)
-    fields: dict[str, Any] = {
-        key: (_form_of(field.annotation, f"{name}_{key}"), Field(None, description=field.description or told.get(key)))
-        for key, field in part.model_fields.items()
-        if key not in _CHOSEN_OTHERWISE or name
-    }
-    return create_model(f"Changes{name}", __base__=dg.Config, **fields)
-
-
-def _form_of(annotation: Any, name: str) -> Any:
-    """Return the type that Dagster's form has for a setting; what it cannot say is checked when a run begins."""
-    kinds = [kind for kind in get_args(annotation) if kind is not NoneType] if NoneType in get_args(annotation) else []
-    kind = kinds[0] if len(kinds) == 1 else annotation
-    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    if get_origin(kind) is Literal:
-        kind = StrEnum(name.strip("_"), {str(choice): str(choice) for choice in get_args(kind)})
-    elif isinstance(kind, type) and issubclass(kind, BaseModel):
-        kind = _changes_class(kind, name)
-    elif get_origin(kind) is tuple:
-        inner = get_args(kind)[0]
-        kind = list[get_args(inner)[0] if get_origin(inner) is Annotated else inner]
-    elif kind not in (str, int, float, bool):
-        kind = Any
-    return Optional[kind]  # noqa: UP045 # a type that is known at run time only
-
-
-def _documented(part: type[BaseModel]) -> dict[str, str]:
-    """Return what a configuration's docstring says of its attributes."""
-    _, _, listed = inspect.cleandoc(part.__doc__ or "").partition("Attributes:\n")
-    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8,}.*)*)", listed, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in entries}
-
-
-_CHOSEN_OTHERWISE = {"profile", "description", "seeds"}
-if TYPE_CHECKING:
-    SourceName = ProfileName = str
-    SettingsChanges = dg.Config
-else:  # in the launchpad, what is none of these is refused before there is a run
-    SourceName, ProfileName = Literal[tuple(SOURCES)], Literal[tuple(profile_names())]
-    SettingsChanges = _changes_class(settings_class())
-
-
 class Forge(dg.ConfigurableResource):
     """What a run is about. In the UI these are fields; `SCARFORGE_SOURCE`, `_ROOT`, `_PROFILE` set their defaults."""
 
     source: SourceName = Field(
-        default="phantom", description="Format of the studies; `scarforge sources` tells their layouts."
+        default="phantom", description="Format of the studies; `scarforge sources` tells layouts."
     )
     root: str = Field(default="", description="Folder of the studies; the phantom needs none.")
     profile: ProfileName = Field(
@@ -123,7 +81,7 @@ class Forge(dg.ConfigurableResource):
     @property
     def all_overrides(self) -> list[str]:
         """What is laid over the profile, as `key=value`."""
-        return [*overrides_of(self.changes), *self.overrides]
+        return [*overrides_of(self.changes.model_dump(mode="json", exclude_none=True)), *self.overrides]
 
     @property
     def workspace(self) -> Workspace:
@@ -397,35 +355,6 @@ def require_fold(context: dg.AssetExecutionContext) -> int:
     if fold is None:
         raise InputError(f"{context.asset_key.to_user_string()}: choose a fold, 0 to 4")
     return fold
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested values under dotted names, as MLflow's parameters want them."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def default_profile(source: str) -> str:
-    """Return the profile that fits a source: that of the phantom teaches nothing about patients."""
-    return "demo" if source == "phantom" else "quick"
-
-
-def check_names(source: str, profile: str) -> None:
-    """Raise `InputError` with the names there are, where source or profile is none of them."""
-    source_format(source)
-    if profile not in profile_names():
-        raise InputError(f"profile {profile!r} does not exist; choose one of {', '.join(profile_names())}")
-
-
-def overrides_of(changes: BaseModel) -> list[str]:
-    """Return changed settings as `key=value`."""
-    values = flatten(changes.model_dump(mode="json", exclude_none=True))
-    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 
 def forge_fields(environment: Mapping[str, str]) -> dict[str, Any]:
