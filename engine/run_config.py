@@ -49,8 +49,9 @@ def _form_of(annotation: Any, name: str) -> Any:
     return Optional[kind]  # noqa: UP045 # a type that is known at run time only
 
 
-def _choices(name: str, choices: Iterable[object]) -> type[StrEnum]:
-    return StrEnum(name, {each: each for each in map(str, choices)})  # type: ignore[misc] # the name is the setting's
+def _choices(name: str, choices: Iterable[object]) -> Any:
+    enumeration: Any = StrEnum  # its members are known at run time only
+    return enumeration(name, {each: each for each in map(str, choices)})
 
 
 def _documented(part: type[BaseModel]) -> dict[str, str]:

@@ -172,6 +172,13 @@ def test_a_terminal_shows_what_another_process_trains():
     assert "  + halsr_net_real_only" in shown
 
 
+def test_what_a_step_prints_goes_into_its_log_and_is_shown_once(tmp_path):
+    step = "os.dup2(os.open(r'{}', os.O_WRONLY | os.O_CREAT), 2)".format(tmp_path / "log")
+    code = f"import os\nfrom common.progress import *\nwith shown_live():\n    {step}\n    say('  + studies')\n"
+    assert on_a_terminal(code).count("  + studies") == 1
+    assert (tmp_path / "log").read_text() == "  + studies\n"
+
+
 def test_no_colour_is_used_where_none_is_wanted_and_a_dumb_terminal_gets_plain_lines():
     assert "\x1b[38" not in on_a_terminal(PARENT, NO_COLOR="1")
     assert on_a_terminal(PARENT, TERM="dumb").split() == ["+", "halsr_net_real_only"]
