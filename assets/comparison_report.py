@@ -107,7 +107,7 @@ def repeat_command(forge: Forge, fold: int) -> str:
     parts = ["scarforge", "run", "--source", forge.source]
     parts += ["--root", "DIR"] if forge.root else []
     parts += ["--profile", forge.profile, "--fold", str(fold)]
-    parts += [part for override in forge.overrides for part in ("--set", override)]
+    parts += [part for override in forge.all_overrides for part in ("--set", override)]
     parts += [part for seed in forge.seeds for part in ("--seed", str(seed))]
     return shlex.join(parts)
 

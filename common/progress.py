@@ -176,7 +176,14 @@ class _Display:
 
         with os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8", errors="replace") as terminal:
             console = Console(file=terminal, force_terminal=True)
-            live = Live(console=console, get_renderable=self._drawn, refresh_per_second=_DRAWN_PER_S, transient=True)
+            live = Live(
+                console=console,
+                get_renderable=self._drawn,
+                refresh_per_second=_DRAWN_PER_S,
+                transient=True,
+                redirect_stdout=False,  # a step's own lines go into its log, and here as events
+                redirect_stderr=False,
+            )
             reader = threading.Thread(target=self._read, args=(live,), name="progress", daemon=True)
             try:
                 with live:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from common.config import FrozenConfig
 from common.errors import InputError
@@ -35,6 +35,15 @@ from engine.record import (
     versions_of,
 )
 from engine.remote import Remote
+from engine.run_config import (
+    ProfileName,
+    SettingsChanges,
+    SourceName,
+    check_names,
+    default_profile,
+    flatten,
+    overrides_of,
+)
 from engine.run_tags import PARENT_KEY_TAG, YES, RunIdentity, forced_attempt, night_name, night_tags
 from engine.tracking.store import shown
 from engine.workspace import Workspace, home_of
@@ -57,20 +66,37 @@ Place = tuple[str, int | None, int | None]  # asset, fold, seed
 class Forge(dg.ConfigurableResource):
     """What a run is about. In the UI these are fields; `SCARFORGE_SOURCE`, `_ROOT`, `_PROFILE` set their defaults."""
 
-    source: str = "phantom"
-    root: str = ""
-    profile: str = "demo"
-    home: str = ""  # SCARFORGE_HOME where it is empty
-    overrides: list[str] = []  # noqa: RUF012 # a field of the resource, not a shared default
-    seeds: list[int] = []  # noqa: RUF012
-    experiment: str = ""  # `<experiment>/arms/<arm>-…` where the assets are an arm's, see `Workspace`
+    source: SourceName = Field(
+        default="phantom", description="Format of the studies; `scarforge sources` tells layouts."
+    )
+    root: str = Field(default="", description="Folder of the studies; the phantom needs none.")
+    profile: ProfileName = Field(
+        default="demo", description="demo: the phantom; quick: two CPU cores; paper: a GPU; tiny: to try the wiring."
+    )
+    home: str = Field(default="", description="The workspace; empty: SCARFORGE_HOME, else ./workspace.")
+    changes: SettingsChanges = Field(
+        default=SettingsChanges(),
+        description="Settings that differ from the profile's, such as {pix2pix: {steps: 5000}, training_slices: 6000}.",
+    )
+    overrides: list[str] = Field(default=[], description="The same as key=value, laid over the changes.")
+    seeds: list[int] = Field(
+        default=[], description="One segmenter is trained for each, in place of the profile's; empty: the profile's."
+    )
+    experiment: str = Field(
+        default="", description="<experiment>/arms/<arm> where the assets are an arm's; empty: the graph's own."
+    )
     _inputs: Inputs | None = PrivateAttr(None)  # of what is being built
 
     def settings(self) -> "Settings":
         """Return the resolved settings of this run."""
         from engine.settings import load_settings
 
-        return load_settings(self.profile, self.overrides, self.seeds)
+        return load_settings(self.profile, self.all_overrides, self.seeds)
+
+    @property
+    def all_overrides(self) -> list[str]:
+        """What is laid over the profile, as `key=value`."""
+        return [*overrides_of(self.changes.model_dump(mode="json", exclude_none=True)), *self.overrides]
 
     @property
     def workspace(self) -> Workspace:
@@ -351,7 +377,7 @@ class Forge(dg.ConfigurableResource):
 
     def run_url(self, run_id: str) -> str:
         """Return the address of a run on the MLflow server."""
-        return f"{self.mlflow_server()}/#/runs/{run_id}"
+        return f"{self.mlflow_server()}/#/runs/{run_id}?workflowType=machine_learning"
 
     def mlflow_server(self) -> str:
         """Return the address at which browsers find MLflow, for links.
@@ -414,22 +440,6 @@ def require_fold(context: dg.AssetExecutionContext) -> int:
     return fold
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested values under dotted names, as MLflow's parameters want them."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def default_profile(source: str) -> str:
-    """Return the profile that fits a source: that of the phantom teaches nothing about patients."""
-    return "demo" if source == "phantom" else "quick"
-
-
 def forge_fields(environment: Mapping[str, str]) -> dict[str, Any]:
     """Return source, root, profile and home, for everything that configures a run.
 
@@ -440,9 +450,11 @@ def forge_fields(environment: Mapping[str, str]) -> dict[str, Any]:
         environment: Usually `os.environ`.
     """
     root, source = environment.get("SCARFORGE_ROOT"), environment.get("SCARFORGE_SOURCE", "phantom")
+    profile = environment.get("SCARFORGE_PROFILE") or default_profile(source)
+    check_names(source, profile)
     return {
         "source": source,
         "root": str(Path(root).absolute()) if root else "",
-        "profile": environment.get("SCARFORGE_PROFILE") or default_profile(source),
+        "profile": profile,
         "home": "",  # the environment's where the run is carried out, since a stored run outlives a moved workspace
     }

@@ -97,7 +97,7 @@ def _shown(quiet: bool = False, verbose: bool = False) -> Iterator[None]:
 
 
 def _profile_of(source: str, profile: str | None) -> str:
-    from engine.forge import default_profile
+    from engine.run_config import default_profile
 
     return profile or default_profile(source)
 
@@ -236,12 +236,14 @@ def trials(
 ) -> None:
     """Train the source's ten trials and the improved generators on one finished fold, and tabulate them."""
     from engine.forge import Forge
+    from engine.run_config import check_names
     from pipeline.commands.terminal import print_markdown
     from pipeline.commands.trials import run_trials
 
     home = default_home().absolute()
     place = str(root.absolute()) if root else ""
     profile = _profile_of(source, profile)
+    check_names(source, profile)
     forge = Forge(source=source, root=place, profile=profile, home=str(home), overrides=list(set_))
     with _shown(quiet, verbose):
         folder = run_trials(forge, fold, steps, only, set_)
@@ -416,14 +418,9 @@ def sources() -> None:
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Tell what this machine has and what would be used."""
-    from pipeline.commands.terminal import print_json
-    from pipeline.services.doctor import report
+    from pipeline.services.doctor import print_report
 
-    found = report(default_home())
-    if as_json:
-        print_json(found)
-    else:
-        print("\n".join(f"{name:<{max(map(len, found))}}  {value}" for name, value in found.items()))
+    print_report(default_home(), as_json)
 
 
 @app.command()

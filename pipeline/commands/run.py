@@ -118,7 +118,7 @@ def execute(forge: Forge, fold: int, has_lesions: bool, assets: Sequence[str] = 
 
     name = job_for(forge.profile, has_lesions).name
     config = {
-        "resources": {"forge": {"config": {**forge.model_dump(), "home": ""}}},
+        "resources": {"forge": {"config": {**forge.model_dump(mode="json", exclude_none=True), "home": ""}}},
         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
     }
     here, chosen = executor_name(os.environ) == "multiprocess", [dg.AssetKey(asset) for asset in assets] or None
@@ -196,7 +196,7 @@ def _copy_nothing(*_: Any) -> Iterator[tuple[None, None]]:
 @contextmanager
 def _without_copies() -> Iterator[None]:
     copied = compute_logs.tail_to_stream
-    compute_logs.tail_to_stream = _copy_nothing  # type: ignore[assignment] # asked for a context manager of a pair
+    compute_logs.tail_to_stream = _copy_nothing  # type: ignore[assignment] # its parameters have names
     try:
         yield
     finally:

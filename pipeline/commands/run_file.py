@@ -16,7 +16,7 @@ from common.config import FrozenConfig, read_yaml
 from common.errors import InputError, some_of
 from common.files import write_text
 from common.progress import say
-from engine.forge import default_profile, flatten
+from engine.run_config import default_profile, overrides_of
 from engine.settings import FOLDS, Seed, load_settings, suggest
 from imaging.labels import LABEL_SETS
 from imaging.phantom import PhantomConfig
@@ -55,7 +55,7 @@ class RunFile(FrozenConfig):
     @property
     def overrides(self) -> list[str]:
         """The settings as `key=value`."""
-        return [f"{key}={json.dumps(value)}" for key, value in flatten(self.settings).items()]
+        return overrides_of(self.settings)
 
 
 def read_run_file(path: Path) -> RunFile:

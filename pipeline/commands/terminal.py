@@ -78,8 +78,9 @@ def _needed(headings: Sequence[str], rows: Sequence[Sequence[str]], longest_word
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
+    for heading, *cells in zip(headings, *rows, strict=True):
+        longest = max(map(len, " ".join([heading, *cells]).split()), default=1)
+        table.add_column(heading, overflow="fold", min_width=longest)
     for row in rows:
         table.add_row(*map(Text, row))
     return table

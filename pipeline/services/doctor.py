@@ -8,10 +8,21 @@ from pathlib import Path
 import psutil
 
 from common.workers import usable_cores
+from pipeline.commands.terminal import print_json
 
 _GIB = 2**30
 _PACKAGES = ("dagster", "mlflow", "torch", "torchvision", "albumentations", "h5py", "pandas", "numpy")
 _ENOUGH_DISK_GIB = 5
+
+
+def print_report(home: Path, as_json: bool = False) -> None:
+    """Print the machine, what would be used, and what stands in the way; a line each, or as JSON."""
+    found = report(home)
+    if as_json:
+        print_json(found)
+        return
+    for name, value in found.items():
+        print(f"{name:<{max(map(len, found))}}  {value}")
 
 
 def report(home: Path) -> dict[str, str]:

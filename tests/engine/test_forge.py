@@ -1,9 +1,15 @@
-"""Where links lead."""
+"""Where links lead, and what a run may be configured with."""
 
+from typing import get_args
+
+import dagster as dg
 import pytest
+from dagster._core.execution.validate_run_config import validate_run_config
 
-from engine.forge import Forge
+from common.errors import InputError
+from engine.forge import Forge, forge_fields
 from engine.run_tags import RunIdentity
+from pipeline.definitions import defs
 
 
 @pytest.mark.parametrize(
@@ -18,7 +24,7 @@ from engine.run_tags import RunIdentity
 def test_links_lead_where_a_browser_finds_mlflow(tracking, page, address, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
     monkeypatch.setenv("SCARFORGE_MLFLOW_URL", page)
-    assert Forge(home=str(tmp_path)).run_url("abc") == f"{address}/#/runs/abc"
+    assert Forge(home=str(tmp_path)).run_url("abc") == f"{address}/#/runs/abc?workflowType=machine_learning"
 
 
 def test_a_run_in_mlflow_is_its_asset_fold_seed_and_cache_key(tmp_path):
@@ -41,3 +47,52 @@ def test_a_run_in_mlflow_is_its_asset_fold_seed_and_cache_key(tmp_path):
         "asset": "halsr_net_real_only",
     }
     assert told["params"]["network.widths"] == (1, 2)
+
+
+def refused(**config: object) -> str:
+    """What the launchpad says of a run's configuration, before there is a run; empty where nothing is wrong."""
+    job = defs.resolve_job_def("quick_fold")
+    try:
+        validate_run_config(job, {"resources": {"forge": {"config": config}}})
+    except dg.DagsterInvalidConfigError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"source": "acme"}, "not in enum type"),
+        ({"profile": "huge"}, "not in enum type"),
+        ({"seeds": ["first"]}, "seeds"),
+        ({"changes": {"pix2pix": {"stepz": 5}}}, 'unexpected config entry "stepz"'),
+        ({"changes": {"pix2pix": {"steps": "many"}}}, 'Value "many"'),
+        ({"changes": {"device": "tpu"}}, "not in enum type device"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_the_launchpad(config, said):
+    assert said in refused(**config)
+
+
+def test_changed_settings_are_a_mapping_in_the_launchpad():
+    changes = {"pix2pix": {"steps": 5, "adversarial": "bce"}, "source": {"spacing_mm": [8, 1.5, 1.5]}, "device": "cpu"}
+    assert not refused(source="nifti", profile="quick", seeds=[0, 1], changes=changes)
+    forge = Forge(source="nifti", profile="quick", changes=changes, overrides=["pix2pix.steps=7"])
+    settings = forge.settings()
+    assert (settings.pix2pix.steps, settings.pix2pix.adversarial, settings.device) == (7, "bce", "cpu")
+    assert settings.source.spacing_mm == (8, 1.5, 1.5)
+    assert forge.model_dump(mode="json", exclude_none=True)["changes"]["pix2pix"] == {"steps": 5, "adversarial": "bce"}
+
+
+def test_every_field_of_the_launchpad_has_a_description():
+    assert all(field.description for field in Forge.model_fields.values())
+    source = Forge.model_fields["changes"].annotation.model_fields["source"].annotation
+    (part,) = (kind for kind in get_args(source) if kind is not type(None))
+    assert part.model_fields["label_values"].description.startswith("Name of the tissue by the number in the mask")
+
+
+def test_names_in_the_environment_are_checked():
+    with pytest.raises(InputError, match="source 'acme' is unknown; choose one of"):
+        forge_fields({"SCARFORGE_SOURCE": "acme"})
+    with pytest.raises(InputError, match="profile 'huge' does not exist"):
+        forge_fields({"SCARFORGE_PROFILE": "huge"})

@@ -27,13 +27,12 @@ from pipeline.commands.run import print_result
 from pipeline.commands.terminal import records, rendered
 from segmentation.comparison.arms import DIFFERENCE_COLUMNS, SUMMARY_COLUMNS
 
-# ruff: noqa: E501
 WIDE = (
     "# Dice\n\n"
-    "| network            | training set  | tissue            | positive | 95 % interval  | patients | official           |\n"
+    "| network | training set | tissue | positive | 95 % interval | patients | official |\n"
     "| --- | --- | --- | --- | --- | --- | --- |\n"
-    "| attention_res_unet | real_only     | normal_myocardium | 0.812    | 0.780 to 0.840 | 13       | 0.9 (myocardium)   |\n"
-    "| attention_res_unet | real_plus_gan | normal_myocardium | 0.813    | 0.781 to 0.841 | 13       | 0.9 (myocardium)   |\n"
+    "| attention_res_unet | real_only | normal_myocardium | 0.812 | 0.780 to 0.840 | 13 | 0.9 (myocardium) |\n"
+    "| attention_res_unet | real_plus_gan | normal_myocardium | 0.813 | 0.781 to 0.841 | 13 | 0.9 (myocardium) |\n"
     "\nA note."
 )
 
@@ -171,6 +170,13 @@ def test_a_terminal_shows_what_another_process_trains():
         assert part in shown, shown
     assert "loss 0.25, validation dice mean 0.75" in shown
     assert "  + halsr_net_real_only" in shown
+
+
+def test_what_a_step_prints_goes_into_its_log_and_is_shown_once(tmp_path):
+    step = "os.dup2(os.open(r'{}', os.O_WRONLY | os.O_CREAT), 2)".format(tmp_path / "log")
+    code = f"import os\nfrom common.progress import *\nwith shown_live():\n    {step}\n    say('  + studies')\n"
+    assert on_a_terminal(code).count("  + studies") == 1
+    assert (tmp_path / "log").read_text() == "  + studies\n"
 
 
 def test_no_colour_is_used_where_none_is_wanted_and_a_dumb_terminal_gets_plain_lines():
