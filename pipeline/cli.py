@@ -213,7 +213,7 @@ def compare(
 ) -> None:
     """Compare folders of label maps, anybody's, in pairs of patients: differences, intervals, verdicts.
 
-    Several trainings go into sub-folders seed_0, seed_1 ...; those of cross-validation into fold_0, fold_1 ...
+    Several trainings go into sub-folders seed_0, seed_1 and so on; those of cross-validation into fold_0, fold_1.
 
     Exit status: 0 all is well, 2 a label map could not be scored or did not belong there.
     """

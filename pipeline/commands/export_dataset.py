@@ -8,7 +8,7 @@ from pathlib import Path
 
 from assets.parts.inputs import open_slices, open_split, open_studies
 from common.errors import InputError
-from common.files import write_json
+from common.files import put_in_place, write_json
 from common.own_files import mark_own
 from common.progress import say
 from engine.forge import Forge
@@ -77,7 +77,7 @@ def _write(forge: Forge, fold: int, asset: str, folder: Path) -> None:
         digests = {"training_set": training.digest, "real_slices": real.digest}
     told = {"source": forge.source, "profile": forge.profile, "fold": fold, "asset": asset, "cases": counts, **digests}
     write_json(partial / "scarforge.json", {**told, "scarforge": version("scarforge")})
-    partial.rename(folder)
+    put_in_place(partial, folder)
     say(f"{folder}: {counts['train']} slices to train on, {counts['validation']} to validate, {counts['test']} studies")
 
 

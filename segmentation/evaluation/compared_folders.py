@@ -288,7 +288,7 @@ def _worded(differences: pd.DataFrame, kinds: Sequence[str]) -> pd.DataFrame:
     changed = {BETTER_IN_THIS_FOLD: BETTER_WITH_THIS_SET, WORSE_IN_THIS_FOLD: WORSE_WITH_THIS_SET}
     if not kinds:
         changed = {BETTER_WITH_THIS_SEED: BETTER_OF_THESE, WORSE_WITH_THIS_SEED: WORSE_OF_THESE}
-    return differences.assign(verdict=differences["verdict"].replace(changed))
+    return differences.assign(verdict=[changed.get(verdict, verdict) for verdict in differences["verdict"]])
 
 
 def _notes(differences: pd.DataFrame, kinds: Sequence[str]) -> list[str]:

@@ -27,7 +27,7 @@ def test_a_job_that_sets_its_profile_keeps_source_folder_and_workspace_of_the_en
     found = json.loads(subprocess.check_output([sys.executable, "-c", CODE], env=environment, cwd=tmp_path))
     root, home = str(tmp_path / "data"), ""  # a stored run names no workspace, since that may be moved
     assert found == {
-        "forge": {"source": "emidec", "root": root, "profile": "demo", "home": home},
+        "forge": {"source": "emidec", "root": root, "profile": "quick", "home": home},
         "quick_fold": {"source": "emidec", "root": root, "profile": "quick", "home": home},
         "cine": {"source": "emidec", "root": root, "profile": "quick", "home": home},
         "tiny_fold": {"source": "phantom", "root": "", "profile": "tiny", "home": home},
