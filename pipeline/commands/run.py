@@ -36,7 +36,6 @@ from segmentation.comparison.arms import Comparison
 from segmentation.comparison.text import markdown_table
 from segmentation.model_kind import model_kinds
 from segmentation.networks.table import NETWORKS
-from segmentation.report.words import words
 from segmentation.scoring.scores import read_scores
 from segmentation.scoring.yardsticks import absent_yardsticks
 
@@ -279,6 +278,7 @@ def print_result(forge: Forge, folds: Sequence[int], yardsticks: bool = False) -
 
 def _verdict_and_tables(forge: Forge, yardsticks: bool) -> str:
     from segmentation.report.answer import answers_of
+    from segmentation.report.words import words
 
     compared, labels = forge.finished("comparison"), source_labels(forge.source, forge.settings().source)
     summary, differences, pairs = (read_csv(compared.file(f"{n}.csv")) for n in ("summary", "differences", "pairs"))
@@ -294,6 +294,8 @@ def _verdict_and_tables(forge: Forge, yardsticks: bool) -> str:
 
 
 def _dice_in_words(forge: Forge, folds: Sequence[int], yardsticks: bool) -> str:
+    from segmentation.report.words import words
+
     files = [path for fold in folds for path in _score_files(forge, fold)]
     table = dice_table(files)
     if not yardsticks:

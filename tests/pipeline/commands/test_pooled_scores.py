@@ -158,7 +158,7 @@ def test_a_table_that_one_fold_lacks_is_not_shown_and_the_fold_is_named(home, tm
     lacking.unlink()
     reseal(lacking.parent)
     (tmp_path / "summary_without_unsure_lesions.csv").write_text("of an earlier call")
-    text = pool_scores(home, "phantom", "tiny", tmp_path)
+    text = pool_scores(home, "phantom", "tiny", tmp_path).text
     assert f"Not there yet for {MODEL}_scores fold 0 seed 0" in text
     assert {path.name for path in tmp_path.iterdir()} == {
         *("scores.md", "runs.csv", "summary.csv", "detection.csv"),
@@ -169,7 +169,7 @@ def test_a_table_that_one_fold_lacks_is_not_shown_and_the_fold_is_named(home, tm
 def test_scores_of_a_model_that_was_trained_anew_since_are_left_out_and_named(home, tmp_path):
     forge = Forge(profile="tiny", home=str(home))
     put(forge, MODEL, 1, 0, key="trained anew", content=" of today")
-    text = pool_scores(home, "phantom", "tiny", None)
+    text = pool_scores(home, "phantom", "tiny", None).text
     assert f"{MODEL}: folds 0." in text
     assert f"Left out, rerun them: {MODEL}_scores fold 1 seed 0, made of another {MODEL} than the present one" in text
     put(forge, MODEL, 0, 0, key="trained anew", content=" of today")
