@@ -64,7 +64,7 @@ def _fitting(headings: list[str], rows: list[list[str]], width: int) -> Iterator
         if names:
             yield Text(", ".join(names), style="bold")
         rest = [row[lead:] for row in part]
-        yield _lines(headings[lead:], rest) if narrow else _table(headings[lead:], rest)
+        yield _lines(headings[lead:], rest) if narrow else _table(headings[lead:], rest, width)
 
 
 def _needed(headings: Sequence[str], rows: Sequence[Sequence[str]], longest_word: bool = False) -> int:
@@ -76,14 +76,24 @@ def _needed(headings: Sequence[str], rows: Sequence[Sequence[str]], longest_word
     return sum(max(map(of_cell, column)) + _GAP for column in zip(headings, *rows, strict=True))
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Table:
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
-    for heading, *cells in zip(headings, *rows, strict=True):
-        longest = max(map(len, " ".join([heading, *cells]).split()), default=1)
-        table.add_column(heading, overflow="fold", min_width=longest)
+    columns = list(zip(headings, *rows, strict=True))
+    for heading, wide in zip(headings, _widths(columns, width), strict=True):
+        table.add_column(heading, overflow="fold", width=wide)
     for row in rows:
         table.add_row(*map(Text, row))
     return table
+
+
+def _widths(columns: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Return each column's width: its longest cell's, or less where cells have words to be parted and space lacks."""
+    widths = [max(map(len, column)) for column in columns]
+    least = [max(map(len, " ".join(column).split()), default=0) for column in columns]
+    for _ in range(sum(widths) + _GAP * len(columns) - width):
+        widest = max(range(len(columns)), key=lambda place: widths[place] - least[place])
+        widths[widest] = max(widths[widest] - 1, least[widest])
+    return widths
 
 
 def _lines(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Text:
