@@ -279,7 +279,6 @@ def print_result(forge: Forge, folds: Sequence[int], yardsticks: bool = False) -
 
 def _verdict_and_tables(forge: Forge, yardsticks: bool) -> str:
     from segmentation.report.answer import answers_of
-    from segmentation.report.words import words
 
     compared, labels = forge.finished("comparison"), source_labels(forge.source, forge.settings().source)
     summary, differences, pairs = (read_csv(compared.file(f"{n}.csv")) for n in ("summary", "differences", "pairs"))
@@ -295,7 +294,6 @@ def _verdict_and_tables(forge: Forge, yardsticks: bool) -> str:
 
 
 def _dice_in_words(forge: Forge, folds: Sequence[int], yardsticks: bool) -> str:
-    from segmentation.report.words import words
 
     files = [path for fold in folds for path in _score_files(forge, fold)]
     table = dice_table(files)
