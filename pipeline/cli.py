@@ -204,7 +204,8 @@ def evaluate(
 @app.command()
 def compare(
     predictions: Annotated[
-        list[Path], typer.Argument(help="Folders of predicted label maps; the first is compared with.")
+        list[Path],
+        typer.Argument(metavar="FOLDER", help="Of predicted label maps, two or more; the first is compared with."),
     ],
     reference: Annotated[Path, typer.Option(help="Folder of reference label maps.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the tables, figures and report.html.")],

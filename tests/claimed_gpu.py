@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gan.networks import grain
+from gan.networks import generator
 from runtime.compute import Compute, Fabric
 
 aten = torch.ops.aten
@@ -238,7 +238,7 @@ def claimed_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClaimedGpu]:
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda *_: torch.zeros(16, dtype=torch.uint8))
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda *_: 0)
-    grain._kernel.cache_clear()
+    generator._kernel.cache_clear()
     with FakeTensorMode(allow_non_fake_inputs=True), ClaimedGpu() as gpu:
         yield gpu
-    grain._kernel.cache_clear()
+    generator._kernel.cache_clear()

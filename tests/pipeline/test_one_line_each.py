@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 
-import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,17 +14,16 @@ from torch import nn
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from assets.parts.inputs import open_studies
-from assets.studies import studies
 from common.errors import InputError
 from common.pages.words import words
-from engine.forge import Forge
 from engine.preflight import check_before_run
 from engine.settings import load_settings
 from engine.workspace import Workspace
 from imaging.labels import CINE_LABELS, patient_group
+from imaging.phantom import PhantomConfig
 from imaging.sources import table as sources
 from imaging.sources.files import source_digest
+from imaging.sources.table import read_source, source_labels
 from imaging.studies.study import RejectedStudy, Study
 from pipeline.automation.jobs import job_for
 from pipeline.cli import app
@@ -152,17 +150,14 @@ def toy_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return root
 
 
-def test_a_format_of_the_table_is_listed_and_read_with_digest_labels_and_card(toy_source, tmp_path):
+def test_a_format_of_the_table_is_listed_and_read_with_digest_and_labels(toy_source):
     assert re.search(r"^toy +NumPy arrays; label set cine$", CliRunner().invoke(app, ["sources"]).output, re.MULTILINE)
-    forge = Forge(source="toy", root=str(toy_source), profile="tiny", home=str(tmp_path / "home"))
-    result = dg.materialize([studies], resources={"forge": forge})
-    (event,) = result.asset_materializations_for_node("studies")
-    assert event.metadata["patients"].value == 6
-    archive = open_studies(forge)
-    assert archive.label_set == CINE_LABELS
-    assert [study.case_id for study in archive.rejected] == ["X"]
-    card = (forge.folder("studies") / "dataset_card.html").read_text(encoding="utf-8")
-    assert "is no stack of slices; save one" in card
+    assert source_labels("toy") == CINE_LABELS
+    found = list(read_source("toy", toy_source, PhantomConfig()))
+    assert len({study.case_id for study in found if isinstance(study, Study)}) == 6
+    (rejected,) = [study for study in found if isinstance(study, RejectedStudy)]
+    assert rejected.case_id == "X"
+    assert "is no stack of slices; save one" in rejected.reason
     before = source_digest(toy_source, None)
     np.save(toy_source / "P6.npy", np.zeros((3, 64, 64), np.uint8))
     assert source_digest(toy_source, None) != before

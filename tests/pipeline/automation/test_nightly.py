@@ -154,7 +154,7 @@ def test_a_night_that_was_killed_is_started_again_but_not_one_whose_stage_failed
 
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
-    [("SCARFORGE_NIGHTLY_CRON", "at two", "five fields"), ("SCARFORGE_SOURCE", "acme", "choose one of")],
+    [("SCARFORGE_NIGHTLY_CRON", "at two", "five fields")],
 )
 def test_a_wrong_setting_of_the_nights_stops_the_nights_and_nothing_else(tmp_path, name, value, allowed):
     code = """
@@ -184,3 +184,15 @@ main()
     for said in (value, allowed):
         assert done.stdout.count(said) == 2
         assert said in last
+
+
+def test_a_source_that_does_not_exist_is_refused_before_anything_can_be_started(tmp_path):
+    environment = {"SCARFORGE_HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    environment["SCARFORGE_SOURCE"] = "acme"
+    run = "import sys; sys.argv[1:] = ['ui']\nfrom pipeline.cli import main\nmain()"
+    for code in ("import pipeline.definitions", run):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode != 0
+        assert "source 'acme' is unknown; choose one of acdc, emidec" in done.stderr.strip().splitlines()[-1]
