@@ -17,7 +17,7 @@ def test_the_graph_of_every_asset_is_there_after_the_start(dagster: DagsterPages
     dagster.open_graph()
     with capsys.disabled():
         print(f"\nthe asset graph was visible {time.monotonic() - servers.started:.1f} s after `scarforge ui`")
-    dagster.draw_every_asset(len(ASSETS))
+    dagster.draw_every_asset(ASSETS)
     dagster.list_every_asset()
     for asset in ASSETS:
         expect(dagster.listed(asset)).to_be_visible()
@@ -27,7 +27,7 @@ def test_a_fold_that_was_started_from_its_job_ends_well(fold: str, dagster: Dags
     dagster.watch_run(fold)
     expect(dagster.page.get_by_text(f"Succeeded ({len(ASSETS)})")).to_be_visible()
     dagster.open_graph()
-    dagster.draw_every_asset(len(ASSETS))
+    dagster.draw_every_asset(ASSETS)
     dagster.list_every_asset()
     expect(dagster.listed("comparison").get_by_role("img", name="run_success")).to_be_visible()
     keep_picture(dagster.page, "dagster")
