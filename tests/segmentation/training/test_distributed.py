@@ -73,7 +73,7 @@ def test_two_processes_have_the_losses_of_one_and_resume_bit_for_bit(arguments, 
         assert two["two", step] == pytest.approx(one["one", step], rel=1e-4)
     second = two_processes(arguments, tmp_path / "killed")
     assert second.returncode == 0, second.stderr
-    assert losses_of(second.stdout) == {("killed", step): two["two", step] for step in (3, 4)}  # it had saved step 2
+    assert losses_of(second.stdout) == {("killed", 4): two["two", 4]}  # what it told it had saved
     whole, resumed = read_weights(tmp_path / "two"), read_weights(tmp_path / "killed")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert not (tmp_path / "killed" / "checkpoint").exists()
