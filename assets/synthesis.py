@@ -224,7 +224,8 @@ def _write_synthetic(forge: Forge, fold: int, path: Path, code_version: str) -> 
     from gan.generation.slices import generate_slices
     from gan.generation.transplant import take_transplants, transplant_until_accepted
 
-    settings, masks, seed = forge.settings(), open_slices(forge, "lesion_masks", fold), forge.settings().split_seed
+    settings, masks = forge.settings(), open_slices(forge, "lesion_masks", fold)
+    seed = settings.split_seed
     if settings.transplants and not settings.synthesis.refuse:
         return take_transplants(masks, path, seed, code_version)
     with borrowed(settings.device, settings.precision, forge.accelerator_lock()) as compute:

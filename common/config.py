@@ -6,6 +6,8 @@ PyYAML follows 1.1, in which `1e-3` is text, `no` is false, `1:30` is ninety and
 """
 
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -52,6 +54,27 @@ def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 
 
 _CoreLoader.add_constructor("tag:yaml.org,2002:int", _integer)
+
+
+def read_yaml_file(path: Path, named: str, wanted: str, keys: str) -> dict[str, Any]:
+    """Read the keys and values of a YAML file.
+
+    Args:
+        path: The file.
+        named: What it is called where it cannot be read.
+        wanted: What to give instead.
+        keys: What is said of a file that holds no keys.
+
+    Raises:
+        InputError: It cannot be read, is no YAML, or holds no keys.
+    """
+    try:
+        content = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{named}: cannot be read ({error}); {wanted}") from error
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path}: {keys}")
+    return dict(content)
 
 
 def read_yaml(text: str, where: str) -> Any:

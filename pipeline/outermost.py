@@ -13,6 +13,7 @@ import os
 import signal
 import sqlite3
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -92,6 +93,8 @@ def explain(error: BaseException) -> str | None:
 
 
 def _explain_system(error: OSError) -> str | None:
+    if "AF_UNIX path too long" in str(error):
+        return f"{tempfile.gettempdir()}: is too long a path for a socket; set TMPDIR to a shorter one, such as /tmp"
     named = error.filename if error.filename is not None else ""
     place = f"{os.fsdecode(named) if isinstance(named, bytes) else named}: " if named else ""
     if error.errno in _REMEDIES:

@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 from pydantic import Field, ValidationError
 
-from common.config import FrozenConfig, read_yaml
+from common.config import FrozenConfig, read_yaml_file
 from common.errors import InputError, some_of
 from common.files import write_text
 from common.progress import say
@@ -64,12 +64,8 @@ def read_run_file(path: Path) -> RunFile:
     Raises:
         InputError: It cannot be read, or a key or value is wrong; the message names what is allowed.
     """
-    try:
-        content = read_yaml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path}: cannot be read ({error}); `scarforge init DIR` writes one") from error
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path}: holds no keys such as source and root; `scarforge init DIR` writes such a file")
+    keys = "holds no keys such as source and root; `scarforge init DIR` writes such a file"
+    content = read_yaml_file(path, f"--config {path}", "`scarforge init DIR` writes one", keys)
     given = {name: value for name, value in content.items() if value is not None}
     if isinstance(given.get("folds"), int):
         given["folds"] = (given["folds"],)

@@ -319,10 +319,14 @@ def complete_seeds(of_patients: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(kept, ignore_index=True)
 
 
-def _refuse_two_folds(of_patients: pd.DataFrame) -> None:
+def patients_in_two_folds(of_patients: pd.DataFrame) -> list[str]:
+    """Return the patients whose rows name more than one fold."""
     folds = of_patients.groupby("case_id")["fold"].nunique()
-    repeated = sorted(folds[folds > 1].index)
-    if repeated:
+    return sorted(folds[folds > 1].index)
+
+
+def _refuse_two_folds(of_patients: pd.DataFrame) -> None:
+    if repeated := patients_in_two_folds(of_patients):
         raise InputError(
             f"patients {some_of(repeated)} were tested in more than one fold; "
             "the tables come from different splits: rematerialise them with one split"

@@ -33,6 +33,7 @@ from segmentation.comparison.statistics import (
     WORSE_WITH_THIS_SEED,
     WORSE_WITH_THIS_SET,
     collect_contributions,
+    patients_in_two_folds,
 )
 from segmentation.evaluation.evaluation import evaluate_folders
 from segmentation.evaluation.label_maps import REFERENCE, LabelFormat, find_label_maps
@@ -272,9 +273,7 @@ def _of(scores: pd.DataFrame, patients: set[str]) -> pd.DataFrame:
 
 
 def _refuse_other_folds(scores: pd.DataFrame) -> None:
-    folds = scores.groupby("case_id")["fold"].nunique()
-    twice = sorted(folds[folds > 1].index)
-    if twice:
+    if twice := patients_in_two_folds(scores):
         raise InputError(
             f"patients {some_of(twice)} lie in more than one fold; each belongs to the fold that tested it, in every "
             "folder to the same"

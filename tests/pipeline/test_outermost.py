@@ -32,6 +32,7 @@ def fault(number, name="/data/x"):
         (fault(errno.EEXIST), "/data/x: there is a file where a folder is wanted"),
         (fault(errno.ENAMETOOLONG), "the name is too long"),
         (fault(errno.EIO), "Input/output error; check the disk"),
+        (OSError("AF_UNIX path too long"), "set TMPDIR to a shorter one"),
         (sqlite3.OperationalError("database is locked"), "in use by another process"),
         (sqlite3.OperationalError("attempt to write a readonly database"), "check the rights"),
         (sqlite3.DatabaseError("file is not a database"), "restore it from a backup"),

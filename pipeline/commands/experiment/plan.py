@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, Field, PositiveInt, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
-from common.config import FrozenConfig, read_yaml
+from common.config import FrozenConfig, read_yaml_file
 from common.errors import InputError, some_of
 from engine.settings import Seed, Settings, load_settings, suggest
 from imaging.sources.table import source_labels
@@ -118,13 +118,8 @@ def read_plan(path: Path) -> Plan:
     Raises:
         InputError: It cannot be read, or a key or value is wrong; the message names what is allowed.
     """
-    try:
-        content = read_yaml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); give the YAML file of a plan") from error
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path}: is no plan; write keys such as name, source and arms (docs/experiments.md)")
-    return _validated(dict(content), str(path))
+    keys = "is no plan; write keys such as name, source and arms (docs/experiments.md)"
+    return _validated(read_yaml_file(path, str(path), "give the YAML file of a plan", keys), str(path))
 
 
 def _validated(content: Mapping[str, Any], where: str) -> Plan:
