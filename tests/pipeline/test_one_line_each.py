@@ -1,6 +1,8 @@
 """A network, a format of studies, of label maps or of exported files is one module and one line, and nothing else."""
 
+import json
 import re
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +45,7 @@ from tests.imaging.fake_emidec import CASES, label_map, write_nifti
 from tests.pipeline.sealed import seal
 from tests.pipeline.toy_models import REGION
 
+ROOT = Path(__file__).parents[2]
 ROOMS = ("common", "imaging", "runtime", "gan", "segmentation", "engine", "assets", "pipeline", "benchmarks")
 TOY_PART = ("toy_net.network.name=toy_net", "toy_net.steps=3")
 
@@ -161,6 +164,36 @@ def test_a_format_of_the_table_is_listed_and_read_with_digest_and_labels(toy_sou
     before = source_digest(toy_source, None)
     np.save(toy_source / "P6.npy", np.zeros((3, 64, 64), np.uint8))
     assert source_digest(toy_source, None) != before
+
+
+STUDIES_OF_THE_TOY = """
+import json, sys
+from imaging.labels import CINE_LABELS
+from imaging.sources import table
+table._TABLE["toy"] = table.SourceFormat("tests.pipeline.test_one_line_each", "read_toy", CINE_LABELS, "NumPy arrays")
+import dagster as dg  # the form of a run's configuration is made of the table, when it is imported
+from assets.parts.inputs import open_studies
+from assets.studies import studies
+from engine.forge import Forge
+forge = Forge(source="toy", root=sys.argv[1], profile="tiny", home=sys.argv[2])
+(event,) = dg.materialize([studies], resources={"forge": forge}).asset_materializations_for_node("studies")
+archive = open_studies(forge)
+print(json.dumps({
+    "patients": event.metadata["patients"].value,
+    "labels": archive.label_set.name,
+    "rejected": [study.case_id for study in archive.rejected],
+    "card": (forge.folder("studies") / "dataset_card.html").read_text(encoding="utf-8"),
+}))
+"""
+
+
+def test_a_format_of_the_table_becomes_studies_with_labels_and_card(toy_source, tmp_path):
+    line = [sys.executable, "-W", "ignore", "-c", STUDIES_OF_THE_TOY, str(toy_source), str(tmp_path / "home")]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["patients"], found["labels"], found["rejected"]) == (6, "cine", ["X"])
+    assert "is no stack of slices; save one" in found["card"]
 
 
 def test_a_format_of_the_table_decides_the_job_the_folder_and_the_command(toy_source, tmp_path):
