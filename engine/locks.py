@@ -6,12 +6,13 @@ Faults that pass by themselves, and the wait for that: a share that answers late
 import errno
 import re
 import sqlite3
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from common.progress import warn
 
 
 @contextmanager
@@ -26,12 +27,17 @@ def held(path: Path, holder: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"    waits for {holder}, which holds {path}", file=sys.stderr, flush=True)
+        tell_of_wait(holder, [path])
         lock.acquire()
     try:
         yield
     finally:
         lock.release()
+
+
+def tell_of_wait(holder: str, paths: Iterable[Path]) -> None:
+    """Say who is waited for, and which lock files they hold."""
+    warn(f"    waits for {holder}, which holds {' and '.join(map(str, paths))}")
 
 
 def is_held(path: Path) -> bool:

@@ -5,7 +5,6 @@ A GPU has a lock of its own, so that as many processes compute at once as there 
 """
 
 import getpass
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from common.config import Precision
-from engine.locks import held
+from engine.locks import held, tell_of_wait
 from runtime.compute import Compute, choose_compute
 
 _LOOKS_EVERY_S = 1.0
@@ -69,8 +68,7 @@ def _free_gpu(workspace_locks: Path | None) -> Iterator[int]:
                     yield number
                     return
         if not told:
-            print(f"    waits for {_WHO}, which holds {' and '.join(str(p[0]) for p in paths)}", file=sys.stderr)
-            sys.stderr.flush()
+            tell_of_wait(_WHO, (files[0] for files in paths))
             told = True
         time.sleep(_LOOKS_EVERY_S)
 
