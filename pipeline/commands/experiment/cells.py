@@ -5,7 +5,6 @@ source and profile. Before something is built there, an equal result is taken ov
 any arm's, so that arms share all that their settings do not change, and changed settings overwrite nothing.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from imaging.sources.table import source_labels, source_root
 from pipeline.commands.experiment.plan import Arm, Patients, Plan, resolved_arms
 from pipeline.commands.output_place import HOME, check_folder
 from pipeline.commands.run import execute, prepare_stores, raise_failure
+from runtime.model_card import ModelCard
 from segmentation.model_kind import REAL_ONLY, REAL_PLUS_GAN, ModelKind
 from segmentation.scoring.scores import RULES_VERSION, ScoreIdentity, read_scores, score_table, write_scores
 
@@ -107,6 +107,11 @@ class Bench:
         """The assets that all cells share, without those of all folds."""
         return _REAL if self.arm.training_set == REAL_ONLY else (*_REAL, *_SYNTHETIC)
 
+    @property
+    def _mixed(self) -> tuple[str, ...]:
+        """The training set that its own synthetic slices go into; that of real slices alone is among `upstream`."""
+        return () if self.arm.training_set == REAL_ONLY else (self.kind(self.cells[0]).slices,)
+
     def kind(self, cell: Cell) -> ModelKind:
         """Return what a cell trains."""
         return ModelKind(cell.network, self.arm.training_set)
@@ -152,7 +157,7 @@ class Bench:
                 "change the arm, or write checks: warn into the plan, which trains on them and tells it"
             )
         if self.arm.training_set == REAL_PLUS_GAN:
-            self._made(self.forge(), [f"training_set_{REAL_PLUS_GAN}"])
+            self._made(self.forge(), self._mixed)
 
     def _train(self, cell: Cell) -> None:
         forge = self.forge(cell.seed)
@@ -194,14 +199,15 @@ class Bench:
     def _scored(self, forge: Forge, cell: Cell, folder: Path) -> Outcome:
         """Score the validation patients as the scores assets score test patients."""
         from assets.scores import dice_means, held_out
-        from runtime.compute import choose_compute
+        from engine.worker.accelerator import borrowed
         from segmentation.prediction.segmenter import load_segmenter
 
         patients = held_out(forge, self.fold, "validation")
         model = forge.finished(self.model(cell), self.fold, cell.seed).model()
-        segmenter = load_segmenter(model, choose_compute(self.settings.device, self.settings.precision))
+        with borrowed(self.settings.device, self.settings.precision, forge.accelerator_lock()) as compute:
+            drawn = load_segmenter(model, compute).labels(patients.images())
         identity = ScoreIdentity(self.fold, cell.network, self.arm.training_set, cell.seed)
-        table = score_table(patients.cases(segmenter.labels(patients.images())), identity, patients.labels)
+        table = score_table(patients.cases(drawn), identity, patients.labels)
         write_scores(folder / "scores.csv", table)
         write_json(folder / "manifest.json", forge.manifest())
         means = {f"dice/{row['rule']}/{row['tissue']}": row["dice"] for row in dice_means(table).to_dict("records")}
@@ -217,8 +223,7 @@ class Bench:
 
     def done(self, cell: Cell) -> bool:
         """Tell whether a cell's scores lie there, and all they are made of is of today's code and of each other."""
-        between = [f"training_set_{self.arm.training_set}"] if self.arm.training_set == REAL_PLUS_GAN else []
-        chain = (*_OF_STUDIES, *self.upstream, *between, self.model(cell), self.scores(cell))
+        chain = (*_OF_STUDIES, *self.upstream, *self._mixed, self.model(cell), self.scores(cell))
         places = {asset: self.place(asset, cell.seed) for asset in chain}
         records = {asset: _record(place) for asset, place in places.items()}
         lying = {place.relative_to(self._workspace.root).as_posix(): records[asset] for asset, place in places.items()}
@@ -257,7 +262,7 @@ class Bench:
     def validation_dice(self, cell: Cell) -> float:
         """Return the mean Dice of the validation patients by which the checkpoint was chosen."""
         model = Finished.open(self.place(self.model(cell), cell.seed), self.model(cell))
-        return float(json.loads(model.file("model_card.json").read_text(encoding="utf-8"))["validation"]["mean"])
+        return ModelCard.read(model.file("model_card.json").parent).dice.mean
 
 
 def told(check: Check) -> str:
