@@ -39,8 +39,6 @@ from engine.run_config import (
     ProfileName,
     SettingsChanges,
     SourceName,
-    check_names,
-    default_profile,
     flatten,
     overrides_of,
 )
@@ -438,23 +436,3 @@ def require_fold(context: dg.AssetExecutionContext) -> int:
     if fold is None:
         raise InputError(f"{context.asset_key.to_user_string()}: choose a fold, 0 to 4")
     return fold
-
-
-def forge_fields(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return source, root, profile and home, for everything that configures a run.
-
-    Dagster resets the fields that a run's configuration leaves out to their class's defaults, whatever the resource
-    was made with. So whoever sets one of them, as each job sets its profile, has to give all.
-
-    Args:
-        environment: Usually `os.environ`.
-    """
-    root, source = environment.get("SCARFORGE_ROOT"), environment.get("SCARFORGE_SOURCE", "phantom")
-    profile = environment.get("SCARFORGE_PROFILE") or default_profile(source)
-    check_names(source, profile)
-    return {
-        "source": source,
-        "root": str(Path(root).absolute()) if root else "",
-        "profile": profile,
-        "home": "",  # the environment's where the run is carried out, since a stored run outlives a moved workspace
-    }

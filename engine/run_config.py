@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeAlias, get_args, get_origin
 
@@ -96,3 +97,23 @@ def check_names(source: str, profile: str) -> None:
     source_format(source)
     if profile not in profile_names():
         raise InputError(f"profile {profile!r} does not exist; choose one of {', '.join(profile_names())}")
+
+
+def forge_fields(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return source, root, profile and home, for everything that configures a run.
+
+    Dagster resets the fields that a run's configuration leaves out to their class's defaults, whatever the resource
+    was made with. So whoever sets one of them, as each job sets its profile, has to give all.
+
+    Args:
+        environment: Usually `os.environ`.
+    """
+    root, source = environment.get("SCARFORGE_ROOT"), environment.get("SCARFORGE_SOURCE", "phantom")
+    profile = environment.get("SCARFORGE_PROFILE") or default_profile(source)
+    check_names(source, profile)
+    return {
+        "source": source,
+        "root": str(Path(root).absolute()) if root else "",
+        "profile": profile,
+        "home": "",  # the environment's where the run is carried out, since a stored run outlives a moved workspace
+    }

@@ -8,7 +8,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
     UnresolvedAssetJobDefinition,  # not exported, yet what define_asset_job returns
 )
 
-from engine.forge import forge_fields
+from engine.run_config import forge_fields
 from imaging.sources.table import SOURCES
 from segmentation.model_kind import REAL_ONLY, ModelKind
 from segmentation.networks.table import NETWORKS

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from common.config import FrozenConfig
 from common.errors import InputError, some_of
-from engine.forge import forge_fields
+from engine.run_config import forge_fields
 from engine.run_tags import BY_SCHEDULE, BY_SENSOR, FORCE_TAG, NIGHT_TAG, STARTED_BY_TAG, YES
 from imaging.sources.table import source_labels
 from pipeline.automation.jobs import JOBS, job_for

@@ -7,7 +7,8 @@ import pytest
 from dagster._core.execution.validate_run_config import validate_run_config
 
 from common.errors import InputError
-from engine.forge import Forge, forge_fields
+from engine.forge import Forge
+from engine.run_config import forge_fields
 from engine.run_tags import RunIdentity
 from pipeline.definitions import defs
 

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from engine.forge import Forge, forge_fields
+from engine.forge import Forge
+from engine.run_config import forge_fields
 from pipeline.automation.nights import BY_SCHEDULE, NightlySettings, night_requests
 
 ROOT = Path(__file__).parents[3]

@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from common.errors import InputError
-from engine.forge import Forge, forge_fields
-from engine.run_config import default_profile
+from engine.forge import Forge
+from engine.run_config import default_profile, forge_fields
 from engine.settings import load_settings
 from pipeline.cli import app
 from pipeline.commands import run as run_command
