@@ -63,8 +63,7 @@ def ran(tmp_path_factory):
     """
     root, home = fake_emidec.write_root(tmp_path_factory.mktemp("emidec")), tmp_path_factory.mktemp("home")
     forge = Forge(source="emidec", root=str(root), profile="tiny", home=str(home), overrides=SMALL)
-    instance = dg.DagsterInstance.ephemeral()
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral() as instance:
         patch.setattr(Forge, "track_evaluation", lambda *_, **__: "")
         patch.setattr("assets.champion.tell_registry", lambda *_: "")
         found = SimpleNamespace(forge=forge, reads=watch_builds(patch))
@@ -74,7 +73,7 @@ def ran(tmp_path_factory):
         found.refusals = refusals(forge, instance)
         materialise(forge, instance, *all_assets)
         assert len(found.reads) == 2 * first
-    found.stale, found.after, found.tables_after = stale_assets(instance), versions(forge), tables(forge)
+        found.stale, found.after, found.tables_after = stale_assets(instance), versions(forge), tables(forge)
     return found
 
 

@@ -102,18 +102,24 @@ class Live:
         return not self._is_away
 
     def _work(self) -> None:
-        with self.publisher.run.owned():
-            older = True
-            while not self._done.is_set():
-                self._news.wait()
-                self._news.clear()
-                closing = self._closing.is_set()
-                self._publish(self.publisher.whole if closing else self.publisher.course)
-                if closing:
-                    self._done.set()
-                elif older and not self._is_away:
-                    replay(self.publisher.places, every=False, stop=self._news.is_set)
-                    older = self._news.is_set()
+        try:
+            with self.publisher.run.owned():
+                self._follow()
+        finally:  # only now can another process, or the caller of `close`, tell of this run
+            self._done.set()
+
+    def _follow(self) -> None:
+        older = True
+        while True:
+            self._news.wait()
+            self._news.clear()
+            if self._closing.is_set():
+                self._publish(self.publisher.whole)
+                return
+            self._publish(self.publisher.course)
+            if older and not self._is_away:
+                replay(self.publisher.places, every=False, stop=self._news.is_set)
+                older = self._news.is_set()
 
     def _publish(self, tell: Callable[[], None]) -> None:
         uri, folder = shown(self.publisher.places.uri), self.publisher.run.folder

@@ -5,6 +5,8 @@ from collections.abc import Collection
 
 from playwright.sync_api import Locator, Page, expect
 
+from tests.ui.browser import VIEW
+
 GROUPS = ("data", "real_only", "synthesis", "quality", "real_plus_gan", "evaluation")
 RUN_TIMEOUT_MS = 1_500_000  # the tiny fold: two minutes on two idle cores, far longer beside other work
 
@@ -42,9 +44,12 @@ class DagsterPages:
             shown = names.all_inner_texts()
             missing = [asset for asset in assets if not any(_names(text, asset) for text in shown)]
             if not missing:
-                return
+                break
             self.page.wait_for_timeout(1000)
-        raise AssertionError(f"not drawn: {missing}; drawn: {shown}")
+        assert not missing, f"not drawn: {missing}; drawn: {shown}"
+        self.page.set_viewport_size(VIEW)
+        self.page.reload(wait_until="domcontentloaded")
+        expect(names.first).to_be_visible()
 
     def list_every_asset(self) -> None:
         """Open all groups of the list beside the graph."""
