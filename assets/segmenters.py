@@ -13,6 +13,7 @@ from assets.parts.training_run import as_outcome, train_in_own_process
 from engine.forge import Forge, require_fold
 from engine.outcome import Check, Fact, Outcome, check_results_of, metadata_of
 from engine.record import Record
+from engine.workspace import packs_of
 from segmentation.model_kind import ModelKind
 
 
@@ -34,11 +35,13 @@ def segmenter(name: str) -> dg.AssetsDefinition:
         description=kind.about,
     )
     def train(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
+        from runtime.pack import start_place
         from segmentation.training.start_weights import start_versions  # brings torch, which only a step needs
 
         fold, settings = require_fold(context), forge.settings()
         config = settings.training(kind.network, kind.training_set)
-        parents: dict[str, Record | str] = {**forge.nearest(context), **start_versions(config)}
+        start = start_place(config.start_from, packs_of(forge.workspace.home))
+        parents: dict[str, Record | str] = {**forge.nearest(context), **start_versions(start)}
         records = {}
         for seed in settings.seeds:
             build = _training(context, forge, kind, fold, seed)

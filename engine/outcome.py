@@ -9,10 +9,12 @@ import base64
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import dagster as dg
 import pandas as pd
+
+if TYPE_CHECKING:  # readers of finished results show nothing in Dagster
+    import dagster as dg
 
 FactKind = Literal["number", "text", "markdown", "table", "file", "image", "url"]
 
@@ -108,7 +110,7 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str) or value is None else str(value)
 
 
-def metadata_of(outcome: Outcome, folder: Path, run_url: Callable[[str], str]) -> dict[str, dg.MetadataValue[Any]]:
+def metadata_of(outcome: Outcome, folder: Path, run_url: Callable[[str], str]) -> "dict[str, dg.MetadataValue[Any]]":
     """Return Dagster metadata for every fact; images are shown inline.
 
     Args:
@@ -116,16 +118,20 @@ def metadata_of(outcome: Outcome, folder: Path, run_url: Callable[[str], str]) -
         folder: Of the asset.
         run_url: Gives the address of a run in MLflow.
     """
+    import dagster as dg
+
     shown = {name: _metadata_value(fact, folder) for name, fact in outcome.facts.items()}
     return shown | ({"mlflow_run": dg.MetadataValue.url(run_url(outcome.run_id))} if outcome.run_id else {})
 
 
-def check_results_of(outcome: Outcome) -> list[dg.AssetCheckResult]:
+def check_results_of(outcome: Outcome) -> "list[dg.AssetCheckResult]":
     """Return one Dagster check result for every check."""
     return [_check_result(check) for check in outcome.checks]
 
 
-def _metadata_value(fact: Fact, folder: Path) -> dg.MetadataValue[Any]:
+def _metadata_value(fact: Fact, folder: Path) -> "dg.MetadataValue[Any]":
+    import dagster as dg
+
     value = fact.value
     match fact.kind:
         case "number":
@@ -147,7 +153,9 @@ def _metadata_value(fact: Fact, folder: Path) -> dg.MetadataValue[Any]:
             return dg.MetadataValue.text(str(value))
 
 
-def _check_result(check: Check) -> dg.AssetCheckResult:
+def _check_result(check: Check) -> "dg.AssetCheckResult":
+    import dagster as dg
+
     return dg.AssetCheckResult(
         check_name=check.name,
         passed=check.passed,
@@ -157,7 +165,9 @@ def _check_result(check: Check) -> dg.AssetCheckResult:
     )
 
 
-def _figure(value: Any) -> dg.MetadataValue[Any]:
+def _figure(value: Any) -> "dg.MetadataValue[Any]":
+    import dagster as dg
+
     if isinstance(value, list):
         return (
             dg.MetadataValue.table([dg.TableRecord(row) for row in value]) if value else dg.MetadataValue.text("none")

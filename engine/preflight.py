@@ -1,13 +1,14 @@
 """What can be known to fail is refused before anything runs: missing files, an old workspace, a full disk."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
 from engine.record import is_of_present_format, require_present_format
-from engine.workspace import Workspace
+from engine.workspace import Workspace, packs_of
+from runtime.model_card import read_model_json
+from runtime.pack import packed, start_place
 from segmentation.model_kind import REAL_ONLY, ModelKind
 from segmentation.networks.table import NETWORKS
 
@@ -41,7 +42,7 @@ def check_before_run(settings: "Settings", workspace: Workspace) -> None:
             "--set quality.vgg16_weights=FILE, or set pix2pix.perceptual_weight=0"
         )
     for name in NETWORKS:
-        _check_start(name, settings.network(name))
+        _check_start(name, settings.network(name), workspace.home)
     _check_disk(settings, workspace)
 
 
@@ -50,16 +51,16 @@ def _check_weights_file(setting: str, value: str) -> None:
         raise InputError(f"{setting} {value!r}: there is no such file; give a safetensors file, or leave it empty")
 
 
-def _check_start(name: str, config: "TrainConfig") -> None:
+def _check_start(name: str, config: "TrainConfig", home: Path) -> None:
     """Refuse a `start_from` that is no model of a network like this one."""
-    folder = config.start_from
+    folder = start_place(config.start_from, packs_of(home))
     if folder is None:
         return
-    setting = f"{name}.start_from {str(folder)!r}"
-    if not (folder / "weights.safetensors").is_file():
+    setting = f"{name}.start_from {str(config.start_from)!r}"
+    if not (packed(folder) or (folder / "weights.safetensors").is_file()):
         raise InputError(
             f"{setting}: holds no weights.safetensors; name a model folder, such as "
-            f"WORKSPACE/acdc/quick/{ModelKind(name, REAL_ONLY).name}/fold_0/seed_0"
+            f"WORKSPACE/acdc/quick/{ModelKind(name, REAL_ONLY).name}/fold_0/seed_0, or one of `scarforge models list`"
         )
     if not is_of_present_format(folder):
         raise InputError(f"{setting}: was trained by ScarForge 0.1.0; train it again with this version")
@@ -71,9 +72,8 @@ def _check_start(name: str, config: "TrainConfig") -> None:
 
 def _network_of(setting: str, folder: Path) -> dict[str, Any]:
     try:
-        network = json.loads((folder / "config.json").read_text(encoding="utf-8"))["network"]
-        return dict(network)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return dict(read_model_json(folder, "config.json")["network"])
+    except (InputError, ValueError, TypeError) as error:
         raise InputError(f"{setting}: its config.json does not tell its network ({error}); name another") from error
 
 

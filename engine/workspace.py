@@ -22,6 +22,11 @@ def home_of(environment: Mapping[str, str]) -> Path:
     return Path(environment.get("SCARFORGE_HOME") or "workspace").absolute()
 
 
+def packs_of(home: Path) -> Path:
+    """Return the folder of a workspace that holds the packs that were added."""
+    return home / "models"
+
+
 def addressable(folder: Path) -> Path:
     """Return a path to `folder` that an SQLite file's address can hold.
 

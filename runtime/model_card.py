@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from common.errors import InputError
+from runtime.pack import packed
 
 CARD = "model_card.json"
 
@@ -51,6 +52,7 @@ class Ancestor(BaseModel):
     fold: int | None = None
     patients: list[str] | None = None
     weights: str | None = None  # SHA-256
+    salt: str | None = None  # of the patients, where they are hashes (`runtime.pack.salted`)
 
 
 class ModelCard(BaseModel):
@@ -73,6 +75,7 @@ class ModelCard(BaseModel):
     parents: dict[str, str] = _NOT_SAID  # data versions of what was read
     slices: int = _NOT_SAID  # of the training set
     patients: list[str] = _NOT_SAID  # that were trained on
+    salt: str = _NOT_SAID  # of a pack, where patients are hashes (`runtime.pack.salted`)
     split_digest: str = _NOT_SAID
     digest: str = _NOT_SAID  # of the training set
     region: dict[str, Any] = _NOT_SAID  # how they were cut: a `RegionConfig`, and what the store adds
@@ -155,12 +158,18 @@ def read_model_json(folder: Path, name: str) -> dict[str, Any]:
     """
     path = folder / name
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_hook=partial(_Entries, path))
+        text = _packed_json(folder, name) or path.read_text(encoding="utf-8")
+        content = json.loads(text, object_hook=partial(_Entries, path))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); rematerialise the model asset") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds no names with values; rematerialise the model asset")
     return content
+
+
+def _packed_json(folder: Path, name: str) -> str | None:
+    content = pack.json(folder.name, name) if (pack := packed(folder)) else None
+    return None if content is None else json.dumps(content)
 
 
 class _Entries(dict[str, Any]):

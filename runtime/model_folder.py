@@ -1,6 +1,6 @@
 """Model folders: weights as safetensors, the frozen configuration, and a model card. Nothing is unpickled."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -8,13 +8,16 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from common.config import FrozenConfig
 from common.errors import InputError
 from common.files import known_digest, write_atomically, write_json
 from runtime.model_card import CARD, ModelCard, read_model_json
+from runtime.pack import packed
 
 Config = TypeVar("Config", bound=FrozenConfig)
+Network = TypeVar("Network", bound=nn.Module)
 _WEIGHTS = "weights.safetensors"
 
 
@@ -70,7 +73,7 @@ def read_config(folder: Path, config_class: type[Config]) -> Config:
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Read `weights.safetensors` of a model folder onto the CPU.
+    """Read `weights.safetensors` of a model folder, or the weights of a pack's, onto the CPU as float32.
 
     Where the card holds their digest, they have to fit it; beside a card that holds none they are taken as they are.
 
@@ -78,11 +81,33 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
         InputError: The file is absent, truncated, not safetensors, or not the one that the card was written for.
     """
     path = folder / _WEIGHTS
+    if pack := packed(folder):
+        return {name: torch.from_numpy(one) for name, one in pack.arrays(folder.name, "weights").items()}
     try:
         _require_of_card(path)
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read ({error}); rematerialise the model asset") from error
+
+
+def load_weights(build: Callable[[], Network], folder: Path) -> Network:
+    """Return a model folder's network on the CPU.
+
+    It is built without memory of its own: whatever sizes its configuration announces, no more is taken than its
+    weights have.
+
+    Args:
+        build: Builds the network of the folder's configuration.
+        folder: Of the model.
+
+    Raises:
+        RuntimeError: The weights are not those of such a network.
+        InputError: The weights cannot be read.
+    """
+    with torch.device("meta"):
+        network = build()
+    network.load_state_dict(read_weights(folder), assign=True)
+    return network
 
 
 def _require_of_card(path: Path) -> None:
@@ -102,6 +127,8 @@ def weights_digest(folder: Path) -> str:
     Raises:
         InputError: The folder has no weights.
     """
+    if pack := packed(folder):
+        return pack.digest
     try:
         return known_digest(folder / _WEIGHTS)
     except OSError as error:

@@ -11,12 +11,14 @@ from torch import nn
 
 from engine.finished import checked_model
 from engine.worker.task import TrainingTask
+from engine.workspace import packs_of
 from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 from imaging.studies.leakage import assert_no_leak, assert_parts
 from imaging.studies.split import FoldSplit, read_split
 from runtime.compute import Compute, choose_compute
 from runtime.model_card import ModelCard
+from runtime.pack import start_place
 from runtime.report import Report
 
 
@@ -89,15 +91,16 @@ def train_segmenter(task: TrainingTask, compute: Compute, report: Report) -> Tra
 
     config = TrainConfig.model_validate(task.config)
     folder, split = Path(task.folder), _split(task)
-    if config.start_from is not None:
-        refuse_tested(checked_model(config.start_from), task.card["source"], split.test)
+    start = start_place(config.start_from, packs_of(Path(task.tracking["home"])))
+    if start is not None:
+        refuse_tested(checked_model(start), task.card["source"], split.test)
     training = _training_store(task, split)
     real = _real_slices(task, split)
     validation = PartSlices.of_part(real, "validation")
     card = ModelCard(**task.card).completed(
         slices=len(training), patients=list(split.trained_on), region=dict(real.attributes.parameters)
     )
-    result = train(training, validation, config, compute, folder, task.seed, report, card)
+    result = train(training, validation, config, compute, folder, task.seed, report, card, start)
     remember_training(folder, real, split, compute)
     size = training.attributes.region_px
     scores = {f"validation/dice/{tissue}": value for tissue, value in result.dice.items()}

@@ -16,7 +16,7 @@ from imaging.studies.box import Box
 from imaging.studies.preparation import PreparedStudy, crop_region, reference_box
 from imaging.studies.split import FoldSplit
 from runtime.compute import Compute
-from runtime.model_folder import read_config, read_weights
+from runtime.model_folder import load_weights, read_config
 from segmentation.localiser.config import LocaliserConfig
 from segmentation.localiser.input import letterbox, shares_to_box
 from segmentation.localiser.networks import BoxFinder, build_finder
@@ -66,9 +66,8 @@ def load_localiser(folder: Path, compute: Compute) -> Localiser:
         InputError: The folder is incomplete or holds another model.
     """
     config = read_config(folder, LocaliserConfig)
-    network = build_finder(config)
     try:
-        network.load_state_dict(read_weights(folder))
+        network = load_weights(lambda: build_finder(config), folder)
     except RuntimeError as error:
         raise InputError(f"{folder}: weights do not fit config.json; rematerialise `lv_localiser`") from error
     network.to(compute.device).to(memory_format=compute.memory_format).eval()

@@ -30,6 +30,7 @@ from imaging.labels import Tissue
 from imaging.slices.store import SliceStore
 from imaging.studies.split import FoldSplit
 from runtime.compute import Compute
+from runtime.pack import Pack, packed
 from segmentation.prediction.plausibility import MEASURES, SeenRange, ventricle_measures
 from segmentation.prediction.segmenter import Segmenter, load_segmenter
 
@@ -218,17 +219,29 @@ def read_familiarity(folder: Path) -> Familiarity | None:
     Raises:
         InputError: The file is damaged.
     """
-    path = folder / FILE
-    if not path.exists():
+    path, pack = folder / FILE, packed(folder)
+    if not (pack or path.exists()):
         return None
     try:
-        tensors = load_file(path)
+        tensors = _of_pack(pack, folder.name) if pack else load_file(path)
+        if not tensors:
+            return None
         names = sorted({key.split("/")[0] for key in tensors} - {"seen"})
         clouds = {name: Cloud(*(tensors[f"{name}/{part}"] for part in _PARTS)) for name in names}
         sides = (dict(zip(MEASURES, tensors[f"seen/{side}"].tolist(), strict=True)) for side in ("lowest", "highest"))
         return Familiarity(clouds, SeenRange(*sides))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); rematerialise the model asset") from error
+
+
+def as_packed(folder: Path) -> dict[str, NDArray[np.float32]]:
+    """Return what a model remembers under the names that a pack gives it; empty for older models."""
+    path = folder / FILE
+    return {name.replace("/", "."): one for name, one in load_file(path).items()} if path.exists() else {}
+
+
+def _of_pack(pack: Pack, part: str) -> dict[str, NDArray[np.float32]]:
+    return {name.replace(".", "/"): one for name, one in pack.arrays(part, "familiarity").items()}
 
 
 _FEWEST = 4  # training patients: with one left out, three remain

@@ -12,7 +12,7 @@ from common.errors import InputError
 from imaging.labels import LABEL_SETS, LabelSet
 from runtime.compute import Compute
 from runtime.model_card import ModelCard
-from runtime.model_folder import read_config, read_weights
+from runtime.model_folder import load_weights, read_config
 from segmentation.networks.attention_res_unet import AttentionResUNet
 from segmentation.networks.blocks import SegmentationNetwork
 from segmentation.networks.table import build_network
@@ -198,9 +198,9 @@ def load_network(folder: Path) -> SegmentationNetwork:
         InputError: The folder lacks a file, or its weights do not fit its configuration.
     """
     config = read_config(folder, TrainConfig)
-    network = build_network(config.network, _label_set(folder).num_classes)
+    classes = _label_set(folder).num_classes
     try:
-        network.load_state_dict(read_weights(folder))
+        network = load_weights(lambda: build_network(config.network, classes), folder)
     except RuntimeError as error:
         raise InputError(f"{folder}: its weights do not fit its config.json; rematerialise the model asset") from error
     return network.eval()

@@ -24,6 +24,7 @@ from runtime.checkpoint import delete_checkpoint
 from runtime.compute import choose_compute, keep_freed_memory
 from runtime.model_card import ModelCard
 from runtime.orphans import end_with_starter
+from runtime.pack import SHIPPED, start_place
 from runtime.processes import Ranks, launched_ranks
 from segmentation.training.config import TrainConfig
 from segmentation.training.loop import TrainResult, train_segmenter
@@ -50,8 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> TrainResult:
     assert_parts(real.rows, split, str(options.real_slices))
     validation = PartSlices.of_part(real, "validation")
     config = read_train_config(options.config)
-    if config.start_from is not None:
-        refuse_tested(config.start_from, options.source, split.test)
+    start = start_place(config.start_from, SHIPPED)
+    if start is not None:
+        refuse_tested(start, options.source, split.test)
     card = ModelCard(
         **({"source": options.source} if options.source else {}),
         fold=options.fold,
@@ -60,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> TrainResult:
         split_digest=split_digest(split),
         digest=training.digest,
     )
-    result = train_segmenter(training, validation, config, compute, options.output, options.seed, _print_round, card)
+    result = train_segmenter(
+        training, validation, config, compute, options.output, options.seed, _print_round, card, start
+    )
     if is_first:
         delete_checkpoint(options.output)
     return result

@@ -106,8 +106,8 @@ class TrainConfig(FrozenConfig):
 
     Attributes:
         network: The network and its size.
-        start_from: Model folder, of a network of the same widths, whose weights training starts from; None for random
-            ones. Layers that draw other tissues start anew.
+        start_from: Model folder, or name of a pack (`scarforge models`), of a network of the same widths, whose
+            weights training starts from; None for random ones. Layers that draw other tissues start anew.
         loss: Key of `losses.LOSSES`.
         class_weights: `source` (1, 7, 11, 26, 90), `frequency` (inverse pixel frequencies of the training
             set), `none`, or one weight for each label value. Used by the cross-entropies.

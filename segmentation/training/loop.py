@@ -131,6 +131,7 @@ def train_segmenter(
     seed: int,
     report: Report,
     card: ModelCard,
+    start: Path | None = None,
 ) -> TrainResult:
     """Train one network on one training set and write its model folder.
 
@@ -144,6 +145,7 @@ def train_segmenter(
         seed: Decides weights, batches, augmentation and dropout.
         report: Called after each round with the step and the metrics.
         card: What the caller knows (digests, fold, seed); goes into model_card.json.
+        start: Where the model lies that `config.start_from` names, see `runtime.pack.start_place`; None: there.
 
     Raises:
         InputError: Sizes do not fit the network, or the checkpoint has another configuration.
@@ -151,7 +153,7 @@ def train_segmenter(
     """
     devices = [compute.device] if compute.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        run = _Training(training, validation, config, compute, folder, seed)
+        run = _Training(training, validation, config, compute, folder, seed, start or config.start_from)
         if (result := run.found(card)) is not None:
             return result
         run.resume()
@@ -178,8 +180,9 @@ class _Training:
         compute: Compute,
         folder: Path,
         seed: int,
+        start: Path | None,
     ) -> None:
-        self.config, self.compute, self.folder, self.seed = config, compute, folder, seed
+        self.config, self.compute, self.folder, self.seed, self.start = config, compute, folder, seed, start
         self.ranks = Ranks(compute.fabric)
         self.part = self.ranks.part_of(config.batch)
         self.labels: LabelSet = training.label_set
@@ -189,8 +192,8 @@ class _Training:
         _check_sizes(config, training.attributes.region_px)
         torch.manual_seed(derive_seed(seed, "weights"))
         network = build_network(config.network, self.labels.num_classes)
-        if config.start_from is not None:
-            start_from(network, config.start_from, config.network)
+        if start is not None:
+            start_from(network, start, config.network)
         self.network = network.to(compute.device).to(memory_format=compute.memory_format)
         self.parameters = list(self.network.parameters())
         self.average = weight_average(self.network, config.average_decay)
@@ -329,8 +332,8 @@ class _Training:
         )
         if self.ranks.is_first:
             described = describe_model(result, self.config, self.attributes, self.compute.precision)
-            if self.config.start_from is not None:
-                described["started_from"] = lineage(self.config.start_from)
+            if self.start is not None:
+                described["started_from"] = lineage(self.start)
             self.average.module.load_state_dict(self.best_weights)
             described["post_processing"] = choose_steps(
                 self.validation, self._validation_labels(self.config.flips_at_test_time), self.labels

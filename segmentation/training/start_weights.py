@@ -9,11 +9,12 @@ from pathlib import Path
 from common.errors import InputError, some_of
 from runtime.model_card import Ancestor, ModelCard
 from runtime.model_folder import read_config, read_weights, weights_digest
+from runtime.pack import stands_as
 from segmentation.networks.blocks import SegmentationNetwork
 from segmentation.training.config import NetworkConfig, TrainConfig
 
 _SHAPE = ("name", "widths", "bottleneck", "module_width")
-_KEPT_IN_LINEAGE = ("source", "profile", "fold", "patients")
+_KEPT_IN_LINEAGE = ("source", "profile", "fold", "patients", "salt")
 
 
 def start_from(network: SegmentationNetwork, folder: Path, config: NetworkConfig) -> None:
@@ -32,9 +33,9 @@ def start_from(network: SegmentationNetwork, folder: Path, config: NetworkConfig
     network.load_state_dict({**own, **taken})
 
 
-def start_versions(config: TrainConfig) -> dict[str, str]:
+def start_versions(place: Path | None) -> dict[str, str]:
     """Return which weights a training starts from, for cache keys, which a path alone does not tell."""
-    return {} if config.start_from is None else {"start_from": weights_digest(config.start_from)}
+    return {} if place is None else {"start_from": weights_digest(place)}
 
 
 def lineage(folder: Path) -> list[Ancestor]:
@@ -63,7 +64,7 @@ def refuse_tested(folder: Path, source: str | None, tested: Iterable[str]) -> No
                 f"{folder}: its card does not tell on which patients of {one.source or 'which source'} it was "
                 "trained, so that its scores here could flatter it; train it again, or start from another source's"
             )
-        if known := sorted(set(tested) & set(one.patients)):
+        if known := [name for name in sorted(set(tested)) if stands_as(name, one.salt) in one.patients]:
             raise InputError(
                 f"{folder}: was trained on {some_of(known)}, whom this fold tests: its scores would "
                 "flatter it; start from a model of the same fold, or of another source"
