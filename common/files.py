@@ -10,17 +10,22 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from urllib.parse import urlsplit
 
 from safetensors import SafetensorError
 
 from common.errors import InputError, one_line
+from common.progress import track
 
 # A file system's clock ticks every few ms: a file may change twice within a tick and keep its time.
 _AT_REST_NS = 2_000_000_000
 _known_digests: dict[tuple[int, ...], str] = {}
+_CHUNK = 1_000_000
+_TIMEOUT_S = 30
 CHECKPOINT = "checkpoint"  # the folder, in that of a model, of what its training needs to be continued
 
 
@@ -144,3 +149,46 @@ def known_digest(path: Path) -> str:
     if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _AT_REST_NS:
         _known_digests[identity] = digest
     return digest
+
+
+def fetch(given: str, place: Path, most_bytes: int) -> str:
+    """Copy a file, or what an address of http or https gives, showing how far it is; return its SHA-256.
+
+    Raises:
+        InputError: It cannot be read, or is larger than `most_bytes`.
+    """
+    digest, size = hashlib.sha256(), 0
+    with closing(_opened(given)) as source, place.open("wb") as file:
+        announced = getattr(source, "length", None) or 0  # what a server says
+        count = (announced + _CHUNK - 1) // _CHUNK or None
+        for chunk in track(_chunks(given, source), f"fetching {Path(given).name}, MB", count):
+            size += len(chunk)
+            if max(size, announced) > most_bytes:
+                raise InputError(f"{given}: is larger than {most_bytes / 1e6:.0f} MB, which nothing like it is")
+            digest.update(chunk)
+            file.write(chunk)
+    return digest.hexdigest()
+
+
+def _opened(given: str) -> IO[bytes]:
+    try:
+        if urlsplit(given).scheme in ("https", "http"):
+            from urllib.request import urlopen
+
+            opened: IO[bytes] = urlopen(given, timeout=_TIMEOUT_S)  # noqa: S310 # the schemes are those above
+            return opened
+        if not Path(given).is_file():
+            raise InputError(f"{given}: there is no such file; give one that is there, or an https:// address")
+        return Path(given).open("rb")
+    except (OSError, HTTPException, ValueError) as error:
+        raise InputError(
+            f"{given}: cannot be read ({one_line(error)}); check the address or the permissions"
+        ) from error
+
+
+def _chunks(given: str, source: IO[bytes]) -> Iterator[bytes]:
+    try:
+        while chunk := source.read(_CHUNK):
+            yield chunk
+    except (OSError, HTTPException) as error:
+        raise InputError(f"{given}: ended too early ({error}); add it again") from error

@@ -43,6 +43,7 @@ def _fold(text: str | None) -> str | None:
 
 # What several commands ask alike.
 _SOURCE_HELP = "Format of the studies; `scarforge sources` lists them."
+_MODEL_HELP = "Name of `scarforge models list`, a pack's file, or SOURCE/PROFILE/NETWORK/TRAINING_SET of the workspace"
 _PROFILE_HELP = "demo, tiny, quick or paper; default: quick, of the phantom demo."
 SourceOption = Annotated[str, typer.Option(help=_SOURCE_HELP, autocompletion=_sources)]
 Root = Annotated[Optional[Path], typer.Option(help="Folder of the studies.")]  # noqa: UP045 # typer
@@ -312,8 +313,8 @@ def experiment(
 @app.command()
 def predict(
     studies: Annotated[list[Path], typer.Argument(help="NIfTI files, folders of DICOM slices, or folders of either.")],
-    model: Annotated[str, typer.Option(help="SOURCE/PROFILE/NETWORK/TRAINING_SET of this workspace.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of label maps, tables and index.html.")],
+    model: Annotated[Optional[str], typer.Option(help=f"{_MODEL_HELP}; default: lge.")] = None,  # noqa: UP045 # typer
     fold: OneFold = None,
     localiser: OtherLocaliser = None,
     phase: Annotated[Optional[int], typer.Option(min=1, help="Only this phase of a DICOM cine; else all.")] = None,  # noqa: UP045
@@ -348,7 +349,7 @@ def predict(
 
 @app.command()
 def external_test(
-    model: Annotated[list[str], typer.Option(help="SOURCE/PROFILE/NETWORK/TRAINING_SET; again for another model.")],
+    model: Annotated[list[str], typer.Option(help=f"{_MODEL_HELP}; again for another model.")],
     source: Annotated[str, typer.Option(help="Format of the labelled studies; `scarforge sources` lists them.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the tables of scores.")],
     root: Root = None,
@@ -378,7 +379,7 @@ def external_test(
 
 @app.command()
 def export(
-    model: Annotated[str, typer.Option(help="SOURCE/PROFILE/NETWORK/TRAINING_SET of this workspace.")],
+    model: Annotated[str, typer.Option(help=f"{_MODEL_HELP}.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the files and export.json.")],
     format_: Annotated[str, typer.Option("--format", help="onnx (needs scarforge[export]) or torch_export.")] = "onnx",
     fold: Annotated[Optional[int], typer.Option(min=0, max=4, help="Only this fold's networks; else all.")] = None,  # noqa: UP045
@@ -448,8 +449,86 @@ def ui(
 
 store_commands = typer.Typer(help="Look into slice stores.", no_args_is_help=True, rich_markup_mode=None)
 track_commands = typer.Typer(help="What MLflow has not got yet.", no_args_is_help=True, rich_markup_mode=None)
+model_commands = typer.Typer(
+    help="Trained models: shipped, added, or trained here.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(model_commands, name="models")
 app.add_typer(store_commands, name="store")
 app.add_typer(track_commands, name="track")
+
+
+@model_commands.command("list")
+def list_models(as_json: AsJson = False) -> None:
+    """List the models that --model takes, with their Dice."""
+    from pipeline.commands.packs import list_models as listed
+    from pipeline.commands.terminal import print_json, print_rows
+
+    rows = listed(default_home())
+    if as_json:
+        print_json({"models": rows})
+    elif rows:
+        print_rows(rows)
+    else:
+        print("no model yet: add one with `scarforge models add FILE`, or train one with `scarforge run`")
+
+
+@model_commands.command("show")
+def show_model(name: Annotated[str, typer.Argument(help=f"{_MODEL_HELP}.")]) -> None:
+    """Print the card of a model."""
+    from pipeline.commands.packs import show_model as shown
+
+    print(shown(default_home(), name), end="")
+
+
+@model_commands.command("pack")
+def pack_model(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="SOURCE/PROFILE/NETWORK/TRAINING_SET (of an experiment: SOURCE/PROFILE/experiments/NAME/arms/ARM/"
+            "NETWORK/TRAINING_SET), or a model folder."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="NAME.safetensors; NAME.md, the card, goes beside it.")
+    ],
+    localiser: OtherLocaliser = None,
+    localiser_fold: Annotated[list[int], typer.Option(help="Only this of its localisers; again for another.")] = [],  # noqa: B006
+    external: Annotated[list[Path], typer.Option(help="Output of an external-test, for the card; again.")] = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Write a model with its localisers into one file, measured on the patients that each network had not seen."""
+    from pipeline.commands.output_place import check_file
+    from pipeline.commands.packs import pack_model as packed
+
+    check_file(output, "--output")
+    with _shown(quiet):
+        packed(default_home(), model, output, localiser, localiser_fold, external)
+    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB; its card: {output.with_suffix('.md')}")
+
+
+@model_commands.command("add")
+def add_model(
+    pack: Annotated[str, typer.Argument(metavar="FILE|URL", help="A pack, or its https:// address.")],
+    sha256: Annotated[Optional[str], typer.Option(help="Of the whole file, as its origin names it.")] = None,  # noqa: UP045
+    quiet: Quiet = False,
+) -> None:
+    """Check a pack and add it to this workspace."""
+    from pipeline.commands.packs import add_model as add
+
+    with _shown(quiet):
+        name, said = add(default_home(), pack, sha256)
+    print(
+        f"model {name} is added: --model {name}; trained on " + "; ".join(f"{d.name}, {d.licence}" for d in said.data)
+    )
+
+
+@model_commands.command("remove")
+def remove_model(name: Annotated[str, typer.Argument(help="Of an added model.")]) -> None:
+    """Remove an added model."""
+    from pipeline.commands.packs import remove_model as remove
+
+    print(f"{remove(default_home(), name)} is removed")
 
 
 @store_commands.command("show")

@@ -1,7 +1,7 @@
-"""What a model says of itself: `model_card.json`, typed; and the reading of a model's other JSON files."""
+"""What a model says of itself: `model_card.json`, typed; the reading of its other JSON files; the card of a pack."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from common.errors import InputError
-from runtime.pack import packed
+from runtime.pack import Manifest, packed
 
 CARD = "model_card.json"
 
@@ -190,3 +190,104 @@ def _lacks(path: Path, name: str) -> InputError:
     return InputError(
         f"{path}: lacks {name!r}: another version wrote it, or it was edited; rematerialise the model asset"
     )
+
+
+_INTENDED_USE = (
+    "Research on short-axis cardiac MRI like that of its training; no medical device, and no basis of any decision "
+    "about a patient. Look at each result: a study unlike the training is flagged, but not every wrong one is."
+)
+_TERMS = (
+    "The weights may be used on the terms of all these data together; ScarForge's code is MIT. Patients trained on "
+    "stand in the pack as salted hashes, by which `scarforge external-test` refuses them."
+)
+
+
+def render_pack_card(said: Manifest, about: str, external: Sequence[str] = ()) -> str:
+    """Return the card of a pack as Markdown.
+
+    Args:
+        said: The pack.
+        about: A sentence about its kind of model.
+        external: What external tests gave, Markdown.
+    """
+    parts = [
+        f"# {said.name}",
+        f"{about} Packed by ScarForge {said.scarforge}: {_counted(said)}.",
+        "## Intended use",
+        _INTENDED_USE,
+        "## Data and licence",
+        *(f"- {one.name}: {one.licence}. {one.attribution}." for one in said.data),
+        _TERMS,
+        "## Results on patients not seen",
+        _results_text(said),
+        "## Probabilities and volumes",
+        _trust(said),
+        "## External test",
+        *(external or ["None was made."]),
+        "## Limits",
+        *_limits(said),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _counted(said: Manifest) -> str:
+    folds = ", ".join(f"fold {part.fold} seed {part.seed}" for part in said.networks)
+    origin = f"{said.source}/{said.profile}" + (f", experiment {said.experiment}" if said.experiment else "")
+    boxes = sorted({f"{part.source}/{part.profile}" for part in said.localisers})
+    localisers = f"{len(said.localisers)} localisers of {', '.join(boxes)}" if boxes else "no localiser"
+    return f"{len(said.networks)} networks of {origin} ({folds}), {localisers}"
+
+
+def _results_text(said: Manifest) -> str:
+    rows = [row for row in said.results if row["rule"] in ("official", "positive")]
+    if not rows:
+        return "Not measured: the runs hold no scores."
+    lines = ["| rule | tissue | Dice | 95 % interval | patients |", "|---|---|---|---|---|"]
+    for row in rows:
+        interval = "–" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
+        tissue = str(row["tissue"]).replace("_", " ")
+        lines.append(f"| {row['rule']} | {tissue} | {row['mean']:.3f} | {interval} | {row['patients']} |")
+    folds = max(int(row["folds"] or 0) for row in rows)
+    how = f"Test patients of {folds} folds, each segmented by the network that had not seen them, out of fold."
+    return "\n".join([how, "", *lines])
+
+
+def _trust(said: Manifest) -> str:
+    if said.calibration is None or not said.intervals:
+        return "Not measured: `--probabilities` are as the networks give them, and volumes have no interval."
+    one, lines = said.calibration, []
+    if one.error_before is not None and one.error_after is not None:
+        told = (
+            f"Temperature {one.temperature:.3f}, fitted on the validation patients. Expected calibration error of the "
+            f"test patients of all folds: {one.error_before:.4f} before, {one.error_after:.4f} after (15 bins, pixels "
+            "that reference or prediction give to a tissue)."
+        )
+        lines += [
+            told,
+            "",
+            "| confidence | right | pixels |",
+            "|---|---|---|",
+            *(f"| {bin_.confidence:.3f} | {bin_.accuracy:.3f} | {bin_.pixels} |" for bin_ in one.after),
+            "",
+        ]
+    lines += ["| volume | 90 % interval, mL | covered by the other folds' | volumes |", "|---|---|---|---|"]
+    for name, interval in said.intervals.items():
+        covered = "–" if interval.coverage is None else f"{interval.coverage:.1%}"
+        half = f"± {interval.half_width_ml:.2f}"
+        lines.append(f"| {name.replace('_', ' ')} | {half} | {covered} | {interval.volumes} |")
+    return "\n".join(lines)
+
+
+def _limits(said: Manifest) -> list[str]:
+    region = said.networks[0].card.get("region", {})
+    size = f"{region.get('size_px', '?')} mm" if region else "its training's size"
+    lines = [f"- Segments within {size} around the left ventricle, 1 mm pixels; label set `{said.label_set}`."]
+    if said.flagged:
+        share = said.flagged.flagged / said.flagged.studies
+        told = f"{said.flagged.flagged} of {said.flagged.studies} test studies were flagged ({share:.0%})"
+        lines.append(f"- {told}, each by the network that had not seen it.")
+    chosen = [step.step.replace("_", " ") for step in said.steps if step.applied]
+    lines.append(f"- `--post-processing` applies {', '.join(chosen) or 'nothing'}.")
+    if not said.localisers:
+        lines.append("- Without a localiser: to start trainings from, or with `--localiser`.")
+    return lines

@@ -119,6 +119,25 @@ class DataLicence(_Said):
     attribution: str
 
 
+_RESEARCH = "research use; cite the source"
+DATA: Mapping[str, DataLicence] = {
+    "emidec": DataLicence(
+        name="EMIDEC",
+        licence="CC BY-NC-SA 4.0",
+        attribution="Lalande et al., Emidec: a database usable for the automatic evaluation of myocardial infarction "
+        "from delayed-enhancement cardiac MRI, Data 2020, 5(4):89, doi:10.3390/data5040089",
+    ),
+    "acdc": DataLicence(
+        name="ACDC",
+        licence=_RESEARCH,
+        attribution="Bernard et al., Deep learning techniques for automatic MRI cardiac multi-structures segmentation "
+        "and diagnosis: is the problem solved?, IEEE Trans. Med. Imaging 2018, 37(11):2514-2525, "
+        "doi:10.1109/TMI.2018.2837502",
+    ),
+    "phantom": DataLicence(name="built-in phantom", licence="MIT", attribution="drawn by ScarForge, of no patient"),
+}
+
+
 class Flagged(_Said):
     """How many test studies were flagged, each by the network that had not seen them."""
 
@@ -175,7 +194,8 @@ class Pack:
         try:
             status = path.stat()
         except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); `scarforge models list` names packs") from error
+            known = "`scarforge models list` names packs"
+            raise InputError(f"{path}: cannot be read ({error.strerror}); {known}") from error
         return _open(path, (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
 
     @property
@@ -221,7 +241,8 @@ def is_pack_name(text: str) -> bool:
 
 def named_packs(added: Path) -> dict[str, Path]:
     """Return the packs that come with ScarForge and those in the folder of added ones, by name, the former first."""
-    return {path.stem: path for folder in (added, SHIPPED) for path in sorted(folder.glob(f"*{SUFFIX}"))}
+    found = (path for folder in (added, SHIPPED) for path in sorted(folder.glob(f"*{SUFFIX}")))
+    return {path.stem: path for path in found if is_pack_name(path.stem)}
 
 
 def start_place(start_from: Path | None, added: Path) -> Path | None:

@@ -35,6 +35,7 @@ class Prediction:
             models of cine.
         flags: A sentence for each thing that is odd about the study or its segmentation; empty where nothing is.
         notes: A sentence for each thing that the study's files say differently in two places.
+        intervals_ml: Lower and upper end of what nine of ten volumes lie in, by tissue and group; of packs alone.
     """
 
     mask: NDArray[np.uint8]
@@ -43,6 +44,7 @@ class Prediction:
     shares_percent: Mapping[str, float | None]
     flags: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    intervals_ml: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     _volume: NiftiVolume | DicomVolume | None = field(default=None, repr=False)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -64,7 +66,7 @@ class Model:
     """A trained model with its localisers; `load_model` makes one.
 
     Attributes:
-        name: `SOURCE/PROFILE/NETWORK/TRAINING_SET`.
+        name: A pack's, or `SOURCE/PROFILE/NETWORK/TRAINING_SET`.
         folds: The folds whose networks are averaged.
         seeds: Their seeds.
     """
@@ -118,7 +120,7 @@ class Model:
         source: str,
         read: NewStudy | None = None,
     ) -> Prediction:
-        from segmentation.prediction.study import predict_checked
+        from segmentation.prediction.study import interval_ml, predict_checked
 
         model = self._loaded
         found = predict_checked(
@@ -130,6 +132,7 @@ class Model:
             volumes_ml=found.prediction.volumes_ml,
             shares_percent=found.prediction.shares_percent,
             flags=found.flags,
+            intervals_ml=interval_ml(found.prediction.volumes_ml, model.intervals),
             notes=read.notes if read else (),
             _volume=read.volume if read else None,
         )
@@ -142,10 +145,11 @@ def load_model(
     post_processing: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> Model:
-    """Load a trained model of a workspace: every finished seed and fold, averaged.
+    """Load a trained model of a pack or a workspace: every finished seed and fold, averaged.
 
     Args:
-        name: `SOURCE/PROFILE/NETWORK/TRAINING_SET`, such as `emidec/quick/attention_res_unet/real_only`.
+        name: A pack's name or file, such as `lge`, or `SOURCE/PROFILE/NETWORK/TRAINING_SET` of the workspace, such as
+            `emidec/quick/attention_res_unet/real_only`.
         workspace: Its folder; None for `SCARFORGE_HOME`, else `./workspace`.
         fold: Only this fold's networks: those that have not seen the fold's test patients.
         post_processing: Apply the steps that the validation patients chose, and leave out unsure lesions.
@@ -154,12 +158,12 @@ def load_model(
     Raises:
         InputError: There is no such model, with the names there are; or a file of it is damaged.
     """
-    from pipeline.commands.models import ModelName
+    from pipeline.commands.models import find_model
     from pipeline.commands.models import load_model as load
     from runtime.compute import choose_compute
 
     home = home_of(os.environ) if workspace is None else Path(workspace).absolute()
-    loaded = load(home, ModelName.parse(name), fold, None, choose_compute(device), None, post_processing)
+    loaded = load(home, find_model(home, name), fold, None, choose_compute(device), None, post_processing)
     folds, seeds = ({getattr(member, which) for member in loaded.members} for which in ("fold", "seed"))
     return Model(str(loaded.name), tuple(sorted(folds)), tuple(sorted(seeds)), loaded)
 

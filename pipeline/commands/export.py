@@ -9,10 +9,9 @@ from common.errors import InputError
 from common.files import write_json
 from common.own_files import mark_own
 from common.progress import say
-from engine.finished import Finished
 from imaging.labels import LABEL_SETS
 from imaging.slices.regions import RegionConfig
-from pipeline.commands.models import Member, ModelName, find_members
+from pipeline.commands.models import Member, ModelName, find_members, find_model, opened_model
 from pipeline.commands.output_place import check_folder
 from runtime.model_card import ModelCard
 
@@ -25,7 +24,7 @@ def export(home: Path, model: str, format_: str, output: Path, fold: int | None 
 
     Args:
         home: The workspace.
-        model: `SOURCE/PROFILE/NETWORK/TRAINING_SET`.
+        model: A pack's name or file, or `SOURCE/PROFILE/NETWORK/TRAINING_SET`.
         format_: Key of `segmentation.prediction.export.EXPORT_FORMATS`.
         output: Folder of the files.
         fold: Only this fold's networks.
@@ -38,13 +37,13 @@ def export(home: Path, model: str, format_: str, output: Path, fold: int | None 
 
     if format_ not in EXPORT_FORMATS:
         raise InputError(f"--format {format_!r} does not exist; choose {' or '.join(EXPORT_FORMATS)}")
-    name = ModelName.parse(model)
+    name = find_model(home, model)
     check_folder(output)
     members, done = find_members(home, name, fold), []
     for member in members:
         path = output / f"fold_{member.fold}_seed_{member.seed}{EXPORT_FORMATS[format_].suffix}"
         mark_own(output, (path.name, "export.json"))
-        folder = Finished.open(member.folder, name.asset).model()
+        folder = opened_model(member.folder, name.asset)
         done.append(export_model(folder, path, format_))
         say(f"{path}: {path.stat().st_size / 1e6:.1f} MB, at most {done[-1].difference:.1g} from PyTorch")
     write_json(output / "export.json", describe(name, members, done, format_))

@@ -24,11 +24,11 @@ from imaging.sources.files import source_digest
 from imaging.sources.table import Studies, read_source, source_format, source_labels, source_root
 from imaging.studies.study import RejectedStudy, Study
 from pipeline.commands.evaluate import print_summary
-from pipeline.commands.models import LoadedModel, ModelName, load_model
+from pipeline.commands.models import LoadedModel, ModelName, find_model, load_model
 from pipeline.commands.output_place import check_folder
 from pipeline.commands.predict.predict import FINE, WITH_FLAGS, WITH_PROBLEMS
 from pipeline.commands.predict.record import model_facts
-from pipeline.commands.seen_patients import seen_at_the_start, seen_patients, trained_things
+from pipeline.commands.seen_patients import seen_at_the_start, seen_by_packs, seen_patients, trained_things
 from pipeline.commands.terminal import print_markdown
 from runtime.compute import Compute, choose_compute
 from segmentation.comparison.text import render_differences
@@ -56,7 +56,7 @@ class ExternalTestOptions:
     """What a user may choose.
 
     Attributes:
-        models: Each `SOURCE/PROFILE/NETWORK/TRAINING_SET`.
+        models: Each a pack's name or file, or `SOURCE/PROFILE/NETWORK/TRAINING_SET`.
         source: A key of `imaging.sources.table.SOURCES`.
         root: The folder of its studies; None for a source that needs none.
         output: Folder of the tables.
@@ -91,9 +91,9 @@ class ExternalTestOptions:
         return self.root if source_format(self.source).needs_root else None
 
 
-def checked_names(options: ExternalTestOptions) -> list[ModelName]:
-    """Return the models' names after a look at everything that needs no file."""
-    names = [ModelName.parse(text) for text in options.models]
+def checked_names(home: Path, options: ExternalTestOptions) -> list[ModelName]:
+    """Return the models' names after a look at everything that needs no study."""
+    names = [find_model(home, text) for text in options.models]
     twice = [str(name) for name, times in Counter(names).items() if times > 1]
     if twice or not names:
         raise InputError(
@@ -130,7 +130,7 @@ def external_test(home: Path, options: ExternalTestOptions) -> int:
         InputError: There is no such model or source, the model was trained on these patients, nothing was scored, or
             nothing can be written.
     """
-    names = checked_names(options)
+    names = checked_names(home, options)
     check_folder(options.output)
     settings = source_settings(names[0], options)
     compute = choose_compute()
@@ -138,6 +138,7 @@ def external_test(home: Path, options: ExternalTestOptions) -> int:
     labels = common_labels([source_labels(options.source, settings.source), *(m.segmenter.label_set for m in models)])
     say(f"scored tissues: {', '.join(map(words, labels.tissues[1:]))}; {compute.description}")
     seen = [seen_patients(one, options.source) for one in trained_things(home, models, options.localiser)]
+    seen += seen_by_packs(home, models, options.localiser)
     refuse_seen(
         _candidates(_read(settings, options)), options.source, [*seen, *seen_at_the_start(models, options.source)]
     )

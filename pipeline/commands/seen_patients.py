@@ -1,9 +1,10 @@
-"""Whom a workspace's models and localisers have seen, as its splits and archives of studies tell."""
+"""Whom models and localisers have seen, as a workspace's splits and archives of studies tell, or a pack's hashes."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from common.errors import InputError, some_of
 from engine.finished import Finished
@@ -12,8 +13,9 @@ from engine.workspace import Workspace
 from imaging.sources.table import reads_folder
 from imaging.studies.archive import StudyArchive
 from imaging.studies.split import read_split
-from pipeline.commands.models import LoadedModel, find_localisers, find_members
+from pipeline.commands.models import LoadedModel, find_localisers, find_members, find_model
 from runtime.model_card import ModelCard
+from runtime.pack import KnownPatients, Manifest, Pack, is_pack_name, salted
 from segmentation.evaluation.seen_patients import SeenPatients, image_digest
 
 SPLIT = "patient_split"
@@ -39,30 +41,95 @@ class Trained:
 
 
 def trained_things(home: Path, models: Sequence[LoadedModel], localiser: str | None) -> list[Trained]:
-    """Return the models, and the localisers named instead of their own.
+    """Return the models of the workspace, and the localisers named instead of their own; `seen_by_packs` tells others.
 
     A model's own localisers have seen the patients that its networks have.
     """
     found = []
     for model in models:
         name = model.name
+        if name.pack:
+            continue
         cards = [ModelCard.read(one.folder) for one in model.members]
         parents = [card.parents for card in cards if card.says("parents")]
         found.append(
             Trained(
                 what=f"model {name}",
-                workspace=Workspace(home, name.source, name.profile),
+                workspace=name.workspace(home),
                 folds=frozenset(member.fold for member in model.members),
                 choices=frozenset(member.fold for member in find_members(home, name)),
                 split_versions=frozenset(each[SPLIT] for each in parents if SPLIT in each),
             )
         )
-    if localiser is not None:
+    if localiser is not None and not is_pack_name(localiser):
         folders, label = find_localisers(home, models[0].name, (), localiser)
         *_, source, profile, _, _ = folders[0].parts
         folds = frozenset(int(folder.name.removeprefix("fold_")) for folder in folders)
         found.append(Trained(f"localiser {label}", Workspace(home, source, profile), folds))
     return found
+
+
+def seen_by_packs(home: Path, models: Sequence[LoadedModel], localiser: str | None) -> list[SeenPatients]:
+    """Return whom the networks and localisers of packs have seen."""
+    found = []
+    for model in models:
+        if model.name.pack:
+            said, folds = Pack.open(model.name.pack).manifest, {member.fold for member in model.members}
+            found += [
+                _of_manifest(said, one, folds if one.what == "model" else set(one.seen))
+                for one in said.patients
+                if one.what == "model" or localiser is None
+            ]
+    if localiser is not None and is_pack_name(localiser) and (path := find_model(home, localiser).pack):
+        said = Pack.open(path).manifest
+        used = {part.source for part in said.localisers}
+        found += [_of_manifest(said, one, set(one.seen)) for one in said.patients if one.source in used]
+    return found
+
+
+def _of_manifest(said: Manifest, one: KnownPatients, folds: Iterable[int]) -> SeenPatients:
+    chosen = [fold for fold in folds if fold in one.seen]
+    return SeenPatients(
+        what=f"model {said.name}" if one.what == "model" else f"the localiser of {said.name}",
+        source=one.source,
+        names=frozenset(name for fold in chosen for name in one.seen[fold]),
+        images=None if one.images is None else frozenset(each for fold in chosen for each in one.images[fold]),
+        unseen={fold: frozenset(names) for fold, names in sorted(one.unseen.items())},
+        identified=one.identified,
+        salt=said.salt,
+    )
+
+
+def known_patients(
+    what: Literal["model", "localiser"], workspace: Workspace, folds: Sequence[int], salt: str
+) -> KnownPatients:
+    """Return whom the networks or localisers of some folds have seen, as salted hashes for a pack.
+
+    Raises:
+        InputError: The workspace does not tell.
+    """
+    identified = reads_folder(workspace.source)
+    split_path = _fetched(workspace, SPLIT) / "patient_split.json"
+    archive_path = _fetched(workspace, "studies") / "studies.h5"
+    whole = Trained(f"the {what} of {workspace.source}/{workspace.profile}", workspace, frozenset(folds))
+    _require_known(whole, split_path, archive_path, identified)
+    splits = {fold: read_split(Finished.open(split_path.parent, SPLIT).file(split_path.name), fold) for fold in folds}
+    images = None
+    if archive_path.is_file():
+        digests = _digests(archive_path)
+        images = {fold: [digest for name in one.trained_on for digest in digests[name]] for fold, one in splits.items()}
+    return KnownPatients(
+        what=what,
+        source=workspace.source,
+        identified=identified,
+        seen=_hashed(salt, {fold: one.trained_on for fold, one in splits.items()}),
+        images=None if images is None else _hashed(salt, images),
+        unseen=_hashed(salt, {fold: one.test for fold, one in splits.items()}) if what == "model" else {},
+    )
+
+
+def _hashed(salt: str, texts: Mapping[int, Iterable[str]]) -> dict[int, list[str]]:
+    return {fold: sorted(salted(salt, text) for text in each) for fold, each in texts.items()}
 
 
 def seen_patients(trained: Trained, tested: str) -> SeenPatients:
@@ -115,7 +182,7 @@ def seen_at_the_start(models: Sequence[LoadedModel], tested: str) -> list[SeenPa
                         f"{member.folder}: its card does not tell on which patients {what} was trained; start from a "
                         "model that was trained anew, or test on another source"
                     )
-                found.append(SeenPatients(what, source, frozenset(one.patients or ()), None))
+                found.append(SeenPatients(what, source, frozenset(one.patients or ()), None, salt=one.salt))
     return found
 
 
@@ -145,6 +212,15 @@ def _fetched(workspace: Workspace, asset: str) -> Path:
 
 
 def _images(archive_path: Path, names: frozenset[str]) -> frozenset[str]:
+    digests = _digests(archive_path, names)
+    return frozenset(digest for each in digests.values() for digest in each)
+
+
+def _digests(archive_path: Path, names: Container[str] | None = None) -> dict[str, list[str]]:
+    """Return the digests of the images of each patient, or of those named."""
     archive = StudyArchive.open(Finished.open(archive_path.parent, "studies").file(archive_path.name))
-    keys = archive.keys()
-    return frozenset(image_digest(archive.load(*key).image) for key in keys if key[0] in names)
+    found: dict[str, list[str]] = {}
+    for case_id, frame in archive.keys():  # noqa: SIM118 # no mapping
+        if names is None or case_id in names:
+            found.setdefault(case_id, []).append(image_digest(archive.load(case_id, frame).image))
+    return found

@@ -28,6 +28,12 @@ def print_markdown(text: str) -> None:
         console.print(part, highlight=False, markup=False)
 
 
+def print_rows(rows: Sequence[Mapping[str, str]]) -> None:
+    """Print rows of one shape as a table."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    print_markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
+
+
 def print_json(content: Mapping[str, Any]) -> None:
     """Print plain values as JSON."""
     print(json.dumps(content, indent=2, ensure_ascii=False))

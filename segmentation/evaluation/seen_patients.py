@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from common.errors import InputError, some_of
 from imaging.studies.preparation import resample_image
 from imaging.studies.study import Study
+from runtime.pack import stands_as
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class SeenPatients:
         images: Their digests, from `image_digest`; None where the workspace keeps no images of them.
         unseen: Patients that one fold alone has not seen, by fold.
         identified: Whether names of the source stand for patients; drawn ones are called alike whatever is drawn.
+        salt: Of a pack, where names and images are salted hashes; None where they are themselves.
     """
 
     what: str
@@ -35,6 +37,7 @@ class SeenPatients:
     images: frozenset[str] | None
     unseen: Mapping[int, frozenset[str]] = field(default_factory=dict)
     identified: bool = True
+    salt: str | None = None
 
     def told_by(self, source: str) -> str:
         """Return how the patients of a source are told from these, for people."""
@@ -84,12 +87,12 @@ def refuse_seen(candidates: Sequence[Candidate], source: str, seen: Iterable[See
 
 
 def _was_seen(study: Candidate, source: str, one: SeenPatients) -> bool:
-    named = one.identified and source == one.source and study.case_id in one.names
-    return named or (one.images is not None and study.image in one.images)
+    named = one.identified and source == one.source and stands_as(study.case_id, one.salt) in one.names
+    return named or (one.images is not None and stands_as(study.image, one.salt) in one.images)
 
 
 def _remedy(candidates: Sequence[Candidate], source: str, one: SeenPatients) -> str:
-    asked = {study.case_id for study in candidates}
+    asked = {stands_as(study.case_id, one.salt) for study in candidates}
     folds = [str(fold) for fold, patients in one.unseen.items() if source == one.source and asked <= patients]
     if folds:
         return f"fold {' or '.join(folds)} has not seen any of them: name it with --fold"

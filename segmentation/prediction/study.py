@@ -20,6 +20,7 @@ from imaging.labels import LabelSet
 from imaging.slices.regions import RegionConfig, study_regions
 from imaging.studies.box import Box
 from imaging.studies.preparation import paste_region, resample_image, restore_mask, restore_probabilities
+from runtime.pack import VolumeInterval
 from segmentation.prediction import plausibility
 from segmentation.prediction.familiarity import Familiarity, FamiliarityCheck, check_familiarity, seen_range
 from segmentation.prediction.post_processing import post_process, without_unsure_lesions
@@ -135,12 +136,16 @@ def predict_study(
     )
 
 
-def native_probabilities(found: StudyPrediction) -> NDArray[np.float16]:
+def native_probabilities(found: StudyPrediction, temperature: float = 1.0) -> NDArray[np.float16]:
     """Return class probabilities (S, C, H, W) on the study's own grid; outside the region all is background.
 
     Their sum is 1 but for half precision, and their arg-max is the label map where nothing post-processed it.
+
+    Args:
+        found: The prediction.
+        temperature: Of the model's calibration; 1 leaves them as the networks give them.
     """
-    spread = np.moveaxis(found.probabilities, 1, 0)  # (C, S, P, P)
+    spread = np.moveaxis(tempered(found.probabilities, temperature), 1, 0)  # (C, S, P, P)
     prepared = found.prepared.shape
     inside = paste_region(np.ones(spread[0].shape, np.bool_), prepared, found.box.centre)
     pasted = np.stack([paste_region(one, prepared, found.box.centre) for one in spread], axis=1)
@@ -148,6 +153,22 @@ def native_probabilities(found: StudyPrediction) -> NDArray[np.float16]:
     drawn = paste_region(found.drawn, prepared, found.box.centre)
     restored = restore_probabilities(pasted, drawn, found.mask.shape).astype(np.float16)
     return _without_ties(restored, restore_mask(drawn, found.mask.shape, restored.shape[1]))
+
+
+def tempered(probabilities: NDArray[np.float32], temperature: float, axis: int = 1) -> NDArray[np.float32]:
+    """Return probabilities whose logarithms were divided by a temperature; their order stays the same.
+
+    Args:
+        probabilities: Summing to 1 over the classes.
+        temperature: Above 1 makes them less sure.
+        axis: Of the classes.
+    """
+    if temperature == 1:
+        return probabilities
+    logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)) / np.float32(temperature)
+    logits -= logits.max(axis=axis, keepdims=True)
+    powers = np.where(probabilities > 0, np.exp(logits), np.float32(0))
+    return (powers / powers.sum(axis=axis, keepdims=True)).astype(np.float32)
 
 
 def _without_ties(probabilities: NDArray[np.float16], drawn: NDArray[np.uint8]) -> NDArray[np.float16]:
@@ -201,6 +222,17 @@ def lesion_shares_percent(volumes_ml: Mapping[str, float], labels: LabelSet) -> 
         return {}
     whole = volumes_ml["myocardium"]
     return {name: 100 * volumes_ml[name] / whole if whole > 0 else None for name in ("infarction", "no_reflow")}
+
+
+def interval_ml(
+    volumes_ml: Mapping[str, float], intervals: Mapping[str, VolumeInterval]
+) -> dict[str, tuple[float, float]]:
+    """Return lower and upper end of each volume's interval; those without one are left out."""
+    return {
+        name: (max(0.0, value - intervals[name].half_width_ml), value + intervals[name].half_width_ml)
+        for name, value in volumes_ml.items()
+        if name in intervals
+    }
 
 
 def _average(

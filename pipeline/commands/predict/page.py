@@ -141,18 +141,29 @@ def _overview(parts: Sequence[PagePart]) -> Table:
 def _volumes(predicted: Predicted, labels: LabelSet) -> Table:
     """Return each tissue and group of one study in mL and % of the myocardium, in both vocabularies."""
     prediction = predicted.prediction
-    shares = prediction.shares_percent
+    shares, between = prediction.shares_percent, predicted.intervals_ml
     rows = [
         [
             words(name),
             labels.clinical_term(name),
             significant(volume),
+            *([_range(between.get(name))] if between else []),
             *([significant(shares[name]) if name in shares else ""] if shares else []),
         ]
         for name, volume in prediction.volumes_ml.items()
     ]
-    headings = ["in the data set", "in the clinic", "mL", *(["% of myocardium"] if shares else [])]
+    headings = [
+        "in the data set",
+        "in the clinic",
+        "mL",
+        *(["90 % interval, mL"] if between else []),
+        *(["% of myocardium"] if shares else []),
+    ]
     return table(f"Volumes of {predicted.case_id}", headings, rows, ("in the clinic",))
+
+
+def _range(ends: tuple[float, float] | None) -> str:
+    return f"{significant(ends[0])} to {significant(ends[1])}" if ends else ABSENT
 
 
 def _uncertainty(predicted: Predicted) -> Table:

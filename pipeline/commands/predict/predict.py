@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from common.guard import guarded
 from common.own_files import mark_own
 from common.progress import say, track, warn
 from common.tables import write_csv
+from engine.workspace import packs_of
 from imaging.labels import LABEL_SETS
 from imaging.slices.nnunet import FIRST_CHANNEL, dataset_json
 from imaging.sources.unread_images import images_below, is_volume, not_among, unread_lines
@@ -25,11 +26,15 @@ from imaging.volumes.dicom.segmentation import require_highdicom, write_dicom_se
 from imaging.volumes.dicom.volume import DicomVolume
 from imaging.volumes.new_studies import FoundStudy, UnreadStudy, find_studies, volumes_of
 from imaging.volumes.nifti import write_label_map, write_probability
-from pipeline.commands.models import LoadedModel, ModelName, load_model
+from pipeline.commands.models import LoadedModel, ModelName, find_model, load_model
 from pipeline.commands.output_place import check_folder
 from pipeline.commands.predict.page import PagePart, entropy_sheet, overlay_sheet, place_picture, png_bytes, render_page
 from pipeline.commands.predict.record import Predicted, as_json, as_row, model_facts
+from runtime.pack import named_packs
 from segmentation.evaluation.label_maps import PROBABILITIES
+
+if TYPE_CHECKING:  # imports torch
+    from runtime.compute import Compute
 
 APART, NNUNET = LAYOUTS = ("scarforge", "nnunet")
 FINE, WITH_PROBLEMS, WITH_FLAGS = 0, 2, 3
@@ -45,7 +50,7 @@ class PredictOptions:
     """What a user may choose.
 
     Attributes:
-        model: `SOURCE/PROFILE/NETWORK/TRAINING_SET`.
+        model: A pack's name or file, or `SOURCE/PROFILE/NETWORK/TRAINING_SET`; None for the pack `lge`.
         output: Folder of all results.
         fold: Only this fold's models.
         localiser: `SOURCE/PROFILE` whose localisers are taken.
@@ -58,7 +63,7 @@ class PredictOptions:
         layout: `LAYOUTS`: flagged studies apart, or as nnU-Net names and lays its own predictions.
     """
 
-    model: str
+    model: str | None
     output: Path
     fold: int | None = None
     localiser: str | None = None
@@ -91,9 +96,9 @@ def predict(home: Path, studies: Sequence[Path], options: PredictOptions) -> int
     """
     from runtime.compute import choose_compute
 
-    name = ModelName.parse(options.model)
     if options.layout not in LAYOUTS:
         raise InputError(f"--layout {options.layout!r} is unknown; choose one of {', '.join(LAYOUTS)}")
+    name = find_model(home, options.model)
     check_folder(options.output)
     found = find_studies(studies)
     if options.as_nnunet:
@@ -105,7 +110,11 @@ def predict(home: Path, studies: Sequence[Path], options: PredictOptions) -> int
     model = load_model(home, name, options.fold, options.localiser, compute, options.flips, options.post_processing)
     say(f"{name}: {_count(len(model.members), 'network')}, localiser {model.localiser_name}; {compute.description}")
     run = PredictionRun(
-        model, options, model_facts(model, version("scarforge")), frozenset(study.case_id for study in found)
+        model,
+        options,
+        model_facts(model, version("scarforge")),
+        frozenset(study.case_id for study in found),
+        OtherModels(home, name, compute) if options.model is None else None,
     )
     for study in track(found, "segmenting studies"):
         run.study(study)
@@ -128,6 +137,36 @@ def without_channels(found: Sequence[FoundStudy]) -> list[FoundStudy]:
 
 
 @dataclass
+class OtherModels:
+    """The packs that were not asked for: one of them may fit a study that is unlike the training of the one taken."""
+
+    home: Path
+    taken: ModelName
+    compute: "Compute"
+    loaded: dict[str, LoadedModel | None] = field(default_factory=dict)
+
+    def fitting(self, volume: UnreadStudy) -> str:
+        """Return the first model that finds a study like its training and segments it plausibly; empty if none does."""
+        for name, path in named_packs(packs_of(self.home)).items():
+            if path != self.taken.pack and (model := self._model(name, path)) is not None:
+                with suppress(InputError):
+                    found = predict_volume(volume, model)
+                    if found.familiarity is not None and not found.flags:
+                        return name
+        return ""
+
+    def _model(self, name: str, path: Path) -> LoadedModel | None:
+        """Load a model once; None for one that has no localiser, or cannot be read."""
+        if name not in self.loaded:
+            self.loaded[name] = None
+            with suppress(InputError):
+                self.loaded[name] = load_model(
+                    self.home, ModelName.of_pack(path), None, None, self.compute, flips=False
+                )
+        return self.loaded[name]
+
+
+@dataclass
 class PredictionRun:
     """Predicts study by study, and remembers what the tables and the page tell."""
 
@@ -135,6 +174,7 @@ class PredictionRun:
     options: PredictOptions
     facts: Mapping[str, Any]
     names: frozenset[str]
+    others: OtherModels | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     parts: list[PagePart] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -173,6 +213,10 @@ class PredictionRun:
 
     def _volume(self, volume: UnreadStudy) -> None:
         predicted = replace(predict_volume(volume, self.model), apart=not self.options.as_nnunet)
+        unlike = predicted.familiarity is not None and predicted.familiarity.sentence
+        if unlike and self.others is not None and (other := self.others.fitting(volume)):
+            fits = f"the model {other!r} fits this study; predict it with --model {other}"
+            predicted = replace(predicted, flags=(*predicted.flags, fits))
         for text in predicted.study.notes:
             warn(f"warning: {predicted.case_id}: {text}")
         for text in predicted.flags:
@@ -215,7 +259,8 @@ class PredictionRun:
         from segmentation.prediction.study import native_probabilities
 
         mark_own(place, _probability_files(predicted.case_id))
-        classes = np.moveaxis(native_probabilities(predicted.prediction), 1, 0)
+        temperature = self.model.calibration.temperature if self.model.calibration else 1.0
+        classes = np.moveaxis(native_probabilities(predicted.prediction, temperature), 1, 0)
         for tissue, probability in zip(self.model.segmenter.label_set.tissues, classes, strict=True):
             path = place / f"{predicted.case_id}_{tissue}.nii.gz"
             write_probability(path, probability, predicted.study.volume)
@@ -261,12 +306,13 @@ def predict_volume(volume: UnreadStudy, model: LoadedModel) -> Predicted:
     Raises:
         InputError: It cannot be read, or there is no contrast or no ventricle to cut around.
     """
-    from segmentation.prediction.study import predict_checked
+    from segmentation.prediction.study import interval_ml, predict_checked
 
     study, segmenter = volume.read(), model.segmenter
     image, spacing_mm, source = study.volume.image, study.volume.spacing_mm, str(study.path)
     found = predict_checked(image, spacing_mm, segmenter, model.localisers, model.region, model.familiarity, source)
-    return Predicted(study, found.prediction, found.familiarity, found.flags)
+    intervals_ml = interval_ml(found.prediction.volumes_ml, model.intervals)
+    return Predicted(study, found.prediction, found.familiarity, found.flags, intervals_ml=intervals_ml)
 
 
 def _check_output(found: Sequence[FoundStudy], output: Path) -> None:

@@ -1,7 +1,7 @@
 """What `scarforge predict` tells about one study: as JSON, and as a row of predictions.csv."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from segmentation.prediction.study import StudyPrediction
 
 NOT_CHECKED = "not checked"
 NOT_ASKED_FOR = "not asked for"
+NOT_CALIBRATED = "not calibrated"
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +25,8 @@ class Predicted:
         familiarity: Beside the training studies; None for models that remember none.
         flags: A sentence each.
         apart: Whether its files lie apart where it is flagged.
+        intervals_ml: Lower and upper end of what nine of ten volumes lie in, by tissue and group; empty where the
+            model does not tell.
     """
 
     study: NewStudy
@@ -31,6 +34,7 @@ class Predicted:
     familiarity: FamiliarityCheck | None
     flags: tuple[str, ...]
     apart: bool = True
+    intervals_ml: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def case_id(self) -> str:
@@ -51,6 +55,7 @@ def model_facts(model: LoadedModel, code_version: str) -> dict[str, Any]:
         "localiser": model.localiser_name,
         "flips": model.segmenter.flips,
         "precision": model.segmenter.compute.precision,
+        "temperature": model.calibration.temperature if model.calibration else NOT_CALIBRATED,
         "post_processing": [asdict(step) for step in model.post_processing] or NOT_ASKED_FOR,
         "region": model.region.model_dump(mode="json"),
         "label_set": model.segmenter.label_set.name,
@@ -70,6 +75,7 @@ def as_json(predicted: Predicted, model: Mapping[str, Any]) -> dict[str, Any]:
         "warnings": list(predicted.study.notes),
         "familiarity": asdict(predicted.familiarity)["distances"] if predicted.familiarity else NOT_CHECKED,
         "volumes_ml": dict(prediction.volumes_ml),
+        "intervals_ml": {name: list(ends) for name, ends in predicted.intervals_ml.items()},
         "percent_of_myocardium": dict(prediction.shares_percent),
         "uncertainty": {tissue: asdict(value) for tissue, value in prediction.uncertainty.items()},
         "box_mm": prediction.box._asdict(),
@@ -82,7 +88,8 @@ def as_json(predicted: Predicted, model: Mapping[str, Any]) -> dict[str, Any]:
 
 def as_row(predicted: Predicted, model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the same as one flat row; without the geometry."""
-    prediction, check = predicted.prediction, predicted.familiarity
+    prediction, check, between = predicted.prediction, predicted.familiarity, predicted.intervals_ml
+    ends = {end: {name: pair[place] for name, pair in between.items()} for place, end in enumerate(("low", "high"))}
     return {
         "case_id": predicted.case_id,
         "study": str(predicted.study.path),
@@ -92,6 +99,7 @@ def as_row(predicted: Predicted, model: Mapping[str, Any]) -> dict[str, Any]:
         "likeness": (check.sentence or "like the training studies") if check else NOT_CHECKED,
         **({f"{name}_distance": one.distance for name, one in check.distances.items()} if check else {}),
         **{f"{name}_ml": value for name, value in prediction.volumes_ml.items()},
+        **{f"{name}_ml_{end}": value for end, values in ends.items() for name, value in values.items()},
         **{f"{name}_percent_of_myocardium": value for name, value in prediction.shares_percent.items()},
         **{f"{tissue}_entropy": value.entropy for tissue, value in prediction.uncertainty.items()},
         **{f"{tissue}_spread_ml": value.spread_ml for tissue, value in prediction.uncertainty.items()},
