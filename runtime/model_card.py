@@ -241,7 +241,7 @@ def _counted(said: Manifest) -> str:
 def _results_text(said: Manifest) -> str:
     rows = [row for row in said.results if row["rule"] in ("official", "positive")]
     if not rows:
-        return "Not measured: the runs hold no scores."
+        return "Not measured: the test patients of the folds are not beside the model."
     lines = ["| rule | tissue | Dice | 95 % interval | patients |", "|---|---|---|---|---|"]
     for row in rows:
         interval = "–" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"

@@ -47,9 +47,11 @@ from runtime.pack import (
     stands_as,
     write_pack,
 )
-from segmentation.model_kind import REAL_ONLY
+from segmentation.model_kind import REAL_ONLY, ModelKind
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from runtime.compute import Compute
     from segmentation.prediction.calibration import HeldOut
 
@@ -374,7 +376,7 @@ def measure(origin: Origin) -> Measured:
     """Measure every network on the test patients of its fold, whom it has not seen.
 
     Raises:
-        InputError: The slices or scores that lie there are not of these networks.
+        InputError: The slices that lie there are not those that these networks were trained beside.
     """
     import pandas as pd
 
@@ -383,10 +385,10 @@ def measure(origin: Origin) -> Measured:
     workspace = origin.workspace
     assert workspace is not None, "a model folder alone has no patients beside it"
     if not all(is_finished(workspace.place("real_slices", one.fold)) for one in origin.members):
-        say("the real slices are not all there: no calibration, no intervals")
-        return Measured(results=_results(origin))
-    compute, asset = _cpu(), origin.name.asset
-    found = [_held_out(workspace, asset, one, compute) for one in track(origin.members, "measuring networks")]
+        say("the real slices are not all there: nothing is measured")
+        return Measured()
+    compute, kind = _cpu(), origin.name.kind
+    found = [_held_out(workspace, kind, one, compute) for one in track(origin.members, "measuring networks")]
     flags = [flag for one in found for flag in one.flags]
     return Measured(
         calibration=calibrate(
@@ -394,11 +396,11 @@ def measure(origin: Origin) -> Measured:
         ),
         intervals=volume_intervals(pd.concat([one.volumes for one in found], ignore_index=True)),
         flagged=Flagged(studies=len(flags), flagged=sum(flags)),
-        results=_results(origin),
+        results=_results(pd.concat([one.scores for one in found], ignore_index=True)),
     )
 
 
-def _held_out(workspace: Workspace, asset: str, member: Member, compute: "Compute") -> "HeldOut":
+def _held_out(workspace: Workspace, kind: ModelKind, member: Member, compute: "Compute") -> "HeldOut":
     from imaging.slices.part import PartSlices
     from imaging.slices.regions import read_regions
     from imaging.slices.store import SliceStore
@@ -407,9 +409,10 @@ def _held_out(workspace: Workspace, asset: str, member: Member, compute: "Comput
     from segmentation.prediction.familiarity import read_familiarity
     from segmentation.prediction.segmenter import load_segmenter
     from segmentation.scoring.held_out import HeldOutPatients
+    from segmentation.scoring.scores import ScoreIdentity
 
     place = workspace.place("real_slices", member.fold)
-    real, model = Finished.open(place, "real_slices"), Finished.open(member.folder, asset)
+    real, model = Finished.open(place, "real_slices"), Finished.open(member.folder, kind.name)
     if model.record.behind.get(f"real_slices/fold_{member.fold}", real.record.data_version) != real.record.data_version:
         raise InputError(f"{place}: is not what {member.folder} was trained with; run this fold again")
     archive = StudyArchive.open(Finished.open(workspace.place("studies"), "studies").file("studies.h5"))
@@ -417,34 +420,15 @@ def _held_out(workspace: Workspace, asset: str, member: Member, compute: "Comput
     with SliceStore.open(real.file("slices.h5"), verify=False) as store:
         patients = HeldOutPatients(archive, store, read_regions(real.file("regions.csv")))
         validation = PartSlices.of_part(store, "validation")
-        return measure_held_out(segmenter, remembered, validation, patients, member.fold)
+        identity = ScoreIdentity(member.fold, kind.network, kind.training_set, member.seed)
+        return measure_held_out(segmenter, remembered, validation, patients, identity)
 
 
-def _results(origin: Origin) -> list[dict[str, Any]]:
-    """Return Dice with intervals over the test patients of all folds that are scored; of these networks alone."""
-    from segmentation.comparison.arms import ScoredTable
-    from segmentation.comparison.text import pool_folds
-    from segmentation.scoring.scores import read_scores
+def _results(scores: "pd.DataFrame") -> list[dict[str, Any]]:
+    """Return Dice with intervals over the test patients of all folds."""
+    from segmentation.comparison.arms import summarise
 
-    assert origin.workspace is not None, "a model folder alone has no scores beside it"
-    kind, tables = origin.name.kind, []
-    for member in origin.members:
-        place = origin.workspace.place(kind.scores, member.fold, member.seed)
-        if not is_finished(place):
-            continue
-        scored, model = Finished.open(place, kind.scores), Finished.open(member.folder, kind.name).record
-        key = f"{kind.name}/fold_{member.fold}/seed_{member.seed}"
-        if scored.record.behind.get(key, model.data_version) != model.data_version:
-            raise InputError(f"{place}: scores another training than {member.folder}; run this fold again")
-        manifest = read_model_json(scored.file("manifest.json").parent, "manifest.json")
-        tables.append(ScoredTable(read_scores(scored.file("scores.csv")), manifest))
-    if not tables:
-        say(f"no fold of {origin.name} is scored: no results")
-        return []
-    summary = pool_folds(tables).summary
-    own = summary[summary["training_set"] != ""]
-    kept = own[["rule", "tissue", "mean", "low", "high", "patients", "folds"]]
-    return records(kept)
+    return records(summarise(scores)[["rule", "tissue", "mean", "low", "high", "patients", "folds"]])
 
 
 def _about(name: ModelName) -> str:

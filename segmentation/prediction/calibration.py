@@ -26,6 +26,7 @@ from segmentation.prediction.plausibility import implausibilities
 from segmentation.prediction.segmenter import Segmenter
 from segmentation.prediction.study import tempered, tissue_volumes_ml
 from segmentation.scoring.held_out import HeldOutPatients
+from segmentation.scoring.scores import ScoreIdentity, score_table
 
 LEVEL = 0.9
 _BINS = 15
@@ -148,12 +149,14 @@ class HeldOut(NamedTuple):
         test: Pixels of the test patients.
         volumes: Of the test patients, as `volume_intervals` takes them.
         flags: Whether each test study would be flagged.
+        scores: Of the test patients under every rule.
     """
 
     validation: Pixels
     test: Pixels
     volumes: pd.DataFrame
     flags: list[bool]
+    scores: pd.DataFrame
 
 
 def measure_held_out(
@@ -161,7 +164,7 @@ def measure_held_out(
     remembered: Familiarity | None,
     validation: PartSlices,
     patients: HeldOutPatients,
-    fold: int,
+    identity: ScoreIdentity,
 ) -> HeldOut:
     """Segment the validation and test patients of a fold, their regions cut around the localiser's box.
 
@@ -170,7 +173,7 @@ def measure_held_out(
         remembered: What it remembers of its training studies.
         validation: Slices of the validation patients.
         patients: The test patients.
-        fold: Its number.
+        identity: Fold, network, training set and seed.
     """
     of_validation = Pixels.of(segmenter.probabilities(validation.images), validation.masks)
     probabilities, features = segmenter.probabilities_and_features(patients.images())
@@ -182,11 +185,13 @@ def measure_held_out(
         odd = implausibilities(drawn[at], (), patients.labels, seen_range([remembered]))
         flags.append(bool(odd or (check and check.sentence)))
     rows: list[dict[str, Any]] = []
-    for case in patients.cases(drawn):
+    cases = list(patients.cases(drawn))
+    for case in cases:
         maps = (case.prediction.astype(np.uint8), case.reference.astype(np.uint8))
         predicted, reference = (tissue_volumes_ml(one, case.spacing_mm, patients.labels) for one in maps)
         rows += [
-            {"fold": fold, "name": name, "predicted_ml": predicted[name], "reference_ml": reference[name]}
+            {"fold": identity.fold, "name": name, "predicted_ml": predicted[name], "reference_ml": reference[name]}
             for name in predicted
         ]
-    return HeldOut(of_validation, Pixels.of(probabilities, slices.masks), pd.DataFrame(rows), flags)
+    scores = score_table(cases, identity, patients.labels)
+    return HeldOut(of_validation, Pixels.of(probabilities, slices.masks), pd.DataFrame(rows), flags, scores)
