@@ -119,7 +119,7 @@ def _simulate(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> 
 def _write_masks(
     path: Path, real: SliceStore, train: np.ndarray, settings: "Settings", code_version: str
 ) -> pd.DataFrame:
-    from common.workers import worker_processes
+    from common.processes import worker_processes
     from gan.simulator import write_lesion_masks
 
     return write_lesion_masks(
@@ -190,7 +190,7 @@ def synthetic_slices(context: dg.AssetExecutionContext, forge: Forge) -> dg.Mate
 
 
 def _draw(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outcome:
-    from common.workers import worker_processes
+    from common.processes import worker_processes
     from imaging.augmentation.varied import write_varied_slices
 
     fold, settings = require_fold(context), forge.settings()

@@ -12,11 +12,10 @@ import numpy as np
 import pandas as pd
 
 from common.errors import InputError
-from common.own_files import mark_own
+from common.files import mark_own
 from common.pages.words import words
 from common.progress import warn
-from pipeline.commands.output_place import check_folder
-from pipeline.commands.terminal import print_json, print_markdown, records
+from pipeline.commands.output import check_folder, print_json, print_markdown, records
 from segmentation.comparison.text import markdown_table
 from segmentation.evaluation.evaluation import (
     ALL_FRAMES,

@@ -5,6 +5,6 @@ What does not live here: how scores, intervals and verdicts are formed (`segment
 """
 
 from segmentation.report.material import ReportMaterial
-from segmentation.report.page import render_report, write_report
+from segmentation.report.pages import render_report, write_report
 
 __all__ = ["ReportMaterial", "render_report", "write_report"]

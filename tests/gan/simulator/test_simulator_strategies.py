@@ -9,9 +9,18 @@ from common.seeds import random_generator
 from gan.generation.hole import ventricle_hole
 from gan.simulator import STRATEGIES, WARPED_ANATOMY, MaskSimulator, SimulatorConfig, StrategyShares
 from gan.simulator.anatomy import read_anatomy
-from gan.simulator.fusion import Donor, best_shift, roll_up, unroll
-from gan.simulator.growth import grow_infarct, grow_lesion, grow_no_reflow, infarct_core, remove_small
-from gan.simulator.lesion_model import LesionModel, LesionPlan, angle_between, measure_lesion
+from gan.simulator.fitted_models import LesionModel, LesionPlan, angle_between, measure_lesion
+from gan.simulator.lesions import (
+    Donor,
+    best_shift,
+    grow_infarct,
+    grow_lesion,
+    grow_no_reflow,
+    infarct_core,
+    remove_small,
+    roll_up,
+    unroll,
+)
 from imaging.labels import CINE_LABELS, EMIDEC_LABELS, Tissue
 from tests.gan.simulator_slices import SIZE, add_lesion, draw_masks, ring
 from tests.real_data import real_data

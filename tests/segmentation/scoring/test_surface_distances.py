@@ -4,7 +4,7 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segmentation.scoring.study_scores import surface_distances
+from segmentation.scoring.surface_distances import surface_distances
 
 SPACING_MM = (10.0, 1.5, 2.0)
 HAUSDORFF, PERCENTILE, AVERAGE = "hausdorff", "hausdorff_95", "average_surface_distance"
