@@ -273,13 +273,17 @@ def _built(
         raise unwritable(partial, error, f"and rematerialise {asset}") from error
 
 
+def is_of_present_format(place: Path) -> bool:
+    """Tell whether this version can use a folder's result: False where an earlier ScarForge finished it."""
+    try:
+        return json.loads((place / RECORD).read_text(encoding="utf-8")).get("format", 1) == FORMAT
+    except (OSError, ValueError, AttributeError):  # none, or damaged: nothing tells who made it
+        return True
+
+
 def require_present_format(place: Path) -> None:
     """Raise `InputError` where an earlier ScarForge finished a folder: its results are neither used nor replaced."""
-    try:
-        found = json.loads((place / RECORD).read_text(encoding="utf-8")).get("format", 1)
-    except (OSError, ValueError, AttributeError):  # none, or damaged: nothing tells who made it
-        return
-    if found != FORMAT:
+    if not is_of_present_format(place):
         raise InputError(
             f"{place}: this workspace was made by ScarForge 0.1.0, whose results this version cannot use; choose "
             "another SCARFORGE_HOME, or move the old one away"
