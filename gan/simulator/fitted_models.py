@@ -2,8 +2,8 @@
 
 A ring is described by the logarithms of its outer radius and of its wall-to-cavity ratio along the angle, each as
 a Fourier series. The constant terms are diameter and wall-to-cavity ratio, the second harmonics eccentricity, the
-others the unevenness of real walls. The terms are drawn together from their fitted Gaussian. Real anatomies varied a
-little serve masks without infarct.
+others the unevenness of real walls. The terms are drawn together from their fitted Gaussian. Masks without infarct
+take real anatomies, varied a little.
 
 The coronary territories are sectors of the short axis, seen as radiologists do, the anterior wall above and the septum
 to the left (AHA's 17 segments, Cerqueira et al., Circulation 2002): angles grow clockwise on the screen from the

@@ -49,7 +49,7 @@ def print_summary(summaries: Mapping[str, pd.DataFrame]) -> None:
     """Print Dice under the four rules and what else matters, of one model or of several beside each other.
 
     Args:
-        summaries: `SUMMARY_COLUMNS` of `evaluation_summary` by what the model is called; one may be called nothing.
+        summaries: `SUMMARY_COLUMNS` of `evaluation` by what the model is called; one may be called nothing.
     """
     dice = {name: table[table["metric"] == "dice"] for name, table in summaries.items()}
     further = {name: _further(table) for name, table in summaries.items()}

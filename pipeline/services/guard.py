@@ -291,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="guarded_servers")
+    parser = argparse.ArgumentParser(prog="guard")
     servers = parser.add_subparsers(dest="server", required=True)
     dagster, mlflow = servers.add_parser("dagster"), servers.add_parser("mlflow")
     dagster.add_argument("--workspace", type=Path, required=True)

@@ -206,7 +206,7 @@ class ExternalTables:
     Attributes:
         scores: `SCORE_COLUMNS`.
         patients: One row a patient and model, with its `flags`.
-        summary: `SUMMARY_COLUMNS` of `evaluation_summary`.
+        summary: `SUMMARY_COLUMNS` of `evaluation`.
         differences: Of the second model from the first, see `comparison.compare_two`; None unless there are two.
     """
 
