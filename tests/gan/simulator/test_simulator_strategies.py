@@ -49,7 +49,7 @@ def assert_obeys_anatomy(mask):
     assert not (beside & (mask == Tissue.BACKGROUND)).any()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SEEDS, st.sampled_from(STRATEGIES), st.sampled_from(["no_infarct", "infarct", "no_reflow"]))
 def test_every_mask_obeys_anatomy_and_its_limits(simulators, seed, strategy, category):
     simulator = simulators[strategy]
@@ -73,7 +73,7 @@ def test_every_mask_obeys_anatomy_and_its_limits(simulators, seed, strategy, cat
     assert draft.row in draft.lenders
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(SEEDS)
 def test_fusion_lends_from_another_patient(simulators, seed):
     simulator = simulators["cross_subject_fusion"]
@@ -83,7 +83,7 @@ def test_fusion_lends_from_another_patient(simulators, seed):
     assert (simulator.masks[donor] >= Tissue.INFARCT).any()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(SEEDS)
 def test_hybrid_injection_and_fusion_keep_the_recipients_anatomy(simulators, seed):
     for name in ("hybrid_injection", "cross_subject_fusion"):

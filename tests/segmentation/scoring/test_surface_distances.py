@@ -93,7 +93,7 @@ def test_from_an_empty_mask_to_another_there_is_no_distance(empty):
     assert np.isnan(list(found.values())).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000))
 def test_every_pair_of_surface_voxels_gives_the_same(seed):
     one, other = random_masks(seed)

@@ -571,7 +571,7 @@ def test_a_contoured_study_carries_the_notes_of_its_slices(tmp_path):
 angles = st.floats(-3.1, 3.1, allow_nan=False)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     turns=st.tuples(angles, angles, angles),
     sides=st.tuples(st.floats(0.5, 3), st.floats(0.5, 3), st.floats(3, 12)),
