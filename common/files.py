@@ -62,6 +62,14 @@ def written_aside(path: Path, suffix: str = "") -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def free_name(place: Path) -> Path:
+    """Return the first free name to keep a folder under whose record tells nothing."""
+    number = 1
+    while (kept := place.with_name(f".{place.name}.unrecorded_{number}")).exists():
+        number += 1
+    return kept
+
+
 def put_in_place(partial: Path, place: Path) -> None:
     """Flush a file, or a folder with its files, to disk and give it its final name; see `move`."""
     for file in (path for path in partial.rglob("*") if path.is_file()) if partial.is_dir() else (partial,):
