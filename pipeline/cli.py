@@ -1,15 +1,35 @@
 """The command `scarforge`."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from common.quiet import quieten
+from common.progress import quieten
+from pipeline.commands.packs import model_commands
+from pipeline.options import (
+    MODEL_HELP,
+    SOURCE_HELP,
+    AsJson,
+    Flips,
+    OneFold,
+    OtherLocaliser,
+    PostProcessing,
+    Profile,
+    Quiet,
+    Root,
+    Set,
+    SourceOption,
+    TestedFold,
+    Verbose,
+    checked_fold,
+    default_home,
+    display,
+    known_sources,
+    profile_of,
+)
 from pipeline.outermost import run_command
 from segmentation.networks.table import NETWORKS
 
@@ -20,56 +40,6 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help is cut at no width
     pretty_exceptions_enable=False,
 )
-
-
-def _sources() -> list[str]:
-    from imaging.sources.table import SOURCES
-
-    return list(SOURCES)
-
-
-def _profiles() -> list[str]:
-    from engine.settings import profile_names
-
-    return profile_names()
-
-
-def _fold(text: str | None) -> str | None:
-    """Check a fold; `all` runs every one."""
-    if text not in (None, "all", *map(str, range(5))):
-        raise typer.BadParameter(f"{text} is not greater than or equal to 0 and less than or equal to 4, nor `all`.")
-    return text
-
-
-# What several commands ask alike.
-_SOURCE_HELP = "Format of the studies; `scarforge sources` lists them."
-_MODEL_HELP = "Name of `scarforge models list`, a pack's file, or SOURCE/PROFILE/NETWORK/TRAINING_SET of the workspace"
-_PROFILE_HELP = "demo, tiny, quick or paper; default: quick, of the phantom demo."
-SourceOption = Annotated[str, typer.Option(help=_SOURCE_HELP, autocompletion=_sources)]
-Root = Annotated[Optional[Path], typer.Option(help="Folder of the studies.")]  # noqa: UP045 # typer
-Profile = Annotated[Optional[str], typer.Option(help=_PROFILE_HELP, autocompletion=_profiles)]  # noqa: UP045
-TestedFold = Annotated[int, typer.Option(min=0, max=4, help="Which fifth of the patients is tested.")]
-OneFold = Annotated[Optional[int], typer.Option(min=0, max=4, help="Only this fold's models; else all.")]  # noqa: UP045
-Set = Annotated[list[str], typer.Option("--set", help="key=value laid over the profile; again for another.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print problems and the result alone.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print every validation round, too.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-OtherLocaliser = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(help="SOURCE/PROFILE whose localisers to use; a model of cropped slices knows no whole image."),
-]
-Flips = Annotated[
-    Optional[bool],  # noqa: UP045
-    typer.Option(help="Average over mirrored copies; default: as the model was configured."),
-]
-PostProcessing = Annotated[
-    bool,
-    typer.Option(
-        "--post-processing/--no-post-processing",
-        help="Correct label maps by the steps that helped the model's validation patients, and leave out unsure "
-        "lesions unless those patients lose by it.",
-    ),
-]
 
 
 def _print_version(wanted: bool) -> None:
@@ -87,33 +57,12 @@ def _of_all(
     pass
 
 
-@contextmanager
-def _shown(quiet: bool = False, verbose: bool = False) -> Iterator[None]:
-    from common.progress import shown_live
-
-    if quiet and verbose:
-        raise typer.BadParameter("--quiet and --verbose say two things; give one of them")
-    with shown_live("quiet" if quiet else "verbose" if verbose else ""):
-        yield
-
-
-def _profile_of(source: str, profile: str | None) -> str:
-    from engine.run_config import default_profile
-
-    return profile or default_profile(source)
-
-
-def default_home() -> Path:
-    """Return `SCARFORGE_HOME`, or `./workspace`."""
-    return Path(os.environ.get("SCARFORGE_HOME", "workspace"))
-
-
 @app.command()
 def init(
     root: Annotated[Path, typer.Argument(help="Folder of the studies.")],
     source: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Format of the studies; default: found out.", autocompletion=_sources),
+        typer.Option(help="Format of the studies; default: found out.", autocompletion=known_sources),
     ] = None,
     profile: Profile = None,
     set_: Annotated[list[str], typer.Option("--set", help="source.key=value, for formats that leave it open.")] = [],  # noqa: B006
@@ -121,12 +70,12 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Look into a folder of studies, tell what is there, and write scarforge.yaml for `scarforge run`."""
-    from pipeline.commands.output_place import check_file
+    from pipeline.commands.output import check_file
     from pipeline.commands.run_file import check_free, look_into, write_run_file
 
     check_file(output, "--output")
     check_free(output, force)
-    with _shown():
+    with display():
         found = look_into(root, source, set_)
     write_run_file(output, found, profile)
     print("\n".join([*found.lines(), f"{output} is written: look into it, then start `scarforge run`"]))
@@ -140,13 +89,13 @@ def run(
     ] = None,
     source: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help=f"{_SOURCE_HELP}  [default: phantom]", autocompletion=_sources),
+        typer.Option(help=f"{SOURCE_HELP}  [default: phantom]", autocompletion=known_sources),
     ] = None,
     root: Root = None,
     profile: Profile = None,
     fold: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(callback=_fold, help="Fifth of the patients that is tested, 0 to 4, or all.  [default: 0]"),
+        typer.Option(callback=checked_fold, help="Fifth of the patients that is tested, 0 to 4, or all.  [default: 0]"),
     ] = None,
     set_: Set = [],  # noqa: B006
     seed: Annotated[list[int], typer.Option("--seed", help="Seeds in place of the profile's.")] = [],  # noqa: B006
@@ -159,8 +108,8 @@ def run(
     from pipeline.commands.run_file import chosen_run
 
     wanted = chosen_run(config, source, root, profile, fold, set_, seed)
-    what = (wanted.source, wanted.root, wanted.profile or _profile_of(wanted.source, None))
-    with _shown(quiet, verbose):
+    what = (wanted.source, wanted.root, wanted.profile or profile_of(wanted.source, None))
+    with display(quiet, verbose):
         forge = run_folds(
             wanted.folds, lambda fold: run_fold(*what, fold, default_home(), wanted.overrides, wanted.seeds)
         )
@@ -178,10 +127,10 @@ def scores(
     as_json: AsJson = False,
 ) -> None:
     """Tabulate the test patients of all finished folds together, as drawn and without unsure lesions."""
+    from pipeline.commands.output import print_json, print_markdown
     from pipeline.commands.scores import pool_scores
-    from pipeline.commands.terminal import print_json, print_markdown
 
-    pooled = pool_scores(default_home().absolute(), source, _profile_of(source, profile), output)
+    pooled = pool_scores(default_home().absolute(), source, profile_of(source, profile), output)
     if as_json:
         print_json(pooled.as_json())
     else:
@@ -239,15 +188,15 @@ def trials(
     """Train the source's ten trials and the improved generators on one finished fold, and tabulate them."""
     from engine.forge import Forge
     from engine.run_config import check_names
-    from pipeline.commands.terminal import print_markdown
+    from pipeline.commands.output import print_markdown
     from pipeline.commands.trials import run_trials
 
     home = default_home().absolute()
     place = str(root.absolute()) if root else ""
-    profile = _profile_of(source, profile)
+    profile = profile_of(source, profile)
     check_names(source, profile)
     forge = Forge(source=source, root=place, profile=profile, home=str(home), overrides=list(set_))
-    with _shown(quiet, verbose):
+    with display(quiet, verbose):
         folder = run_trials(forge, fold, steps, only, set_)
     print_markdown((folder / "trials.md").read_text(encoding="utf-8"))
     print(f"Table, page and models: {folder}")
@@ -279,11 +228,11 @@ def sweep(
     """Train a segmenter at several shares of synthetic slices on one fold: an experiment whose plan is written here."""
     from pipeline.commands.experiment.plan import read_patients, read_seeds, read_shares, sweep_plan
     from pipeline.commands.experiment.report import conduct
-    from pipeline.commands.terminal import print_markdown
+    from pipeline.commands.output import print_markdown
 
-    chosen, profile = (read_shares(shares), read_patients(patients)), _profile_of(source, profile)
+    chosen, profile = (read_shares(shares), read_patients(patients)), profile_of(source, profile)
     plan = sweep_plan(source, root, profile, fold, *chosen, network, slices, read_seeds(seeds), set_, scored_on)
-    with _shown(quiet, verbose):
+    with display(quiet, verbose):
         report = conduct(plan, default_home())
     print_markdown(report)
 
@@ -300,12 +249,12 @@ def experiment(
     """Train and score arms x folds x seeds x patients; the same command again continues, whatever ended it."""
     from pipeline.commands.experiment.plan import read_plan
     from pipeline.commands.experiment.report import conduct, tell_status
-    from pipeline.commands.terminal import print_markdown
+    from pipeline.commands.output import print_markdown
 
     if plan == "status":
         print(tell_status(of, default_home()))
     else:
-        with _shown(quiet, verbose):
+        with display(quiet, verbose):
             report = conduct(read_plan(Path(plan)), default_home(), only, fold)
         print_markdown(report)
 
@@ -314,7 +263,7 @@ def experiment(
 def predict(
     studies: Annotated[list[Path], typer.Argument(help="NIfTI files, folders of DICOM slices, or folders of either.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of label maps, tables and index.html.")],
-    model: Annotated[Optional[str], typer.Option(help=f"{_MODEL_HELP}; default: lge.")] = None,  # noqa: UP045 # typer
+    model: Annotated[Optional[str], typer.Option(help=f"{MODEL_HELP}; default: lge.")] = None,  # noqa: UP045 # typer
     fold: OneFold = None,
     localiser: OtherLocaliser = None,
     phase: Annotated[Optional[int], typer.Option(min=1, help="Only this phase of a DICOM cine; else all.")] = None,  # noqa: UP045
@@ -342,14 +291,14 @@ def predict(
     options = PredictOptions(
         model, output, fold, localiser, phase, flips, dicom_seg, post_processing, probabilities, layout
     )
-    with _shown(quiet, verbose):
+    with display(quiet, verbose):
         status = predict_studies(default_home(), studies, options)
     raise typer.Exit(status)
 
 
 @app.command()
 def external_test(
-    model: Annotated[list[str], typer.Option(help=f"{_MODEL_HELP}; again for another model.")],
+    model: Annotated[list[str], typer.Option(help=f"{MODEL_HELP}; again for another model.")],
     source: Annotated[str, typer.Option(help="Format of the labelled studies; `scarforge sources` lists them.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the tables of scores.")],
     root: Root = None,
@@ -379,7 +328,7 @@ def external_test(
 
 @app.command()
 def export(
-    model: Annotated[str, typer.Option(help=f"{_MODEL_HELP}.")],
+    model: Annotated[str, typer.Option(help=f"{MODEL_HELP}.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the files and export.json.")],
     format_: Annotated[str, typer.Option("--format", help="onnx (needs scarforge[export]) or torch_export.")] = "onnx",
     fold: Annotated[Optional[int], typer.Option(min=0, max=4, help="Only this fold's networks; else all.")] = None,  # noqa: UP045
@@ -449,86 +398,9 @@ def ui(
 
 store_commands = typer.Typer(help="Look into slice stores.", no_args_is_help=True, rich_markup_mode=None)
 track_commands = typer.Typer(help="What MLflow has not got yet.", no_args_is_help=True, rich_markup_mode=None)
-model_commands = typer.Typer(
-    help="Trained models: shipped, added, or trained here.", no_args_is_help=True, rich_markup_mode=None
-)
 app.add_typer(model_commands, name="models")
 app.add_typer(store_commands, name="store")
 app.add_typer(track_commands, name="track")
-
-
-@model_commands.command("list")
-def list_models(as_json: AsJson = False) -> None:
-    """List the models that --model takes, with their Dice."""
-    from pipeline.commands.packs import list_models as listed
-    from pipeline.commands.terminal import print_json, print_rows
-
-    rows = listed(default_home())
-    if as_json:
-        print_json({"models": rows})
-    elif rows:
-        print_rows(rows)
-    else:
-        print("no model yet: add one with `scarforge models add FILE`, or train one with `scarforge run`")
-
-
-@model_commands.command("show")
-def show_model(name: Annotated[str, typer.Argument(help=f"{_MODEL_HELP}.")]) -> None:
-    """Print the card of a model."""
-    from pipeline.commands.packs import show_model as shown
-
-    print(shown(default_home(), name), end="")
-
-
-@model_commands.command("pack")
-def pack_model(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="SOURCE/PROFILE/NETWORK/TRAINING_SET (of an experiment: SOURCE/PROFILE/experiments/NAME/arms/ARM/"
-            "NETWORK/TRAINING_SET), or a model folder."
-        ),
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="NAME.safetensors; NAME.md, the card, goes beside it.")
-    ],
-    localiser: OtherLocaliser = None,
-    localiser_fold: Annotated[list[int], typer.Option(help="Only this of its localisers; again for another.")] = [],  # noqa: B006
-    external: Annotated[list[Path], typer.Option(help="Output of an external-test, for the card; again.")] = [],  # noqa: B006
-    quiet: Quiet = False,
-) -> None:
-    """Write a model with its localisers into one file, measured on the patients that each network had not seen."""
-    from pipeline.commands.output_place import check_file
-    from pipeline.commands.packs import pack_model as packed
-
-    check_file(output, "--output")
-    with _shown(quiet):
-        packed(default_home(), model, output, localiser, localiser_fold, external)
-    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB; its card: {output.with_suffix('.md')}")
-
-
-@model_commands.command("add")
-def add_model(
-    pack: Annotated[str, typer.Argument(metavar="FILE|URL", help="A pack, or its https:// address.")],
-    sha256: Annotated[Optional[str], typer.Option(help="Of the whole file, as its origin names it.")] = None,  # noqa: UP045
-    quiet: Quiet = False,
-) -> None:
-    """Check a pack and add it to this workspace."""
-    from pipeline.commands.packs import add_model as add
-
-    with _shown(quiet):
-        name, said = add(default_home(), pack, sha256)
-    print(
-        f"model {name} is added: --model {name}; trained on " + "; ".join(f"{d.name}, {d.licence}" for d in said.data)
-    )
-
-
-@model_commands.command("remove")
-def remove_model(name: Annotated[str, typer.Argument(help="Of an added model.")]) -> None:
-    """Remove an added model."""
-    from pipeline.commands.packs import remove_model as remove
-
-    print(f"{remove(default_home(), name)} is removed")
 
 
 @store_commands.command("show")

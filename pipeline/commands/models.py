@@ -9,6 +9,8 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pydantic import ValidationError
+
 from common.errors import InputError, some_of
 from engine.finished import Finished
 from engine.record import is_finished, read_record
@@ -24,7 +26,7 @@ from segmentation.networks.table import NETWORKS
 
 if TYPE_CHECKING:  # both import torch
     from runtime.compute import Compute
-    from segmentation.localiser.use import Localiser
+    from segmentation.localiser.box_prediction import Localiser
     from segmentation.prediction.familiarity import Familiarity
     from segmentation.prediction.post_processing import StepReason
     from segmentation.prediction.segmenter import Segmenter
@@ -182,7 +184,7 @@ def load_model(
     Raises:
         InputError: There is no such model or localiser, or a folder is damaged.
     """
-    from segmentation.localiser.use import load_localiser
+    from segmentation.localiser.box_prediction import load_localiser
     from segmentation.prediction.familiarity import read_familiarity
     from segmentation.prediction.segmenter import load_ensemble
 
@@ -395,7 +397,10 @@ def _region(home: Path, name: ModelName, member: Member) -> RegionConfig:
     card = ModelCard.read(member.folder)
     slices = name.workspace(home).place("real_slices", member.fold)
     values: Mapping[str, Any] = card.region if card.says("region") else _region_of_store(slices)
-    return RegionConfig.model_validate({key: values[key] for key in RegionConfig.model_fields})
+    try:
+        return RegionConfig.model_validate({key: values[key] for key in RegionConfig.model_fields})
+    except ValidationError as error:
+        raise InputError(f"{member.folder}: its regions cannot be cut ({values}); name another model") from error
 
 
 def _region_of_store(folder: Path) -> Mapping[str, Any]:

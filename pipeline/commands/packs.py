@@ -1,65 +1,100 @@
-"""`scarforge models`: lists and shows trained models, packs one into a file with its card, adds and removes packs."""
+"""`scarforge models`: lists and shows trained models, adds and removes packs.
 
-import hashlib
+The command line reads this module at every start, so what its functions need is imported in them.
+"""
+
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from common.errors import InputError, some_of
-from common.files import fetch, known_digest, put_in_place, unwritable, write_text
-from common.progress import say, track
-from engine.finished import Finished
-from engine.record import is_finished
-from engine.workspace import Workspace, packs_of
-from pipeline.commands.models import (
-    Member,
-    ModelName,
-    find_localisers,
-    find_members,
-    find_model,
-    models_in,
-    step_reasons,
-)
-from pipeline.commands.terminal import records
-from runtime.model_card import ModelCard, read_model_json, render_pack_card
-from runtime.pack import (
-    DATA,
-    MOST_BYTES,
-    SHIPPED,
-    SUFFIX,
-    Calibration,
-    DataLicence,
-    Flagged,
-    KnownPatients,
-    Manifest,
-    Pack,
-    Part,
-    StepSaid,
-    VolumeInterval,
-    halved,
-    is_pack_name,
-    named_packs,
-    salted,
-    stands_as,
-    write_pack,
-)
-from segmentation.model_kind import REAL_ONLY, ModelKind
+from pipeline.options import MODEL_HELP, AsJson, OtherLocaliser, Quiet, default_home, display
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from runtime.pack import Manifest
 
-    from runtime.compute import Compute
-    from segmentation.prediction.calibration import HeldOut
+model_commands = typer.Typer(
+    help="Trained models: shipped, added, or trained here.", no_args_is_help=True, rich_markup_mode=None
+)
 
-SHIPPED_BYTES = 25_000_000  # what a pack that comes with ScarForge has at most
+
+@model_commands.command("list")
+def list_models(as_json: AsJson = False) -> None:
+    """List the models that --model takes, with their Dice."""
+    from pipeline.commands.output import print_json, print_rows
+
+    rows = listed_models(default_home())
+    if as_json:
+        print_json({"models": rows})
+    elif rows:
+        print_rows(rows)
+    else:
+        print("no model yet: add one with `scarforge models add FILE`, or train one with `scarforge run`")
 
 
-def list_models(home: Path) -> list[dict[str, str]]:
+@model_commands.command("show")
+def show_model(name: Annotated[str, typer.Argument(help=f"{MODEL_HELP}.")]) -> None:
+    """Print the card of a model."""
+    print(card_of(default_home(), name), end="")
+
+
+@model_commands.command("pack")
+def pack_model(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="SOURCE/PROFILE/NETWORK/TRAINING_SET (of an experiment: SOURCE/PROFILE/experiments/NAME/arms/ARM/"
+            "NETWORK/TRAINING_SET), or a model folder."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="NAME.safetensors; NAME.md, the card, goes beside it.")
+    ],
+    localiser: OtherLocaliser = None,
+    localiser_fold: Annotated[list[int], typer.Option(help="Only this of its localisers; again for another.")] = [],  # noqa: B006
+    external: Annotated[list[Path], typer.Option(help="Output of an external-test, for the card; again.")] = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Write a model with its localisers into one file, measured on the patients that each network had not seen."""
+    from pipeline.commands.output import check_file
+    from pipeline.commands.packing import pack_model as packed
+
+    check_file(output, "--output")
+    with display(quiet):
+        packed(default_home(), model, output, localiser, localiser_fold, external)
+    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB; its card: {output.with_suffix('.md')}")
+
+
+@model_commands.command("add")
+def add_model(
+    pack: Annotated[str, typer.Argument(metavar="FILE|URL", help="A pack, or its https:// address.")],
+    sha256: Annotated[str | None, typer.Option(help="Of the whole file, as its origin names it.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Check a pack and add it to this workspace."""
+    with display(quiet):
+        name, said = add_pack(default_home(), pack, sha256)
+    print(
+        f"model {name} is added: --model {name}; trained on " + "; ".join(f"{d.name}, {d.licence}" for d in said.data)
+    )
+
+
+@model_commands.command("remove")
+def remove_model(name: Annotated[str, typer.Argument(help="Of an added model.")]) -> None:
+    """Remove an added model."""
+    print(f"{remove_pack(default_home(), name)} is removed")
+
+
+def listed_models(home: Path) -> list[dict[str, str]]:
     """Return every model that `--model` takes: its name, where it is from, what it is, and its Dice."""
+    from engine.workspace import packs_of
+    from pipeline.commands.models import models_in
+    from runtime.pack import SHIPPED, Pack, named_packs
+
     rows = []
     for name, path in sorted(named_packs(packs_of(home)).items()):
         said = Pack.open(path).manifest
@@ -72,12 +107,16 @@ def list_models(home: Path) -> list[dict[str, str]]:
     return rows
 
 
-def show_model(home: Path, text: str) -> str:
+def card_of(home: Path, text: str) -> str:
     """Return the card of a model as Markdown; a workspace's model says what it was trained on.
 
     Raises:
         InputError: There is no such model.
     """
+    from pipeline.commands.models import find_members, find_model
+    from runtime.model_card import ModelCard
+    from runtime.pack import SUFFIX, Pack
+
     name = find_model(home, text)
     if name.pack:
         return Pack.open(name.pack).manifest.about
@@ -89,7 +128,7 @@ def show_model(home: Path, text: str) -> str:
     return "\n".join([*lines, "", f"Pack it with `scarforge models pack {name} -o NAME{SUFFIX}`."]) + "\n"
 
 
-def add_model(home: Path, given: str, sha256: str | None = None) -> tuple[str, Manifest]:
+def add_pack(home: Path, given: str, sha256: str | None = None) -> "tuple[str, Manifest]":
     """Check a pack and add it to the workspace; nothing of one that is refused stays.
 
     Args:
@@ -103,6 +142,10 @@ def add_model(home: Path, given: str, sha256: str | None = None) -> tuple[str, M
     Raises:
         InputError: It is no pack, too large, damaged or another one than `sha256` says, or its name is taken.
     """
+    from common.files import fetch, put_in_place, unwritable
+    from engine.workspace import packs_of
+    from runtime.pack import MOST_BYTES, SUFFIX
+
     if given.startswith("http://") and sha256 is None:
         raise InputError(f"{given}: anybody on the way can change what http gives; name its --sha256, or use https")
     folder = packs_of(home.absolute())
@@ -116,7 +159,7 @@ def add_model(home: Path, given: str, sha256: str | None = None) -> tuple[str, M
         found = fetch(given, fetched, MOST_BYTES)
         if sha256 is not None and found != sha256.lower():
             raise InputError(f"{given}: has SHA-256 {found}, not {sha256}; get it again from where it comes from")
-        said = _checked(given, fetched)
+        said = _checked(home, given, fetched)
         _require_free(folder, said)
         put_in_place(fetched, folder / f"{said.name}{SUFFIX}")
     except OSError as error:
@@ -126,12 +169,15 @@ def add_model(home: Path, given: str, sha256: str | None = None) -> tuple[str, M
     return said.name, said
 
 
-def remove_model(home: Path, name: str) -> Path:
+def remove_pack(home: Path, name: str) -> Path:
     """Remove an added pack.
 
     Raises:
         InputError: None of this name was added.
     """
+    from engine.workspace import packs_of
+    from runtime.pack import SHIPPED, SUFFIX, is_pack_name, named_packs
+
     path = packs_of(home) / f"{name}{SUFFIX}"
     if is_pack_name(name) and path.is_file():
         path.unlink()
@@ -142,32 +188,24 @@ def remove_model(home: Path, name: str) -> Path:
     raise InputError(f"model {name!r} was not added; added are {some_of(added)}")
 
 
-def _checked(given: str, fetched: Path) -> Manifest:
-    """Read all of a pack and build its networks, as a prediction would."""
-    from segmentation.localiser.use import load_localiser
-    from segmentation.prediction.familiarity import read_familiarity
-    from segmentation.prediction.segmenter import load_network
+def _checked(home: Path, given: str, fetched: Path) -> "Manifest":
+    """Read all of a pack and load its model, as a prediction would."""
+    from pipeline.commands.models import ModelName, load_model
+    from runtime.compute import choose_compute
+    from runtime.pack import Pack
 
-    compute = _cpu()
     try:
-        pack = Pack.open(fetched)
-        for folder in pack.folders("network"):
-            load_network(folder)
-            read_familiarity(folder)
-        for folder in pack.folders("localiser"):
-            load_localiser(folder, compute)
+        said, compute = Pack.open(fetched).manifest, choose_compute("cpu", "fp32")
+        name = ModelName.of_pack(fetched)
+        load_model(home, name, None, None, compute, None, post_processing=True, localise=bool(said.localisers))
     except InputError as error:
         raise InputError(str(error).replace(str(fetched), given)) from error
-    return pack.manifest
+    return said
 
 
-def _cpu() -> "Compute":
-    from runtime.compute import choose_compute
+def _require_free(folder: Path, said: "Manifest") -> None:
+    from runtime.pack import SHIPPED, Pack, named_packs
 
-    return choose_compute("cpu", "fp32")
-
-
-def _require_free(folder: Path, said: Manifest) -> None:
     there = named_packs(folder).get(said.name)
     if there is None:
         return
@@ -177,12 +215,15 @@ def _require_free(folder: Path, said: Manifest) -> None:
         raise InputError(f"another model {said.name!r} was added; `scarforge models remove {said.name}` it first")
 
 
-def _dice_of(said: Manifest) -> str:
+def _dice_of(said: "Manifest") -> str:
     found = {str(row["tissue"]): row["mean"] for row in said.results if row["rule"] == "positive"}
     return f"test {_tissues(found)}" if found else "not measured"
 
 
 def _validated(home: Path, name: str) -> str:
+    from pipeline.commands.models import ModelName, find_members
+    from runtime.model_card import ModelCard
+
     cards = [ModelCard.read(member.folder) for member in find_members(home, ModelName.parse(name))]
     known = [card.dice.dice for card in cards if card.says("validation")]
     if not known:
@@ -192,259 +233,3 @@ def _validated(home: Path, name: str) -> str:
 
 def _tissues(dice: Mapping[str, Any]) -> str:
     return ", ".join(f"{tissue.replace('_', ' ')} {value:.3f}" for tissue, value in dice.items())
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What is packed: networks and localisers by folder, and where their runs lie (None: a model folder alone)."""
-
-    name: ModelName
-    members: Sequence[Member]
-    localisers: Sequence[Path]
-    workspace: Workspace | None
-
-    def runs_of(self, localiser: Path) -> Workspace:
-        """Return where the runs of a localiser lie: the model's, or another source's."""
-        root = localiser.parents[1]
-        if self.workspace is not None and root == self.workspace.root:
-            return self.workspace
-        return Workspace(root.parents[1], root.parent.name, root.name)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What the networks made of patients whom they had not seen."""
-
-    calibration: Calibration | None = None
-    intervals: Mapping[str, VolumeInterval] | None = None
-    flagged: Flagged | None = None
-    results: Sequence[Mapping[str, Any]] = ()
-
-
-def pack_model(
-    home: Path,
-    text: str,
-    output: Path,
-    localiser: str | None = None,
-    localiser_folds: Sequence[int] = (),
-    external: Sequence[Path] = (),
-) -> Manifest:
-    """Write a model as a pack and its card beside it, from its runs.
-
-    Args:
-        home: The workspace.
-        text: `SOURCE/PROFILE/NETWORK/TRAINING_SET`, with `experiments/NAME/arms/ARM` in the middle for an arm's model;
-            or a model folder.
-        output: The file, whose name the model takes.
-        localiser: `SOURCE/PROFILE` whose localisers go along instead of the model's own.
-        localiser_folds: Only these of them; none: all.
-        external: Output folders of `scarforge external-test`, told in the card.
-
-    Raises:
-        InputError: There is no such model, its runs do not tell whom it has seen, or the file cannot be written.
-    """
-    if output.suffix != SUFFIX or not is_pack_name(output.stem):
-        raise InputError(f"-o {output}: name the file after the model, in small letters, such as models/lge{SUFFIX}")
-    origin = _origin(home, text, localiser, localiser_folds)
-    salt = hashlib.sha256("".join(map(_weights, origin.members)).encode()).hexdigest()[:16]
-    networks = [_part(one, origin.name, salt) for one in origin.members]
-    localisers = [_part(Member(one, _fold(one), 0), origin.runs_of(one), salt) for one in origin.localisers]
-    measured = measure(origin) if origin.workspace else Measured()
-    steps = step_reasons(home, origin.name, origin.members)
-    manifest = Manifest(
-        name=output.stem,
-        scarforge=version("scarforge"),
-        source=origin.name.source,
-        profile=origin.name.profile,
-        experiment=origin.name.experiment,
-        network=origin.name.network,
-        training_set=origin.name.training_set,
-        label_set=ModelCard.read(origin.members[0].folder).label_set,
-        networks=networks,
-        localisers=localisers,
-        steps=[StepSaid(step=one.step, applied=one.applied, why=one.why) for one in steps],
-        calibration=measured.calibration,
-        intervals=dict(measured.intervals or {}),
-        salt=salt,
-        patients=_patients(origin, salt),
-        data=[DATA.get(one, _unknown(one)) for one in _sources(networks, localisers)],
-        results=[dict(row) for row in measured.results],
-        flagged=measured.flagged,
-    )
-    manifest = manifest.model_copy(
-        update={"about": render_pack_card(manifest, _about(origin.name), [_external(folder) for folder in external])}
-    )
-    written = write_pack(output, manifest, _tensors(origin))
-    write_text(output.with_suffix(".md"), manifest.about)
-    if (size := output.stat().st_size) > SHIPPED_BYTES:
-        say(f"{output}: {size / 1e6:.1f} MB; packs that come with ScarForge have at most {SHIPPED_BYTES / 1e6:.0f} MB")
-    return written
-
-
-def _origin(home: Path, text: str, localiser: str | None, localiser_folds: Sequence[int]) -> Origin:
-    if (Path(text) / "weights.safetensors").is_file():
-        origin = _of_folder(Path(text))
-    else:
-        name = ModelName.parse(text)
-        origin = Origin(name, find_members(home, name), (), name.workspace(home))
-    if localiser is not None or origin.workspace is not None:
-        folds = [member.fold for member in origin.members]
-        if localiser is not None and is_pack_name(localiser):
-            raise InputError(f"--localiser {localiser}: is a pack; name the SOURCE/PROFILE that trained it")
-        folders, _ = find_localisers(home, origin.name, folds, localiser)
-        kept = [folder for folder in folders if not localiser_folds or _fold(folder) in localiser_folds]
-        origin = replace(origin, localisers=kept)
-    return origin
-
-
-def _of_folder(folder: Path) -> Origin:
-    card = ModelCard.read(folder)
-    training_set = card.training_set if card.says("training_set") else REAL_ONLY
-    name = ModelName(card.source or "unknown", card.profile, card.network, training_set)
-    return Origin(name, [Member(folder, card.fold, card.seed)], (), None)
-
-
-def _weights(member: Member) -> str:
-    return known_digest(member.folder / "weights.safetensors")
-
-
-def _fold(folder: Path) -> int:
-    return int(folder.name.rpartition("_")[2])
-
-
-def _part(member: Member, trained: ModelName | Workspace, salt: str) -> Part:
-    """Return the JSON of a model folder: patients as hashes, no path of this machine."""
-    card = ModelCard.read(member.folder)
-    said = card.model_dump(mode="json", exclude_unset=True)
-    if card.says("patients"):
-        said |= {"patients": sorted(salted(salt, one) for one in card.patients), "salt": salt}
-    for ancestor in said.get("started_from", []):
-        if ancestor.get("patients") and not ancestor.get("salt"):
-            ancestor |= {"patients": sorted(stands_as(one, salt) for one in ancestor["patients"]), "salt": salt}
-    config = dict(read_model_json(member.folder, "config.json"))
-    if "start_from" in config:
-        config["start_from"] = None  # the card names it by its digest
-    return Part(
-        source=trained.source, profile=trained.profile, fold=member.fold, seed=member.seed, config=config, card=said
-    )
-
-
-def _tensors(origin: Origin) -> dict[str, Any]:
-    from runtime.model_folder import read_weights
-    from segmentation.prediction.familiarity import as_packed
-
-    tensors: dict[str, Any] = {}
-    folders = {f"network_{number}": member.folder for number, member in enumerate(origin.members)}
-    folders |= {f"localiser_{number}": folder for number, folder in enumerate(origin.localisers)}
-    for part, folder in folders.items():
-        weights = {name: halved(one.numpy()) for name, one in read_weights(folder).items()}
-        tensors |= {f"{part}.weights.{name}": one for name, one in weights.items()}
-        if part.startswith("network"):
-            tensors |= {f"{part}.familiarity.{name}": one for name, one in as_packed(folder).items()}
-    return tensors
-
-
-def _patients(origin: Origin, salt: str) -> list[KnownPatients]:
-    from pipeline.commands.seen_patients import known_patients
-
-    source = origin.name.source
-    if origin.workspace is None:
-        seen = {one.fold: ModelCard.read(one.folder).patients for one in origin.members}
-        hashed = {fold: sorted(salted(salt, name) for name in names) for fold, names in seen.items()}
-        found = [KnownPatients(what="model", source=source, seen=hashed)]
-    else:
-        folds = sorted({one.fold for one in origin.members})
-        found = [known_patients("model", origin.workspace, folds, salt)]
-    borrowed = [folder for folder in origin.localisers if origin.runs_of(folder) != origin.workspace]
-    if borrowed:
-        found.append(known_patients("localiser", origin.runs_of(borrowed[0]), list(map(_fold, borrowed)), salt))
-    return found
-
-
-def _sources(networks: Sequence[Part], localisers: Sequence[Part]) -> list[str]:
-    """Return every source that weights were trained on, those that trainings started from included."""
-    started = [one for part in networks for one in part.card.get("started_from", [])]
-    named = [part.source for part in (*networks, *localisers)] + [one.get("source") or "unknown" for one in started]
-    return list(dict.fromkeys(named))
-
-
-def _unknown(source: str) -> DataLicence:
-    return DataLicence(name=source, licence="as the data's owner says", attribution="ask who trained it")
-
-
-def measure(origin: Origin) -> Measured:
-    """Measure every network on the test patients of its fold, whom it has not seen.
-
-    Raises:
-        InputError: The slices that lie there are not those that these networks were trained beside.
-    """
-    import pandas as pd
-
-    from segmentation.prediction.calibration import Pixels, calibrate, volume_intervals
-
-    workspace = origin.workspace
-    assert workspace is not None, "a model folder alone has no patients beside it"
-    if not all(is_finished(workspace.place("real_slices", one.fold)) for one in origin.members):
-        say("the real slices are not all there: nothing is measured")
-        return Measured()
-    compute, kind = _cpu(), origin.name.kind
-    found = [_held_out(workspace, kind, one, compute) for one in track(origin.members, "measuring networks")]
-    flags = [flag for one in found for flag in one.flags]
-    return Measured(
-        calibration=calibrate(
-            *(Pixels.joined(of) for of in zip(*((o.validation, o.test) for o in found), strict=True))
-        ),
-        intervals=volume_intervals(pd.concat([one.volumes for one in found], ignore_index=True)),
-        flagged=Flagged(studies=len(flags), flagged=sum(flags)),
-        results=_results(pd.concat([one.scores for one in found], ignore_index=True)),
-    )
-
-
-def _held_out(workspace: Workspace, kind: ModelKind, member: Member, compute: "Compute") -> "HeldOut":
-    from imaging.slices.part import PartSlices
-    from imaging.slices.regions import read_regions
-    from imaging.slices.store import SliceStore
-    from imaging.studies.archive import StudyArchive
-    from segmentation.prediction.calibration import measure_held_out
-    from segmentation.prediction.familiarity import read_familiarity
-    from segmentation.prediction.segmenter import load_segmenter
-    from segmentation.scoring.held_out import HeldOutPatients
-    from segmentation.scoring.scores import ScoreIdentity
-
-    place = workspace.place("real_slices", member.fold)
-    real, model = Finished.open(place, "real_slices"), Finished.open(member.folder, kind.name)
-    if model.record.behind.get(f"real_slices/fold_{member.fold}", real.record.data_version) != real.record.data_version:
-        raise InputError(f"{place}: is not what {member.folder} was trained with; run this fold again")
-    archive = StudyArchive.open(Finished.open(workspace.place("studies"), "studies").file("studies.h5"))
-    segmenter, remembered = load_segmenter(model.model(), compute), read_familiarity(member.folder)
-    with SliceStore.open(real.file("slices.h5"), verify=False) as store:
-        patients = HeldOutPatients(archive, store, read_regions(real.file("regions.csv")))
-        validation = PartSlices.of_part(store, "validation")
-        identity = ScoreIdentity(member.fold, kind.network, kind.training_set, member.seed)
-        return measure_held_out(segmenter, remembered, validation, patients, identity)
-
-
-def _results(scores: "pd.DataFrame") -> list[dict[str, Any]]:
-    """Return Dice with intervals over the test patients of all folds."""
-    from segmentation.comparison.arms import summarise
-
-    return records(summarise(scores)[["rule", "tissue", "mean", "low", "high", "patients", "folds"]])
-
-
-def _about(name: ModelName) -> str:
-    return name.kind.about if name.kind.known else f"{name.kind}."
-
-
-def _external(folder: Path) -> str:
-    from pandas import read_csv
-
-    said, table = read_model_json(folder, "external_test.json"), read_csv(folder / "summary.csv")
-    chosen = table[(table["rule"] == "positive") & (table.get("metric", "dice") == "dice")]
-    lines = ["| tissue | Dice | 95 % interval |", "|---|---|---|"]
-    for row in chosen.to_dict("records"):
-        tissue = str(row["tissue"]).replace("_", " ")
-        lines.append(f"| {tissue} | {row['mean']:.3f} | {row['low']:.3f} to {row['high']:.3f} |")
-    scored = "; ".join(
-        f"{one['scored']} of {one['studies']} studies, {one['flagged']} flagged" for one in said["models"]
-    )
-    return "\n".join([f"{said['source']}: {scored}.", "", *lines])

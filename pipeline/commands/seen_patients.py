@@ -16,7 +16,7 @@ from imaging.studies.split import read_split
 from pipeline.commands.models import LoadedModel, find_localisers, find_members, find_model
 from runtime.model_card import ModelCard
 from runtime.pack import KnownPatients, Manifest, Pack, is_pack_name, salted
-from segmentation.evaluation.seen_patients import SeenPatients, image_digest
+from segmentation.evaluation.external_test import SeenPatients, image_digest
 
 SPLIT = "patient_split"
 
