@@ -34,7 +34,8 @@ _MOST_HEADER_BYTES = 16_000_000
 _MOST_PIXELS = 4096  # side of a region or of a localiser's input
 _MOST_CHANNELS = 16_384
 _CHANNELS = ("widths", "map_widths", "bottleneck", "module_width", "hidden")
-_KEY, _UNSEALED = "scarforge_pack", "0" * 64
+_KEY = "scarforge_pack"
+UNSEALED = "unsealed" * 8  # stands in a pack for its own SHA-256 while that is counted; no other text is like it
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _TENSOR = re.compile(r"(?:network|localiser)_\d{1,3}\.(?:weights|familiarity)(?:\.\w+)+")
 _BYTES = {"F16": 2, "F32": 4, "I64": 8}
@@ -149,7 +150,7 @@ class Manifest(_Said):
     """All of a pack that is no tensor."""
 
     schema_version: int = SCHEMA
-    sha256: str = _UNSEALED
+    sha256: str = UNSEALED
     name: str
     scarforge: str
     source: str
@@ -289,10 +290,11 @@ def write_pack(path: Path, manifest: Manifest, tensors: Arrays) -> Manifest:
     Raises:
         InputError: The file cannot be written.
     """
-    text = json.dumps(manifest.model_dump(mode="json"), sort_keys=True)
+    unnamed = manifest.model_copy(update={"sha256": UNSEALED})
+    text = json.dumps(unnamed.model_dump(mode="json"), sort_keys=True)
     unsealed = save({name: np.ascontiguousarray(one) for name, one in tensors.items()}, {_KEY: text})
     digest = hashlib.sha256(unsealed).hexdigest()
-    content = unsealed.replace(_UNSEALED.encode(), digest.encode(), 1)
+    content = unsealed.replace(UNSEALED.encode(), digest.encode(), 1)
     write_atomically(path, lambda part: _write_bytes(part, content))
     return manifest.model_copy(update={"sha256": digest})
 
@@ -341,11 +343,11 @@ def _json(path: Path, text: bytes | str) -> dict[str, Any]:
 
 
 def _require_sealed(path: Path, content: bytes, end: int, digest: object) -> None:
-    """Compare the file with the SHA-256 that it names: over all its bytes, with zeros in that number's place."""
+    """Compare the file with the SHA-256 that it names: over all its bytes, with `UNSEALED` in its place."""
     written = str(digest).encode()
     if not re.fullmatch(rb"[0-9a-f]{64}", written) or content.count(written, 8, end) != 1:
         raise _refusal(path, "it names no SHA-256 of its own")
-    unsealed = content[:end].replace(written, _UNSEALED.encode(), 1)
+    unsealed = content[:end].replace(written, UNSEALED.encode(), 1)
     found = hashlib.sha256(unsealed)
     found.update(memoryview(content)[end:])
     if found.hexdigest() != digest:

@@ -36,7 +36,13 @@ def main() -> None:
     for path in templates:
         package = ".".join(path.parents[1].relative_to(SOURCES).parts)
         assert resources.files(package).joinpath("templates", path.name).is_file(), f"{path} is not in the wheel"
-    print(f"the wheel holds {len(found)} modules, {len(profile_names())} profiles and {len(templates)} templates")
+    from runtime.pack import SHIPPED
+
+    models = sorted(path.name for path in (SOURCES / "models").iterdir() if path.suffix in (".safetensors", ".md"))
+    assert models == sorted(path.name for path in SHIPPED.iterdir()), f"the wheel holds not these: {models}"
+    print(
+        f"the wheel holds {len(found)} modules, {len(profile_names())} profiles {len(templates)} templates and {models}"
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,18 @@ from safetensors.numpy import save
 from common.errors import InputError
 from runtime.model_card import ModelCard, read_model_json
 from runtime.model_folder import read_weights, weights_digest
-from runtime.pack import Manifest, Pack, Part, halved, is_pack_name, named_packs, salted, start_place, write_pack
+from runtime.pack import (
+    UNSEALED,
+    Manifest,
+    Pack,
+    Part,
+    halved,
+    is_pack_name,
+    named_packs,
+    salted,
+    start_place,
+    write_pack,
+)
 
 KEY = "scarforge_pack"
 WEIGHTS = {
@@ -85,7 +96,7 @@ def sealed(path, header, body=b""):
     text = json.dumps(header).encode()
     content = struct.pack("<Q", len(text)) + text + body
     digest = hashlib.sha256(content).hexdigest()
-    path.write_bytes(content.replace(b"0" * 64, digest.encode(), 1))
+    path.write_bytes(content.replace(UNSEALED.encode(), digest.encode(), 1))
 
 
 def described(**changes):
@@ -150,7 +161,7 @@ def test_sizes_that_no_model_has_are_refused(tmp_path, config):
         ({"__metadata__": {KEY: json.dumps({"schema_version": 2})}}, "is a pack of schema 2, this version reads 1"),
         ({"__metadata__": {KEY: json.dumps({"schema_version": 1})}}, "names no SHA-256 of its own"),
         ({"__metadata__": {KEY: "[" * 100_000}}, "its header is no JSON"),
-        ({"__metadata__": {KEY: json.dumps({"schema_version": 1, "sha256": "0" * 64})}}, "its metadata do not fit"),
+        ({"__metadata__": {KEY: json.dumps({"schema_version": 1, "sha256": UNSEALED})}}, "its metadata do not fit"),
     ],
 )
 def test_what_is_no_pack_is_refused(tmp_path, header, message):
