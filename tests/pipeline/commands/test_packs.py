@@ -23,9 +23,12 @@ from engine.preflight import check_before_run
 from engine.settings import load_settings
 from engine.workspace import Workspace, packs_of
 from imaging.labels import EMIDEC_LABELS
+from imaging.slices.regions import write_real_slices, write_regions
 from imaging.sources.emidec import read_emidec
+from imaging.studies.archive import StudyArchive
 from imaging.studies.archive_writer import write_studies
-from imaging.studies.split import FoldSplit, write_splits
+from imaging.studies.preparation import reference_box
+from imaging.studies.split import FoldSplit, read_split, write_splits
 from pipeline.cli import app
 from pipeline.commands.external_test import ExternalTestOptions, external_test
 from pipeline.commands.models import ModelName, find_model
@@ -37,7 +40,7 @@ from segmentation.prediction.familiarity import Distance, FamiliarityCheck
 from segmentation.training.start_weights import lineage, refuse_tested
 from tests.imaging import fake_emidec
 from tests.pipeline.sealed import seal
-from tests.pipeline.toy_models import CentralBox, nothing_odd, write_localiser, write_member
+from tests.pipeline.toy_models import REGION, CentralBox, nothing_odd, write_localiser, write_member
 
 ROOT = Path(__file__).parents[3]
 MODEL = "emidec/tiny/attention_res_unet/real_only"
@@ -171,6 +174,41 @@ def test_a_model_folder_alone_and_an_arms_model_can_be_packed(home, tmp_path):
     assert str(ModelName.parse(named)) == named
     manifest = pack_model(home, named, tmp_path / "arm.safetensors")
     assert (manifest.experiment, len(manifest.networks)) == ("add/arms/real-all-1", 2)
+
+
+def cut_slices(home, fold):
+    """Cut the real slices of a fold around the reference's ventricles, as a localiser without fault would have them."""
+    root = home / "emidec" / "tiny"
+    archive = StudyArchive.open(root / "studies" / "studies.h5")
+    split = read_split(root / "patient_split" / "patient_split.json", fold)
+    boxes = {key: reference_box(archive.load(*key).mask) for key in archive.keys()}  # noqa: SIM118
+    folder = root / "real_slices" / f"fold_{fold}"
+    folder.mkdir(parents=True)
+    write_regions(
+        folder / "regions.csv", write_real_slices(folder / "slices.h5", archive, split, boxes, REGION, 0, "1")
+    )
+    seal(folder, "real_slices")
+
+
+def test_each_network_is_measured_on_its_own_folds_patients(home, tmp_path):
+    for fold in (0, 1):
+        cut_slices(home, fold)
+    said = pack_model(home, MODEL, tmp_path / "lge.safetensors")
+    assert {row["rule"] for row in said.results} == {"official", "positive", "pooled", "per_slice"}
+    (cavity,) = [row for row in said.results if row["rule"] == "positive" and row["tissue"] == "cavity"]
+    assert cavity["folds"] == 2
+    assert said.flagged.studies == said.intervals["cavity"].volumes == 4  # two test patients a fold
+    assert said.calibration.error_before is not None
+    assert 0 <= said.intervals["infarction"].coverage <= 1
+    for text in (
+        "Test patients of 2 folds",
+        "Expected calibration error",
+        "| cavity | ± ",
+        "4 test studies were flagged",
+    ):
+        assert text in said.about
+    add_pack(home, str(tmp_path / "lge.safetensors"))
+    assert f"test cavity {cavity['mean']:.3f}" in listed_models(home)[0]["dice"]
 
 
 def test_localisers_of_another_source_go_along_and_their_patients_count(home, tmp_path, root):
