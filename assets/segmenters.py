@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pandas as pd
@@ -15,6 +15,9 @@ from engine.outcome import Check, Fact, Outcome, check_results_of, metadata_of
 from engine.record import Record
 from engine.workspace import packs_of
 from segmentation.model_kind import ModelKind
+
+if TYPE_CHECKING:
+    from segmentation.training.config import TrainConfig
 
 
 def segmenter(name: str) -> dg.AssetsDefinition:
@@ -35,13 +38,11 @@ def segmenter(name: str) -> dg.AssetsDefinition:
         description=kind.about,
     )
     def train(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
-        from runtime.pack import start_place
         from segmentation.training.start_weights import start_versions  # brings torch, which only a step needs
 
         fold, settings = require_fold(context), forge.settings()
         config = settings.training(kind.network, kind.training_set)
-        start = start_place(config.start_from, packs_of(forge.workspace.home))
-        parents: dict[str, Record | str] = {**forge.nearest(context), **start_versions(start)}
+        parents: dict[str, Record | str] = {**forge.nearest(context), **start_versions(start_of(config, forge))}
         records = {}
         for seed in settings.seeds:
             build = _training(context, forge, kind, fold, seed)
@@ -49,6 +50,13 @@ def segmenter(name: str) -> dg.AssetsDefinition:
         return seeds_together(records, forge)
 
     return train
+
+
+def start_of(config: "TrainConfig", forge: Forge) -> Path | None:
+    """Return the model folder whose weights a training starts from, which its configuration may name as a pack."""
+    from runtime.pack import start_place
+
+    return start_place(config.start_from, packs_of(forge.workspace.home))
 
 
 def _training(
@@ -63,6 +71,8 @@ def _training(
         # The run is named by these: the arm first, since MLflow cuts long names.
         tags = {"training_set": kind.training_set, "network": kind.network, "stage": "training"}
         config = forge.settings().training(kind.network, kind.training_set)
+        if start := start_of(config, forge):
+            inputs["start"] = str(start)
         result = train_in_own_process(context, forge, folder, "segmenter", inputs, config, seed, tags)
         return as_outcome(folder, result)
 

@@ -139,7 +139,7 @@ class Model:
 
 
 def load_model(
-    name: str,
+    name: str | os.PathLike[str],
     workspace: str | os.PathLike[str] | None = None,
     fold: int | None = None,
     post_processing: bool = False,
@@ -163,7 +163,7 @@ def load_model(
     from runtime.compute import choose_compute
 
     home = home_of(os.environ) if workspace is None else Path(workspace).absolute()
-    loaded = load(home, find_model(home, name), fold, None, choose_compute(device), None, post_processing)
+    loaded = load(home, find_model(home, os.fspath(name)), fold, None, choose_compute(device), None, post_processing)
     folds, seeds = ({getattr(member, which) for member in loaded.members} for which in ("fold", "seed"))
     return Model(str(loaded.name), tuple(sorted(folds)), tuple(sorted(seeds)), loaded)
 

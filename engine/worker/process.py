@@ -28,7 +28,6 @@ from engine.tracking.tracker import Tracker
 from engine.transient import is_transient
 from engine.worker.accelerator import accelerator
 from engine.worker.task import ERROR_FILE, PASSING_FAULT, RESULT_FILE, WRONG_INPUT, TrainingTask
-from engine.workspace import packs_of
 from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 from imaging.studies.leakage import assert_no_leak, assert_parts
@@ -36,7 +35,6 @@ from imaging.studies.split import FoldSplit, read_split
 from runtime.checkpoint import checkpoint_step
 from runtime.compute import Compute, choose_compute, keep_freed_memory
 from runtime.model_card import ModelCard
-from runtime.pack import start_place
 from runtime.report import Report, TrainingDivergedError
 
 
@@ -109,7 +107,7 @@ def train_segmenter(task: TrainingTask, compute: Compute, report: Report) -> Tra
 
     config = TrainConfig.model_validate(task.config)
     folder, split = Path(task.folder), _split(task)
-    start = start_place(config.start_from, packs_of(Path(task.tracking["home"])))
+    start = Path(task.inputs["start"]) if "start" in task.inputs else config.start_from
     if start is not None:
         refuse_tested(checked_model(start), task.card["source"], split.test)
     training = _training_store(task, split)
