@@ -20,6 +20,7 @@ from common.quiet import quieten
 from engine.locks import is_transient
 from engine.tracking.tracker import Tracker
 from engine.worker.accelerator import accelerator
+from engine.worker.pictures import save_pictures
 from engine.worker.stages import STAGES, Trained
 from engine.worker.task import ERROR_FILE, PASSING_FAULT, RESULT_FILE, WRONG_INPUT, TrainingTask
 from runtime.checkpoint import checkpoint_step
@@ -68,7 +69,8 @@ def run_task(task: TrainingTask, pipes: PipesContext | None = None) -> Trained:
                     _log(pipes)(f"{task.tracking['name']}: continues after step {resumed}, the last checkpoint")
                 trained = STAGES[task.stage](task, compute, report_to(tracker, pipes, task))
             tracker.final(trained.scores)
-            tracker.artifact(Path(task.folder) / "history.csv")
+            for path in (Path(task.folder) / "history.csv", *save_pictures(Path(task.folder), trained.sheet)):
+                tracker.artifact(path)
             tracker.model(Path(task.folder), trained.module, trained.example, name=str(task.tracking["name"]))
     write_json(Path(task.folder) / RESULT_FILE, _result(trained, tracker, resumed))
     return trained
