@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from filelock import FileLock
 
 from common.errors import InputError
-from common.files import CHECKPOINT, move, put_in_place, unwritable, write_json
+from common.files import CHECKPOINT, free_name, move, put_in_place, unwritable, write_json
 from engine.locks import held
 from engine.outcome import Outcome
 from engine.tracking.run_folder import OWN, discard
@@ -427,7 +427,7 @@ def replace_folder(
         own = own_files(place)
         if own is not None:
             _take_along(place, partial, own)
-        move(place, _free_name(place) if own is None else old)
+        move(place, free_name(place) if own is None else old)
     put_in_place(partial, place)
     discard(old)
 
@@ -446,11 +446,3 @@ def _entries(folder: Path) -> Iterable[str]:
         name = path.relative_to(folder)
         if (path.is_file() or path.is_symlink()) and not {CHECKPOINT, OWN} & set(name.parts[:-1]):
             yield name.as_posix()
-
-
-def _free_name(place: Path) -> Path:
-    """Return the first free name to keep a folder under whose record tells nothing."""
-    number = 1
-    while (kept := place.with_name(f".{place.name}.unrecorded_{number}")).exists():
-        number += 1
-    return kept
