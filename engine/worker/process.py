@@ -40,9 +40,8 @@ from runtime.model_card import ModelCard
 from runtime.report import Report, TrainingDivergedError
 
 if TYPE_CHECKING:
-    from segmentation.localiser.use import Localiser
-
     from imaging.studies.archive import StudyArchive
+    from segmentation.localiser.box_prediction import Localiser
 
 _SHOWN = 6  # validation studies
 _FIELD_PX = 192  # around the middle of a study, 1 mm a pixel
