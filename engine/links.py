@@ -32,8 +32,13 @@ def run_page(run_id: str, experiment: str = "") -> str:
 
 
 def runs_page(experiment: str) -> str:
-    """Return the page that lists the runs of an experiment by arm, network, fold, seed and Dice."""
-    return f"experiments/{experiment}/runs?{_TRAINING}&viewStateShareKey={ARMS_VIEW}"
+    """Return the page that lists the runs of an experiment by arm, network, fold, seed and Dice, in any browser."""
+    return f"{first_runs_page(experiment)}&viewStateShareKey={ARMS_VIEW}"
+
+
+def first_runs_page(experiment: str) -> str:
+    """Return the same page for a browser that stores the view, or the one that its user has made of it."""
+    return f"experiments/{experiment}/runs?{_TRAINING}"
 
 
 def compare_page(run_ids: Sequence[str], experiment_ids: Sequence[str]) -> str:

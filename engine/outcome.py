@@ -17,6 +17,7 @@ import pandas as pd
 from engine.links import Links
 
 FactKind = Literal["number", "text", "markdown", "table", "file", "image", "mlflow", "url"]
+_WIDTH_PX = 320  # what a window of 1440 pixels leaves beside long names
 _LEADING = 3  # figures behind the picture, before all else
 _PLACES: tuple[FactKind, ...] = ("file", "mlflow", "url", "image", "number", "text", "markdown", "table")
 
@@ -162,7 +163,7 @@ def _metadata_value(fact: Fact, folder: Path, links: Links) -> dg.MetadataValue[
         case "table":
             return dg.MetadataValue.table([dg.TableRecord(row) for row in value])
         case "image":
-            return dg.MetadataValue.md(f"![{Path(value).stem}]({_picture(folder / value, links)})")
+            return dg.MetadataValue.md(_picture(folder / value, links))
         case "file":
             link = links.to_file(folder / value)
             return dg.MetadataValue.url(link) if link else dg.MetadataValue.path(str(folder / value))
@@ -177,8 +178,10 @@ def _metadata_value(fact: Fact, folder: Path, links: Links) -> dg.MetadataValue[
 
 
 def _picture(path: Path, links: Links) -> str:
-    """Return where a page finds a picture: by a link, which Dagster shows at once, or within the page itself."""
-    return links.to_file(path) or f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    """Return Markdown of a picture: small and a link to the whole, which Dagster shows at once, or within the text."""
+    if link := links.to_file(path):
+        return f"[![{path.stem}]({link}?width={_WIDTH_PX})]({link})"
+    return f"![{path.stem}](data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()})"
 
 
 def _check_result(check: Check) -> dg.AssetCheckResult:

@@ -173,6 +173,11 @@ def test_every_training_and_evaluation_is_a_finished_mlflow_run(workspace):
     evaluation = next(run for run in runs if run.data.tags["stage"] == "evaluation")
     assert "dice/positive/cavity" in evaluation.data.metrics
     assert evaluation.data.tags["fold"] == "1"
+    for run in runs:
+        if run.data.tags["stage"] in ("localiser", "synthesis", "training"):
+            files = {file.path for file in client.list_artifacts(run.info.run_id)}
+            assert {"history.csv", "curves.png", "validation.png"} <= files
+            assert run.outputs.model_outputs
 
 
 def test_the_first_pages_ten_lines_run(workspace, monkeypatch, capsys):

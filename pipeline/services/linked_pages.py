@@ -5,12 +5,13 @@ first page: a browser that has not chosen otherwise sees the pages about trained
 """
 
 import functools
+import io
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.links import SERVED, SHOWN_FILES, run_page, runs_page
+from engine.links import SERVED, SHOWN_FILES, first_runs_page, run_page
 from engine.tracking.store import EXPERIMENT, find_experiment, tracking_places
 from engine.tracking.views import browser_state
 
@@ -33,7 +34,7 @@ if (location.hash.length < 3) location.replace('#/' + %s);
 </script>
 """
 
-Endpoint = Callable[["Request"], Awaitable["Response"]]
+Endpoint = Callable[["Request"], "Response"]  # none is a coroutine: Starlette gives each request a thread
 
 
 def linked_pages(home: Path, mlflow: str, environment: Mapping[str, str]) -> "list[Route]":
@@ -54,12 +55,14 @@ def linked_pages(home: Path, mlflow: str, environment: Mapping[str, str]) -> "li
 
 
 def _file(home: Path) -> Endpoint:
-    from starlette.responses import FileResponse, PlainTextResponse
+    from starlette.responses import FileResponse, PlainTextResponse, Response
 
-    async def answer(request: "Request") -> "Response":
-        path = shown_file(home, request.path_params["name"])
+    def answer(request: "Request") -> Response:
+        path, width = shown_file(home, request.path_params["name"]), request.query_params.get("width", "")
         if path is None:
             return PlainTextResponse("scarforge: no such page or picture in the workspace\n", 404)
+        if path.suffix == ".png" and width.isdecimal() and int(width):
+            return Response(narrowed(path, int(width)), media_type="image/png", headers=_FILE_HEADERS)
         return FileResponse(path, headers=_FILE_HEADERS)
 
     return answer
@@ -70,6 +73,18 @@ def shown_file(home: Path, name: str) -> Path | None:
     path = (home / name).resolve()
     inside = path.is_relative_to(home.resolve()) and not any(part.startswith(".") for part in Path(name).parts)
     return path if inside and path.suffix in SHOWN_FILES and path.is_file() else None
+
+
+def narrowed(path: Path, width: int) -> bytes:
+    """Return a picture as PNG, no wider than `width`."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        small = picture.convert("RGB")
+    small.thumbnail((width, small.height))
+    written = io.BytesIO()
+    small.save(written, format="PNG")
+    return written.getvalue()
 
 
 def _mlflow(server: str, uri: str) -> Endpoint:
@@ -83,7 +98,7 @@ def _mlflow(server: str, uri: str) -> Endpoint:
             return RedirectResponse(f"{server}/#/{run_page(page.removeprefix('runs/'), experiment())}")
         return RedirectResponse(f"{server}/#/{page}?{asked}")
 
-    return answer  # type: ignore[return-value] # not awaitable: it asks a database, so that Starlette gives it a thread
+    return answer
 
 
 def first_page(uri: str) -> "Route":
@@ -99,10 +114,10 @@ def first_page(uri: str) -> "Route":
     page = (Path(mlflow.__file__).parent / "server/js/build/index.html").read_text(encoding="utf-8")
     experiment = find_experiment(uri, EXPERIMENT)
     if experiment:
-        script = _FIRST_SCRIPT % (json.dumps(browser_state(experiment)), json.dumps(runs_page(experiment)))
+        script = _FIRST_SCRIPT % (json.dumps(browser_state(experiment)), json.dumps(first_runs_page(experiment)))
         page = page.replace("<head>", f"<head>{script}", 1)
 
-    async def answer(_: "Request") -> "Response":
+    def answer(_: "Request") -> "Response":
         return HTMLResponse(page, headers={"cache-control": "no-cache"})
 
     return Route("/", answer, methods=["GET"])

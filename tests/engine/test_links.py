@@ -81,7 +81,9 @@ def sorted_json(outcome):
 
 def test_pictures_are_shown_at_once_and_reports_are_links_that_open(outcome, tmp_path):
     shown = metadata_of(outcome, tmp_path, links(tmp_path))
-    assert shown["sheet"] == dg.MetadataValue.md("![sheet](/scarforge/files/sheet.png)")  # below 1,000 letters
+    assert shown["sheet"] == dg.MetadataValue.md(
+        "[![sheet](/scarforge/files/sheet.png?width=320)](/scarforge/files/sheet.png)"
+    )  # below 1,000 letters
     assert shown["report"] == dg.MetadataValue.url("/scarforge/files/report.html")
     assert shown["both_arms"] == dg.MetadataValue.url("/scarforge/mlflow/compare-runs?x")
     elsewhere = metadata_of(outcome, tmp_path, links(tmp_path, SCARFORGE_DAGSTER_URL="https://dagster.example.org"))
@@ -97,7 +99,7 @@ def test_the_runs_are_listed_by_arm_network_fold_seed_and_the_four_dice():
     state = json.loads(json.loads(value)["state"])
     assert state["selectedColumns"] == [
         *(f"params.`{key}`" for key in ("training_set", "network", "fold", "seed")),
-        *(f"metrics.`dice/positive/{tissue}`" for tissue in ("infarct", "no_reflow", "normal_myocardium", "cavity")),
+        *(f"metrics.`dice/positive/{tissue}`" for tissue in ("infarct", "no_reflow", "cavity", "normal_myocardium")),
     ]
     assert state["searchFilter"] == ""
     assert browser_state("7")["mlflow.workflowType_v1"] == '"machine_learning"'

@@ -109,12 +109,13 @@ class DagsterPages:
         expect(row.first).to_be_visible()
         return row.first
 
-    def open_picture(self, name: str) -> Locator:
-        """Unfold an inline picture and return it."""
-        self.fact(name).get_by_text("[Show Markdown]").click()
-        picture = self.page.get_by_role("dialog").get_by_role("img", name=name)
-        expect(picture).to_be_visible()
-        return picture
+    def facts(self) -> list[str]:
+        """Return the names of the asset's metadata in the order of its page."""
+        expect(self.page.get_by_role("cell", name="Key", exact=True)).to_be_visible()
+        return self.page.locator("table tbody tr td:first-child").all_inner_texts()
+
+    def open_runs(self) -> None:
+        self.page.goto(f"{self.address}/runs", wait_until="domcontentloaded")
 
     def open_checks(self) -> None:
         self.page.get_by_role("tab", name="Checks").click()

@@ -19,6 +19,23 @@ class MlflowPages:
         if assistant.is_visible():
             assistant.click()
 
+    def columns(self) -> list[str]:
+        """Return the names of the table's columns, from left to right."""
+        headers = self.page.get_by_role("columnheader").filter(visible=True)
+        expect(headers.get_by_text("training_set")).to_be_visible()
+        return headers.all_inner_texts()
+
+    def show_charts(self) -> None:
+        self.page.get_by_role("radio", name="Chart view").or_(
+            self.page.get_by_test_id("experiment-runs-mode-switch")
+        ).first.click()
+
+    def close_notice(self) -> None:
+        """Close the line that says that a saved view is shown."""
+        notice = self.page.get_by_text("viewing a shared view").locator("xpath=ancestor::*[.//button][1]")
+        if notice.count():
+            notice.get_by_role("button").last.click()
+
     def run(self, name: str) -> Locator:
         row = self.page.get_by_role("row").filter(has=self.page.get_by_role("link", name=name))
         expect(row.first).to_be_visible()

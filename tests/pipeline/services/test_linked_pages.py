@@ -1,15 +1,17 @@
 """What is answered below `/scarforge` and at MLflow's first page."""
 
 import asyncio
+import io
 import shutil
 from dataclasses import dataclass, field
 
 import pytest
+from PIL import Image
 from starlette.applications import Starlette
 
 from engine.tracking.store import prepare_store
 from engine.workspace import DATABASE, sqlite_uri
-from pipeline.services.linked_pages import first_page, linked_pages, shown_file
+from pipeline.services.linked_pages import first_page, linked_pages, narrowed, shown_file
 
 MLFLOW = "http://127.0.0.1:5701"
 
@@ -69,6 +71,15 @@ def test_a_page_may_show_itself_and_run_nothing(home):
     assert answer_of(routes, "/scarforge/files/phantom/report.html", "POST").status == 405
 
 
+def test_a_picture_is_made_no_wider_than_asked(tmp_path):
+    Image.new("RGB", (800, 400)).save(tmp_path / "sheet.png")
+    with Image.open(io.BytesIO(narrowed(tmp_path / "sheet.png", 320))) as small:
+        assert small.size == (320, 160)
+    Image.new("RGB", (200, 400)).save(tmp_path / "narrow.png")
+    with Image.open(io.BytesIO(narrowed(tmp_path / "narrow.png", 320))) as same:
+        assert same.size == (200, 400)
+
+
 def test_links_to_mlflow_lead_to_where_it_is_now_and_among_the_trained_models(home, empty_store):
     shutil.copy2(empty_store, home / DATABASE)
     prepare_store(sqlite_uri(home))
@@ -85,5 +96,6 @@ def test_mlflows_first_page_opens_our_runs_with_the_columns_that_tell_arms_apart
     page = answer_of([first_page(uri)], "/").text
     script = page.partition("<script>")[2].partition("</script>")[0]
     assert '"mlflow.workflowType_v1": "\\"machine_learning\\""' in script
-    assert "experiments/1/runs?workflowType=machine_learning&viewStateShareKey=scarforge" in script
+    assert '"experiments/1/runs?workflowType=machine_learning"' in script
+    assert "dice/positive/no_reflow" in script
     assert page.index("<script>") < page.index("static-files")
