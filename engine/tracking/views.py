@@ -13,9 +13,9 @@ from engine.links import ARMS_VIEW
 _NAME = "Arms, networks, folds and Dice"
 _SAVED_AT = 1_790_000_000_000  # of any view that was saved; the views are listed by it
 # Columns and their widths in pixels: all of them are seen in a window of 1440.
-_PARAMETERS = {"training_set": 106, "network": 132, "fold": 48, "seed": 52}
-_DICE = {"infarct": 146, "no_reflow": 146, "cavity": 146, "normal_myocardium": 146}
-_NAME_WIDTH, _CREATED_WIDTH = 170, 140
+_PARAMETERS = {"training_set": 108, "network": 126, "fold": 46, "seed": 50}
+_DICE = {"infarct": 132, "no_reflow": 132, "cavity": 132, "normal_myocardium": 132}
+_ALWAYS = {"attributes.`Run Name`": 158, "runDateAndNestInfo": 88}
 _STORED = 'MLflowLocalStorage-1.1-ExperimentPage-["{}"]-ReactComponentState'
 
 
@@ -37,10 +37,9 @@ def browser_state(experiment: str) -> Mapping[str, str]:
 def _state() -> dict[str, Any]:
     """Return columns and charts; runs with the best infarct come first, those that nothing was scored in last."""
     metrics = [f"dice/positive/{tissue}" for tissue in _DICE]
-    widths = {"attributes.`Run Name`": _NAME_WIDTH}
+    widths = dict(_ALWAYS)
     widths |= {f"params.`{name}`": width for name, width in _PARAMETERS.items()}
     widths |= {f"metrics.`dice/positive/{tissue}`": width for tissue, width in _DICE.items()}
-    widths |= {"runDateAndNestInfo": _CREATED_WIDTH}
     section = "scarforge-dice"
     return {
         "searchFilter": "",

@@ -21,14 +21,14 @@ class MlflowPages:
 
     def columns(self) -> list[str]:
         """Return the names of the table's columns, from left to right."""
-        headers = self.page.get_by_role("columnheader").filter(visible=True)
-        expect(headers.get_by_text("training_set")).to_be_visible()
-        return headers.all_inner_texts()
+        expect(self.page.get_by_role("columnheader", name="training_set").first).to_be_visible()
+        headers = self.page.get_by_role("columnheader").all()
+        places = [(box["x"], header.inner_text()) for header in headers if (box := header.bounding_box())]
+        return list(dict.fromkeys(name for _, name in sorted(places)))
 
     def show_charts(self) -> None:
-        self.page.get_by_role("radio", name="Chart view").or_(
-            self.page.get_by_test_id("experiment-runs-mode-switch")
-        ).first.click()
+        """Press the second of the buttons that choose how runs are shown."""
+        self.page.get_by_role("radiogroup").get_by_role("radio").nth(1).locator("xpath=ancestor::label").click()
 
     def close_notice(self) -> None:
         """Close the line that says that a saved view is shown."""
