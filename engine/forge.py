@@ -23,7 +23,6 @@ from common.progress import begin, finish, say
 from engine.cluster.executor import executor_name
 from engine.finished import Finished, Inputs
 from engine.links import Links, noted_mlflow, run_page
-from engine.locks import retried
 from engine.outcome import Outcome, check_results_of, metadata_of
 from engine.record import (
     Elsewhere,
@@ -46,6 +45,7 @@ from engine.run_config import (
 )
 from engine.run_tags import PARENT_KEY_TAG, YES, RunIdentity, forced_attempt, night_name, night_tags, run_name
 from engine.tracking.store import shown
+from engine.transient import retried
 from engine.workspace import Workspace, home_of
 from segmentation.model_kind import model_kinds
 

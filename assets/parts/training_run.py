@@ -17,9 +17,9 @@ from common.errors import InputError
 from common.files import CHECKPOINT
 from common.tables import read_csv
 from engine.forge import Forge, require_fold
-from engine.locks import PassingFaultError
 from engine.outcome import Check, Fact, Outcome, number
 from engine.run_tags import run_name
+from engine.transient import PassingFaultError
 from engine.worker.task import (
     CURVES,
     ERROR_FILE,
