@@ -6,7 +6,7 @@ import time
 from playwright.sync_api import expect
 
 from pipeline.definitions import defs
-from tests.ui.browser import keep_picture
+from tests.ui.browser import VIEW, keep_picture
 from tests.ui.dagster_pages import DagsterPages
 from tests.ui.servers import PROFILE, Servers
 
@@ -30,7 +30,8 @@ def test_a_fold_that_was_started_from_its_job_ends_well(fold: str, dagster: Dags
     dagster.draw_every_asset(ASSETS)
     dagster.list_every_asset()
     expect(dagster.listed("comparison").get_by_role("img", name="run_success")).to_be_visible()
-    keep_picture(dagster.page, "dagster")
+    keep_picture(dagster.page, "dagster", part=dagster.show_whole_graph())
+    dagster.page.set_viewport_size(VIEW)
 
 
 def test_the_page_of_an_asset_shows_its_slices_and_its_checks(fold: str, dagster: DagsterPages, servers: Servers):

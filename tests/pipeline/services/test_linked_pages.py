@@ -29,13 +29,13 @@ def answer_of(routes, target, method="GET"):
     answer = Answer()
 
     async def receive():
-        return {"type": "http.request", "body": b"", "more_body": False}
+        await asyncio.Event().wait()  # a browser that has asked, and stays
 
     async def send(message):
         if message["type"] == "http.response.start":
             answer.status = message["status"]
             answer.headers = {name.decode(): value.decode() for name, value in message["headers"]}
-        answer.text += message.get("body", b"").decode()
+        answer.text += message.get("body", b"").decode(errors="replace")
 
     asyncio.run(Starlette(routes=routes)(scope | {"server": ("127.0.0.1", 80), "scheme": "http"}, receive, send))
     return answer
