@@ -59,7 +59,7 @@ class DagsterPages:
         for end in ("studies", "comparison"):
             expect(self.page.locator("foreignObject").get_by_text(end, exact=True).first).to_be_visible()
         expect(self.page.get_by_text("Loading...").first).to_be_hidden()
-        return {"x": 540.0, "y": 108.0, "width": 1380.0, "height": WHOLE_GRAPH["height"] - 108.0}
+        return {"x": 600.0, "y": 130.0, "width": 1350.0, "height": 2410.0}
 
     def list_every_asset(self) -> None:
         """Open all groups of the list beside the graph."""
