@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import pandas as pd
 from assets.comparison_report import report_material
 from assets.parts.checks import FOLDS, OWNERS, check_spec
 from assets.parts.current_scores import staleness
-from assets.parts.inputs import model_card, open_studies
+from assets.parts.inputs import model_card, open_slices, open_studies
 from common.progress import say
 from common.tables import write_csv
 from engine.forge import Forge
@@ -80,6 +81,7 @@ def _compare(context: dg.AssetExecutionContext, forge: Forge, folder: Path, foun
         manifest = json.loads(source.file("manifest.json").read_text(encoding="utf-8"))
         tables.append(ScoredTable(read_scores(source.file("scores.csv")), manifest))
     result = compare_arms(tables)
+    result = replace(result, notes=(*_unknown_donors(forge, found), *result.notes))
     write_csv(result.summary, folder / "summary.csv")
     write_csv(result.differences, folder / "differences.csv")
     write_csv(result.pairs, folder / "pairs.csv")
@@ -111,6 +113,14 @@ def _compare(context: dg.AssetExecutionContext, forge: Forge, folder: Path, foun
     facts["folds"] = Fact("text", ", ".join(sorted({str(fold) for _, fold, _ in found})))
     facts |= compare_facts(forge, found)
     return Outcome(facts, (_equal_arms(forge, found),), run_id)
+
+
+def _unknown_donors(forge: Forge, found: Sequence[Place]) -> list[str]:
+    """Return a sentence for each fold whose synthetic slices were made from nobody knows whom."""
+    from imaging.studies.leakage import donors_note
+
+    mixed = sorted({(kind.slices, fold) for kind, fold, _ in found if TRAINING_SETS[kind.training_set].has_synthetic})
+    return [note for name, fold in mixed for note in donors_note(open_slices(forge, name, fold).rows, f"fold {fold}")]
 
 
 def _save_figures(result: "Comparison", folder: Path) -> list[Path]:

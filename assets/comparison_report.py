@@ -80,6 +80,7 @@ def report_setup(forge: Forge) -> "Setup":
         infarct_limits=simulator.infarct_limits,
         no_reflow_limits=simulator.no_reflow_limits,
         transplanted=settings.transplants,
+        from_folder=settings.from_folder,
         lesions_alone=settings.paints == "lesion",
     )
     groups = pd.Series(studies.groups()).value_counts()

@@ -21,11 +21,12 @@ from gan.quality.copies import (
 )
 from gan.quality.report import Beside, Copies
 from gan.quality.slices import Features, Vectors, inside_ventricle
-from gan.quality.table import Cases, Row, over_halves, ratio_of_sums
+from gan.quality.table import Cases, Figure, Row, over_halves, ratio_of_sums
 from imaging.labels import Tissue
 from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 
+HELD_OUT = "copies/of_held_out"  # share of slices that are an outright copy of a patient who is not trained on
 HOLE = "hole"  # the extra of a store that says where its slices were painted
 _WORST = 8
 _SPREAD, _BESIDE = 24, 8
@@ -34,7 +35,12 @@ _PIXELS = "pixels"
 
 
 def report_copies(
-    store: SliceStore, training: PartSlices, validation: PartSlices, features: Features, seed: int
+    store: SliceStore,
+    training: PartSlices,
+    validation: PartSlices,
+    features: Features,
+    seed: int,
+    trained: Cases | None = None,
 ) -> tuple[Copies, list[Row]]:
     """Search the whole store for copies by appearance; where it says where it was painted, inside those holes.
 
@@ -42,10 +48,12 @@ def report_copies(
 
     Args:
         store: Synthetic slices.
-        training: All real slices of training patients.
-        validation: Real slices of validation patients.
+        training: All real slices of the patients who may have been copied.
+        validation: Real slices of validation patients, each compared with other patients.
         features: Images (N, H, W) to vectors; the closest pairs are compared in these, too.
         seed: Seed of the halves.
+        trained: Which of the patients are those of training, where others are searched, too: the share of slices that
+            are an outright copy of one of the others is told.
     """
     look = wall_appearance if HOLE in store.extras else appearance
     looks, of_unseen = (look(part.images, part.masks) for part in (training, validation))
@@ -56,13 +64,16 @@ def report_copies(
         recipients, holes = recipients[places], store_appearance_in_holes(store, places)
         search = search_copies_in_holes(holes, recipients, looks, training.case_ids, seed)
         like = borrowed_holes(holes[1], len(of_unseen), seed)
-        unseen = nearest(of_unseen, turned(looks), training.case_ids, within=like)
+        unseen = nearest(of_unseen, turned(looks), training.case_ids, validation.case_ids, within=like)
     else:
         search = search_copies(store_appearance(store), looks, training.case_ids)
-        unseen = nearest(of_unseen, looks, training.case_ids)
+        unseen = nearest(of_unseen, looks, training.case_ids, validation.case_ids)
     counts = (len(training), _PIXELS)
     rows = _shares(search, search.synthetic, recipients, "synthetic", counts, seed, _region(store))
     rows += _shares(search, unseen, validation.case_ids, "real", counts, seed, _region(store))
+    if trained is not None:
+        found = search.outright & ~np.isin(training.case_ids, trained)[search.synthetic.place]
+        rows.append(Row(HELD_OUT, _region(store), "synthetic", Figure(float(found.mean())), len(found), *counts))
     return _closest(search, store, places, training, features), rows
 
 

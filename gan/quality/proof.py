@@ -56,15 +56,19 @@ class Material:
         synthetic: Slices drawn from simulated masks.
         training: Real slices of training patients that show a ventricle.
         validation: Real slices of validation patients, which nothing was trained on.
-        redrawn: (N, H, W) the validation slices drawn again by pix2pix.
+        redrawn: (N, H, W) the validation slices drawn again by pix2pix; None where no generator is at hand, as for
+            slices of a folder: what needs one is then not measured.
         mean_painted: (N, H, W) the validation slices painted by the yardstick.
+        searched: Real slices among which copies are searched, such as those of all patients where nobody knows whom a
+            generator has seen; None for those of training patients.
     """
 
     synthetic: SliceStore
     training: PartSlices
     validation: PartSlices
-    redrawn: Images
+    redrawn: Images | None
     mean_painted: Images
+    searched: PartSlices | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Instruments:
     Attributes:
         extractors: Of features, the first decides.
         segment: Images (N, H, W) to masks (N, H, W), trained on real slices only.
-        draw: Takes rows of the validation slices and as many noise seeds; returns images.
+        draw: Takes rows of the validation slices and as many noise seeds; returns images; None without a generator.
         perceptual: LPIPS by the name of its network; the first measures the variety. Without any, the variety is
             measured with the last extractor's features.
         segment_from_synthetic: Like `segment`, but trained on synthetic slices only; None leaves out the utility.
@@ -83,7 +87,7 @@ class Instruments:
 
     extractors: Sequence[Extractor]
     segment: Segment
-    draw: Draw
+    draw: Draw | None
     perceptual: Mapping[str, PairDistance] = field(default_factory=dict)
     segment_from_synthetic: Segment | None = None
     classifier_steps: int = STEPS
@@ -104,10 +108,9 @@ def assess_quality(
     drawn_rows = some_rows(len(store), most_images, seed, "quality synthetic slices")
     synthetic = PartSlices.of(store, drawn_rows)
     training = everyone.at(some_rows(len(everyone), most_images, seed, "quality training slices"))
-    drawn = {
-        "pix2pix": validation.painted_as(material.redrawn),
-        "mean_paint": validation.painted_as(material.mean_painted),
-    }
+    drawn = {"mean_paint": validation.painted_as(material.mean_painted)}
+    if material.redrawn is not None:
+        drawn = {"pix2pix": validation.painted_as(material.redrawn), **drawn}
     rows = [
         row
         for name, slices in drawn.items()
@@ -115,7 +118,8 @@ def assess_quality(
     ]
     first = instruments.extractors[0]
     realistic, vectors = realism(drawn, synthetic, training, validation, instruments.extractors, seed)
-    copies, copied = report_copies(store, everyone, validation, first.features, seed)
+    searched, trained = (everyone, None) if material.searched is None else (material.searched, everyone.case_ids)
+    copies, copied = report_copies(store, searched, validation, first.features, seed, trained)
     rows += realistic + _adherence(
         {**drawn, "real": validation, "synthetic": synthetic, "training": training}, instruments, store, seed
     )
@@ -127,12 +131,14 @@ def assess_quality(
         + _told_apart(synthetic, drawn_rows, material, instruments, seed)
         + _refused(store)
     )
+    beside = None
     if HOLE in store.extras:  # of a heart that is real but for its lesion, whole features only say whose it is
         beside = beside_originals(store, everyone)
-        return QualityReport(as_table(rows), copies, variety, _gallery(material), _counts(material), beside)
-    of_synthetic, of_training = (vectors["synthetic"], synthetic.case_ids), (vectors["training"], training.case_ids)
-    rows += copies_in_features(of_synthetic, of_training, first.name, seed)
-    return QualityReport(as_table(rows), copies, variety, _gallery(material), _counts(material))
+    else:
+        of_synthetic, of_training = (vectors["synthetic"], synthetic.case_ids), (vectors["training"], training.case_ids)
+        rows += copies_in_features(of_synthetic, of_training, first.name, seed)
+    gallery, searched_all = _gallery(material), material.searched is not None
+    return QualityReport(as_table(rows), copies, variety, gallery, _counts(material), beside, searched_all)
 
 
 def _adherence(sets: Mapping[str, PartSlices], instruments: Instruments, store: SliceStore, seed: int) -> list[Row]:
@@ -147,6 +153,8 @@ def _told_apart(
     synthetic: PartSlices, rows: NDArray[np.intp], material: Material, instruments: Instruments, seed: int
 ) -> list[Row]:
     store, validation = material.synthetic, material.validation
+    if material.redrawn is None:
+        return []
     # A slice store's further images, not Django's SQL.
     holes = store.extra(HOLE, rows) if HOLE in store.extras else None  # noqa: S610
     again = validation.painted_as(material.redrawn)
@@ -178,7 +186,7 @@ def _gallery(material: Material) -> dict[str, Images]:
     _, first = np.unique(material.validation.case_ids[largest], return_index=True)
     chosen = largest[np.sort(first)][:_PICTURED]
     pictured = {"real": material.validation.images, "Pix2Pix": material.redrawn, "painted means": material.mean_painted}
-    return {name: images[chosen] for name, images in pictured.items()}
+    return {name: images[chosen] for name, images in pictured.items() if images is not None}
 
 
 def _counts(material: Material) -> pd.DataFrame:
