@@ -45,10 +45,22 @@ def check_before_run(settings: "Settings", workspace: Workspace, folds: Iterable
     for name in NETWORKS:
         _check_start(name, settings.network(name))
     if settings.from_folder:
-        from gan.generation.from_folder import check_folder
-
-        check_folder(settings.synthesis, folds)
+        _check_folder(settings, workspace, folds)
     _check_disk(settings, workspace)
+
+
+def _check_folder(settings: "Settings", workspace: Workspace, folds: Iterable[int]) -> None:
+    """Refuse a folder of synthetic slices that cannot be read, or that the run itself writes."""
+    from gan.generation.from_folder import check_folder
+
+    check_folder(settings.synthesis, folds)
+    root = settings.synthesis.root
+    assert root is not None
+    if root.resolve().is_relative_to(workspace.root.resolve()):
+        raise InputError(
+            f"synthesis.root {root}: lies among the results that this run writes ({workspace.root}); copy the slices "
+            "elsewhere"
+        )
 
 
 def _check_weights_file(setting: str, value: str) -> None:

@@ -74,7 +74,7 @@ def measure_variety(
         figures.append(_distance(slices.at(pairs[0]), slices.at(pairs[1]), distance, seed))
     if draw is None:
         nothing = validation.images[:0]
-        return Variety(figures[0], figures[1], Figure(float("nan")), nothing[None], nothing, (_PAIRS, 0))
+        return Variety(figures[0], figures[1], Figure(float("nan")), nothing[:, None], nothing, (_PAIRS, 0))
     rows = np.unique(np.linspace(0, len(validation) - 1, min(_MASKS, len(validation))).round().astype(np.intp))
     seeds = [derive_seed(seed, "quality same mask", int(row), number) for row in rows for number in range(_DRAWS)]
     redrawn = draw(np.repeat(rows, _DRAWS), seeds).reshape(len(rows), _DRAWS, *validation.images.shape[1:])

@@ -89,8 +89,8 @@ def donors_note(rows: pd.DataFrame, what: str) -> tuple[str, ...]:
     unknown = 0 if synthetic.empty else int(donors_unknown(synthetic).sum())
     note = (
         f"Donors unknown: of {unknown:,} of {len(synthetic):,} synthetic slices of {what} nobody has told which "
-        "patients they were made from, which was allowed by hand (synthesis.donors=unknown). If test patients are among "
-        "them, what is gained here is no gain."
+        "patients they were made from, which was allowed by hand (synthesis.donors=unknown). If test patients are "
+        "among them, what is gained here is no gain."
     )
     return (note,) if unknown else ()
 
