@@ -119,6 +119,8 @@ def _unknown_donors(forge: Forge, found: Sequence[Place]) -> list[str]:
     """Return a sentence for each fold whose synthetic slices were made from nobody knows whom."""
     from imaging.studies.leakage import donors_note
 
+    if not forge.settings().from_folder:
+        return []
     mixed = sorted({(kind.slices, fold) for kind, fold, _ in found if TRAINING_SETS[kind.training_set].has_synthetic})
     return [note for name, fold in mixed for note in donors_note(open_slices(forge, name, fold).rows, f"fold {fold}")]
 
