@@ -30,7 +30,7 @@ FOLDS = 5
 _WEIGHTS = ("vgg16_weights", "alexnet_weights", "inception_weights")
 _MOST_SEED = 2**32 - 1  # torch's and NumPy's generators take more; people and file names do not
 _MOST_SLICES = 1_000_000
-_OF_EVERY_METHOD = ("method", "refuse", "refuse_quantile", "refuse_draws")
+_OF_A_FOLDER = ("root", "spacing_mm", "intensities", "donors")
 
 _AN_EXAMPLE = {"pix2pix": "pix2pix.steps=2000", "simulator": "simulator.neighbours=8"}
 
@@ -250,7 +250,8 @@ class Settings(FrozenConfig):
             beside |= {"training_patients"}
         content = self.model_dump(mode="json", exclude=beside)
         if not self.from_folder:  # the same of what only a folder's slices ask for
-            content["synthesis"] = {name: content["synthesis"][name] for name in _OF_EVERY_METHOD}
+            for name in _OF_A_FOLDER:
+                del content["synthesis"][name]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
 

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from common.errors import InputError, some_of
 from imaging.labels import LabelSet, distinct_values, to_labels
-from imaging.sources.files import composed, files_below, inside, nifti_stem
+from imaging.sources.files import composed, files_below, inside, nifti_stem, unread_studies
 from imaging.sources.image_pairs import ImagePair, read_mask
-from imaging.sources.unread_images import unread_studies
 from imaging.studies.study import check_geometry
 from imaging.volumes.image_files import read_grey, read_pixels
 from imaging.volumes.nifti import read_nifti_pair

@@ -1,7 +1,6 @@
 import pytest
 
-from assets.comparison import _unknown_donors
-from assets.comparison_report import repeat_command, report_setup
+from assets.comparison import _unknown_donors, repeat_command, report_setup
 from engine.forge import Forge
 from imaging.labels import EMIDEC_LABELS
 from imaging.phantom import PhantomConfig

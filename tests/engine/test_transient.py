@@ -7,7 +7,7 @@ from filelock import Timeout
 
 from common.errors import InputError
 from engine import locks as transient
-from engine.locks import RETRIES, PassingFaultError, is_transient, retried
+from engine.transient import RETRIES, PassingFaultError, is_transient, retried
 
 
 def caused(outer, inner):

@@ -30,7 +30,7 @@ from imaging.phantom import PhantomConfig
 from imaging.slices.store import SliceStore
 from imaging.sources.table import source_labels, source_root
 from pipeline.commands.experiment.plan import Arm, Patients, Plan, resolved_arms
-from pipeline.commands.output_place import HOME, check_folder
+from pipeline.commands.output import HOME, check_folder
 from pipeline.commands.run import FAILED_CHECK, execute, prepare_stores, raise_failure
 from runtime.model_card import ModelCard
 from segmentation.model_kind import REAL_ONLY, REAL_PLUS_GAN, ModelKind
