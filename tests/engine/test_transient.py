@@ -6,7 +6,7 @@ import pytest
 from filelock import Timeout
 
 from common.errors import InputError
-from engine import locks as transient
+from engine import transient
 from engine.transient import RETRIES, PassingFaultError, is_transient, retried
 
 
