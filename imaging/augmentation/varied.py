@@ -121,11 +121,12 @@ def write_varied_slices(
         InputError: No slices, fewer variants than these, a number of processes below 1, or a full disk.
     """
     asked = len(slices) if count is None else count
-    if processes < 1 or not 0 < len(slices) <= asked:
+    if processes < 1 or not len(slices):
         raise InputError(
-            f"{path}: asked to vary {len(slices)} slices {asked} times in {processes} processes; each must be at least "
-            "1, and no slice be left out"
+            f"{path}: asked to vary {len(slices)} slices in {processes} processes; each must be at least 1"
         )
+    if asked < len(slices):
+        raise InputError(f"{path}: {asked} variants of {len(slices)} slices leave some out; ask for as many at least")
     task = _Task(slices, np.arange(asked) % len(slices), augment, seed)
     _write(
         path,

@@ -203,6 +203,8 @@ def test_of_few_slices_each_is_varied_several_times(tmp_path, made):
     assert len(varied) == 2 * COUNT + 3
     assert varied.rows["replica"].tolist() == list(range(2 * COUNT + 3))
     assert not np.array_equal(varied.images()[0], varied.images()[COUNT])
+    with pytest.raises(InputError, match=r"5 variants of 12 slices leave some out; ask for as many at least"):
+        write_varied_slices(tmp_path / "few.h5", slices, AugmentConfig(), 5, 1, "1", count=5)
 
 
 def faults(folder):
