@@ -26,7 +26,7 @@ from urllib.parse import unquote
 from filelock import FileLock
 
 from common.errors import InputError
-from engine.tracking.views import arms_view
+from engine.links import arms_view
 from engine.workspace import ARTIFACTS, SPOOL, sqlite_uri
 
 if TYPE_CHECKING:

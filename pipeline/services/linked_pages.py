@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.links import SERVED, SHOWN_FILES, first_runs_page, run_page
+from engine.links import SERVED, SHOWN_FILES, browser_state, first_runs_page, run_page
 from engine.tracking.store import EXPERIMENT, find_experiment, tracking_places
-from engine.tracking.views import browser_state
 
 if TYPE_CHECKING:
     from starlette.requests import Request

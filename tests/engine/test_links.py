@@ -4,9 +4,8 @@ import dagster as dg
 import pytest
 from PIL import Image
 
-from engine.links import Links, compare_page, note_mlflow, noted_mlflow, run_page, runs_page
+from engine.links import Links, arms_view, browser_state, compare_page, note_mlflow, noted_mlflow, run_page, runs_page
 from engine.outcome import Fact, Outcome, metadata_of, number, text
-from engine.tracking.views import arms_view, browser_state
 
 SERVER = "https://mlflow.example.org"
 
