@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from common.errors import InputError
+from common.pages.words import count
 from runtime.pack import Manifest, packed
 
 CARD = "model_card.json"
@@ -234,8 +235,8 @@ def _counted(said: Manifest) -> str:
     folds = ", ".join(f"fold {part.fold} seed {part.seed}" for part in said.networks)
     origin = f"{said.source}/{said.profile}" + (f", experiment {said.experiment}" if said.experiment else "")
     boxes = sorted({f"{part.source}/{part.profile}" for part in said.localisers})
-    localisers = f"{len(said.localisers)} localisers of {', '.join(boxes)}" if boxes else "no localiser"
-    return f"{len(said.networks)} networks of {origin} ({folds}), {localisers}"
+    localisers = f"{count(len(said.localisers), 'localiser')} of {', '.join(boxes)}" if boxes else "no localiser"
+    return f"{count(len(said.networks), 'network')} of {origin} ({folds}), {localisers}"
 
 
 def _results_text(said: Manifest) -> str:

@@ -91,6 +91,7 @@ def remove_model(name: Annotated[str, typer.Argument(help="Of an added model.")]
 
 def listed_models(home: Path) -> list[dict[str, str]]:
     """Return every model that `--model` takes: its name, where it is from, what it is, and its Dice."""
+    from common.pages.words import count
     from engine.workspace import packs_of
     from pipeline.commands.models import models_in
     from runtime.pack import SHIPPED, Pack, named_packs
@@ -99,7 +100,7 @@ def listed_models(home: Path) -> list[dict[str, str]]:
     for name, path in sorted(named_packs(packs_of(home)).items()):
         said = Pack.open(path).manifest
         where = "shipped" if path.parent == SHIPPED else "added"
-        what = f"{said.network} of {said.source}, {len(said.networks)} networks"
+        what = f"{said.network} of {said.source}, {count(len(said.networks), 'network')}"
         rows.append({"name": name, "where": where, "what": what, "dice": _dice_of(said)})
     for text in models_in(home):
         name, _, folds = text.partition(" ")
