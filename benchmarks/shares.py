@@ -16,7 +16,7 @@ _CONVOLUTIONS = ("conv", "mkldnn_", "cudnn", "xmma", "implicit_gemm")
 
 
 def operator_shares(step: Callable[[], object], times: int) -> dict[str, float]:
-    """Return the share of each of PyTorch's operators, with its backward pass, in some calls of `step`, largest first."""
+    """Return the share of each of PyTorch's operators with its backward pass in calls of `step`, largest first."""
     on_gpu = torch.cuda.is_available()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities) as found:
