@@ -18,6 +18,7 @@ from pydantic import Field, PrivateAttr
 
 from common.config import FrozenConfig
 from common.errors import InputError
+from common.processes import end_with_starter
 from common.progress import begin, finish, say
 from engine.cluster.executor import executor_name
 from engine.finished import Finished, Inputs
@@ -45,7 +46,6 @@ from engine.run_config import (
 from engine.run_tags import PARENT_KEY_TAG, YES, RunIdentity, forced_attempt, night_name, night_tags
 from engine.tracking.store import shown
 from engine.workspace import Workspace, home_of
-from runtime.orphans import end_with_starter
 from segmentation.model_kind import model_kinds
 
 if TYPE_CHECKING:

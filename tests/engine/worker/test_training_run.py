@@ -22,8 +22,7 @@ from engine.locks import PassingFaultError
 from engine.worker import accelerator as accelerator_module
 from engine.worker import process
 from engine.worker.accelerator import accelerator, borrowed
-from engine.worker.process import _verdict, run_task
-from engine.worker.stages import Trained
+from engine.worker.process import Trained, _verdict, run_task
 from engine.worker.task import PASSING_FAULT, WRONG_INPUT, TrainingTask
 from runtime.model_card import read_model_json
 from runtime.report import TrainingDivergedError
