@@ -43,7 +43,6 @@ from runtime.compute import Compute, choose_compute
 from runtime.model_card import ModelCard
 from runtime.model_folder import read_weights
 from segmentation.localiser import training as localiser
-from segmentation.localiser.batches import gather
 from segmentation.networks.table import NETWORKS, build_network
 from segmentation.training import loop
 from segmentation.training.config import TrainConfig
@@ -77,7 +76,7 @@ def localiser_waits_for_nothing(bench: Bench) -> Figures:
     config = load_settings("paper").localiser.model_copy(update={"fov_mm": 250})
     if bench.options.small:
         config = config.model_copy(update={"input_px": 32, "batch": 2})
-    data = gather(bench.archive, bench.split.train, config).to(bench.compute.device)
+    data = localiser.gather(bench.archive, bench.split.train, config).to(bench.compute.device)
     state = localiser._start(config, data, bench.compute, 0)
     return _without_waiting(lambda step: localiser._training_step(state, data, config, bench.compute, step, step))
 

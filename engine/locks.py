@@ -4,6 +4,7 @@ Faults that pass by themselves, and the wait for that: a share that answers late
 """
 
 import errno
+import os
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,20 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from common.progress import warn
+
+LOCKS = "locks"  # the folder of a workspace
+YES = frozenset({"1", "true", "yes", "on"})
+
+
+def accelerator_lock(locks: Path) -> str:
+    """Return the lock file that keeps two processes from sharing a workspace's accelerator, empty where they may.
+
+    `SCARFORGE_SHARE_ACCELERATOR=true` allows it; the pool `gpu` of Dagster then needs more than one slot too.
+    """
+    if os.environ.get("SCARFORGE_SHARE_ACCELERATOR", "").lower() in YES:
+        return ""
+    locks.mkdir(parents=True, exist_ok=True)
+    return str(locks / "accelerator_0.lock")
 
 
 @contextmanager

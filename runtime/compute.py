@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -67,6 +67,10 @@ class Compute:
         kernels = ", deterministic kernels" if self.deterministic else ""
         return f"{name}{threads}{several}, {self.precision}{kernels}"
 
+    def said(self) -> dict[str, Any]:
+        """Return what a model's card says of it."""
+        return {"precision": self.precision} | ({"deterministic": True} if self.deterministic else {})
+
     def lay_out(self, images: torch.Tensor) -> torch.Tensor:
         """Return images (N, C, H, W) on the device in `memory_format`.
 
@@ -92,16 +96,22 @@ def cpu_has_fast_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def choose_compute(
-    device: Device = "auto", precision: Precision = "auto", ranks: int = 1, gpu: int = 0, deterministic: bool = False
+    device: Device = "auto",
+    precision: Precision = "auto",
+    ranks: int = 1,
+    gpu: int = 0,
+    deterministic: bool = False,
+    nodes: int = 1,
 ) -> Compute:
     """Choose CUDA before CPU, and bf16 where it is native; both can be set.
 
     Args:
         device: `auto` takes a GPU if there is one.
         precision: `auto` takes bf16 on GPUs that have it (from Ampere on) and where `cpu_has_fast_bf16`, else fp32.
-        ranks: Processes of this machine that train together, of which this is one: `ranks.launched_ranks()`.
+        ranks: Processes that train together, of which this is one: `ranks.launched_ranks()`.
         gpu: Which of the GPUs that `CUDA_VISIBLE_DEVICES` shows, where one process trains alone.
         deterministic: Take only kernels that give the same bits each time, in the whole process.
+        nodes: On how many machines the ranks are, the same number on each: `ranks.launched_nodes()`.
 
     Raises:
         InputError: CUDA is asked for where there is none, or by more processes than there are GPUs.
@@ -111,9 +121,10 @@ def choose_compute(
     accelerator = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     if accelerator == "cuda" and not torch.cuda.is_available():
         raise InputError("device cuda: PyTorch finds no GPU here; choose device cpu or auto (`scarforge doctor`)")
-    if accelerator == "cuda" and ranks > torch.cuda.device_count():
+    here = ranks // nodes
+    if accelerator == "cuda" and here > torch.cuda.device_count():
         raise InputError(
-            f"{ranks} processes want a GPU each and {torch.cuda.device_count()} are visible here; start that many "
+            f"{here} processes want a GPU each and {torch.cuda.device_count()} are visible here; start that many "
             "processes, or choose device cpu"
         )
     if precision == "auto":
@@ -121,7 +132,8 @@ def choose_compute(
     _choose_kernels(deterministic)
     fabric = Fabric(
         accelerator=accelerator,
-        devices=[gpu] if accelerator == "cuda" and ranks == 1 else ranks,
+        devices=[gpu] if accelerator == "cuda" and ranks == 1 else here,
+        num_nodes=nodes,
         strategy="ddp" if ranks > 1 else "auto",
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
