@@ -9,12 +9,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def cross_entropy(logits: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Return the cross-entropy of logits (N, C, H, W) and label values (N, H, W), averaged by the classes' weights."""
+def cross_entropy(logits: Tensor, mask: Tensor, weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
+    """Return the cross-entropy of logits (N, C, H, W) and label values (N, H, W), averaged by the classes' weights.
+
+    With `reduction` none it is that of each pixel (N, H, W), times its weight.
+    """
     if not torch.are_deterministic_algorithms_enabled():
-        return F.cross_entropy(logits, mask, weight=weight)
-    by_pixel = F.cross_entropy(logits, mask, weight=weight, reduction="none")
-    return by_pixel.mean() if weight is None else by_pixel.sum() / weight[mask].sum()
+        return F.cross_entropy(logits, mask, weight=weight, reduction=reduction)
+    surprise = -logits.log_softmax(dim=1).gather(1, mask.unsqueeze(1)).squeeze(1)
+    weights = torch.ones_like(surprise) if weight is None else weight[mask]
+    by_pixel = weights * surprise
+    return by_pixel if reduction == "none" else by_pixel.sum() / weights.sum()
 
 
 def average_cells(x: Tensor, grid: int) -> Tensor:

@@ -104,7 +104,7 @@ def reading_loss(logits: Tensor, masks: Tensor, tissue_weights: Tensor, region: 
     """
     if region is None:
         return cross_entropy(logits.float(), masks, tissue_weights)
-    by_pixel = F.cross_entropy(logits.float(), masks, weight=tissue_weights, reduction="none")
+    by_pixel = cross_entropy(logits.float(), masks, tissue_weights, "none")
     return (by_pixel * region).sum() / (tissue_weights[masks] * region).sum().clamp_min(1e-6)
 
 

@@ -176,7 +176,7 @@ def cross_entropy(
     """Cross-entropy averaged over pixels, each weighed by its class and slice: the sum over weights is one."""
     if slice_weights is None:
         return repeatable.cross_entropy(logits, mask, class_weights)
-    by_pixel = F.cross_entropy(logits, mask, weight=class_weights, reduction="none")
+    by_pixel = repeatable.cross_entropy(logits, mask, class_weights, "none")
     weights = torch.ones_like(by_pixel) if class_weights is None else class_weights[mask]
     of_slice = slice_weights.view(-1, 1, 1)
     return (by_pixel * of_slice).sum() / (weights * of_slice).sum()
