@@ -160,7 +160,7 @@ def _choose_kernels(deterministic: bool) -> None:
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.deterministic = deterministic
     torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a look for reads before writes, which costs time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # set on its class; costs time
     if deterministic:  # cuBLAS reads it at its first product; without it PyTorch refuses the product
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 

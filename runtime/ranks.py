@@ -95,7 +95,7 @@ class Ranks:
         """
         if self.count == 1 or self.fabric.device.type != "cuda":
             return network
-        joined: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        joined: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         return joined
 
     def backward(self, loss: Tensor) -> None:
