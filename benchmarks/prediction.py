@@ -134,9 +134,8 @@ def main() -> None:
             for network in options.network
             for flips in (False, True)
         ]
-    print(
-        f"{compute.description}; studies of {options.slices} slices; targets: load and first 6 s, loaded 1.5 s without flips"
-    )
+    print(f"{compute.description}; studies of {options.slices} slices")
+    print("targets for ten slices: load and first 6 s, loaded 1.5 s without flips")
     print(pd.DataFrame(rows).round(2).to_string(index=False))
 
 

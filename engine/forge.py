@@ -22,7 +22,7 @@ from common.processes import end_with_starter
 from common.progress import begin, finish, say
 from engine.cluster.executor import executor_name
 from engine.finished import Finished, Inputs
-from engine.locks import accelerator_lock, retried
+from engine.locks import accelerator_lock
 from engine.outcome import Outcome, check_results_of, metadata_of
 from engine.record import (
     Elsewhere,
@@ -45,6 +45,7 @@ from engine.run_config import (
 )
 from engine.run_tags import PARENT_KEY_TAG, RunIdentity, forced_attempt, night_name, night_tags
 from engine.tracking.store import shown
+from engine.transient import retried
 from engine.workspace import Workspace, home_of
 from segmentation.model_kind import model_kinds
 

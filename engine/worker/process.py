@@ -24,8 +24,8 @@ from common.errors import InputError
 from common.files import CHECKPOINT, write_json
 from common.progress import detail, figures_shown, quieten, say, show_figures
 from engine.finished import checked_model
-from engine.locks import is_transient
 from engine.tracking.tracker import Tracker
+from engine.transient import is_transient
 from engine.worker.accelerator import accelerator
 from engine.worker.task import ERROR_FILE, PASSING_FAULT, RESULT_FILE, WRONG_INPUT, TrainingTask
 from imaging.slices.part import PartSlices

@@ -19,7 +19,7 @@ from common.pages.words import words
 from common.seeds import random_generator
 from gan.simulator.anatomy import read_anatomy
 from gan.simulator.config import SimulatorConfig
-from gan.simulator.fitted_models import measure_lesion
+from gan.simulator.lesion_model import measure_lesion
 from imaging.slices.store import SliceStore
 
 DISTRIBUTION_COLUMNS = ("source", "slice", "category", "measure", "unit", "value", "within_limits")

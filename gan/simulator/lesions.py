@@ -18,7 +18,7 @@ from skimage.graph import MCP_Geometric
 
 from gan.simulator.anatomy import RAYS, Anatomy, ray_angles
 from gan.simulator.config import SimulatorConfig
-from gan.simulator.fitted_models import LesionPlan, angle_between, territory_of
+from gan.simulator.lesion_model import LesionPlan, angle_between, territory_of
 from imaging.labels import Tissue
 
 Bools = NDArray[np.bool_]

@@ -19,7 +19,7 @@ from assets.parts import training_run
 from assets.parts.training_run import TrainingProcessError, run_pipes
 from common.errors import InputError
 from engine.forge import Forge
-from engine.locks import PassingFaultError
+from engine.transient import PassingFaultError
 from engine.worker import accelerator as accelerator_module
 from engine.worker import process
 from engine.worker.accelerator import accelerator, borrowed, device_of_command

@@ -3,16 +3,8 @@ import pytest
 
 from common.seeds import random_generator
 from gan.simulator.anatomy import RAYS, read_anatomy
-from gan.simulator.fitted_models import (
-    TERRITORIES,
-    RingModel,
-    angle_between,
-    describe_ring,
-    draw_centre,
-    measure_lesion,
-    territory_of,
-    warp_anatomy,
-)
+from gan.simulator.lesion_model import TERRITORIES, angle_between, draw_centre, measure_lesion, territory_of
+from gan.simulator.ring_model import RingModel, describe_ring, warp_anatomy
 from tests.gan.simulator_slices import add_lesion, draw_masks, ring
 
 

@@ -9,7 +9,7 @@ from common.seeds import random_generator
 from gan.generation.hole import ventricle_hole
 from gan.simulator import STRATEGIES, WARPED_ANATOMY, MaskSimulator, SimulatorConfig, StrategyShares
 from gan.simulator.anatomy import read_anatomy
-from gan.simulator.fitted_models import LesionModel, LesionPlan, angle_between, measure_lesion
+from gan.simulator.lesion_model import LesionModel, LesionPlan, angle_between, measure_lesion
 from gan.simulator.lesions import (
     Donor,
     best_shift,

@@ -16,7 +16,7 @@ from gan.generation.synthesiser import build_condition
 from gan.networks.discriminator import reading_loss
 from gan.simulator import HEALED_ANATOMY, MaskSimulator, SimulatorConfig, StrategyShares, write_lesion_masks
 from gan.simulator.anatomy import read_anatomy
-from gan.simulator.fitted_models import angle_between, measure_lesion
+from gan.simulator.lesion_model import angle_between, measure_lesion
 from gan.training.batches import VARIANTS, ResidentSlices, complete_rows, training_holes
 from gan.training.config import PRESETS, Pix2PixConfig, SynthesisConfig
 from gan.training.loop import PaintedSlices, train_pix2pix
