@@ -36,6 +36,16 @@ _SMALL = {
 }
 
 
+def reference_slices(
+    path: Path, archive: StudyArchive, split: FoldSplit, config: RegionConfig, seed: int
+) -> SliceStore:
+    """Write all regions around reference boxes, without a localiser, and open them."""
+    keys = archive.keys()
+    boxes = {key: reference_box(archive.load(*key).mask) for key in keys}
+    write_real_slices(path, archive, split, boxes, config, seed, "benchmark")
+    return SliceStore.open(path)
+
+
 @dataclass(frozen=True)
 class Bench:
     """What is measured with: the material, and how large everything is.
@@ -70,10 +80,7 @@ class Bench:
         archive = StudyArchive.open(folder / "studies.h5")
         patients = sorted(archive.groups())
         split = FoldSplit(0, tuple(patients[:-3]), tuple(patients[-3:-1]), tuple(patients[-1:]))
-        keys = archive.keys()
-        boxes = {key: reference_box(archive.load(*key).mask) for key in keys}
-        write_real_slices(folder / "slices.h5", archive, split, boxes, RegionConfig(), 0, "acceptance")
-        store = SliceStore.open(folder / "slices.h5")
+        store = reference_slices(folder / "slices.h5", archive, split, RegionConfig(), 0)
         rate = convolution_rate(16, 32, 2) if options.small else convolution_rate(64, 128)
         return cls(archive, split, store, choose_compute(options.device), folder, options, rate)
 

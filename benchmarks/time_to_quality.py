@@ -36,18 +36,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks import training as own
+from benchmarks.acceptance_bench import reference_slices
 from benchmarks.networks import PEERS, count_flops_as_written
 from benchmarks.shares import operator_shares, told
 from engine.settings import Settings, load_settings
 from imaging.augmentation.varied import write_augmented_slices
 from imaging.slices.part import PartSlices
-from imaging.slices.regions import write_real_slices
 from imaging.slices.store import SliceStore
 from imaging.sources.table import read_source, source_labels
 from imaging.studies.archive import StudyArchive
 from imaging.studies.archive_writer import write_studies
-from imaging.studies.preparation import reference_box
-from imaging.studies.split import FoldSplit, split_patients
+from imaging.studies.split import split_patients
 from runtime.compute import choose_compute, keep_freed_memory
 from segmentation.networks.blocks import count_parameters
 from segmentation.networks.table import build_network
@@ -153,7 +153,7 @@ class Peer:
     def __init__(self, material: Material, made: "Loop", turn_s: float, clock: Clock) -> None:
         self._material, self._made, self._turn_s, self._clock = material, made, turn_s, clock
         self.steps, self.is_done = 0, False
-        self._batches = _endless(made.loader)
+        self._batches = own._endless(made.loader)
         self._device = choose_compute().device
         made.network.to(self._device)
 
@@ -327,7 +327,7 @@ def prepare(options: argparse.Namespace, settings: Settings, folder: Path) -> Ma
     write_studies(folder / "studies.h5", items, source_labels(options.source, settings.source), options.source)
     archive = StudyArchive.open(folder / "studies.h5")
     split = split_patients(archive.groups(), 5, settings.validation_share, settings.split_seed)[0]
-    real = _real_slices(archive, split, settings, folder / "real.h5")
+    real = reference_slices(folder / "real.h5", archive, split, settings.region, settings.split_seed)
     clock = clock_of(options.clock)
     start, path = clock(), folder / "augmented.h5"
     rows, seed = real.rows_of("train"), settings.split_seed
@@ -338,13 +338,6 @@ def prepare(options: argparse.Namespace, settings: Settings, folder: Path) -> Ma
     parts = ", ".join(f"{len(real.rows_of(part))} of {part} patients" for part in ("train", "validation"))
     print(f"{options.source}, fold 0: {parts}; {settings.training_slices} augmented slices in {seconds:.0f} s")
     return Material(real, SliceStore.open(path), seconds)
-
-
-def _real_slices(archive: StudyArchive, split: FoldSplit, settings: Settings, path: Path) -> SliceStore:
-    keys = archive.keys()
-    boxes = {key: reference_box(archive.load(*key).mask) for key in keys}
-    write_real_slices(path, archive, split, boxes, settings.region, settings.split_seed, "benchmark")
-    return SliceStore.open(path)
 
 
 def enter(material: Material, options: argparse.Namespace, settings: Settings, folder: Path) -> dict[str, Course]:
@@ -427,11 +420,6 @@ def _verdicts(courses: Mapping[str, Course], options: argparse.Namespace) -> Ite
 def _real_training_slices(material: Material) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     rows = material.real.rows_of("train")
     return np.asarray(material.real.images(rows), np.float32), material.real.masks(rows)
-
-
-def _endless(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    while True:
-        yield from loader
 
 
 def _parse() -> argparse.Namespace:
