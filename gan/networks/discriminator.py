@@ -18,7 +18,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from gan.networks.generator import normalisation
 from gan.training.config import Pix2PixConfig
-from runtime.repeatable import cross_entropy
+from runtime.operations import cross_entropy
 
 
 class Discriminator(nn.Module):

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from common.errors import InputError
 from gan.training.config import Pix2PixConfig
 from runtime.compute import send
-from runtime.enlarged_convolution import EnlargedConvolution
-from runtime.repeatable import reflected
+from runtime.operations import EnlargedConvolution, reflected
 
 _FIRST_NOISE = 0.1  # of normalised features; from 0 it would take a thousand steps to be heard
 

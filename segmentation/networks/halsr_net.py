@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from runtime.repeatable import average_cells, largest
+from runtime.operations import average_cells, largest
 from segmentation.networks.blocks import (
     AttentionGate,
     ConvolutionPair,

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from runtime import repeatable
+from runtime import operations
 
 
 @pytest.fixture
@@ -28,17 +28,17 @@ def same_values_and_gradients(ours, usual, shape):
 def test_cells_are_averaged_as_adaptive_pooling_does(deterministic, grid):
     # 4 does not divide 6: cells share pixels
     same_values_and_gradients(
-        lambda x: repeatable.average_cells(x, grid), lambda x: F.adaptive_avg_pool2d(x, grid), (2, 3, 6, 8)
+        lambda x: operations.average_cells(x, grid), lambda x: F.adaptive_avg_pool2d(x, grid), (2, 3, 6, 8)
     )
 
 
 def test_the_largest_value_is_that_of_adaptive_pooling(deterministic):
-    same_values_and_gradients(repeatable.largest, lambda x: F.adaptive_max_pool2d(x, 1), (2, 3, 5, 4))
+    same_values_and_gradients(operations.largest, lambda x: F.adaptive_max_pool2d(x, 1), (2, 3, 5, 4))
 
 
 def test_borders_are_reflected_as_pad_does(deterministic):
     same_values_and_gradients(
-        lambda x: repeatable.reflected(x, 3), lambda x: F.pad(x, [3] * 4, mode="reflect"), (2, 1, 7, 9)
+        lambda x: operations.reflected(x, 3), lambda x: F.pad(x, [3] * 4, mode="reflect"), (2, 1, 7, 9)
     )
 
 
@@ -48,7 +48,7 @@ def test_the_cross_entropy_is_the_usual_one(deterministic, weight, reduction):
     mask = torch.randint(3, (2, 4, 5), generator=torch.Generator().manual_seed(0))
     weights = None if weight is None else torch.tensor(weight, dtype=torch.float64)
     same_values_and_gradients(
-        lambda x: repeatable.cross_entropy(x, mask, weights, reduction),
+        lambda x: operations.cross_entropy(x, mask, weights, reduction),
         lambda x: F.cross_entropy(x, mask, weight=weights, reduction=reduction),
         (2, 3, 4, 5),
     )
@@ -56,6 +56,6 @@ def test_the_cross_entropy_is_the_usual_one(deterministic, weight, reduction):
 
 def test_elsewhere_the_usual_kernels_are_taken_bit_for_bit():
     x = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(repeatable.average_cells(x, 4), F.adaptive_avg_pool2d(x, 4))
-    assert torch.equal(repeatable.largest(x), F.adaptive_max_pool2d(x, 1))
-    assert torch.equal(repeatable.reflected(x, 2), F.pad(x, [2] * 4, mode="reflect"))
+    assert torch.equal(operations.average_cells(x, 4), F.adaptive_avg_pool2d(x, 4))
+    assert torch.equal(operations.largest(x), F.adaptive_max_pool2d(x, 1))
+    assert torch.equal(operations.reflected(x, 2), F.pad(x, [2] * 4, mode="reflect"))
