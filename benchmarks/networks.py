@@ -32,6 +32,7 @@ from benchmarks import training as own
 from benchmarks.own_process import in_own_process
 from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
+from runtime import operations
 from runtime.compute import choose_compute, keep_freed_memory
 from segmentation.networks import blocks
 from segmentation.networks.blocks import count_parameters

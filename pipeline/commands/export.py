@@ -10,11 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from assets.parts.inputs import open_slices, open_split, open_studies
 from common.errors import InputError
-from common.files import mark_own, write_json
+from common.files import mark_own, put_in_place, write_json
 from common.progress import say
 from engine.finished import Finished
+from engine.forge import Forge
 from imaging.labels import LABEL_SETS
+from imaging.slices.nnunet import SPLITS, write_nnunet
 from imaging.slices.regions import RegionConfig
 from pipeline.commands.models import Member, ModelName, find_members
 from pipeline.commands.output import check_folder
@@ -22,12 +25,6 @@ from runtime.model_card import ModelCard
 
 if TYPE_CHECKING:  # imports torch
     from segmentation.prediction.export import Exported
-
-
-from assets.parts.inputs import open_slices, open_split, open_studies
-from common.files import put_in_place
-from engine.forge import Forge
-from imaging.slices.nnunet import SPLITS, write_nnunet
 
 
 def export(home: Path, model: str, format_: str, output: Path, fold: int | None = None) -> list[Path]:
