@@ -82,6 +82,7 @@ def _text(value: Any) -> str:
 RECORD = "record.json"
 FORMAT = 2  # of records, and the code version of whatever all assets share: raised, no earlier result is used
 _BEGUN = ".begun.json"  # in an unfinished folder: what it is built for
+_NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # These hold timings, run ids or the machine, so that they differ between two equal results.
 _VOLATILE = frozenset({"history.csv", "timing.json", "training_result.json", "report.html"})
@@ -277,7 +278,7 @@ def require_present_format(place: Path) -> None:
     """Raise `InputError` where an earlier ScarForge finished a folder: its results are neither used nor replaced."""
     try:
         found = json.loads((place / RECORD).read_text(encoding="utf-8")).get("format", 1)
-    except (OSError, ValueError, AttributeError):  # none, or damaged: nothing tells who made it
+    except (*_NO_FILE, ValueError, AttributeError):  # nothing tells who made it
         return
     if found != FORMAT:
         raise InputError(
@@ -290,7 +291,8 @@ def read_record(place: Path, asset: str) -> Record:
     """Read the record of a finished folder.
 
     Raises:
-        InputError: There is none, it cannot be read, or an earlier ScarForge wrote it.
+        InputError: There is none, it is damaged, or an earlier ScarForge wrote it.
+        OSError: The disk does not give it.
     """
     require_present_format(place)
     path = place / RECORD
@@ -307,7 +309,7 @@ def read_record(place: Path, asset: str) -> Record:
         )
     except FileNotFoundError as error:
         raise InputError(f"{place}: no finished result; materialise the asset {asset!r} first") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (*_NO_FILE, ValueError, KeyError, TypeError) as error:  # none of the disk's, which says nothing of the content
         raise InputError(f"{path}: cannot be read ({error}); rematerialise the asset {asset!r}") from error
 
 

@@ -6,10 +6,12 @@ stays when the training is over: it goes when everything that is made of the mod
 
 import hashlib
 import shutil
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import torch
@@ -51,12 +53,28 @@ def _save(path: Path, content: dict[str, Any]) -> None:
         torch.save(content, file)
 
 
+def _whole(path: Path) -> Path:
+    """Return a checkpoint's path after comparing its parts with their checksums, which PyTorch writes and never reads."""
+    try:
+        with ZipFile(path) as parts:
+            damaged = parts.testzip()
+    except (BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise _damaged(path) from error
+    if damaged is not None:
+        raise _damaged(path)
+    return path
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(f"{path}: is damaged or no checkpoint; delete {path.parent} to start again")
+
+
 def _read(path: Path, mmap: bool = False) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         int(content["state"]["step"])
-    except (OSError, RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: is damaged or no checkpoint; delete {path.parent} to start again") from error
+    except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:  # none of the disk's, which pass
+        raise _damaged(path) from error
     if content.get("format") != _FORMAT:
         raise InputError(f"{path}: was written by another version; delete {path.parent} to start again")
     return content
@@ -72,7 +90,7 @@ def load_checkpoint(folder: Path, config: FrozenConfig, origin: Origin) -> dict[
     path = folder / _FILE
     if not path.exists():
         return None
-    content = _read(path)
+    content = _read(_whole(path))
     differing = _differences(content["config"], config.model_dump(mode="json"))
     if differing:
         raise InputError(

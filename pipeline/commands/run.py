@@ -31,7 +31,7 @@ from imaging.sources.table import source_labels
 from pipeline.automation.jobs import REAL_ONLY_KINDS
 from pipeline.commands.output_place import HOME, check_folder
 from pipeline.commands.terminal import print_markdown
-from pipeline.outermost import InterruptedCommand
+from pipeline.outermost import InterruptedCommand, explain_told
 from pipeline.services.dagster_home import end_lost_runs, prepare_dagster_home, process_tags
 from segmentation.comparison.arms import Comparison
 from segmentation.comparison.text import markdown_table
@@ -86,7 +86,7 @@ def run_fold(
     start = time.monotonic()
     result = execute(forge, fold, has_lesions)
     if not result.success:
-        raise_failure(result)
+        raise_failure(result, forge.workspace.home)
     say(f"  {'all stages':<48} {time.monotonic() - start:6.1f} s")
     return forge
 
@@ -210,22 +210,22 @@ def resolve_job(name: str) -> dg.JobDefinition:
     return defs.resolve_job_def(name)
 
 
-def raise_failure(result: "ExecutionResult") -> NoReturn:
-    """Raise what made the run fail: an interrupt as such, anything else as one line."""
+def raise_failure(result: "ExecutionResult", home: Path) -> NoReturn:
+    """Raise what made the run fail in a workspace: an interrupt as such, anything else as one line."""
     errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
     if any(error and error.cls_name == dg.DagsterExecutionInterruptedError.__name__ for error in errors):
         say("  interrupted; the same command again continues the run")
         raise InterruptedCommand
-    raise InputError(_first_failure(result))
+    raise InputError(_first_failure(result, home))
 
 
-def _first_failure(result: "ExecutionResult") -> str:
+def _first_failure(result: "ExecutionResult", home: Path) -> str:
     for event in result.all_events:
         if event.is_step_failure:
             error = event.step_failure_data.error
             cause = error.cause if error and error.cause else error
-            words = cause.message.strip().removeprefix(_OUR_ERROR) if cause else "failed without a message"
-            return f"{event.step_key}: {words}"
+            told = cause.message.strip().removeprefix(_OUR_ERROR) if cause else "failed without a message"
+            return f"{event.step_key}: {explain_told(told, home)}"
         if event.is_failure and event.message:
             return event.message
     failed = [check for check in result.get_asset_check_evaluations() if not check.passed and check.blocking]

@@ -1,11 +1,18 @@
 """What `scarforge run` says of a run that did not end well: the stage and its own words."""
 
+import errno
+import os
+import sqlite3
+from pathlib import Path
+
 import dagster as dg
 import pytest
 
 from common.errors import InputError
 from pipeline.commands.run import _first_failure, raise_failure
 from pipeline.outermost import InterruptedCommand
+
+HOME = Path("/data/workspace")
 
 
 def result_of(error):
@@ -18,12 +25,30 @@ def result_of(error):
 
 
 def test_the_stage_and_its_words():
-    assert _first_failure(result_of(InputError("batch 7 is odd"))) == "pix2pix: batch 7 is odd"
+    assert _first_failure(result_of(InputError("batch 7 is odd")), HOME) == "pix2pix: batch 7 is odd"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (sqlite3.OperationalError("disk I/O error"), "disk I/O error); check the disk, and run this again"),
+        (sqlite3.OperationalError("database or disk is full"), "the disk is full; free some space"),
+        (OSError(errno.EIO, os.strerror(errno.EIO), "/data/x.h5"), "/data/x.h5: Input/output error; check the disk"),
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "/data/workspace: too many open files; raise the limit"),
+        (MemoryError(), "the memory is used up; end other programs"),
+    ],
+)
+def test_a_stage_that_met_a_fault_of_the_surroundings_names_place_and_remedy(error, line):
+    said = _first_failure(result_of(error), HOME)
+    assert said.startswith("pix2pix: ")
+    assert line in said
+    if isinstance(error, sqlite3.Error):
+        assert str(HOME) in said
 
 
 def test_a_stage_that_was_interrupted_ends_the_command_as_a_signal_does(capsys):
     with pytest.raises(InterruptedCommand):
-        raise_failure(result_of(dg.DagsterExecutionInterruptedError()))
+        raise_failure(result_of(dg.DagsterExecutionInterruptedError()), HOME)
     assert capsys.readouterr().err.endswith("  interrupted; the same command again continues the run\n")
 
 
@@ -37,6 +62,6 @@ def test_a_blocking_check_that_failed_is_named():
 
     assets = [synthetic_slices, training_set]
     job = dg.Definitions(assets=assets, jobs=[dg.define_asset_job("all")]).resolve_job_def("all")
-    said = _first_failure(job.execute_in_process(raise_on_error=False))
+    said = _first_failure(job.execute_in_process(raise_on_error=False), HOME)
     assert "no_copies" in said
     assert "synthetic_slices" in said
