@@ -1,6 +1,5 @@
 """The answer: does the real-plus-GAN arm score higher, for which tissue and by how much?"""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from assets.comparison_report import report_material
 from assets.parts.checks import FOLDS, OWNERS, check_spec
 from assets.parts.current_scores import staleness
 from assets.parts.inputs import model_card, open_studies
+from common.files import read_json
 from common.progress import say
 from common.tables import write_csv
 from engine.forge import Forge
@@ -77,7 +77,7 @@ def _compare(context: dg.AssetExecutionContext, forge: Forge, folder: Path, foun
     tables = []
     for kind, fold, seed in found:
         source = forge.finished(kind.scores, fold, seed)
-        manifest = json.loads(source.file("manifest.json").read_text(encoding="utf-8"))
+        manifest = read_json(source.file("manifest.json"))
         tables.append(ScoredTable(read_scores(source.file("scores.csv")), manifest))
     result = compare_arms(tables)
     write_csv(result.summary, folder / "summary.csv")

@@ -124,6 +124,24 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, text)
 
 
+def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        OSError: It is not there, or the disk does not give it.
+        ValueError: It is no JSON, or nested beyond what Python reads.
+    """
+    return parsed_json(path.read_text(encoding="utf-8"), object_hook)
+
+
+def parsed_json(text: str | bytes, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """Return what a JSON text says; raises as `read_json` does."""
+    try:
+        return json.loads(text, object_hook=object_hook)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text as UTF-8, whole or not at all."""
     write_atomically(path, lambda part: _write_text(part, text))

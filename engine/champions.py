@@ -8,7 +8,6 @@ A model card as the text of a version in MLflow's model registry.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
-from common.files import known_digest, write_json
+from common.files import known_digest, read_json, write_json
 from common.pages.words import words
 from runtime.model_card import ModelCard
 
@@ -159,7 +158,7 @@ class ChampionBook:
 
     def _json(self, path: Path) -> dict[str, Any]:
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            content: dict[str, Any] = read_json(path)
         except (OSError, ValueError) as error:
             raise self._unreadable(path, error) from error
         return content

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from filelock import FileLock
 
 from common.errors import InputError
-from common.files import CHECKPOINT, move, put_in_place, unwritable, write_json
+from common.files import CHECKPOINT, move, put_in_place, read_json, unwritable, write_json
 from engine.locks import held
 from engine.outcome import Outcome
 from engine.tracking.run_folder import OWN, discard
@@ -277,7 +277,7 @@ def _built(
 def require_present_format(place: Path) -> None:
     """Raise `InputError` where an earlier ScarForge finished a folder: its results are neither used nor replaced."""
     try:
-        found = json.loads((place / RECORD).read_text(encoding="utf-8")).get("format", 1)
+        found = read_json(place / RECORD).get("format", 1)
     except (*_NO_FILE, ValueError, AttributeError):  # nothing tells who made it
         return
     if found != FORMAT:
@@ -297,7 +297,7 @@ def read_record(place: Path, asset: str) -> Record:
     require_present_format(place)
     path = place / RECORD
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         return Record(
             asset=content["asset"],
             cache_key=content["cache_key"],
@@ -309,7 +309,12 @@ def read_record(place: Path, asset: str) -> Record:
         )
     except FileNotFoundError as error:
         raise InputError(f"{place}: no finished result; materialise the asset {asset!r} first") from error
-    except (*_NO_FILE, ValueError, KeyError, TypeError) as error:  # none of the disk's, which says nothing of the content
+    except (
+        *_NO_FILE,
+        ValueError,
+        KeyError,
+        TypeError,
+    ) as error:  # none of the disk's, which says nothing of the content
         raise InputError(f"{path}: cannot be read ({error}); rematerialise the asset {asset!r}") from error
 
 
@@ -320,7 +325,7 @@ def built_for(folder: Path) -> tuple[str, str]:
     """
     for place in (folder, *folder.parents):
         if (place / _BEGUN).is_file():
-            begun = json.loads((place / _BEGUN).read_text(encoding="utf-8"))
+            begun = read_json(place / _BEGUN)
             return "/".join([begun["asset"], *folder.relative_to(place).parts]), begun["key"]
     raise ValueError(f"{folder}: nothing is built here")
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 import torch
@@ -54,13 +54,14 @@ def _save(path: Path, content: dict[str, Any]) -> None:
 
 
 def _whole(path: Path) -> Path:
-    """Return a checkpoint's path after comparing its parts with their checksums, which PyTorch writes and never reads."""
+    """Return the path of a checkpoint whose parts fit their checksums, which PyTorch writes and never reads."""
     try:
         with ZipFile(path) as parts:
-            damaged = parts.testzip()
+            packed = any(part.compress_type != ZIP_STORED for part in parts.infolist())  # PyTorch packs none
+            damaged = packed or parts.testzip() is not None
     except (BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise _damaged(path) from error
-    if damaged is not None:
+    if damaged:
         raise _damaged(path)
     return path
 

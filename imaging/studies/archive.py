@@ -24,6 +24,7 @@ from common.errors import InputError
 from imaging.labels import LABEL_SETS, LabelSet
 from imaging.studies.preparation import PreparedStudy, patient_groups
 from imaging.studies.study import RejectedStudy
+from imaging.volumes.hdf5 import read_own
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 FORMAT = "scarforge studies 2"
 USER_BLOCK = 512  # bytes; the smallest that HDF5 allows
 _READ_BYTES = 1 << 22
+_MOST_BYTES = 1 << 28  # of an array, whatever the few bytes of it say
 
 
 def seal(path: Path) -> None:
@@ -173,7 +175,7 @@ class StudyArchive:
             with h5py.File(self.path, "r", locking=False) as file:
                 if file.attrs["digest"] != self.digest:
                     raise _replaced(self.path)
-                arrays = {name: dataset[:] for name, dataset in file[entry["place"]].items()}
+                arrays = {name: read_own(file[entry["place"]], name, _MOST_BYTES) for name in file[entry["place"]]}
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise _unreadable(self.path, str(error)) from error
         return PreparedStudy(
@@ -195,7 +197,7 @@ class StudyArchive:
 
 def _read_index(path: Path) -> dict[str, Any]:
     with h5py.File(path, "r", locking=False) as file:
-        return json.loads(file["index"][:].tobytes())
+        return json.loads(read_own(file, "index", _MOST_BYTES).tobytes())
 
 
 def _reopen(path: Path, digest: str) -> StudyArchive:

@@ -124,13 +124,13 @@ def _in_child(said, steps, command):
 
 
 def _fold(home, studies, at_stage, assets):
-    materialise = Forge.materialise
+    produce = Forge.produce
 
-    def told(self, context, *arguments, **options):
-        at_stage(context.asset_key.to_user_string())
-        return materialise(self, context, *arguments, **options)
+    def told(self, context, asset, *arguments, **options):
+        at_stage(asset)
+        return produce(self, context, asset, *arguments, **options)
 
-    Forge.materialise = told
+    Forge.produce = told
     run_command_module.execute = partial(run_command_module.execute, assets=assets)
     at_stage(START)
     run_command_module.run_fold("emidec", studies, "tiny", 0, home, SETTINGS)
@@ -202,7 +202,7 @@ def open_runs(home: Path) -> list[str]:
 
 
 def write_studies(root: Path) -> Path:
-    return fake_emidec.write_root(root)
+    return root if root.exists() else fake_emidec.write_root(root)
 
 
 def restore(snapshot: Path, home: Path) -> Path:

@@ -20,7 +20,9 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from tests.faults.plan import ERRORS, FROM_THERE_ON, KILL, KINDS, ONCE, OWNERS, build_shim, shared_plan
 
@@ -63,11 +65,12 @@ class Sweep:
         self.fold, self.work, self.plan = miniature, work, shared_plan()
         miniature.prepare_process()
         self.home, self.studies = work / "home", miniature.write_studies(work / "studies")
-        self.notes = work / "stages.json"
-        self.calls: dict[str, dict[str, int]] = {}
-        self._run_undisturbed(until)
+        self.notes, kept = work / "stages.json", work / "undisturbed.json"
+        if not kept.exists():
+            kept.write_text(json.dumps(self._run_undisturbed(until)))
+        self.calls, self.whole, self.steps = json.loads(kept.read_text())
 
-    def _run_undisturbed(self, until: str) -> None:
+    def _run_undisturbed(self, until: str) -> list[dict[str, Any]]:
         assets = _up_to(until)
         self.fold.new_home(self.home)
         self.plan.set_to(self.home, KINDS["memory"])
@@ -83,10 +86,12 @@ class Sweep:
         ended = self.fold.run(self.home, self.studies, at_stage, assets)
         assert ended.status == 0, ended.said
         counts = [*json.loads(self.notes.read_text()), ("", self.plan.counts())]
-        for (name, before), (_, after) in zip(counts, counts[1:], strict=False):
-            self.calls[name] = {call: after[call] - before[call] for call in after}
-        self.whole, self.steps = self.fold.results(self.home), ended.steps
+        calls = {
+            name: {call: after[call] - before[call] for call in after}
+            for (name, before), (_, after) in pairwise(counts)
+        }
         assert not self.fold.leftovers(self.home), self.fold.leftovers(self.home)
+        return [calls, self.fold.results(self.home), ended.steps]
 
     def draw(self, samples: int, kills: int, seed: int = 0) -> list[Sample]:
         """Draw faults so that each stage has some of each kind, and kills so that each stage has some."""
@@ -178,7 +183,10 @@ def _up_to(until: str) -> list[str]:
 
 def table(samples: list[Sample]) -> str:
     """Return the rows of docs/faults.md: what, how often, how the command ended, and what was lost."""
-    rows = ["| what | tried | went on | one line, status 2 | ended | wrong then, or lost |", "|---|--:|--:|--:|--:|--:|"]
+    rows = [
+        "| what | tried | went on | one line, status 2 | ended | wrong then, or lost |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
     for what in dict.fromkeys(sample.what for sample in samples):
         of = [sample for sample in samples if sample.what == what]
         ends = Counter(sample.status for sample in of)
@@ -193,6 +201,7 @@ def _arguments():
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--until", default="", help="the last stage; default: the whole fold")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no sample after this many")
+    parser.add_argument("--work", type=Path, help="keeps the undisturbed fold there, and finds it again")
     parser.add_argument("--verbose", action="store_true", help="a line a sample")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--found", type=Path, default=Path("build/faults.json"), help="what became of each")
@@ -202,11 +211,14 @@ def _arguments():
 def main() -> None:
     """Run the sweep under the shim, print the table, and end with 1 where something is wrong."""
     if "shim.so" not in os.environ.get("LD_PRELOAD", ""):
-        folder = Path(tempfile.mkdtemp(prefix="scarforge_faults_", dir=MEMORY if MEMORY.is_dir() else None))
+        kept = _arguments().work
+        folder = kept or Path(tempfile.mkdtemp(prefix="scarforge_faults_", dir=MEMORY if MEMORY.is_dir() else None))
+        folder.mkdir(parents=True, exist_ok=True)
         quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "NO_ALBUMENTATIONS_UPDATE": "1", "OMP_NUM_THREADS": "1"}
         environment = {**os.environ, **quiet, "LD_PRELOAD": str(build_shim(folder)), "SCARFORGE_FAULTS_IN": str(folder)}
         status = subprocess.run([sys.executable, "-m", "tests.faults.sweep", *sys.argv[1:]], env=environment).returncode
-        shutil.rmtree(folder)
+        if not kept:
+            shutil.rmtree(folder)
         sys.exit(status)
     options, began = _arguments(), time.monotonic()
     sweep = Sweep(Path(os.environ["SCARFORGE_FAULTS_IN"]), options.until)
@@ -218,9 +230,15 @@ def main() -> None:
             break
         done.append(sweep.try_out(sample))
         if options.verbose:
-            print(f"{sample.stage} {sample.what} {sample.owner} {sample.error}: {sample.status}, {time.monotonic() - began:.0f} s", flush=True)
+            print(
+                f"{sample.stage} {sample.what} {sample.owner} {sample.error}: {sample.status}, {time.monotonic() - began:.0f} s",
+                flush=True,
+            )
         if sample.wrong:
-            print(f"WRONG {sample.what}, n = {sample.at} of {sample.stage}, {sample.owner} ({sample.error} {sample.struck}):", flush=True)
+            print(
+                f"WRONG {sample.what}, n = {sample.at} of {sample.stage}, {sample.owner} ({sample.error} {sample.struck}):",
+                flush=True,
+            )
             print("\n".join(sample.wrong), flush=True)
         options.found.write_text(json.dumps([asdict(one) for one in done], indent=1))
     print(table(done))

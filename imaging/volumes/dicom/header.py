@@ -17,11 +17,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset
+from pydicom import Dataset, FileDataset, dcmread
 from pydicom.config import disable_value_validation
+from pydicom.dataset import FileMetaDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_file_meta_info
 from pydicom.uid import (
     UID,
+    DeflatedExplicitVRLittleEndian,
     EnhancedMRColorImageStorage,
     EnhancedMRImageStorage,
     LegacyConvertedEnhancedMRImageStorage,
@@ -38,6 +41,28 @@ _UNREADABLE = (
     *(AttributeError, LookupError, RuntimeError, AssertionError, EOFError, MemoryError),
     *(struct.error, zlib.error),
 )
+
+
+_MOST_INFLATED_BYTES = 2**28  # of a deflated file; a single slice has some megabytes
+
+
+def read_dataset(path: Path, **options: Any) -> FileDataset:
+    """Read a file as `pydicom.dcmread` does; a deflated one, which pydicom inflates whole, only up to a limit.
+
+    Raises:
+        ValueError: It inflates to more.
+    """
+    with path.open("rb") as file:
+        try:
+            meta = read_file_meta_info(file)
+        except (InvalidDicomError, *_UNREADABLE):  # which reading the whole will tell
+            meta = FileMetaDataset()
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            inflating = zlib.decompressobj(-zlib.MAX_WBITS)
+            inflated = len(inflating.decompress(file.read(), _MOST_INFLATED_BYTES))
+            if inflated == _MOST_INFLATED_BYTES:
+                raise ValueError(f"it is deflated and inflates to more than {_MOST_INFLATED_BYTES} bytes")
+    return dcmread(path, **options)
 
 
 @dataclass(frozen=True)
