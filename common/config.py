@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from common.errors import InputError
+from common.errors import InputError, one_line
 
 # What a user may choose of them; here and not beside `runtime.compute`, so that reading it costs no PyTorch.
 Device = Literal["auto", "cpu", "cuda"]
@@ -72,7 +72,7 @@ def read_yaml_file(path: Path, named: str, wanted: str, keys: str) -> dict[str, 
     try:
         content = read_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{named}: cannot be read ({error}); {wanted}") from error
+        raise InputError(f"{named}: cannot be read ({one_line(error)}); {wanted}") from error
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: {keys}")
     return dict(content)

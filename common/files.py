@@ -103,6 +103,27 @@ def unwritable(path: Path, error: Exception, then: str = "and run this again") -
     return InputError(f"{path}: cannot be written ({reason}); {remedy} {then}. What was there before is kept")
 
 
+_OF_THE_DISK = {
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ETIMEDOUT), "check the disk or the connection"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n 4096)"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "correct the permissions"),
+    errno.ENOMEM: "end other programs",
+}
+
+
+def of_the_disk(path: Path, error: Exception) -> InputError | None:
+    """Return what is told of a file that cannot be read, where that says nothing of its content; else None.
+
+    Args:
+        path: The file.
+        error: What its reader raised.
+    """
+    number = _number_of(error)
+    if number not in _OF_THE_DISK:
+        return None
+    return InputError(f"{path}: cannot be read ({os.strerror(number)}); {_OF_THE_DISK[number]} and run this again")
+
+
 def _fault_of_writing(error: Exception) -> Exception | None:
     """Return the error of the system, None for one that is not about writing."""
     cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save hides the file's own error

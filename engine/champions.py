@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.errors import InputError
-from common.files import known_digest, read_json, write_json
+from common.errors import InputError, one_line
+from common.files import known_digest, of_the_disk, read_json, write_json
 from common.pages.words import words
 from runtime.model_card import ModelCard
 
@@ -164,8 +164,8 @@ class ChampionBook:
         return content
 
     def _unreadable(self, path: Path, error: Exception) -> InputError:
-        return InputError(
-            f"{path}: cannot be read ({error}); move {self.folder} away to let the next candidates begin anew"
+        return of_the_disk(path, error) or InputError(
+            f"{path}: cannot be read ({one_line(error)}); move {self.folder} away to let the next candidates begin anew"
         )
 
 

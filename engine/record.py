@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 from filelock import FileLock
 
-from common.errors import InputError
+from common.errors import InputError, one_line
 from common.files import CHECKPOINT, move, put_in_place, read_json, unwritable, write_json
 from engine.locks import held
 from engine.outcome import Outcome
@@ -315,7 +315,7 @@ def read_record(place: Path, asset: str) -> Record:
         KeyError,
         TypeError,
     ) as error:  # none of the disk's, which says nothing of the content
-        raise InputError(f"{path}: cannot be read ({error}); rematerialise the asset {asset!r}") from error
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); rematerialise the asset {asset!r}") from error
 
 
 def built_for(folder: Path) -> tuple[str, str]:

@@ -52,8 +52,9 @@ _REMEDIES = {
 def run_command(command: Callable[[], object]) -> NoReturn:
     """Run a command and end the process with its status; faults and signals are told in one line.
 
-    SIGINT, SIGTERM and, unless `nohup` has it ignored, SIGHUP interrupt the command; one that has not ended nine seconds
-    later is ended. Processes that the command starts import nothing from the current folder, which may hold a `yaml.py` or a `pipeline/` of its own.
+    SIGINT, SIGTERM and, unless `nohup` has it ignored, SIGHUP interrupt the command; one that has not ended nine
+    seconds later is ended. Processes that the command starts import nothing from the current folder, which may hold a
+    `yaml.py` or a `pipeline/` of its own.
     """
     os.environ["PYTHONSAFEPATH"] = "1"
     received = _SignalWatch()
@@ -101,7 +102,7 @@ def explain_told(told: str, home: Path) -> str:
     """Return what a step met, in one line with its remedy, where only the class and the words of its error are left.
 
     Args:
-        told: Such as `sqlite3.OperationalError: disk I/O error`; the words alone of what is no fault of the surroundings.
+        told: Such as `sqlite3.OperationalError: disk I/O error`. What is no fault of the surroundings is left as it is.
         home: The workspace, which a database's words do not name.
     """
     kind, _, words = told.strip().partition(": ")
@@ -200,7 +201,7 @@ class _SignalWatch:
 
 
 def _hang_up(terminals: list[int]) -> None:
-    """End the command as SIGTERM does, for which Dagster has a handler, and write no more to a terminal that is gone."""
+    """End the command as SIGTERM does, which Dagster handles, too, and write no more to a terminal that is gone."""
     signal.signal(signal.SIGHUP, lambda *_: None)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in terminals:

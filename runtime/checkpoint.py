@@ -4,6 +4,7 @@ Each knows the configuration and the data that it belongs to; a training of othe
 stays when the training is over: it goes when everything that is made of the model is sealed with it.
 """
 
+import errno
 import hashlib
 import shutil
 import zlib
@@ -25,6 +26,11 @@ _FILE = "last.pt"
 _FORMAT = 2  # raised when a training's state holds other parts
 
 
+# What PyTorch raises for files that are cut off, corrupt, or something else altogether.
+_UNREADABLE = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError),
+    *(RuntimeError, TypeError, UnpicklingError, ValueError),
+)
 Origin = Mapping[str, str | int]
 """What a training is made of besides its configuration: the seed, digests of its data."""
 
@@ -74,7 +80,11 @@ def _read(path: Path, mmap: bool = False) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         int(content["state"]["step"])
-    except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:  # none of the disk's, which pass
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place in the file that cannot be; the disk's own faults pass
+            raise
+        raise _damaged(path) from error
+    except _UNREADABLE as error:
         raise _damaged(path) from error
     if content.get("format") != _FORMAT:
         raise InputError(f"{path}: was written by another version; delete {path.parent} to start again")

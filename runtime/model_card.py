@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
-from common.errors import InputError
-from common.files import read_json
+from common.errors import InputError, one_line
+from common.files import of_the_disk, read_json
 
 CARD = "model_card.json"
 
@@ -157,7 +157,9 @@ def read_model_json(folder: Path, name: str) -> dict[str, Any]:
     try:
         content = read_json(path, partial(_Entries, path))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); rematerialise the model asset") from error
+        raise of_the_disk(path, error) or InputError(
+            f"{path}: cannot be read ({one_line(error)}); rematerialise the model asset"
+        ) from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds no names with values; rematerialise the model asset")
     return content

@@ -82,7 +82,7 @@ def replay(places: TrackingPlaces, every: bool = True, stop: Callable[[], bool] 
                 continue
             with contextlib.suppress(TrainingAwaitedError, FileNotFoundError):  # put in place, or deleted, meanwhile
                 sent += bool(publish(run.folder, places))
-    except StoreAwayError as error:
+    except (StoreAwayError, OSError) as error:
         _logger.warning("MLflow at %s %s; what it lacks stays in the workspace", shown(places.uri), error)
     return sent
 

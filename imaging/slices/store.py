@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common.errors import InputError, one_line, some_of
+from common.files import of_the_disk
 from imaging.labels import LabelSet
 from imaging.slices.writer import (
     EXTRA_PREFIX,
@@ -197,7 +198,7 @@ class SliceStore:
             raise ValueError("its content does not match its checksum")
 
     def _unreadable(self, error: Exception) -> InputError:
-        return InputError(
+        return of_the_disk(self.path, error) or InputError(
             f"{self.path}: is not a readable slice store ({one_line(error)}): truncated, corrupt or written "
             f"by another program; {_remedy(self.path)}"
         )

@@ -20,7 +20,8 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from common.errors import InputError
+from common.errors import InputError, one_line
+from common.files import of_the_disk
 from imaging.labels import LABEL_SETS, LabelSet
 from imaging.studies.preparation import PreparedStudy, patient_groups
 from imaging.studies.study import RejectedStudy
@@ -131,7 +132,7 @@ class StudyArchive:
         except FileNotFoundError as error:
             raise InputError(f"{path}: there is no study archive; rematerialise `studies`") from error
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-            raise _unreadable(path, str(error)) from error
+            raise _unreadable(path, error) from error
 
     def __reduce__(self) -> tuple[Callable[..., "StudyArchive"], tuple[Path, str]]:
         return _reopen, (self.path, self.digest)
@@ -177,7 +178,7 @@ class StudyArchive:
                     raise _replaced(self.path)
                 arrays = {name: read_own(file[entry["place"]], name, _MOST_BYTES) for name in file[entry["place"]]}
         except (OSError, RuntimeError, KeyError, ValueError) as error:
-            raise _unreadable(self.path, str(error)) from error
+            raise _unreadable(self.path, error) from error
         return PreparedStudy(
             case_id=case_id,
             frame=frame,
@@ -205,7 +206,7 @@ def _reopen(path: Path, digest: str) -> StudyArchive:
     try:
         archive = StudyArchive(path, _read_index(path))
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise _unreadable(path, str(error)) from error
+        raise _unreadable(path, error) from error
     if archive.digest != digest:
         raise _replaced(path)
     return archive
@@ -215,9 +216,9 @@ def _replaced(path: Path) -> InputError:
     return InputError(f"{path}: was replaced while in use; start again, so that one content is used throughout")
 
 
-def _unreadable(path: Path, reason: str) -> InputError:
-    detail = " ".join(reason.split())
-    return InputError(
+def _unreadable(path: Path, error: Exception) -> InputError:
+    detail = one_line(error)
+    return of_the_disk(path, error) or InputError(
         f"{path}: is not a readable study archive ({detail}): truncated, corrupt, of another version "
         "or written by another program; rematerialise `studies`"
     )

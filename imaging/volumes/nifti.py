@@ -23,6 +23,7 @@ from imaging.studies.study import check_affine, check_geometry
 from imaging.volumes.nifti_header import (
     Sides,
     check_meaning,
+    check_offset,
     kept_geometry,
     likely_sides,
     mm_in_unit,
@@ -227,11 +228,12 @@ def _load(path: Path, spacing_is_told: bool) -> _StoredVolume:
 def _opened(path: Path) -> tuple[Any, Any]:
     """Return a file's header as it is written, and the file as nibabel opens it, its voxels not yet read."""
     header = read_header(path)
-    check_meaning(header, path)  # before nibabel reads whatever stands before the voxels
+    check_offset(header, path)
     file = _nibabel.load(path)
     if not isinstance(file, _nibabel.Nifti1Image):  # NIfTI-2 is one too; CIFTI is not
         raise ImageFileError(f"it holds a {type(file).__name__}")
     _check_size(file.shape)
+    check_meaning(header, path)
     return header, file
 
 

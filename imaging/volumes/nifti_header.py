@@ -104,6 +104,15 @@ def mm_in_unit(header: Any) -> float:
     return _MM_IN_UNIT.get(int(header["xyzt_units"]) & _SPACE_UNITS, 1.0)
 
 
+def check_offset(header: Any, path: Path) -> None:
+    """Raise `InputError` where more stands before the voxels than extensions take, before nibabel reads those."""
+    offset = float(header["vox_offset"])
+    if offset > _MOST_BYTES_BEFORE:
+        raise InputError(
+            f"{path}: its header puts {offset:g} bytes before the voxels, which no file needs; export it again"
+        )
+
+
 def check_meaning(header: Any, path: Path) -> None:
     """Raise `InputError` unless the voxels are whole or floating-point numbers, stored in this very file.
 
@@ -124,10 +133,6 @@ def check_meaning(header: Any, path: Path) -> None:
             "export it again"
         )
     magic, offset = bytes(header["magic"])[:3], float(header["vox_offset"])
-    if offset > _MOST_BYTES_BEFORE:
-        raise InputError(
-            f"{path}: its header puts {offset:g} bytes before the voxels, which no file needs; export it again"
-        )
     if magic not in _SINGLE_FILE or not offset >= header.single_vox_offset:
         raise InputError(
             f"{path}: its header (type {magic.decode('latin-1')!a}, vox_offset {offset:g}) is not that of a single "

@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -119,6 +120,8 @@ def _in_child(said, steps, command):
         run_command(command)
     except SystemExit as ended:
         status = ended.code
+    except BaseException:  # noqa: BLE001 # the command hands on nothing else
+        traceback.print_exc()
     finally:
         os._exit(status)
 
@@ -213,7 +216,7 @@ def restore(snapshot: Path, home: Path) -> Path:
 
 def prepare_process() -> None:
     torch.set_num_threads(1)
-    import mlflow  # noqa: F401
+    import mlflow
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
     import pipeline.definitions  # noqa: F401

@@ -54,7 +54,10 @@ static int struck(int kind, const char *path) {
 
 static int armed(void) { return plan && plan->armed; }
 
-static int below(const char *path) { return strncmp(path, plan->root, strlen(plan->root)) == 0; }
+static int below(const char *path) {
+    size_t size = strlen(plan->root);
+    return strncmp(path, plan->root, size) == 0 && (path[size] == '/' || !path[size]);
+}
 
 static int path_fails(int kind, const char *path) {
     return armed() && path && path[0] == '/' && below(path) && struck(kind, path);

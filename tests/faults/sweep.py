@@ -24,10 +24,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tests.faults.plan import ERRORS, FROM_THERE_ON, KILL, KINDS, ONCE, OWNERS, build_shim, shared_plan
+from tests.faults.plan import BIG_ALLOCATION, ERRORS, FROM_THERE_ON, KILL, KINDS, ONCE, OWNERS, build_shim, shared_plan
 
 FAILING = ("open", "write", "fsync", "rename", "mkdir", "memory")
 EVERY_FILE = sum(number for kind, number in KINDS.items() if kind != "memory")
+BEGIN, END = "<!-- made by `make faults` -->", "<!-- end -->"
 WHO = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 MEMORY = Path("/dev/shm")  # flushing to it takes no time
 
@@ -41,6 +42,7 @@ class Sample:
     owner: str  # of the file; empty for all
     at: int
     error: str = ""
+    calls: int = 0  # of this kind and owner, in an undisturbed fold
     lasting: bool = False
     struck: str = ""
     status: int = 0
@@ -50,10 +52,12 @@ class Sample:
     @property
     def what(self) -> str:
         if self.kind == "kill":
-            return "SIGKILL between two calls"
+            return "SIGKILL at the n-th call"
         if self.lasting:
-            return "the disk is full from the n-th write on"
-        return "the n-th large allocation" if self.kind == "memory" else f"the n-th `{self.kind}`"
+            return "the disk is full from the n-th `write` on"
+        if self.kind == "memory":
+            return f"the n-th allocation of {BIG_ALLOCATION >> 10} KiB and more fails"
+        return f"the n-th `{self.kind}` fails"
 
 
 class Sweep:
@@ -103,13 +107,17 @@ class Sweep:
             kind, owner = call.split("/")
             code = chance.choice(ERRORS[kind])
             at, full = 1 + chance.randrange(self.calls[stage][call]), code == errno.ENOSPC and kind == "write"
-            drawn.append(Sample(stage, kind, owner, at, errno.errorcode[code], full))
+            drawn.append(Sample(stage, kind, owner, at, errno.errorcode[code], self._calls(call), full))
         for number in range(kills):
             stage = stages[number % len(stages)]
             owner = "a result" if number % 2 else ""
-            total = sum(n for call, n in self.calls[stage].items() if owner in call and not call.startswith("memory"))
-            drawn.append(Sample(stage, "kill", owner, 1 + chance.randrange(max(1, total))))
+            total = sum(n for call, n in self.calls[stage].items() if owner in call and _is_of_files(call))
+            everywhere = sum(self._calls(call) for call in self.calls[stage] if owner in call and _is_of_files(call))
+            drawn.append(Sample(stage, "kill", owner, 1 + chance.randrange(max(1, total)), calls=everywhere))
         return drawn
+
+    def _calls(self, call: str) -> int:
+        return sum(calls[call] for calls in self.calls.values())
 
     def try_out(self, sample: Sample) -> Sample:
         """Make the stage with the fault, then without, and note what is wrong then."""
@@ -166,6 +174,10 @@ def _fails(call: str) -> bool:
     return call.split("/")[0] in FAILING
 
 
+def _is_of_files(call: str) -> bool:
+    return not call.startswith("memory")
+
+
 def _differing(found, whole):
     return sorted(
         f"{place}/{name}"
@@ -182,17 +194,23 @@ def _up_to(until: str) -> list[str]:
 
 
 def table(samples: list[Sample]) -> str:
-    """Return the rows of docs/faults.md: what, how often, how the command ended, and what was lost."""
-    rows = [
-        "| what | tried | went on | one line, status 2 | ended | wrong then, or lost |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]
-    for what in dict.fromkeys(sample.what for sample in samples):
-        of = [sample for sample in samples if sample.what == what]
-        ends = Counter(sample.status for sample in of)
-        other = len(of) - ends[0] - ends[2]
-        rows.append(f"| {what} | {len(of)} | {ends[0]} | {ends[2]} | {other} | {sum(bool(s.wrong) for s in of)} |")
+    """Return the table of docs/faults.md: what, how often, how the command ended, and what was lost by that."""
+    heads = ("what", "calls in a fold", "tried", "met", "went on", "one line, status 2", "killed", "lost")
+    rows = [f"| {' | '.join(heads)} |", f"|---{'|--:' * (len(heads) - 1)}|"]
+    for what in sorted({(FAILING.index(s.kind) if s.kind in FAILING else 9, s.what, s.owner) for s in samples}):
+        of = [sample for sample in samples if (sample.what, sample.owner) == what[1:]]
+        ends, met = Counter(sample.status for sample in of), sum(bool(sample.struck) for sample in of)
+        of_whom = f", {what[2]}" if what[2] and of[0].kind != "memory" else ""
+        numbers = (of[0].calls, len(of), met, ends[0], ends[2], ends[-9], sum(bool(sample.wrong) for sample in of))
+        rows.append(f"| {what[1]}{of_whom} | {' | '.join(map(str, numbers))} |")
     return "\n".join(rows)
+
+
+def write_docs(page: Path, samples: list[Sample]) -> None:
+    """Put the table between the two marks of a page."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n{table(samples)}\n{END}{after}", encoding="utf-8")
 
 
 def _arguments():
@@ -201,6 +219,7 @@ def _arguments():
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--until", default="", help="the last stage; default: the whole fold")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no sample after this many")
+    parser.add_argument("--docs", type=Path, help="write the table into this page")
     parser.add_argument("--work", type=Path, help="keeps the undisturbed fold there, and finds it again")
     parser.add_argument("--verbose", action="store_true", help="a line a sample")
     parser.add_argument("--seed", type=int, default=0)
@@ -229,19 +248,16 @@ def main() -> None:
         if time.monotonic() - began > options.seconds:
             break
         done.append(sweep.try_out(sample))
+        spent = f"{time.monotonic() - began:.0f} s"
+        what = f"{sample.stage}: {sample.what}, n = {sample.at} ({sample.owner} {sample.error} {sample.struck})"
         if options.verbose:
-            print(
-                f"{sample.stage} {sample.what} {sample.owner} {sample.error}: {sample.status}, {time.monotonic() - began:.0f} s",
-                flush=True,
-            )
+            print(f"{what}: {sample.status}, {spent}", flush=True)
         if sample.wrong:
-            print(
-                f"WRONG {sample.what}, n = {sample.at} of {sample.stage}, {sample.owner} ({sample.error} {sample.struck}):",
-                flush=True,
-            )
-            print("\n".join(sample.wrong), flush=True)
+            print("\n".join([f"WRONG {what}", *sample.wrong]), flush=True)
         options.found.write_text(json.dumps([asdict(one) for one in done], indent=1))
     print(table(done))
+    if options.docs:
+        write_docs(options.docs, done)
     cpu = sum(resource.getrusage(who).ru_utime + resource.getrusage(who).ru_stime for who in WHO)
     print(f"{len(done)} samples, {time.monotonic() - began:.0f} s, {cpu:.0f} s of one processor")
     sys.exit(int(any(sample.wrong for sample in done)))

@@ -29,7 +29,12 @@ _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x800000
 
 
 class HangError(BaseException):
-    """An input took longer than it may; no reader may catch it."""
+    """An input used the processor for longer than it may; no reader may catch it."""
+
+
+def limit_time() -> None:
+    """Let an input that has used the processor for too long end."""
+    signal.signal(signal.SIGPROF, _hangs)
 
 
 def seeds_of(target: Target) -> list[bytes]:
@@ -75,7 +80,7 @@ def changed(content: bytes, chance: random.Random, others: list[bytes]) -> bytes
 def read_one(target: Target, path: Path, content: bytes) -> str:
     """Let a reader read a content; return what is wrong with how it ended, or nothing."""
     path.write_bytes(target.sealed(content))
-    signal.setitimer(signal.ITIMER_REAL, SECONDS_AN_INPUT)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS_AN_INPUT)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -91,14 +96,14 @@ def read_one(target: Target, path: Path, content: bytes) -> str:
         frames = traceback.extract_tb(error.__traceback__)
         return f"{type(error).__name__}: {str(error)[:200]} at {' < '.join(f'{f.name}:{f.lineno}' for f in frames[:-7:-1])}"
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     return ""
 
 
 def work(name: str, inputs: int, seconds: float, seed: int, kept: Path) -> int:
     """Read changed contents until there were enough; tell how many, and keep one input of each fault."""
     target, chance = TARGETS[name], random.Random(seed)
-    signal.signal(signal.SIGALRM, _hangs)
+    limit_time()
     began, found, done = time.monotonic(), {}, 0
     seeds = seeds_of(target)
     with tempfile.TemporaryDirectory() as folder:
@@ -149,7 +154,7 @@ def by_coverage(name: str, inputs: int, seconds: float, seed: int, kept: Path) -
     grown.mkdir(exist_ok=True)
     for number, content in enumerate(seeds_of(target)):
         (grown / f"seed_{number}").write_bytes(content)
-    signal.signal(signal.SIGALRM, _hangs)
+    limit_time()
     path = Path(folder, target.name)
 
     def once(content):

@@ -15,14 +15,13 @@ import numpy as np
 
 SCORES_HEAD = "fold,network,training_set,seed,case_id,frame,slice_index,rule,tissue,metric,value,unit\n"
 PLAN = """\
-source: acdc
+name: trial
 profile: tiny
 folds: [0]
-seeds: [0]
-training_sets: [real_only]
+seeds: &x [0]
 arms:
-  plain: {}
-  other: &x {attention_res_unet: {steps: 3}}
+  plain: {training_set: real_only}
+  other: {set: ["attention_res_unet.steps=3"], against: plain}
 """
 
 

@@ -19,9 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, FileDataset, dcmread
 from pydicom.config import disable_value_validation
-from pydicom.dataset import FileMetaDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -53,14 +52,11 @@ def read_dataset(path: Path, **options: Any) -> FileDataset:
         ValueError: It inflates to more.
     """
     with path.open("rb") as file:
-        try:
-            meta = read_file_meta_info(file)
-        except (InvalidDicomError, *_UNREADABLE):  # which reading the whole will tell
-            meta = FileMetaDataset()
+        read_preamble(file, force=False)
+        meta = _read_file_meta_info(file)  # the one way of pydicom's that leaves the file where the content begins
         if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-            inflating = zlib.decompressobj(-zlib.MAX_WBITS)
-            inflated = len(inflating.decompress(file.read(), _MOST_INFLATED_BYTES))
-            if inflated == _MOST_INFLATED_BYTES:
+            inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), _MOST_INFLATED_BYTES)
+            if len(inflated) == _MOST_INFLATED_BYTES:
                 raise ValueError(f"it is deflated and inflates to more than {_MOST_INFLATED_BYTES} bytes")
     return dcmread(path, **options)
 
