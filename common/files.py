@@ -81,6 +81,8 @@ _REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free disk space"),
     **dict.fromkeys((errno.EACCES, errno.EPERM), "correct the permissions"),
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "choose another place: a part of this path is a file"),
+    **dict.fromkeys((errno.EIO, errno.ESTALE), "check the disk or the connection"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n 4096)"),
     errno.EISDIR: "choose another place: a folder is there",
     errno.EROFS: "choose a place on a disk that can be written",
     errno.ENAMETOOLONG: "choose a shorter path",

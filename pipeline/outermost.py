@@ -25,7 +25,7 @@ from typing import NoReturn
 
 import yaml
 
-from common.errors import InputError
+from common.errors import InputError, is_out_of_memory, tells_no_memory
 
 WRONG_INPUT, OWN_FAULT = 2, 1
 _ENDS_WITHIN_S = 9.0
@@ -89,7 +89,7 @@ def explain(error: BaseException) -> str | None:
         return f"a text is not UTF-8 ({error.reason} at byte {error.start}); save the file as UTF-8"
     if isinstance(error, yaml.YAMLError):
         return f"{' '.join(str(error).split())[:_MOST_LETTERS]}; correct the YAML file"
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return _REMEDIES[errno.ENOMEM]
     if isinstance(error, sqlite3.Error) or type(error).__module__.startswith("sqlalchemy"):
         return _explain_database(error)
@@ -108,7 +108,7 @@ def explain_told(told: str, home: Path) -> str:
     kind, _, words = told.strip().partition(": ")
     if kind.startswith(("sqlite3.", "sqlalchemy.")):
         return f"{home}: {_explain_database(Exception(words))}"
-    if kind.endswith("MemoryError"):
+    if kind.endswith("MemoryError") or (kind == RuntimeError.__name__ and tells_no_memory(words)):
         return _REMEDIES[errno.ENOMEM]
     number, named = _NUMBER.match(words), _NAMED.findall(words)
     if number is None or not _is_system_error(kind):

@@ -94,7 +94,8 @@ def read_one(target: Target, path: Path, content: bytes) -> str:
         import traceback
 
         frames = traceback.extract_tb(error.__traceback__)
-        return f"{type(error).__name__}: {str(error)[:200]} at {' < '.join(f'{f.name}:{f.lineno}' for f in frames[:-7:-1])}"
+        way = " < ".join(f"{frame.name}:{frame.lineno}" for frame in frames[:-7:-1])
+        return f"{type(error).__name__}: {str(error)[:200]} at {way}"
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
     return ""

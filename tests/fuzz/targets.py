@@ -152,7 +152,7 @@ def _archive(path):
     from imaging.studies.archive import StudyArchive
 
     archive = StudyArchive.open(path)
-    return [archive.load(*key) for key in archive.keys()], archive.table(), archive.clinical()
+    return [archive.load(*key) for key in list(archive.keys())], archive.table(), archive.clinical()
 
 
 def _write_archive(path):
