@@ -17,7 +17,7 @@ from engine.finished import Finished
 from engine.forge import Forge, require_fold
 from engine.outcome import Check, Fact, Outcome, text
 from engine.run_tags import RunIdentity
-from engine.tracking.nights import night_figures, track_night
+from engine.tracking.tracker import night_figures, track_night
 from segmentation.model_kind import ModelKind, model_kinds
 
 # A night may be late; a week of missed nights is a fault.

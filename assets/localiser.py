@@ -80,7 +80,7 @@ def _train(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Out
 
 def _box_every_study(forge: Forge, folder: Path, fold: int) -> pd.DataFrame:
     from engine.worker.accelerator import borrowed
-    from segmentation.localiser.use import box_scores, load_localiser
+    from segmentation.localiser.box_prediction import box_scores, load_localiser
 
     settings = forge.settings()
     archive = open_studies(forge)

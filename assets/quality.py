@@ -267,7 +267,8 @@ def _redrawn(forge: Forge, fold: int, validation: "PartSlices", compute: "Comput
     settings, images, masks = forge.settings(), validation.images, validation.masks
     if settings.transplants:
         return retransplant(images, masks, settings.transplant)
-    return redraw(forge.finished("pix2pix", fold).model(), images, masks, compute, settings.split_seed)
+    model = forge.finished("pix2pix", fold).model()
+    return redraw(model, images, masks, compute, settings.split_seed, settings.synthesis)
 
 
 def _real_slices_with_ventricle(forge: Forge, fold: int) -> tuple["PartSlices", "PartSlices"]:

@@ -78,8 +78,7 @@ def _score(context: dg.AssetExecutionContext, forge: Forge, folder: Path, kind: 
     from imaging.slices.part import PartSlices
     from segmentation.prediction.post_processing import judge
     from segmentation.scoring.held_out import write_predictions
-    from segmentation.scoring.joint_scores import pixel_scores
-    from segmentation.scoring.scores import ScoreIdentity, score_table, write_scores
+    from segmentation.scoring.scores import ScoreIdentity, pixel_scores, score_table, write_scores
 
     fold, settings = require_fold(context), forge.settings()
     model, patients = forge.finished(kind.name, fold, seed).model(), held_out(forge, fold)

@@ -95,7 +95,7 @@ def augmented_slices(context: dg.AssetExecutionContext, forge: Forge) -> dg.Mate
 
 
 def _augment(folder: Path, forge: Forge, fold: int, code_version: str) -> Outcome:
-    from common.workers import worker_processes
+    from common.processes import worker_processes
     from imaging.augmentation.varied import write_augmented_slices
 
     settings = forge.settings()

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from gan.simulator import SimulatorConfig
     from runtime.compute import Compute
 
+_OF_REFUSALS = {"refuse_quantile", "refuse_draws"}
+_OF_PAINT = {"softness_px", "grain_share"}
+
 
 @dg.asset(
     deps=["augmented_slices"],
@@ -119,7 +122,7 @@ def _simulate(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> 
 def _write_masks(
     path: Path, real: SliceStore, train: np.ndarray, settings: "Settings", code_version: str
 ) -> pd.DataFrame:
-    from common.workers import worker_processes
+    from common.processes import worker_processes
     from gan.simulator import write_lesion_masks
 
     return write_lesion_masks(
@@ -179,18 +182,20 @@ def synthetic_slices(context: dg.AssetExecutionContext, forge: Forge) -> dg.Mate
         "slices": settings.synthetic_slices,
         "augment": settings.augment.model_dump(mode="json"),
     }
+    if settings.paints == "lesion" and not settings.transplants and settings.synthesis.softens:
+        config |= {"paint": settings.synthesis.model_dump(mode="json", include=_OF_PAINT)}
     fold = require_fold(context)
     read: list[Place] = [("pix2pix", fold, None), ("lesion_masks", fold, None)]
     if settings.synthesis.refuse:  # else the judge decides nothing
         read.append((JUDGE.name, fold, settings.seeds[0]))
-        config |= {"refusal": settings.synthesis.model_dump(mode="json", exclude={"method", "refuse"})}
+        config |= {"refusal": settings.synthesis.model_dump(mode="json", include=_OF_REFUSALS)}
         if settings.transplants:
             config |= {"transplant": settings.transplant.model_dump(mode="json")}
     return forge.materialise(context, lambda folder: _draw(context, forge, folder), config, inputs=read)
 
 
 def _draw(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outcome:
-    from common.workers import worker_processes
+    from common.processes import worker_processes
     from imaging.augmentation.varied import write_varied_slices
 
     fold, settings = require_fold(context), forge.settings()
@@ -235,7 +240,8 @@ def _write_synthetic(forge: Forge, fold: int, path: Path, code_version: str) -> 
             train = real.rows_of("train")
             return transplant_until_accepted(masks, real, train, config, path, seed, code_version, chosen)
         model, count = forge.finished("pix2pix", fold).model(), settings.synthetic_slices
-        return generate_slices(model, masks, path, count, compute, seed, code_version, chosen=chosen)
+        asked = settings.synthesis
+        return generate_slices(model, masks, path, count, compute, seed, code_version, chosen=chosen, asked=asked)
 
 
 def _filter(forge: Forge, fold: int, compute: "Compute") -> "Filter":

@@ -23,8 +23,8 @@ from runtime.checkpoint import delete_checkpoint
 from runtime.compute import Compute, choose_compute
 from runtime.model_card import ModelCard
 from runtime.report import silent
+from segmentation.localiser.box_prediction import box_scores, load_localiser
 from segmentation.localiser.training import train_localiser
-from segmentation.localiser.use import box_scores, load_localiser
 
 
 def main() -> None:

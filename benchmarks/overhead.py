@@ -127,7 +127,7 @@ def stand_in(asset: dg.AssetsDefinition) -> Any:
 def train_here(_: Any, task: Any) -> None:
     """Train in this process what the graph trains in one of its own."""
     from common.files import write_json
-    from engine.worker.stages import STAGES
+    from engine.worker.process import STAGES
     from engine.worker.task import RESULT_FILE
     from runtime.compute import choose_compute
     from runtime.report import silent

@@ -25,7 +25,7 @@ from imaging.studies.study import Study
 from imaging.volumes.new_studies import find_studies
 from pipeline.commands.models import LoadedModel, Member, ModelName
 from pipeline.commands.predict.predict import PredictionRun, PredictOptions
-from pipeline.commands.predict.record import model_facts
+from pipeline.commands.predict.report import model_facts
 from runtime.compute import Compute, choose_compute
 from runtime.model_card import ModelCard
 from runtime.model_folder import write_model_folder

@@ -1,17 +1,21 @@
-"""Progress for people: one live display on a terminal, plain lines elsewhere.
+"""What standard error shows: progress for people, one live display on a terminal and plain lines elsewhere.
 
 Whatever works for a command tells how far it is by a line of JSON at the end of a file that the environment names: the
 command itself, Dagster's steps in it, whose standard error goes into a log, and the trainings, processes of their own.
 The command that opened the display (`shown_live`) reads the file and draws. Without a display there is no such file,
 and everything is a plain line on standard error.
+
+Standard error is for our own lines: libraries that announce themselves are asked not to (`quieten`).
 """
 
 import json
+import logging
 import os
 import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.live import Live
     from rich.progress import Progress
+
 
 Item = TypeVar("Item")
 Lines = Literal["", "quiet", "verbose"]
@@ -249,3 +254,26 @@ def _only(progress: "Progress", name: str, total: int | None) -> None:
     for task in progress.task_ids:
         progress.remove_task(task)
     progress.add_task(name, total=total)
+
+
+DEBUG = "SCARFORGE_DEBUG"
+_WARNINGS, _FAULTS = "py.warnings", "common.guard"
+
+
+def quieten() -> None:
+    """Silence announcements, progress bars and warnings of libraries. Call it first.
+
+    Warnings go to the logger that Python has for them, where they can be seen with `SCARFORGE_DEBUG=1`, as can the
+    tracebacks of what the guard around each study caught.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    warnings.filterwarnings("ignore", message="Parameter `include_sources` of function `AssetSelection.all`")
+    logging.captureWarnings(True)
+    logging.getLogger(_WARNINGS).propagate = False
+    if os.environ.get(DEBUG, "") not in ("", "0"):
+        for name in (_WARNINGS, _FAULTS):
+            log = logging.getLogger(name)
+            log.addHandler(logging.StreamHandler())
+            log.setLevel(logging.DEBUG)

@@ -18,10 +18,10 @@ from pydantic import Field, PrivateAttr
 
 from common.config import FrozenConfig
 from common.errors import InputError
+from common.processes import end_with_starter
 from common.progress import begin, finish, say
 from engine.cluster.executor import executor_name
 from engine.finished import Finished, Inputs
-from engine.locks import retried
 from engine.outcome import Outcome, check_results_of, metadata_of
 from engine.record import (
     Elsewhere,
@@ -44,8 +44,8 @@ from engine.run_config import (
 )
 from engine.run_tags import PARENT_KEY_TAG, YES, RunIdentity, forced_attempt, night_name, night_tags
 from engine.tracking.store import shown
+from engine.transient import retried
 from engine.workspace import Workspace, home_of
-from runtime.orphans import end_with_starter
 from segmentation.model_kind import model_kinds
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
 from common.files import read_json
-from engine.record import require_present_format
+from engine.record import is_of_present_format, require_present_format
 from engine.workspace import Workspace
 from segmentation.model_kind import REAL_ONLY, ModelKind
 from segmentation.networks.table import NETWORKS
@@ -61,6 +61,8 @@ def _check_start(name: str, config: "TrainConfig") -> None:
             f"{setting}: holds no weights.safetensors; name a model folder, such as "
             f"WORKSPACE/acdc/quick/{ModelKind(name, REAL_ONLY).name}/fold_0/seed_0"
         )
+    if not is_of_present_format(folder):
+        raise InputError(f"{setting}: was trained by ScarForge 0.1.0; train it again with this version")
     theirs, own = _network_of(setting, folder), config.network.model_dump(mode="json")
     differing = [f"{key} {theirs.get(key)} instead of {own[key]}" for key in _SHAPE if theirs.get(key) != own[key]]
     if differing:

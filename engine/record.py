@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from filelock import FileLock
 
 from common.errors import InputError, one_line
-from common.files import CHECKPOINT, move, put_in_place, read_json, unwritable, write_json
+from common.files import CHECKPOINT, free_name, move, put_in_place, read_json, unwritable, write_json
 from engine.locks import held
 from engine.outcome import Outcome
 from engine.tracking.run_folder import OWN, discard
@@ -274,13 +274,17 @@ def _built(
         raise unwritable(partial, error, f"and rematerialise {asset}") from error
 
 
+def is_of_present_format(place: Path) -> bool:
+    """Tell whether this version can use a folder's result: False where an earlier ScarForge finished it."""
+    try:
+        return bool(read_json(place / RECORD).get("format", 1) == FORMAT)
+    except (*_NO_FILE, ValueError, AttributeError):  # none, or damaged: nothing tells who made it
+        return True
+
+
 def require_present_format(place: Path) -> None:
     """Raise `InputError` where an earlier ScarForge finished a folder: its results are neither used nor replaced."""
-    try:
-        found = read_json(place / RECORD).get("format", 1)
-    except (*_NO_FILE, ValueError, AttributeError):  # nothing tells who made it
-        return
-    if found != FORMAT:
+    if not is_of_present_format(place):
         raise InputError(
             f"{place}: this workspace was made by ScarForge 0.1.0, whose results this version cannot use; choose "
             "another SCARFORGE_HOME, or move the old one away"
@@ -428,7 +432,7 @@ def replace_folder(
         own = own_files(place)
         if own is not None:
             _take_along(place, partial, own)
-        move(place, _free_name(place) if own is None else old)
+        move(place, free_name(place) if own is None else old)
     put_in_place(partial, place)
     discard(old)
 
@@ -447,11 +451,3 @@ def _entries(folder: Path) -> Iterable[str]:
         name = path.relative_to(folder)
         if (path.is_file() or path.is_symlink()) and not {CHECKPOINT, OWN} & set(name.parts[:-1]):
             yield name.as_posix()
-
-
-def _free_name(place: Path) -> Path:
-    """Return the first free name to keep a folder under whose record tells nothing."""
-    number = 1
-    while (kept := place.with_name(f".{place.name}.unrecorded_{number}")).exists():
-        number += 1
-    return kept

@@ -9,8 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from common.errors import InputError
-from common.files import move
-from common.own_files import EVERYTHING, mark_own
+from common.files import EVERYTHING, mark_own, move
 
 DATABASE, ARTIFACTS, SPOOL = "mlflow.db", "mlflow_artifacts", "tracking_spool"
 EXPERIMENTS, ARMS = "experiments", "arms"

@@ -1,15 +1,33 @@
 """The command `scarforge`."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from common.quiet import quieten
+from common.progress import quieten
+from pipeline.options import (
+    SOURCE_HELP,
+    AsJson,
+    Flips,
+    OneFold,
+    OtherLocaliser,
+    PostProcessing,
+    Profile,
+    Quiet,
+    Root,
+    Set,
+    SourceOption,
+    TestedFold,
+    Verbose,
+    checked_fold,
+    default_home,
+    display,
+    known_sources,
+    profile_of,
+)
 from pipeline.outermost import run_command
 from segmentation.networks.table import NETWORKS
 
@@ -20,55 +38,6 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help is cut at no width
     pretty_exceptions_enable=False,
 )
-
-
-def _sources() -> list[str]:
-    from imaging.sources.table import SOURCES
-
-    return list(SOURCES)
-
-
-def _profiles() -> list[str]:
-    from engine.settings import profile_names
-
-    return profile_names()
-
-
-def _fold(text: str | None) -> str | None:
-    """Check a fold; `all` runs every one."""
-    if text not in (None, "all", *map(str, range(5))):
-        raise typer.BadParameter(f"{text} is not greater than or equal to 0 and less than or equal to 4, nor `all`.")
-    return text
-
-
-# What several commands ask alike.
-_SOURCE_HELP = "Format of the studies; `scarforge sources` lists them."
-_PROFILE_HELP = "demo, tiny, quick or paper; default: quick, of the phantom demo."
-SourceOption = Annotated[str, typer.Option(help=_SOURCE_HELP, autocompletion=_sources)]
-Root = Annotated[Optional[Path], typer.Option(help="Folder of the studies.")]  # noqa: UP045 # typer
-Profile = Annotated[Optional[str], typer.Option(help=_PROFILE_HELP, autocompletion=_profiles)]  # noqa: UP045
-TestedFold = Annotated[int, typer.Option(min=0, max=4, help="Which fifth of the patients is tested.")]
-OneFold = Annotated[Optional[int], typer.Option(min=0, max=4, help="Only this fold's models; else all.")]  # noqa: UP045
-Set = Annotated[list[str], typer.Option("--set", help="key=value laid over the profile; again for another.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print problems and the result alone.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print every validation round, too.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-OtherLocaliser = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(help="SOURCE/PROFILE whose localisers to use; a model of cropped slices knows no whole image."),
-]
-Flips = Annotated[
-    Optional[bool],  # noqa: UP045
-    typer.Option(help="Average over mirrored copies; default: as the model was configured."),
-]
-PostProcessing = Annotated[
-    bool,
-    typer.Option(
-        "--post-processing/--no-post-processing",
-        help="Correct label maps by the steps that helped the model's validation patients, and leave out unsure "
-        "lesions unless those patients lose by it.",
-    ),
-]
 
 
 def _print_version(wanted: bool) -> None:
@@ -86,33 +55,12 @@ def _of_all(
     pass
 
 
-@contextmanager
-def _shown(quiet: bool = False, verbose: bool = False) -> Iterator[None]:
-    from common.progress import shown_live
-
-    if quiet and verbose:
-        raise typer.BadParameter("--quiet and --verbose say two things; give one of them")
-    with shown_live("quiet" if quiet else "verbose" if verbose else ""):
-        yield
-
-
-def _profile_of(source: str, profile: str | None) -> str:
-    from engine.run_config import default_profile
-
-    return profile or default_profile(source)
-
-
-def default_home() -> Path:
-    """Return `SCARFORGE_HOME`, or `./workspace`."""
-    return Path(os.environ.get("SCARFORGE_HOME", "workspace"))
-
-
 @app.command()
 def init(
     root: Annotated[Path, typer.Argument(help="Folder of the studies.")],
     source: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Format of the studies; default: found out.", autocompletion=_sources),
+        typer.Option(help="Format of the studies; default: found out.", autocompletion=known_sources),
     ] = None,
     profile: Profile = None,
     set_: Annotated[list[str], typer.Option("--set", help="source.key=value, for formats that leave it open.")] = [],  # noqa: B006
@@ -120,12 +68,12 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Look into a folder of studies, tell what is there, and write scarforge.yaml for `scarforge run`."""
-    from pipeline.commands.output_place import check_file
+    from pipeline.commands.output import check_file
     from pipeline.commands.run_file import check_free, look_into, write_run_file
 
     check_file(output, "--output")
     check_free(output, force)
-    with _shown():
+    with display():
         found = look_into(root, source, set_)
     write_run_file(output, found, profile)
     print("\n".join([*found.lines(), f"{output} is written: look into it, then start `scarforge run`"]))
@@ -139,13 +87,13 @@ def run(
     ] = None,
     source: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help=f"{_SOURCE_HELP}  [default: phantom]", autocompletion=_sources),
+        typer.Option(help=f"{SOURCE_HELP}  [default: phantom]", autocompletion=known_sources),
     ] = None,
     root: Root = None,
     profile: Profile = None,
     fold: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(callback=_fold, help="Fifth of the patients that is tested, 0 to 4, or all.  [default: 0]"),
+        typer.Option(callback=checked_fold, help="Fifth of the patients that is tested, 0 to 4, or all.  [default: 0]"),
     ] = None,
     set_: Set = [],  # noqa: B006
     seed: Annotated[list[int], typer.Option("--seed", help="Seeds in place of the profile's.")] = [],  # noqa: B006
@@ -158,8 +106,8 @@ def run(
     from pipeline.commands.run_file import chosen_run
 
     wanted = chosen_run(config, source, root, profile, fold, set_, seed)
-    what = (wanted.source, wanted.root, wanted.profile or _profile_of(wanted.source, None))
-    with _shown(quiet, verbose):
+    what = (wanted.source, wanted.root, wanted.profile or profile_of(wanted.source, None))
+    with display(quiet, verbose):
         forge = run_folds(
             wanted.folds, lambda fold: run_fold(*what, fold, default_home(), wanted.overrides, wanted.seeds)
         )
@@ -177,10 +125,10 @@ def scores(
     as_json: AsJson = False,
 ) -> None:
     """Tabulate the test patients of all finished folds together, as drawn and without unsure lesions."""
+    from pipeline.commands.output import print_json, print_markdown
     from pipeline.commands.scores import pool_scores
-    from pipeline.commands.terminal import print_json, print_markdown
 
-    pooled = pool_scores(default_home().absolute(), source, _profile_of(source, profile), output)
+    pooled = pool_scores(default_home().absolute(), source, profile_of(source, profile), output)
     if as_json:
         print_json(pooled.as_json())
     else:
@@ -238,15 +186,15 @@ def trials(
     """Train the source's ten trials and the improved generators on one finished fold, and tabulate them."""
     from engine.forge import Forge
     from engine.run_config import check_names
-    from pipeline.commands.terminal import print_markdown
+    from pipeline.commands.output import print_markdown
     from pipeline.commands.trials import run_trials
 
     home = default_home().absolute()
     place = str(root.absolute()) if root else ""
-    profile = _profile_of(source, profile)
+    profile = profile_of(source, profile)
     check_names(source, profile)
     forge = Forge(source=source, root=place, profile=profile, home=str(home), overrides=list(set_))
-    with _shown(quiet, verbose):
+    with display(quiet, verbose):
         folder = run_trials(forge, fold, steps, only, set_)
     print_markdown((folder / "trials.md").read_text(encoding="utf-8"))
     print(f"Table, page and models: {folder}")
@@ -278,11 +226,11 @@ def sweep(
     """Train a segmenter at several shares of synthetic slices on one fold: an experiment whose plan is written here."""
     from pipeline.commands.experiment.plan import read_patients, read_seeds, read_shares, sweep_plan
     from pipeline.commands.experiment.report import conduct
-    from pipeline.commands.terminal import print_markdown
+    from pipeline.commands.output import print_markdown
 
-    chosen, profile = (read_shares(shares), read_patients(patients)), _profile_of(source, profile)
+    chosen, profile = (read_shares(shares), read_patients(patients)), profile_of(source, profile)
     plan = sweep_plan(source, root, profile, fold, *chosen, network, slices, read_seeds(seeds), set_, scored_on)
-    with _shown(quiet, verbose):
+    with display(quiet, verbose):
         report = conduct(plan, default_home())
     print_markdown(report)
 
@@ -299,12 +247,12 @@ def experiment(
     """Train and score arms x folds x seeds x patients; the same command again continues, whatever ended it."""
     from pipeline.commands.experiment.plan import read_plan
     from pipeline.commands.experiment.report import conduct, tell_status
-    from pipeline.commands.terminal import print_markdown
+    from pipeline.commands.output import print_markdown
 
     if plan == "status":
         print(tell_status(of, default_home()))
     else:
-        with _shown(quiet, verbose):
+        with display(quiet, verbose):
             report = conduct(read_plan(Path(plan)), default_home(), only, fold)
         print_markdown(report)
 
@@ -341,7 +289,7 @@ def predict(
     options = PredictOptions(
         model, output, fold, localiser, phase, flips, dicom_seg, post_processing, probabilities, layout
     )
-    with _shown(quiet, verbose):
+    with display(quiet, verbose):
         status = predict_studies(default_home(), studies, options)
     raise typer.Exit(status)
 

@@ -22,8 +22,7 @@ from assets import (
 from engine.cluster.executor import chosen_executor, steps_of_pool
 from engine.forge import Forge
 from engine.run_config import forge_fields
-from pipeline.automation.jobs import JOBS, cine
-from pipeline.automation.nights import nightly
+from pipeline.automation.scheduled_jobs import JOBS, cine, nightly
 from pipeline.automation.sensors import new_studies, report_failures, report_regressions
 
 forge = Forge(**forge_fields(os.environ))

@@ -4,9 +4,14 @@ import logging
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests.mlflow_stores import empty_store, mlflow_server, prepared, silent_uri  # noqa: F401 # fixtures of several rooms
+
+# A deadline would time the machine, which other tests are busy on, too.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 class _Faults(logging.Handler):

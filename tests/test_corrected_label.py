@@ -20,7 +20,7 @@ from common.errors import InputError
 from common.files import write_json
 from engine.forge import Forge
 from engine.record import read_record
-from engine.worker.stages import STAGES
+from engine.worker.process import STAGES
 from engine.worker.task import RESULT_FILE
 from imaging.slices.store import SliceStore
 from imaging.studies.archive import StudyArchive

@@ -17,8 +17,8 @@ from common.errors import InputError
 from common.files import CHECKPOINT
 from common.tables import read_csv
 from engine.forge import Forge, require_fold
-from engine.locks import PassingFaultError
 from engine.outcome import Check, Fact, Outcome, number
+from engine.transient import PassingFaultError
 from engine.worker.task import ERROR_FILE, PASSING_FAULT, RESULT_FILE, WRONG_INPUT, Stage, TrainingTask
 from runtime.report import TIME
 

@@ -1,16 +1,19 @@
-"""The tracker: what a training, an evaluation or a comparison tells MLflow, and never waits for.
+"""The tracker: what a training, an evaluation, a comparison or a night tells MLflow, and never waits for.
 
 Every call writes into the run's folder and returns; a thread copies that to MLflow (`engine.tracking.publish`). So a
 tracking server that is down, slow or restarted costs a run nothing, and what it could not be told is sent by the next
 run or by `scarforge track replay`. MLflow is imported inside functions: it costs 2.8 s.
 
 What the machine is doing while a network trains, under the names that MLflow's system page shows.
+
+What a night's own run holds: the same figures under the same names every night.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 import threading
 import time
@@ -20,15 +23,20 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
+from engine.run_tags import PARENT_KEY_TAG, RunIdentity, night_name, night_tags
 from engine.tracking.publish import Publisher, StoreAwayError, replay
 from engine.tracking.registered_models import save_mlflow_model
 from engine.tracking.run_folder import RunFolder, RunNotes, drop_when_told, metric_name, spool_folder
 from engine.tracking.store import quieten, shown, tracking_places
 
 if TYPE_CHECKING:
+    import dagster as dg
     import pandas as pd
     from numpy import float32
     from numpy.typing import NDArray
+
+    from engine.forge import Forge
+    from segmentation.model_kind import ModelKind
 
 
 _PREFIX = "system/"
@@ -319,3 +327,33 @@ def _without_disk_faults(write: Callable[[], None]) -> None:
         write()
     except (OSError, InputError) as error:  # a full disk
         _logger.warning("what MLflow should be told is lost: %s", error)
+
+
+def track_night(context: dg.AssetExecutionContext, forge: Forge, figures: Mapping[str, float]) -> None:
+    """Write the figures of one fold into the night's run and end it; nothing for a run that a person started.
+
+    The figures are written whether or not anything was trained, so that any two nights can be compared.
+    """
+    tags = night_tags(context.run.tags, forge.source, forge.profile)
+    if not tags:
+        return
+    key = tags.pop(PARENT_KEY_TAG)
+    named = night_name({**tags, "source": forge.source, "profile": forge.profile})
+    told = forge.told(RunIdentity("night", None, None, ""), named, tags | {"stage": "night"}, forge.manifest())
+    # All folds share this run; each tells of it in a folder of its own.
+    folder = spool_folder(forge.workspace.spool, "/".join([key, *sorted(figures)]))
+    with Tracker.of(told | {"key": key, "folder": str(folder)}) as tracker:
+        tracker.final({name: value for name, value in figures.items() if math.isfinite(value)})
+
+
+def night_figures(forge: Forge, kinds: Sequence[ModelKind], fold: int) -> dict[str, float]:
+    """Return the Dice of every model, the mean over seeds, as `fold_0/<model>/dice/<rule>/<tissue>`."""
+    import pandas as pd
+
+    figures: dict[str, float] = {}
+    for kind in kinds:
+        rows = [forge.finished(kind.scores, fold, seed).record.outcome.facts for seed in forge.settings().seeds]
+        dice = [{key: fact.value for key, fact in facts.items() if key.startswith("dice/")} for facts in rows]
+        means = pd.DataFrame(dice, dtype=float).mean()
+        figures |= {f"fold_{fold}/{kind.name}/{key}": float(value) for key, value in means.items()}
+    return figures

@@ -8,7 +8,7 @@ import signal
 import sys
 from types import FrameType
 
-from runtime.orphans import end_with_starter
+from common.processes import end_with_starter
 
 _ENDS_WITHIN_S = 6  # of an interruption, by the system itself; the step waits for a second more
 

@@ -2,29 +2,155 @@
 
 Here, and only here, Pipes, the tracker and a training function meet: `gan` and `segmentation` know neither,
 and a crash or an out-of-memory kill ends this process and fails one step.
+
+The three kinds of training are each fed from the files its task names.
 """
 
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from dagster_pipes import PipesContext, open_dagster_pipes
+from numpy.typing import NDArray
+from torch import nn
 
 from common.errors import InputError
 from common.files import CHECKPOINT, write_json
-from common.progress import detail, figures_shown, say, show_figures
-from common.quiet import quieten
-from engine.locks import is_transient
+from common.progress import detail, figures_shown, quieten, say, show_figures
+from engine.finished import checked_model
 from engine.tracking.tracker import Tracker
+from engine.transient import is_transient
 from engine.worker.accelerator import accelerator
-from engine.worker.stages import STAGES, Trained
 from engine.worker.task import ERROR_FILE, PASSING_FAULT, RESULT_FILE, WRONG_INPUT, TrainingTask
+from imaging.slices.part import PartSlices
+from imaging.slices.store import SliceStore
+from imaging.studies.leakage import assert_no_leak, assert_parts
+from imaging.studies.split import FoldSplit, read_split
 from runtime.checkpoint import checkpoint_step
-from runtime.compute import choose_compute, keep_freed_memory
+from runtime.compute import Compute, choose_compute, keep_freed_memory
+from runtime.model_card import ModelCard
 from runtime.report import Report, TrainingDivergedError
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is left to track after a training: scores, and the model with an example input."""
+
+    scores: Mapping[str, float]
+    module: Callable[[], nn.Module]
+    example: NDArray[np.float32]
+
+
+def train_lv_localiser(task: TrainingTask, compute: Compute, report: Report) -> Trained:
+    """Train the localiser of the ventricle on the fold's training patients."""
+    from imaging.studies.archive import StudyArchive
+    from segmentation.localiser.box_prediction import load_localiser
+    from segmentation.localiser.config import LocaliserConfig
+    from segmentation.localiser.training import train_localiser
+
+    config = LocaliserConfig.model_validate(task.config)
+    folder = Path(task.folder)
+    archive = StudyArchive.open(Path(task.inputs["studies"]))
+    result = train_localiser(archive, _split(task), config, compute, folder, task.seed, report, ModelCard(**task.card))
+    size = config.input_px
+    return Trained(
+        scores={"validation/box_iou": result.validation_iou},
+        module=lambda: load_localiser(folder, choose_compute("cpu", "fp32")).network,
+        example=np.zeros((2, 1, size, size), np.float32),
+    )
+
+
+def train_pix2pix(task: TrainingTask, compute: Compute, report: Report) -> Trained:
+    """Train Pix2Pix on the fold's augmented slices, choosing its checkpoint on validation patients."""
+    from gan.generation.slices import load_exportable
+    from gan.generation.synthesiser import generator_channels
+    from gan.training.config import Pix2PixConfig
+    from gan.training.loop import train_pix2pix as train
+
+    config = Pix2PixConfig.model_validate(task.config)
+    folder, split = Path(task.folder), _split(task)
+    training = _training_store(task, split)
+    validation = PartSlices.of_part(_real_slices(task, split), "validation")
+    weights = task.inputs.get("vgg16_weights")
+    result = train(
+        training,
+        validation,
+        config,
+        compute,
+        folder,
+        task.seed,
+        report,
+        ModelCard(**task.card),
+        Path(weights) if weights else None,
+    )
+    size, channels = training.attributes.region_px, generator_channels(config, training.label_set)
+    return Trained(
+        scores={f"validation/{name}": value for name, value in result.validation.items()},
+        module=lambda: load_exportable(folder),
+        example=np.zeros((2, channels, size, size), np.float32),
+    )
+
+
+def train_segmenter(task: TrainingTask, compute: Compute, report: Report) -> Trained:
+    """Train one network on one training set with one seed."""
+    from segmentation.prediction.familiarity import remember_training
+    from segmentation.prediction.segmenter import load_exportable
+    from segmentation.training.config import TrainConfig
+    from segmentation.training.loop import train_segmenter as train
+    from segmentation.training.start_weights import refuse_tested
+
+    config = TrainConfig.model_validate(task.config)
+    folder, split = Path(task.folder), _split(task)
+    if config.start_from is not None:
+        refuse_tested(checked_model(config.start_from), task.card["source"], split.test)
+    training = _training_store(task, split)
+    real = _real_slices(task, split)
+    validation = PartSlices.of_part(real, "validation")
+    card = ModelCard(**task.card).completed(
+        slices=len(training), patients=list(split.trained_on), region=dict(real.attributes.parameters)
+    )
+    result = train(training, validation, config, compute, folder, task.seed, report, card)
+    remember_training(folder, real, split, compute)
+    size = training.attributes.region_px
+    scores = {f"validation/dice/{tissue}": value for tissue, value in result.dice.items()}
+    return Trained(
+        scores={
+            **scores,
+            "validation/dice/mean": result.score,
+            "images_per_second": result.images_per_second,
+        },
+        module=lambda: load_exportable(folder),
+        example=np.zeros((2, 1, size, size), np.float32),
+    )
+
+
+STAGES: Mapping[str, Callable[[TrainingTask, Compute, Report], Trained]] = MappingProxyType(
+    {"lv_localiser": train_lv_localiser, "pix2pix": train_pix2pix, "segmenter": train_segmenter}
+)
+
+
+def _split(task: TrainingTask) -> FoldSplit:
+    return read_split(Path(task.inputs["patient_split"]), task.fold)
+
+
+def _training_store(task: TrainingTask, split: FoldSplit) -> SliceStore:
+    """Open the training set and assert the split again: a blocking check does not stop a separate run."""
+    store = SliceStore.open(Path(task.inputs["training_set"]))
+    assert_no_leak(store.rows, split, task.inputs["training_set"])
+    return store
+
+
+def _real_slices(task: TrainingTask, split: FoldSplit) -> SliceStore:
+    """Open the fold's real slices, whose validation patients choose the checkpoint, and assert the split again."""
+    store = SliceStore.open(Path(task.inputs["real_slices"]))
+    assert_parts(store.rows, split, task.inputs["real_slices"])
+    return store
 
 
 def main() -> None:

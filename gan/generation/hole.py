@@ -2,14 +2,18 @@
 
 The simulator, the training and the generation share it, so that the context means the same everywhere.
 
+What was painted into a wall is softened there as a camera would, and takes the slice's grain.
+
 The yardstick that every generator has to beat: each tissue painted with its mean training intensity.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from common.errors import InputError
 from gan.training.config import Paint
@@ -18,6 +22,10 @@ from imaging.slices.store import SliceStore
 
 _FAR = 255
 _ROUNDING = 1e-3  # of the distance transform, in pixels
+_GRAIN_PX = 1.2  # deviation of the Gaussian that parts a slice's grain from its shades
+_FINEST_PX = 0.9  # of that grain: studies are resampled to 1 mm from some 1.5 mm
+_DEVIATIONS = 1.4826  # of a Gaussian in its median absolute deviation
+_FEWEST_PX = 10  # from which a deviation is taken
 
 
 def own_hole(masks: NDArray[np.integer], paint: Paint, margin_px: int) -> NDArray[np.uint8]:
@@ -83,6 +91,45 @@ def _fill(ventricle: NDArray[np.bool_]) -> NDArray[np.bool_]:
     outside = np.pad(ventricle, 1).astype(np.uint8)
     cv2.floodFill(outside, None, (0, 0), (2,))  # in place, 4-connected
     return np.asarray(outside[1:-1, 1:-1] != 2)
+
+
+def soften_paint(
+    images: NDArray[np.floating],
+    masks: NDArray[np.integer],
+    holes: NDArray[np.uint8],
+    seeds: Sequence[int],
+    softness_px: float,
+    grain_share: float,
+) -> NDArray[np.float32]:
+    """Return slices whose painted holes have edges as soft, and grain as strong, as the wall around them.
+
+    Args:
+        images: (N, H, W) in [0, 1].
+        masks: (N, H, W) label values.
+        holes: (N, H, W) 1 where it was painted; the rest stays as it is.
+        seeds: N seeds of the grain.
+        softness_px: Deviation of the Gaussian, which also lets blood and lung shine into the wall's border pixels.
+        grain_share: Of the strength of the grain in the wall that was not painted; 0 for none.
+    """
+    softened = np.array(images, dtype=np.float32)
+    for image, mask, hole, seed in zip(softened, masks, holes, seeds, strict=True):
+        inside = hole > 0
+        if inside.any():
+            grain = _grain(image, (mask == Tissue.NORMAL_MYOCARDIUM) & ~inside, np.random.default_rng(seed))
+            painted = gaussian_filter(image, softness_px) + grain_share * grain
+            image[inside] = np.clip(painted, 0, 1)[inside]
+    return softened
+
+
+def _grain(image: NDArray[np.float32], seen: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return grain (H, W) as strong as that of an image (H, W) in a region (H, W); none where that is too small."""
+    if seen.sum() < _FEWEST_PX:
+        return np.zeros_like(image)
+    own = (image - gaussian_filter(image, _GRAIN_PX))[seen]
+    strength = _DEVIATIONS * np.median(np.abs(own - np.median(own)))
+    drawn = gaussian_filter(rng.standard_normal(image.shape, dtype=np.float32), _FINEST_PX)
+    drawn -= gaussian_filter(drawn, _GRAIN_PX)
+    return np.asarray(strength / drawn.std() * drawn, dtype=np.float32)
 
 
 _ROWS = 512

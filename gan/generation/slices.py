@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from common.errors import InputError
 from common.progress import track
 from common.seeds import random_generator
-from gan.generation.hole import own_hole
+from gan.generation.hole import own_hole, soften_paint
 from gan.generation.refusal import DrawAgain, Draws, Filter, draw_until_accepted, joined_draws, write_draws
 from gan.generation.synthesiser import GROUP, Synthesiser, load_exportable, load_generator, noise_seeds, prepare
+from gan.training.config import SynthesisConfig
 from imaging.slices.balance import slice_categories
 from imaging.slices.store import SliceStore, StoreAttributes
 from runtime.compute import Compute
@@ -31,6 +32,7 @@ def redraw(
     masks: NDArray[np.uint8],
     compute: Compute,
     seed: int,
+    asked: SynthesisConfig | None = None,
 ) -> NDArray[np.float32]:
     """Draw real slices again from their own masks (and, with context, their own background).
 
@@ -42,13 +44,29 @@ def redraw(
         masks: (N, H, W).
         compute: What to run on.
         seed: Seed of the noise.
+        asked: How soft what is painted into a wall shall be; None leaves it as it is.
 
     Returns:
         (N, H, W) in [0, 1], the image that pairs with each real slice.
     """
     synthesiser = load_generator(model_folder, compute)
     holes = own_hole(masks, synthesiser.config.paint, synthesiser.config.hole_margin_px)
-    return synthesiser.draw(masks, images, holes, noise_seeds(seed, "redraw", range(len(masks))))
+    seeds = noise_seeds(seed, "redraw", range(len(masks)))
+    return _softened(synthesiser, synthesiser.draw(masks, images, holes, seeds), masks, holes, seeds, asked)
+
+
+def _softened(
+    synthesiser: Synthesiser,
+    drawn: NDArray[np.float32],
+    masks: NDArray[np.uint8],
+    holes: NDArray[np.uint8],
+    seeds: list[int],
+    asked: SynthesisConfig | None,
+) -> NDArray[np.float32]:
+    """Return what was drawn with soft paint, where lesions alone were painted and that is asked for."""
+    if asked is None or not asked.softens or synthesiser.config.paint != "lesion":
+        return drawn
+    return soften_paint(drawn, masks, holes, seeds, asked.softness_px, asked.grain_share)
 
 
 def generate_slices(
@@ -61,6 +79,7 @@ def generate_slices(
     code_version: str,
     batch: int = 256,
     chosen: Filter | None = None,
+    asked: SynthesisConfig | None = None,
 ) -> None:
     """Write `count` synthetic slices, one for each mask in turn; after the last mask the first comes again.
 
@@ -76,6 +95,7 @@ def generate_slices(
         batch: How many slices are held in memory; does not change the result.
         chosen: Refuses draws. Those are drawn again with the next numbers, which are their replicas, each from another
             mask that bears the same lesions. All slices are then held in memory.
+        asked: How soft what is painted into a wall shall be; None leaves it as it is.
 
     Raises:
         InputError: The masks belong to another label set, or lack the hole that a context model needs; or too many
@@ -88,17 +108,17 @@ def generate_slices(
     batches = [np.arange(start, min(start + batch, count)) for start in range(0, count, batch)]
     holed = synthesiser.config.paint == "lesion"
     made = (
-        _as_draws(_drawn(synthesiser, masks, p, p % len(masks), seed), masks, p, p % len(masks), holed)
+        _as_draws(_drawn(synthesiser, masks, p, p % len(masks), seed, asked), masks, p, p % len(masks), holed)
         for p in track(batches, "drawing synthetic slices (batches)")
     )
     if chosen is None:
         return write_draws(path, attributes, made)
-    drawn, again = joined_draws(list(made)), _drawing_again(synthesiser, masks, seed)
+    drawn, again = joined_draws(list(made)), _drawing_again(synthesiser, masks, seed, asked)
     accepted, refused = draw_until_accepted(drawn, again, chosen)
     return write_draws(path, _with_parameters(attributes, refusal=chosen.told(count, refused)), [accepted])
 
 
-def _drawing_again(synthesiser: Synthesiser, masks: SliceStore, seed: int) -> DrawAgain:
+def _drawing_again(synthesiser: Synthesiser, masks: SliceStore, seed: int, asked: SynthesisConfig | None) -> DrawAgain:
     """Return what draws places again, each from a mask of the same category that its draw's number chooses."""
     categories = slice_categories(masks.masks(), masks.label_set)
     holed = synthesiser.config.paint == "lesion"
@@ -111,7 +131,7 @@ def _drawing_again(synthesiser: Synthesiser, masks: SliceStore, seed: int) -> Dr
                 for number, category in zip(numbers, wanted, strict=True)
             ]
         )
-        images = _drawn(synthesiser, masks, numbers, sources, seed)
+        images = _drawn(synthesiser, masks, numbers, sources, seed, asked)
         return _as_draws(images, masks, numbers, sources, holed)
 
     return draw_again
@@ -123,11 +143,14 @@ def _drawn(
     numbers: NDArray[np.integer],
     sources: NDArray[np.integer],
     seed: int,
+    asked: SynthesisConfig | None,
 ) -> NDArray[np.float16]:
     values, backgrounds = masks.masks(sources), masks.images(sources)
     # A slice store's further images, not Django's SQL.
     holes = masks.extra("hole", sources) if synthesiser.config.context else np.ones_like(values)  # noqa: S610
-    drawn = synthesiser.draw(values, backgrounds, holes, noise_seeds(seed, "synthetic", numbers.tolist()))
+    seeds = noise_seeds(seed, "synthetic", numbers.tolist())
+    drawn = synthesiser.draw(values, backgrounds, holes, seeds)
+    drawn = _softened(synthesiser, drawn, values, holes, seeds, asked)
     return drawn.astype(np.float16)  # as the store keeps them
 
 

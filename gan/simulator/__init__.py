@@ -1,8 +1,8 @@
 """Simulated lesion masks: what the generator is asked to draw.
 
-`config` says what is wanted, `anatomy` and `measures` read a slice, `ring_model` and `lesion_model` hold what was
-fitted, `growth`, `fusion` and `warp` make masks, `simulator` chooses and accepts, `write` and `workers` fill a
-store, and `distributions` and `figure` compare the result with the training slices. Nothing here knows PyTorch.
+`config` says what is wanted, `anatomy` reads a slice, `ring_model` and `lesion_model` hold what was fitted on the
+training slices, `lesions` grows lesions or carries them over, `simulator` chooses and accepts, `write` fills a
+store, and `distributions` compares the result with the training slices. Nothing here knows PyTorch.
 
 The configuration alone loads at once, since every process reads the settings; the rest loads when it is asked for.
 """

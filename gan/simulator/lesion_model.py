@@ -1,11 +1,9 @@
-"""The distribution of lesions, fitted on the training slices.
+"""Where infarcts lie and how large they are: coronary territories, what is measured, and what was fitted to it.
 
-The coronary territories as sectors of the short axis.
-
-Seen as radiologists do, the anterior wall above and the septum to the left (AHA's 17 segments, Cerqueira et al.,
-Circulation 2002): angles grow clockwise on the screen from the lateral wall.
-
-What is measured on a mask: shares, transmurality, thickness; shared by fitting, acceptance and comparison.
+The coronary territories are sectors of the short axis, seen as radiologists do, the anterior wall above and the septum
+to the left (AHA's 17 segments, Cerqueira et al., Circulation 2002): angles grow clockwise on the screen from the
+lateral wall. What is measured on a mask (shares, transmurality, thickness) is shared by fitting, acceptance and
+comparison.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +16,8 @@ from numpy.typing import NDArray
 from gan.simulator.anatomy import Anatomy
 from gan.simulator.config import SimulatorConfig
 from imaging.labels import Tissue
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

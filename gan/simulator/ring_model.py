@@ -1,10 +1,9 @@
-"""The distribution of anatomies, fitted on the training slices, and rings drawn from it.
+"""The distribution of walls without lesion, fitted on the training slices; and real anatomies, varied a little.
 
 A ring is described by the logarithms of its outer radius and of its wall-to-cavity ratio along the angle, each as
 a Fourier series. The constant terms are diameter and wall-to-cavity ratio, the second harmonics eccentricity, the
-others the unevenness of real walls. The terms are drawn together from their fitted Gaussian.
-
-Real anatomies varied a little, for masks without infarct.
+others the unevenness of real walls. The terms are drawn together from their fitted Gaussian. Masks without infarct
+take real anatomies, varied a little.
 """
 
 from collections.abc import Sequence

@@ -12,9 +12,8 @@ from common.seeds import random_generator
 from gan.generation.hole import lesion_hole, ventricle_hole
 from gan.simulator.anatomy import Anatomy, read_anatomy
 from gan.simulator.config import STRATEGIES, SimulatorConfig
-from gan.simulator.fusion import Donor, carry_lesion
-from gan.simulator.growth import grow_lesion
 from gan.simulator.lesion_model import LesionModel, LesionPlan, measure_lesion
+from gan.simulator.lesions import Donor, carry_lesion, grow_lesion
 from gan.simulator.ring_model import RingModel, warp_anatomy
 from imaging.labels import LabelSet, Tissue
 

@@ -17,9 +17,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common.errors import InputError
+from common.processes import make_blocks
 from common.progress import track
 from common.seeds import random_generator
-from common.workers import make_blocks
 from gan.simulator.config import SimulatorConfig
 from gan.simulator.simulator import Draft, MaskSimulator
 from imaging.labels import LABEL_SETS, LabelSet, patient_group

@@ -23,7 +23,7 @@ from gan.generation.hole import lesion_hole, ventricle_distance
 from gan.generation.shades import ShadeBook, own_shades, seen_labels
 from gan.generation.synthesiser import Condition, build_condition, noise_planes, row_noise, to_gan_range
 from gan.simulator.anatomy import Anatomy, read_anatomy
-from gan.simulator.fusion import roll_up, unroll
+from gan.simulator.lesions import roll_up, unroll
 from gan.training.config import Pix2PixConfig
 from gan.training.losses import tissue_weight_table
 from imaging.labels import LabelSet, Tissue

@@ -39,6 +39,8 @@ class SynthesisConfig(FrozenConfig):
     Attributes:
         method: `pix2pix` draws simulated masks; `transplant` carries lesions of real slices into healthy walls, without
             a network: the yardstick that a generator of lesions has to beat.
+        softness_px: Where lesions alone are painted: deviation of the Gaussian by which the paint is softened.
+        grain_share: And how much of the grain of the wall around is laid on it.
         refuse: Draw again what a segmenter trained on real slices only does not find, and what is a copy of a training
             patient (transplanted lesions are their donors' by design, and pass).
         refuse_quantile: A lesion is found at this quantile of that segmenter's Dice on training patients' lesions.
@@ -46,9 +48,16 @@ class SynthesisConfig(FrozenConfig):
     """
 
     method: Literal["pix2pix", "transplant"] = "pix2pix"
+    softness_px: float = Field(0.0, ge=0, le=4)
+    grain_share: float = Field(0.0, ge=0, le=2)
     refuse: bool = False
     refuse_quantile: float = Field(0.1, gt=0, lt=1)
     refuse_draws: int = Field(3, ge=2)
+
+    @property
+    def softens(self) -> bool:
+        """Whether what is painted into a wall is changed at all."""
+        return self.softness_px > 0 or self.grain_share > 0
 
 
 class TransplantConfig(FrozenConfig):
@@ -58,6 +67,7 @@ class TransplantConfig(FrozenConfig):
         turn_deg: A lesion is turned about the ventricle by up to so much to either side.
         any_turn_share: In this share of the slices it is turned by any angle.
         mirror_share: In this share it is mirrored.
+        healed_share: Share of the recipients that have an infarct themselves, which their own remote wall covers.
         contrast_power: By which power of the recipient's contrast of blood over the donor's a lesion's own contrast to
             remote wall is multiplied: 1 as blood does, 0 as it is. Between patients it goes with neither alone.
         smooth_px: Deviation of the Gaussian that smooths the carried intensities.

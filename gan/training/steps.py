@@ -33,7 +33,7 @@ from gan.training.losses import (
 )
 from imaging.labels import LabelSet
 from runtime.compute import Compute, FabricModule, FabricOptimizer
-from runtime.optimisation import advance, last_rate, schedule, weight_average
+from runtime.schedules_and_averages import advance, last_rate, schedule, weight_average
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common.errors import InputError
+from common.processes import make_blocks
 from common.progress import track
 from common.seeds import derive_seed, random_generator
-from common.workers import make_blocks
 from imaging.augmentation.recipe import AugmentConfig, Recipe, augment_slice, build_recipe
 from imaging.slices.balance import BalanceConfig, draw_balanced, rows_by_category, slice_categories
 from imaging.slices.store import SliceStore, SliceStoreWriter, StoreAttributes

@@ -1,7 +1,7 @@
 """The dataset card: what a source holds, as tables and as one page for people.
 
-`card` goes once over the studies; `facts` are what is kept of each, `tables`, `clinical` and `cautions` what follows
-from them, `figures` and `pictures` what is drawn, and `page` puts all into HTML.
+`facts` are what is kept of each study, `summary` and `cautions` what follows from them; `page` goes once over the
+studies, draws, and puts all into HTML.
 """
 
 from imaging.dataset_card.page import write_dataset_card

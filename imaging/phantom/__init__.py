@@ -2,9 +2,9 @@
 
 It lets the whole graph run without data. Its figures say nothing about patients.
 
-A stack is made in four steps, one module each: the heart (`heart`) with its lesion (`lesion`) and the chest around it
-(`chest`) are drawn and painted as materials on a fine grid; each material has a signal (`contrast`); the scanner
-(`scanner`) averages the fine grid, shades, blurs and adds noise; `cohort` puts patients together.
+A stack is made in three steps, one module each: the heart with its lesion and the chest around it (`anatomy`) are
+drawn and painted as materials on a fine grid; each material has a signal (`materials`); the scanner (`scanner`)
+averages the fine grid, shades, blurs and adds noise. `cohort` puts patients together.
 """
 
 from imaging.phantom.cohort import read_phantom, simulate_patient

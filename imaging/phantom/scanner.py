@@ -10,9 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging.labels import EMIDEC_LABELS
-from imaging.phantom.chest import Chest, draw_chest, paint_chest
+from imaging.phantom.anatomy import (
+    Chest,
+    Heart,
+    Lesion,
+    draw_chest,
+    draw_heart,
+    draw_lesion,
+    paint_chest,
+    paint_heart,
+    paint_lesion,
+)
 from imaging.phantom.config import PhantomConfig
-from imaging.phantom.heart import Heart, Lesion, draw_heart, draw_lesion, paint_heart, paint_lesion
 from imaging.phantom.materials import LABEL_OF, Material, Polar, draw_signals, polar_grid, smooth_noise
 
 Volume = NDArray[np.float32]

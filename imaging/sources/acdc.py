@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError
-from common.own_files import without_own
+from common.files import without_own
 from imaging.labels import CINE_LABELS, CineTissue
 from imaging.sources.config import DEFAULT, SourceConfig
-from imaging.sources.files import composed, files_below, inside, nifti_stem, source_folder
+from imaging.sources.files import composed, files_below, inside, nifti_stem, source_folder, unread_studies
 from imaging.sources.nifti_studies import (
     NamedFile,
     NiftiPair,
@@ -27,7 +27,6 @@ from imaging.sources.nifti_studies import (
     read_clinical_text,
 )
 from imaging.sources.patient_names import NamedPlace, Place, tell_places
-from imaging.sources.unread_images import unread_studies
 from imaging.studies.study import ED, PHASES, RejectedStudy, Study, attempt, name_phases, read_or_reject
 
 LABELS = {

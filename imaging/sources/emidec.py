@@ -10,13 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from common.errors import InputError
-from common.own_files import without_own
+from common.files import without_own
 from imaging.labels import EMIDEC_LABELS
 from imaging.sources.config import DEFAULT, SourceConfig
-from imaging.sources.files import composed, files_below, find_file, inside, nifti_stem, source_folder
+from imaging.sources.files import composed, files_below, find_file, inside, nifti_stem, source_folder, unread_studies
 from imaging.sources.nifti_studies import nifti_files, nifti_study, read_clinical_table, read_clinical_text
 from imaging.sources.patient_names import NamedPlace, Place, tell_places
-from imaging.sources.unread_images import unread_studies
 from imaging.studies.study import RejectedStudy, Study, read_or_reject
 
 _PARTS = ("Images", "Contours")

@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from common.errors import InputError, some_of
 from imaging.labels import labels_by_colour, patient_group, to_labels
 from imaging.sources.config import SourceConfig
-from imaging.sources.files import composed, files_below, inside, source_folder
+from imaging.sources.files import composed, files_below, inside, source_folder, unread_studies
 from imaging.sources.patient_names import FileName, Place, by_study, in_order, tell_patients, unmatched
-from imaging.sources.unread_images import unread_studies
 from imaging.studies.study import RejectedStudy, Study, check_geometry, read_or_reject
 from imaging.volumes.image_files import COLOURED, page_count, read_grey, read_pixels
 from imaging.volumes.nifti import MOST_VOXELS

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError, some_of
-from common.own_files import without_own
+from common.files import without_own
 from imaging.labels import CINE_LABELS, CineTissue
 from imaging.sources.config import DEFAULT, SourceConfig
 from imaging.sources.files import composed, inside, source_folder

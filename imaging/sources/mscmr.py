@@ -13,10 +13,9 @@ from pathlib import Path
 from common.errors import InputError
 from imaging.labels import CINE_LABELS, CineTissue
 from imaging.sources.config import DEFAULT, SourceConfig
-from imaging.sources.files import listed, nifti_stem, source_folder
+from imaging.sources.files import listed, nifti_stem, source_folder, unread_studies
 from imaging.sources.nifti_studies import NamedFile, NiftiPair, nifti_files, nifti_study, pair_by_name
 from imaging.sources.patient_names import FileName, Place, tell_patients, unmatched
-from imaging.sources.unread_images import unread_studies
 from imaging.studies.study import RejectedStudy, Study, read_or_reject
 
 _HOLDS = "images/subject1_DE.nii.gz, labels/subject1_DE_manual.nii.gz and so on"

@@ -20,10 +20,9 @@ from nibabel.wrapstruct import WrapStructError
 from common.errors import InputError, some_of
 from imaging.labels import LABEL_SETS, patient_group
 from imaging.sources.config import SourceConfig
-from imaging.sources.files import composed, files_below, nifti_stem, source_folder
+from imaging.sources.files import composed, files_below, nifti_stem, source_folder, unread_studies
 from imaging.sources.nifti_studies import NamedFile, NiftiPair, nifti_study, pair_by_name
 from imaging.sources.patient_names import FileName, Place, by_study, in_order, tell_patients, unmatched
-from imaging.sources.unread_images import unread_studies
 from imaging.studies.study import RejectedStudy, Study, read_or_reject
 from imaging.volumes.nifti_header import read_header
 

@@ -22,15 +22,14 @@ import skimage.draw
 from numpy.typing import NDArray
 
 from common.errors import InputError, some_of
-from common.own_files import Mark, without_own
+from common.files import Mark, without_own
 from imaging.labels import CINE_LABELS, CineTissue, patient_group
 from imaging.sources.config import DEFAULT, SourceConfig
 from imaging.sources.files import composed, inside, read_text, source_folder
 from imaging.sources.patient_names import NamedPlace, Place, tell_places
 from imaging.studies.study import RejectedStudy, Study, attempt, name_phases, read_or_reject
-from imaging.volumes.dicom.series import group_by_phase, slice_places
 from imaging.volumes.dicom.slice_file import DicomSlice, read_dicom_slice
-from imaging.volumes.dicom.volume import dicom_volume
+from imaging.volumes.dicom.volume import dicom_volume, group_by_phase, slice_places
 
 _CONTOUR = re.compile(r"(?:.*\D)?(?P<number>\d+)-(?P<wall>[io])contour-manual\.txt", re.IGNORECASE)
 _NUMBERED = re.compile(r"(?:.*\D)?(?P<number>\d+)\.dcm", re.IGNORECASE)

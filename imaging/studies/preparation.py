@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 import cv2
 import numpy as np
+import scipy  # its `ndimage` is imported when it is first asked for: settings need none of it
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from common.errors import InputError
 from imaging.labels import LABEL_SETS, PATIENT_GROUPS, distinct_values
@@ -144,7 +144,7 @@ def _target_size(shape: tuple[int, ...], spacing_mm: tuple[float, float, float],
 def _resize(plane: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     """Resize (H, W) to `size` by cubic splines, outer edges aligned (`grid_mode`) as OpenCV and `torch` do."""
     factors = (size[0] / plane.shape[0], size[1] / plane.shape[1])
-    return ndimage.zoom(plane, factors, order=_CUBIC, mode="nearest", grid_mode=True)
+    return scipy.ndimage.zoom(plane, factors, order=_CUBIC, mode="nearest", grid_mode=True)
 
 
 def _resize_labels(mask: NDArray[np.uint8], size: tuple[int, int], num_classes: int) -> NDArray[np.uint8]:

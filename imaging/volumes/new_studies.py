@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError, escaped
-from common.own_files import Mark
+from common.files import Mark
 from imaging.sources.files import inside, nifti_stem
 from imaging.volumes.dicom.folder import DicomSeries, read_folder
-from imaging.volumes.dicom.series import check_together, group_by_phase, slice_places
 from imaging.volumes.dicom.slice_file import DicomSlice
-from imaging.volumes.dicom.volume import DicomVolume, dicom_volume
+from imaging.volumes.dicom.volume import DicomVolume, check_together, dicom_volume, group_by_phase, slice_places
 from imaging.volumes.nifti import NiftiVolume, read_nifti
 
 _DICOM_SUFFIXES = (".dcm", ".ima")

@@ -17,11 +17,11 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 
 from common.errors import InputError
-from common.own_files import Mark
+from common.files import Mark
 from engine.run_tags import BY_SENSOR, NIGHT_TAG
 from imaging.sources.table import source_format
 from pipeline.automation.messages import Message, notifiers, notify
-from pipeline.automation.nights import (
+from pipeline.automation.scheduled_jobs import (
     NIGHTLY_JOB,
     SETTINGS,
     NightlySettings,

@@ -8,14 +8,12 @@ from pathlib import Path
 import pandas as pd
 
 from common.errors import InputError
-from common.files import write_atomically
-from common.own_files import mark_own
+from common.files import mark_own, write_atomically
 from common.progress import say
 from common.tables import write_csv
 from imaging.labels import LabelSet
 from pipeline.commands.evaluate import label_format
-from pipeline.commands.output_place import check_folder
-from pipeline.commands.terminal import print_markdown
+from pipeline.commands.output import check_folder, print_markdown
 from segmentation.comparison.text import render_comparison
 from segmentation.evaluation.compared_folders import FolderComparison, compare_folders
 from segmentation.scoring.scores import write_scores
@@ -83,7 +81,7 @@ def _write(found: FolderComparison, markdown: str, output: Path) -> None:
 
 
 def _write_page(found: FolderComparison, names: Sequence[str], labels: LabelSet, output: Path) -> None:
-    from segmentation.report.folders_page import render_folders_page
+    from segmentation.report.pages import render_folders_page
 
     page = render_folders_page(found.comparison, names, labels)
     write_atomically(output / "report.html", partial(_write_text, page))

@@ -12,11 +12,10 @@ import numpy as np
 import pandas as pd
 
 from common.errors import InputError
-from common.own_files import mark_own
+from common.files import mark_own
 from common.pages.words import words
 from common.progress import warn
-from pipeline.commands.output_place import check_folder
-from pipeline.commands.terminal import print_json, print_markdown, records
+from pipeline.commands.output import check_folder, print_json, print_markdown, records
 from segmentation.comparison.text import markdown_table
 from segmentation.evaluation.evaluation import (
     ALL_FRAMES,
@@ -50,7 +49,7 @@ def print_summary(summaries: Mapping[str, pd.DataFrame]) -> None:
     """Print Dice under the four rules and what else matters, of one model or of several beside each other.
 
     Args:
-        summaries: `SUMMARY_COLUMNS` of `evaluation_summary` by what the model is called; one may be called nothing.
+        summaries: `SUMMARY_COLUMNS` of `evaluation` by what the model is called; one may be called nothing.
     """
     dice = {name: table[table["metric"] == "dice"] for name, table in summaries.items()}
     further = {name: _further(table) for name, table in summaries.items()}

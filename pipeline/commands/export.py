@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
-from common.files import write_json
-from common.own_files import mark_own
+from common.files import mark_own, write_json
 from common.progress import say
 from engine.finished import Finished
 from imaging.labels import LABEL_SETS
 from imaging.slices.regions import RegionConfig
 from pipeline.commands.models import Member, ModelName, find_members
-from pipeline.commands.output_place import check_folder
+from pipeline.commands.output import check_folder
 from runtime.model_card import ModelCard
 
 if TYPE_CHECKING:  # imports torch

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from assets.parts.inputs import open_slices, open_split, open_studies
 from common.errors import InputError
-from common.files import put_in_place, write_json
-from common.own_files import mark_own
+from common.files import mark_own, put_in_place, write_json
 from common.progress import say
 from engine.forge import Forge
 from imaging.slices.nnunet import SPLITS, write_nnunet
-from pipeline.commands.output_place import check_folder
+from pipeline.commands.output import check_folder
 
 FORMATS = ("nnunet",)
 _ARMS = {"training_set_real_only": "RealOnly", "training_set_real_plus_gan": "RealPlusGan"}

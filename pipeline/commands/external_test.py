@@ -14,9 +14,8 @@ from typing import Any
 import pandas as pd
 
 from common.errors import InputError
-from common.files import write_json
+from common.files import mark_own, write_json
 from common.guard import guarded
-from common.own_files import mark_own
 from common.pages.words import words
 from common.progress import say, shown_live, track, warn
 from engine.settings import Settings, load_settings, profile_names
@@ -25,24 +24,25 @@ from imaging.sources.table import Studies, read_source, source_format, source_la
 from imaging.studies.study import RejectedStudy, Study
 from pipeline.commands.evaluate import print_summary
 from pipeline.commands.models import LoadedModel, ModelName, load_model
-from pipeline.commands.output_place import check_folder
+from pipeline.commands.output import check_folder, print_markdown
 from pipeline.commands.predict.predict import FINE, WITH_FLAGS, WITH_PROBLEMS
-from pipeline.commands.predict.record import model_facts
+from pipeline.commands.predict.report import model_facts
 from pipeline.commands.seen_patients import seen_at_the_start, seen_patients, trained_things
-from pipeline.commands.terminal import print_markdown
 from runtime.compute import Compute, choose_compute
 from segmentation.comparison.text import render_differences
 from segmentation.evaluation.evaluation import Evaluation
 from segmentation.evaluation.external_test import (
+    Candidate,
     ExternalTables,
     ModelUnderTest,
     ReferenceBox,
     References,
+    SeenPatients,
     common_labels,
     evaluate_tested,
+    refuse_seen,
     tabulate,
 )
-from segmentation.evaluation.seen_patients import Candidate, SeenPatients, refuse_seen
 from segmentation.prediction.study import BoxPredictor, predict_checked
 from segmentation.scoring.scores import ScoreIdentity, write_scores
 

@@ -23,7 +23,7 @@ from segmentation.networks.table import NETWORKS
 
 if TYPE_CHECKING:  # both import torch
     from runtime.compute import Compute
-    from segmentation.localiser.use import Localiser
+    from segmentation.localiser.box_prediction import Localiser
     from segmentation.prediction.familiarity import Familiarity
     from segmentation.prediction.post_processing import StepReason
     from segmentation.prediction.segmenter import Segmenter
@@ -122,7 +122,7 @@ def load_model(
     Raises:
         InputError: There is no such model or localiser, or a folder is damaged.
     """
-    from segmentation.localiser.use import load_localiser
+    from segmentation.localiser.box_prediction import load_localiser
     from segmentation.prediction.familiarity import read_familiarity
     from segmentation.prediction.segmenter import load_ensemble
 

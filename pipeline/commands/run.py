@@ -18,9 +18,9 @@ from dagster._core.instance.ref import InstanceRef
 
 from common.errors import InputError, some_of
 from common.pages.words import words
+from common.processes import interrupts_held
 from common.progress import expect, is_live, say, warn
 from common.tables import read_csv
-from common.workers import interrupts_held
 from engine.cluster.executor import executor_name
 from engine.forge import Forge
 from engine.preflight import check_before_run
@@ -28,9 +28,8 @@ from engine.settings import load_settings
 from engine.tracking.links import saved_links
 from engine.workspace import Workspace
 from imaging.sources.table import source_labels
-from pipeline.automation.jobs import REAL_ONLY_KINDS
-from pipeline.commands.output_place import HOME, check_folder
-from pipeline.commands.terminal import print_markdown
+from pipeline.automation.scheduled_jobs import REAL_ONLY_KINDS
+from pipeline.commands.output import HOME, check_folder, print_markdown
 from pipeline.outermost import InterruptedCommand, explain_told
 from pipeline.services.dagster_home import end_lost_runs, prepare_dagster_home, process_tags
 from segmentation.comparison.arms import Comparison
@@ -123,7 +122,7 @@ def execute(forge: Forge, fold: int, has_lesions: bool, assets: Sequence[str] = 
         has_lesions: Whether there is more than the real-only half.
         assets: Those to materialise; empty for all of the job.
     """
-    from pipeline.automation.jobs import job_for
+    from pipeline.automation.scheduled_jobs import job_for
 
     name = job_for(forge.profile, has_lesions).name
     config = {

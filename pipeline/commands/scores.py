@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from common.errors import InputError, some_of
-from common.own_files import mark_own
+from common.files import mark_own
 from common.tables import write_csv
 from engine.finished import Finished
 from engine.record import is_finished
 from engine.remote import Remote
 from engine.tracking.links import run_id_of
 from engine.workspace import Workspace
-from pipeline.commands.output_place import check_folder
-from pipeline.commands.terminal import records
+from pipeline.commands.output import check_folder, records
 from runtime.model_card import read_model_json
 from segmentation.model_kind import ModelKind, model_kinds
 

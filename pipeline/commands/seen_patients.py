@@ -14,7 +14,7 @@ from imaging.studies.archive import StudyArchive
 from imaging.studies.split import read_split
 from pipeline.commands.models import LoadedModel, find_localisers, find_members
 from runtime.model_card import ModelCard
-from segmentation.evaluation.seen_patients import SeenPatients, image_digest
+from segmentation.evaluation.external_test import SeenPatients, image_digest
 
 SPLIT = "patient_split"
 

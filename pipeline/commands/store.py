@@ -10,7 +10,7 @@ from engine.finished import checked_file
 from imaging.overlay import contact_sheet
 from imaging.slices.balance import slice_categories
 from imaging.slices.store import SliceStore
-from pipeline.commands.output_place import check_file
+from pipeline.commands.output import check_file
 
 _SLICES = 24
 

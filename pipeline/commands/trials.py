@@ -41,7 +41,7 @@ from gan.trials import Trial, TrialInstruments, measure_trial, plan_trials, tria
 from imaging.labels import LabelSet
 from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
-from pipeline.commands.output_place import HOME, check_folder
+from pipeline.commands.output import HOME, check_folder
 from runtime.compute import Compute
 from runtime.model_card import ModelCard, read_model_json
 from runtime.report import TrainingDivergedError

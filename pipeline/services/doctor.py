@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psutil
 
-from common.workers import usable_cores
-from pipeline.commands.terminal import print_json
+from common.processes import usable_cores
+from pipeline.commands.output import print_json
 
 _GIB = 2**30
 _PACKAGES = ("dagster", "mlflow", "torch", "torchvision", "albumentations", "h5py", "pandas", "numpy")

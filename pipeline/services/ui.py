@@ -29,12 +29,11 @@ import psutil
 from filelock import FileLock, Timeout
 
 from common.errors import InputError
-from common.quiet import quieten
+from common.progress import quieten
 from engine.tracking.store import EXPERIMENT, TrackingPlaces, find_experiment, prepare_store, shown, tracking_places
 from engine.workspace import ARTIFACTS
 from pipeline.services.dagster_home import POSTGRES_VARIABLE, prepare_dagster_home
-from pipeline.services.guard import LOOPBACK, Address, Door, door_of
-from pipeline.services.guarded_servers import command
+from pipeline.services.guard import LOOPBACK, Address, Door, command, door_of
 
 _START_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 6.0
@@ -198,7 +197,7 @@ def _absolute(place: str) -> str:
 
 def _require_valid_nights() -> None:
     quieten()  # before the jobs are loaded: Dagster warns of its own use of what is in beta
-    from pipeline.automation.nights import require_valid_nights
+    from pipeline.automation.scheduled_jobs import require_valid_nights
 
     require_valid_nights()
 

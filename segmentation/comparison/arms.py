@@ -25,8 +25,7 @@ from segmentation.comparison.statistics import (
     verdict,
 )
 from segmentation.model_kind import ARMS, REAL_ONLY, REAL_PLUS_GAN, ModelKind
-from segmentation.scoring.joint_scores import patient_rows
-from segmentation.scoring.scores import RULES
+from segmentation.scoring.scores import RULES, patient_rows
 from segmentation.scoring.yardsticks import absent_yardsticks
 
 PER_FOLD_PREFIX = "fold_"

@@ -15,7 +15,7 @@ from common.pages.words import words
 from segmentation.comparison.arms import Comparison, ScoredTable, compare_arms
 from segmentation.comparison.statistics import BETTER, TOO_FEW, WORSE, Estimate
 from segmentation.model_kind import REAL_ONLY, REAL_PLUS_GAN
-from segmentation.scoring.joint_scores import patient_rows
+from segmentation.scoring.scores import patient_rows
 
 RULE = "positive"
 FIRST = "the first model of its kind"

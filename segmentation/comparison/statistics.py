@@ -18,8 +18,7 @@ from scipy import stats
 from common.errors import InputError, some_of
 from imaging.dice import dice_terms
 from segmentation.comparison.crossed_interval import Floats, Spread, pseudo_values
-from segmentation.scoring.joint_scores import patient_rows
-from segmentation.scoring.scores import COUNT_METRICS
+from segmentation.scoring.scores import COUNT_METRICS, patient_rows
 
 MINIMUM_PAIRS = 8
 CONFIDENCE = 0.95

@@ -37,7 +37,7 @@ from segmentation.comparison.statistics import (
 )
 from segmentation.evaluation.evaluation import evaluate_folders
 from segmentation.evaluation.label_maps import REFERENCE, LabelFormat, find_label_maps
-from segmentation.scoring.joint_scores import patient_rows
+from segmentation.scoring.scores import patient_rows
 
 _PART = re.compile(r"(fold|seed)_([0-9]+)")
 _FEWEST = 2  # models

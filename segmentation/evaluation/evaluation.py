@@ -35,10 +35,9 @@ from segmentation.evaluation.label_maps import (
     read_prediction,
     read_reference,
 )
-from segmentation.scoring.joint_scores import patient_rows
 from segmentation.scoring.overlap import slice_confusions
 from segmentation.scoring.rules import COUNT_METRICS, DETECTION, OVERLAP, RULES, UNITS, metric_bounds
-from segmentation.scoring.scores import ScoredVolume, ScoreIdentity, score_table
+from segmentation.scoring.scores import ScoredVolume, ScoreIdentity, patient_rows, score_table
 from segmentation.scoring.yardsticks import ALL_BACKGROUND
 
 _NUMBERS = 256  # of the type that label maps are read as

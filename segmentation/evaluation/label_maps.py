@@ -22,9 +22,8 @@ from common.errors import InputError, some_of
 from common.guard import guarded
 from imaging.labels import CINE_LABELS, EMIDEC_LABELS, LabelSet, distinct_values, to_labels
 from imaging.sources.acdc import LABELS as ACDC_NUMBERS
-from imaging.sources.files import composed, inside, source_folder
+from imaging.sources.files import composed, images_below, inside, source_folder, unread_lines
 from imaging.sources.nifti_studies import NamedFile, nifti_files, read_clinical_text
-from imaging.sources.unread_images import images_below, unread_lines
 from imaging.studies.study import PHASES
 from imaging.volumes.nifti import NiftiVolume, read_nifti, read_nifti_on
 

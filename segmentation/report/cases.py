@@ -14,7 +14,7 @@ from common.pages.words import listed, number, words
 from imaging.labels import LabelSet
 from segmentation.model_kind import ARMS, REAL_ONLY, REAL_PLUS_GAN
 from segmentation.report.material import Arm, Case, ReportMaterial
-from segmentation.scoring.joint_scores import patient_rows
+from segmentation.scoring.scores import patient_rows
 
 _LESIONS = ("infarct", "no_reflow")
 _TILE_PX, _GAP_PX, _MARGIN_PX, _LINE_PX = 360, 8, 8, 2

@@ -18,7 +18,7 @@ from imaging.slices.store import SliceStore
 from runtime.model_card import ModelCard
 from segmentation.comparison.arms import Comparison
 from segmentation.scoring.held_out import PredictedSlices
-from segmentation.scoring.joint_scores import patient_rows
+from segmentation.scoring.scores import patient_rows
 from segmentation.training.config import MixingConfig, TrainConfig
 
 

@@ -1,7 +1,7 @@
 """How a class of the prediction overlaps that of the reference, from counted voxels.
 
 Empty cases are fixed here: a class that both sides lack is found perfectly and scores 1 (only the official rule counts
-it, see `score_rules`); what is empty on one side only scores 0, precision and recall included.
+it, see `rules`); what is empty on one side only scores 0, precision and recall included.
 
 Volumes, lesion shares, transmurality and ejection fraction: what a clinician reads off a label map.
 

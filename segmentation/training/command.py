@@ -16,6 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from common.errors import InputError
+from common.processes import end_with_starter
 from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 from imaging.studies.leakage import assert_no_leak, assert_parts
@@ -23,8 +24,7 @@ from imaging.studies.split import read_split, split_digest
 from runtime.checkpoint import delete_checkpoint
 from runtime.compute import choose_compute, keep_freed_memory
 from runtime.model_card import ModelCard
-from runtime.orphans import end_with_starter
-from runtime.processes import Ranks, launched_ranks
+from runtime.ranks import Ranks, launched_ranks
 from segmentation.training.config import TrainConfig
 from segmentation.training.loop import TrainResult, train_segmenter
 from segmentation.training.start_weights import refuse_tested

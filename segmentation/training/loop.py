@@ -3,7 +3,7 @@
 Every random choice derives from (seed, purpose, step), and a checkpoint is written after each round; so a
 training that was killed and is started again ends with the weights of one that was not (on a CPU bit for bit; on CUDA
 some kernels add in an order of their own). Where `compute` was chosen for
-several processes they train together (`runtime.processes`); the first one validates, writes and reports.
+several processes they train together (`runtime.ranks`); the first one validates, writes and reports.
 
 Gradient clipping that leaves short gradients alone.
 
@@ -35,15 +35,15 @@ from runtime.checkpoint import digest_of, load_checkpoint, save_checkpoint
 from runtime.compute import Compute, send
 from runtime.model_card import ModelCard
 from runtime.model_folder import finished_card, write_model_folder
-from runtime.optimisation import advance, last_rate, schedule, weight_average
-from runtime.processes import Ranks
+from runtime.ranks import Ranks
 from runtime.report import STEPS_BETWEEN_LOSS_CHECKS, Report, TrainingDivergedError, course_row, shown_row
+from runtime.schedules_and_averages import advance, last_rate, schedule, weight_average
 from segmentation.networks.blocks import SegmentationNetwork, SegmentationOutput, check_image, count_parameters
 from segmentation.networks.table import build_network
 from segmentation.prediction.post_processing import choose_steps
 from segmentation.prediction.segmenter import Segmenter
 from segmentation.scoring.overlap import mean_dice, positive_dice
-from segmentation.training.augmentation import apply_changes, draw_changes
+from segmentation.training.batch_augmentation import apply_changes, draw_changes
 from segmentation.training.batches import BatchSource, RowSampler, are_synthetic, count_pixels, open_batches
 from segmentation.training.config import TrainConfig
 from segmentation.training.losses import class_weights, loss_of_step, segmentation_loss

@@ -1,6 +1,6 @@
 import pytest
 
-from assets.comparison_report import repeat_command, report_setup
+from assets.comparison import repeat_command, report_setup
 from engine.forge import Forge
 from imaging.labels import EMIDEC_LABELS
 from imaging.phantom import PhantomConfig

@@ -5,7 +5,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from pipeline.automation.jobs import JOBS, job_for
+from pipeline.automation.scheduled_jobs import JOBS, job_for
 from pipeline.definitions import defs
 from segmentation.model_kind import model_kinds
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from common.errors import escaped
-from common.own_files import MARK
+from common.files import MARK
 from common.tables import read_csv
 from pipeline.commands.evaluate import evaluate
 from pipeline.commands.external_test import ExternalTestOptions, external_test
@@ -24,7 +24,7 @@ MODEL = "emidec/tiny/attention_res_unet/real_only"
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A workspace with an untrained network, whose results are taken as plausible."""
-    monkeypatch.setattr("segmentation.localiser.use.load_localiser", CentralBox)
+    monkeypatch.setattr("segmentation.localiser.box_prediction.load_localiser", CentralBox)
     monkeypatch.setattr("segmentation.prediction.plausibility.implausibilities", nothing_odd)
     write_member(tmp_path / "home", 0, 0)
     return tmp_path / "home"

@@ -143,7 +143,7 @@ def test_folders_given_one_by_one_are_named_by_their_own_patient(tmp_path: Path)
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("segmentation.localiser.use.load_localiser", CentralBox)
+    monkeypatch.setattr("segmentation.localiser.box_prediction.load_localiser", CentralBox)
     monkeypatch.setattr("segmentation.prediction.plausibility.implausibilities", nothing_odd)
     write_member(tmp_path / "home", 0, 0)
     return tmp_path / "home"

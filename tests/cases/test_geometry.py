@@ -20,8 +20,7 @@ from imaging.sources.nifti_pairs import read_nifti_pairs
 from imaging.studies.archive import StudyArchive
 from imaging.studies.archive_writer import write_studies
 from imaging.studies.study import RejectedStudy, Study
-from imaging.volumes.dicom.series import read_dicom_slices
-from imaging.volumes.dicom.volume import DicomVolume, dicom_volume
+from imaging.volumes.dicom.volume import DicomVolume, dicom_volume, read_dicom_slices
 from imaging.volumes.new_studies import find_studies, volumes_of
 from imaging.volumes.nifti import NiftiVolume, read_nifti, read_nifti_pair, write_label_map
 from pipeline.commands.evaluate import evaluate
@@ -41,7 +40,7 @@ PLACED = ("pixdim", "qform_code", "sform_code", "quatern_b", "qoffset_x", "srow_
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("segmentation.localiser.use.load_localiser", CentralBox)
+    monkeypatch.setattr("segmentation.localiser.box_prediction.load_localiser", CentralBox)
     monkeypatch.setattr("segmentation.prediction.plausibility.implausibilities", nothing_odd)
     write_member(tmp_path / "home", 0, 0, source="hospital")
     return tmp_path / "home"

@@ -60,7 +60,7 @@ def hold(cpus: int, port: int, folder: str) -> None:
     """Start Ray and wait for a signal. `ray start` would end whenever its client server, not used here, is slow."""
     import ray
 
-    from runtime.orphans import end_with_starter
+    from common.processes import end_with_starter
 
     end_with_starter()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import InputError
-from common.own_files import EVERYTHING, MARK, Mark, files_below, mark_own, without_own
+from common.files import EVERYTHING, MARK, Mark, foreign_files, mark_own, without_own
 from imaging.phantom import PhantomConfig
 from imaging.sources.files import listed, source_digest
 from imaging.sources.nifti_studies import nifti_files
@@ -38,7 +38,7 @@ def test_a_folder_without_a_mark_holds_nothing_of_ours(tmp_path: Path) -> None:
 def test_our_own_folder_is_passed_over_with_all_it_holds(tmp_path: Path) -> None:
     touch(tmp_path / "P1" / "1.txt", tmp_path / "workspace" / "emidec" / "tiny" / "deep" / "er.h5")
     mark_own(tmp_path / "workspace" / "emidec" / "tiny", (), (EVERYTHING,))
-    assert [path.name for path in files_below(tmp_path)] == ["1.txt"]
+    assert [path.name for path in foreign_files(tmp_path)] == ["1.txt"]
 
 
 def test_results_do_not_change_the_digest_of_a_source(tmp_path: Path) -> None:

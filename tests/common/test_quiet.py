@@ -6,7 +6,7 @@ import warnings
 import pytest
 
 from common.guard import guarded
-from common.quiet import DEBUG, quieten
+from common.progress import DEBUG, quieten
 
 LOGGERS = ("py.warnings", "common.guard")
 

@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 import yaml
 
-from pipeline.automation.nights import PREFIX, nightly_settings
+from pipeline.automation.scheduled_jobs import PREFIX, nightly_settings
 from pipeline.services.dagster_home import prepare_dagster_home
 
 ROOT = Path(__file__).parents[2]

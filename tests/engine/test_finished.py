@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import assets.parts.inputs as inputs
 from assets.champion import read_candidate
-from assets.comparison_report import _training
+from assets.comparison import _training
 from assets.parts.current_scores import staleness
 from common.errors import InputError
 from common.files import known_digest, write_json

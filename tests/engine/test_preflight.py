@@ -47,6 +47,13 @@ def test_a_start_from_other_widths_is_refused_at_once(workspace, tmp_path):
         check(workspace, f"attention_res_unet.start_from={tmp_path}")
 
 
+def test_a_start_that_an_earlier_version_trained_is_refused_at_once(workspace, tmp_path):
+    (tmp_path / "weights.safetensors").touch()
+    (tmp_path / "record.json").write_text('{"asset": "attention_res_unet_real_only"}')
+    with pytest.raises(InputError, match=r"start_from '.*': was trained by ScarForge 0.1.0; train it again with this"):
+        check(workspace, f"attention_res_unet.start_from={tmp_path}")
+
+
 def test_a_start_whose_configuration_is_no_configuration_is_refused_at_once(workspace, tmp_path):
     (tmp_path / "weights.safetensors").touch()
     (tmp_path / "config.json").write_text("[]")

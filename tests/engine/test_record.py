@@ -274,7 +274,7 @@ def test_a_record_that_the_disk_does_not_give_makes_nobody_build_again(tmp_path,
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_text", read)
-        with pytest.raises(OSError, match="record.json"):
+        with pytest.raises(OSError, match=r"record\.json"):
             produce(tmp_path / "asset", "asset", "key", writes("two", calls))
     assert calls == []
     assert produce(tmp_path / "asset", "asset", "key", writes("two", calls))[1]

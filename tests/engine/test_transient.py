@@ -6,8 +6,8 @@ import pytest
 from filelock import Timeout
 
 from common.errors import InputError
-from engine import locks as transient
-from engine.locks import RETRIES, PassingFaultError, is_transient, retried
+from engine import transient
+from engine.transient import RETRIES, PassingFaultError, is_transient, retried
 
 
 def caused(outer, inner):

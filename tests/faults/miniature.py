@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-import engine.locks
+import engine.transient
 import pipeline.commands.run as run_command_module
 from assets.parts import training_run
 from engine.forge import Forge
@@ -114,7 +114,7 @@ def _in_child(said, steps, command):
     sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", closefd=False)
     _trains_here(steps)
-    engine.locks.FIRST_WAIT_S = 0.01
+    engine.transient.FIRST_WAIT_S = 0.01
     status = 99
     try:
         run_command(command)

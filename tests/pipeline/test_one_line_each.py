@@ -27,7 +27,7 @@ from imaging.sources import table as sources
 from imaging.sources.files import source_digest
 from imaging.sources.table import read_source, source_labels
 from imaging.studies.study import RejectedStudy, Study
-from pipeline.automation.jobs import job_for
+from pipeline.automation.scheduled_jobs import job_for
 from pipeline.cli import app
 from pipeline.commands.evaluate import evaluate
 from pipeline.commands.export import export

@@ -118,7 +118,7 @@ def test_a_run_ends_quietly_in_the_middle_of_a_training_and_continues(started, t
 
 HELPERS = """
 import time
-from common.workers import make_blocks
+from common.processes import make_blocks
 from pipeline.outermost import run_command
 from tests.imaging.slow_blocks import SlowBlocks
 def works():

@@ -18,8 +18,8 @@ from gan.training.config import PRESETS
 from imaging.labels import EMIDEC_LABELS
 from runtime.report import STEPS_BETWEEN_LOSS_CHECKS
 from segmentation.localiser import training as localiser_training
-from segmentation.localiser.batches import LocaliserData
 from segmentation.localiser.config import LocaliserConfig
+from segmentation.localiser.training import LocaliserData
 from segmentation.networks.table import build_network
 from segmentation.prediction.segmenter import Segmenter
 from segmentation.training import loop as segmenter_loop

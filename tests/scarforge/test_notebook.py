@@ -18,7 +18,7 @@ MODEL = "emidec/tiny/attention_res_unet/real_only"
 
 @pytest.fixture
 def model(tmp_path, monkeypatch):
-    monkeypatch.setattr("segmentation.localiser.use.load_localiser", CentralBox)
+    monkeypatch.setattr("segmentation.localiser.box_prediction.load_localiser", CentralBox)
     monkeypatch.setattr("segmentation.prediction.plausibility.implausibilities", nothing_odd)
     for seed in (0, 1):
         write_member(tmp_path / "home", 0, seed)

@@ -66,7 +66,7 @@ def card(folder: Path) -> Path:
 def prediction(folder: Path) -> Path:
     """Two studies and one that cannot be read; an untrained network draws what is flagged."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("segmentation.localiser.use.load_localiser", CentralBox)
+        patch.setattr("segmentation.localiser.box_prediction.load_localiser", CentralBox)
         write_member(folder / "home", 0, 0)
         write_member(folder / "home", 0, 1)
         for name in ("Patient 7, before treatment", "a-very-long-name-without-any-space-1234567890"):

@@ -15,8 +15,8 @@ import numpy as np
 
 from common.errors import InputError
 from imaging.volumes.dicom.header import NotASliceError
-from imaging.volumes.dicom.series import differences, slice_places
 from imaging.volumes.dicom.slice_file import DicomSlice, read_dicom_slice
+from imaging.volumes.dicom.volume import differences, slice_places
 
 _MOST_KINDS = 5  # in a message
 _LONGEST_TYPE = 16  # characters of a value of ImageType in a name, as DICOM allows

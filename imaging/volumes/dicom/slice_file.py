@@ -1,7 +1,6 @@
 """Reads one slice of an MR series from its DICOM file: what the header tells, and the pixels in scanner units.
 
-Which slices belong together is in `imaging.volumes.dicom.series`, how they become a volume in
-`imaging.volumes.dicom.volume`.
+Which slices belong together, and how they become a volume, is in `imaging.volumes.dicom.volume`.
 """
 
 from collections.abc import Iterator

@@ -29,7 +29,7 @@ from engine.workspace import ARMS, EXPERIMENTS, Workspace
 from imaging.phantom import PhantomConfig
 from imaging.sources.table import source_labels, source_root
 from pipeline.commands.experiment.plan import Arm, Patients, Plan, resolved_arms
-from pipeline.commands.output_place import HOME, check_folder
+from pipeline.commands.output import HOME, check_folder
 from pipeline.commands.run import execute, prepare_stores, raise_failure
 from runtime.model_card import ModelCard
 from segmentation.model_kind import REAL_ONLY, REAL_PLUS_GAN, ModelKind

@@ -13,22 +13,31 @@ import numpy as np
 import pandas as pd
 
 from common.errors import InputError
-from common.files import write_atomically, write_json
+from common.files import mark_own, write_atomically, write_json
 from common.guard import guarded
-from common.own_files import mark_own
 from common.progress import say, track, warn
 from common.tables import write_csv
 from imaging.labels import LABEL_SETS
 from imaging.slices.nnunet import FIRST_CHANNEL, dataset_json
-from imaging.sources.unread_images import images_below, is_volume, not_among, unread_lines
+from imaging.sources.files import images_below, is_volume, not_among, unread_lines
 from imaging.volumes.dicom.segmentation import require_highdicom, write_dicom_segmentation
 from imaging.volumes.dicom.volume import DicomVolume
 from imaging.volumes.new_studies import FoundStudy, UnreadStudy, find_studies, volumes_of
 from imaging.volumes.nifti import write_label_map, write_probability
 from pipeline.commands.models import LoadedModel, ModelName, load_model
-from pipeline.commands.output_place import check_folder
-from pipeline.commands.predict.page import PagePart, entropy_sheet, overlay_sheet, place_picture, png_bytes, render_page
-from pipeline.commands.predict.record import Predicted, as_json, as_row, model_facts
+from pipeline.commands.output import check_folder
+from pipeline.commands.predict.report import (
+    PagePart,
+    Predicted,
+    as_json,
+    as_row,
+    entropy_sheet,
+    model_facts,
+    overlay_sheet,
+    place_picture,
+    png_bytes,
+    render_page,
+)
 from segmentation.evaluation.label_maps import PROBABILITIES
 
 APART, NNUNET = LAYOUTS = ("scarforge", "nnunet")

@@ -18,8 +18,8 @@ from engine.forge import Forge
 from engine.outcome import Outcome, number
 from engine.record import produce
 from engine.tracking.links import compare_facts, compare_url, saved_links
-from engine.tracking.nights import track_night
 from engine.tracking.store import connect, tracking_places
+from engine.tracking.tracker import track_night
 from segmentation.model_kind import ModelKind, model_kinds
 from segmentation.scoring.scores import write_scores
 from tests.pipeline.sealed import reseal

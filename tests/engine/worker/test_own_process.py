@@ -34,7 +34,7 @@ def ended_at_last(*processes):
 # A child that hears no interruption, and never leaves its own code.
 DEAF = """
 import os, signal, sys
-from runtime.orphans import end_with_starter
+from common.processes import end_with_starter
 end_with_starter(int(sys.argv[1]))
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 print("ready", flush=True)
@@ -71,7 +71,7 @@ def test_a_child_whose_starter_was_gone_first_ends_too():
 SPAWNED = """
 import multiprocessing, os, sys, time
 def work(there):
-    from runtime.orphans import end_with_starter
+    from common.processes import end_with_starter
     end_with_starter()
     there.set()
     time.sleep(600)

@@ -18,12 +18,11 @@ from assets.parts import training_run
 from assets.parts.training_run import TrainingProcessError, run_pipes
 from common.errors import InputError
 from engine.forge import Forge
-from engine.locks import PassingFaultError
+from engine.transient import PassingFaultError
 from engine.worker import accelerator as accelerator_module
 from engine.worker import process
 from engine.worker.accelerator import accelerator, borrowed
-from engine.worker.process import _verdict, run_task
-from engine.worker.stages import Trained
+from engine.worker.process import Trained, _verdict, run_task
 from engine.worker.task import PASSING_FAULT, WRONG_INPUT, TrainingTask
 from runtime.model_card import read_model_json
 from runtime.report import TrainingDivergedError

@@ -5,7 +5,7 @@ import pytest
 
 from common.errors import InputError
 from common.files import write_json
-from engine.worker.stages import STAGES
+from engine.worker.process import STAGES
 from engine.worker.task import TrainingTask
 from imaging.slices.store import ROW_COLUMNS, SliceStoreWriter
 from imaging.studies.split import FoldSplit, write_splits

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from common.errors import InputError
-from gan.generation.hole import ventricle_hole
+from gan.generation.hole import soften_paint, ventricle_hole
 
 MASKS = arrays(np.uint8, (2, 12, 15), elements=st.integers(0, 4))
 
@@ -64,3 +64,38 @@ def test_without_a_margin_a_filled_hole_stays_as_it_is(masks):
 def test_bad_input_is_named(shape, margin):
     with pytest.raises(InputError, match=r"cannot widen masks of shape .* give masks \(N, H, W\)"):
         ventricle_hole(np.zeros(shape, np.uint8), margin)
+
+
+def painted_wall(grain=0.05, size=96):
+    """A wall with grain, a dark painted hole without any in its middle, and air to the right."""
+    rng = np.random.default_rng(0)
+    mask = np.full((1, size, size), 2, np.uint8)
+    mask[:, :, 80:] = 0
+    hole = np.zeros_like(mask)
+    hole[:, 30:60, 30:60] = 1
+    image = (0.5 + grain * rng.standard_normal(mask.shape)).astype(np.float32)
+    image[hole > 0] = 0.2
+    return image, mask, hole
+
+
+def test_paint_is_softened_and_grained_inside_the_hole_alone():
+    image, mask, hole = painted_wall()
+    softened = soften_paint(image, mask, hole, [3], 0.8, 1.0)
+    np.testing.assert_array_equal(softened[hole == 0], image[hole == 0])
+    edge, middle = softened[0, 30, 40:50], softened[0, 38:52, 38:52]
+    assert 0.25 < edge.mean() < 0.45  # half wall
+    assert middle.mean() == pytest.approx(0.2, abs=0.01)
+    assert 0.02 < middle.std() < 0.06  # the finest grain of a camera's is weaker
+    assert soften_paint(image, mask, hole, [4], 0.8, 1.0)[0, 40, 40] != softened[0, 40, 40]
+    np.testing.assert_array_equal(soften_paint(image, mask, hole, [3], 0.8, 1.0), softened)
+
+
+def test_grain_is_as_strong_as_that_of_the_wall_around():
+    weak, strong = (soften_paint(*painted_wall(grain), [3], 0.8, 1.0)[0, 38:52, 38:52].std() for grain in (0.02, 0.08))
+    assert strong == pytest.approx(4 * weak, rel=0.1)
+
+
+def test_without_a_wall_around_there_is_no_grain_to_lay_on():
+    image, mask, hole = painted_wall()
+    softened = soften_paint(image, np.where(mask == 2, 3, mask), hole, [3], 0.8, 1.0)
+    np.testing.assert_allclose(softened[0, 38:52, 38:52], 0.2, atol=1e-3)

@@ -9,9 +9,18 @@ from common.seeds import random_generator
 from gan.generation.hole import ventricle_hole
 from gan.simulator import STRATEGIES, WARPED_ANATOMY, MaskSimulator, SimulatorConfig, StrategyShares
 from gan.simulator.anatomy import read_anatomy
-from gan.simulator.fusion import Donor, best_shift, roll_up, unroll
-from gan.simulator.growth import grow_infarct, grow_lesion, grow_no_reflow, infarct_core, remove_small
 from gan.simulator.lesion_model import LesionModel, LesionPlan, angle_between, measure_lesion
+from gan.simulator.lesions import (
+    Donor,
+    best_shift,
+    grow_infarct,
+    grow_lesion,
+    grow_no_reflow,
+    infarct_core,
+    remove_small,
+    roll_up,
+    unroll,
+)
 from imaging.labels import CINE_LABELS, EMIDEC_LABELS, Tissue
 from tests.gan.simulator_slices import SIZE, add_lesion, draw_masks, ring
 from tests.real_data import real_data
@@ -40,7 +49,7 @@ def assert_obeys_anatomy(mask):
     assert not (beside & (mask == Tissue.BACKGROUND)).any()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SEEDS, st.sampled_from(STRATEGIES), st.sampled_from(["no_infarct", "infarct", "no_reflow"]))
 def test_every_mask_obeys_anatomy_and_its_limits(simulators, seed, strategy, category):
     simulator = simulators[strategy]
@@ -64,7 +73,7 @@ def test_every_mask_obeys_anatomy_and_its_limits(simulators, seed, strategy, cat
     assert draft.row in draft.lenders
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(SEEDS)
 def test_fusion_lends_from_another_patient(simulators, seed):
     simulator = simulators["cross_subject_fusion"]
@@ -74,7 +83,7 @@ def test_fusion_lends_from_another_patient(simulators, seed):
     assert (simulator.masks[donor] >= Tissue.INFARCT).any()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(SEEDS)
 def test_hybrid_injection_and_fusion_keep_the_recipients_anatomy(simulators, seed):
     for name in ("hybrid_injection", "cross_subject_fusion"):

@@ -18,7 +18,7 @@ from gan.simulator import HEALED_ANATOMY, MaskSimulator, SimulatorConfig, Strate
 from gan.simulator.anatomy import read_anatomy
 from gan.simulator.lesion_model import angle_between, measure_lesion
 from gan.training.batches import VARIANTS, ResidentSlices, complete_rows, training_holes
-from gan.training.config import PRESETS, Pix2PixConfig
+from gan.training.config import PRESETS, Pix2PixConfig, SynthesisConfig
 from gan.training.loop import PaintedSlices, train_pix2pix
 from gan.training.steps import Players
 from imaging.labels import EMIDEC_LABELS, Tissue
@@ -45,7 +45,7 @@ def config(tiny_config):
     return Pix2PixConfig.model_validate(values | {"shades": True})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.sampled_from(CATEGORIES))
 def test_only_the_wall_of_the_real_heart_changes(simulator, seed, category):
     draft = simulator.simulate(category, random_generator(seed, "test"))
@@ -201,6 +201,11 @@ def test_a_training_draws_lesions_into_real_slices(make_store, make_slices, conf
     drawn, outside = SliceStore.open(tmp_path / "s.h5"), store.extra("hole") == 0
     np.testing.assert_array_equal(drawn.images()[outside], store.images()[outside])
     assert (drawn.images()[~outside] > 0).any()
+    asked = SynthesisConfig(softness_px=0.8, grain_share=0.8)
+    generate_slices(tmp_path / "model", store, tmp_path / "soft.h5", 8, compute, 0, "1", asked=asked)
+    soft = SliceStore.open(tmp_path / "soft.h5").images()
+    np.testing.assert_array_equal(soft[outside], store.images()[outside])
+    assert np.abs(soft[~outside] - drawn.images()[~outside]).mean() > 1e-3
 
 
 def test_shades_of_lesions_are_those_of_a_lender_relative_to_wall_and_blood():

@@ -11,8 +11,7 @@ from common.errors import InputError
 from imaging.dataset_card import page as card_module
 from imaging.dataset_card.cautions import dataset_warnings
 from imaging.dataset_card.facts import study_facts
-from imaging.dataset_card.figures import patients_pictured, pooled_density
-from imaging.dataset_card.page import write_dataset_card
+from imaging.dataset_card.page import patients_pictured, pooled_density, write_dataset_card
 from imaging.dataset_card.summary import (
     clinical_table,
     extent_table,

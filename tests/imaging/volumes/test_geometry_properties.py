@@ -19,8 +19,7 @@ from scipy.spatial.transform import Rotation
 from imaging.sources.config import SourceConfig
 from imaging.sources.nifti_pairs import read_nifti_pairs
 from imaging.studies.study import Study
-from imaging.volumes.dicom.series import read_dicom_slices
-from imaging.volumes.dicom.volume import dicom_volume
+from imaging.volumes.dicom.volume import dicom_volume, read_dicom_slices
 from imaging.volumes.new_studies import find_studies, volumes_of
 from imaging.volumes.nifti import read_nifti, write_label_map
 from segmentation.evaluation.label_maps import EMIDEC, read_prediction, read_reference

@@ -216,13 +216,13 @@ def damage(sound, which, changes):
 CHANGES = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6)
 
 
-@settings(max_examples=12, deadline=None)  # a process each
+@settings(max_examples=12)  # a process each
 @given(which=st.integers(0, 1), changes=CHANGES)
 def test_a_damaged_file_of_version_5_is_read_or_refused_and_never_crashes(sound, which, changes):
     damage(sound, which, changes)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(changes=CHANGES)
 def test_a_damaged_file_of_version_73_is_read_or_refused_and_never_crashes(sound, changes):
     damage(sound, 2, changes)

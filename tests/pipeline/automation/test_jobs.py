@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.forge import Forge
 from engine.run_config import forge_fields
-from pipeline.automation.nights import BY_SCHEDULE, NightlySettings, night_requests
+from pipeline.automation.scheduled_jobs import BY_SCHEDULE, NightlySettings, night_requests
 
 ROOT = Path(__file__).parents[3]
 CODE = """

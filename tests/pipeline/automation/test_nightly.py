@@ -14,8 +14,7 @@ from dagster._scheduler.scheduler import launch_scheduled_runs
 
 from common.errors import InputError
 from engine.run_tags import FORCE_TAG, NIGHT_TAG, forced_attempt, night_tags
-from pipeline.automation.jobs import JOBS
-from pipeline.automation.nights import BY_SCHEDULE, NightlySettings, night_requests, nightly_settings
+from pipeline.automation.scheduled_jobs import BY_SCHEDULE, JOBS, NightlySettings, night_requests, nightly_settings
 from pipeline.definitions import defs
 from pipeline.services.dagster_home import prepare_dagster_home
 from tests.pipeline.code_server import code_server

@@ -8,7 +8,7 @@ import pytest
 from engine.workspace import Workspace
 from pipeline.automation import sensors as source_watch
 from pipeline.automation.messages import LOG_FILE
-from pipeline.automation.nights import BY_SCHEDULE, BY_SENSOR, NightlySettings, night_requests
+from pipeline.automation.scheduled_jobs import BY_SCHEDULE, BY_SENSOR, NightlySettings, night_requests
 from pipeline.automation.sensors import QUIET_S, SHARE_OF_TIME, Watch, listing_digest, look, new_studies, watch_folder
 from pipeline.services.dagster_home import prepare_dagster_home
 

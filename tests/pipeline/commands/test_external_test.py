@@ -42,7 +42,7 @@ class LostOnSquares(CentralBox):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    monkeypatch.setattr("segmentation.localiser.use.load_localiser", CentralBox)
+    monkeypatch.setattr("segmentation.localiser.box_prediction.load_localiser", CentralBox)
     monkeypatch.setattr("segmentation.prediction.plausibility.implausibilities", nothing_odd)
     write_member(tmp_path / "home", 0, 0, source="hospital")
     return tmp_path / "home"
@@ -179,7 +179,7 @@ def test_flagged_studies_are_scored_and_counted(home, root, monkeypatch, capsys)
 
 
 def test_a_study_that_cannot_be_cut_is_a_line_and_the_others_go_on(home, root, monkeypatch, capsys):
-    monkeypatch.setattr("segmentation.localiser.use.load_localiser", LostOnSquares)
+    monkeypatch.setattr("segmentation.localiser.box_prediction.load_localiser", LostOnSquares)
     other = fake_emidec.label_map("Case_P008", (48, 48, 3))
     fake_emidec.write_case(root, "Case_P008", mask=other)
     status, _ = run(home, root)

@@ -12,7 +12,7 @@ from pipeline.commands.experiment.plan import ArmPlan, Plan
 from pipeline.commands.experiment.report import conduct
 from pipeline.commands.export import export
 from pipeline.commands.external_test import ExternalTestOptions, external_test
-from pipeline.commands.output_place import check_file, check_folder
+from pipeline.commands.output import check_file, check_folder
 from pipeline.commands.predict.predict import PredictOptions, predict
 from pipeline.commands.run import run_fold
 from pipeline.commands.scores import pool_scores

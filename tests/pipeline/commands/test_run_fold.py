@@ -35,7 +35,7 @@ def test_the_stage_and_its_words():
         (sqlite3.OperationalError("database or disk is full"), "the disk is full; free some space"),
         (OSError(errno.EIO, os.strerror(errno.EIO), "/data/x.h5"), "/data/x.h5: Input/output error; check the disk"),
         (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "/data/workspace: too many open files; raise the limit"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "the memory is used up"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), "the memory is used up"),
         (MemoryError(), "the memory is used up; end other programs"),
     ],
 )

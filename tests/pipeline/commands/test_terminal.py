@@ -23,8 +23,8 @@ from engine.forge import Forge
 from engine.outcome import Fact, Outcome
 from engine.record import produce
 from pipeline.cli import app
+from pipeline.commands.output import records, rendered
 from pipeline.commands.run import print_result
-from pipeline.commands.terminal import records, rendered
 from segmentation.comparison.arms import DIFFERENCE_COLUMNS, SUMMARY_COLUMNS
 
 _ROWS = (

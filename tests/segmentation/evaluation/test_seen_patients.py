@@ -3,7 +3,7 @@ import pytest
 
 from common.errors import InputError
 from imaging.studies.study import Study
-from segmentation.evaluation.seen_patients import Candidate, SeenPatients, image_digest, refuse_seen
+from segmentation.evaluation.external_test import Candidate, SeenPatients, image_digest, refuse_seen
 
 MINE, OTHER = Candidate("P1", "image one"), Candidate("P2", "image two")
 

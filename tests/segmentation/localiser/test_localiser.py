@@ -15,9 +15,7 @@ from imaging.studies.split import FoldSplit
 from runtime.compute import choose_compute
 from runtime.model_card import ModelCard
 from runtime.report import TIME, TrainingDivergedError, silent
-from segmentation.localiser.networks import FootprintNet
-from segmentation.localiser.training import train_localiser
-from segmentation.localiser.use import (
+from segmentation.localiser.box_prediction import (
     box_scores,
     central_box,
     intersection_over_union,
@@ -25,6 +23,8 @@ from segmentation.localiser.use import (
     mean_box_size,
     slices_outside,
 )
+from segmentation.localiser.networks import FootprintNet
+from segmentation.localiser.training import train_localiser
 from tests.segmentation.localiser_studies import PUBLISHED, SMALL, ring, study
 
 

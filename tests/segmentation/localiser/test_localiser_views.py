@@ -5,9 +5,7 @@ import torch
 from common.errors import InputError
 from imaging.studies.box import Box
 from imaging.studies.preparation import reference_box
-from segmentation.localiser.batches import Views, draw_views, view_boxes, view_images, view_maps
-from segmentation.localiser.config import LocaliserConfig
-from segmentation.localiser.input import (
+from segmentation.localiser.box_prediction import (
     box_to_shares,
     extreme_points,
     field_of_view_mm,
@@ -15,6 +13,8 @@ from segmentation.localiser.input import (
     letterbox_labels,
     shares_to_box,
 )
+from segmentation.localiser.config import LocaliserConfig
+from segmentation.localiser.training import Views, draw_views, view_boxes, view_images, view_maps
 from tests.segmentation.localiser_studies import SMALL, study
 
 

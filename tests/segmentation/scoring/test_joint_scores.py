@@ -8,9 +8,8 @@ import pytest
 from imaging.labels import EMIDEC_LABELS
 from segmentation.comparison.statistics import collect_contributions
 from segmentation.evaluation.evaluation import Evaluation, patient_table, summarise_evaluation
-from segmentation.scoring.joint_scores import ALL_PATIENTS, patient_rows
 from segmentation.scoring.rules import EJECTION, SHARES, TRANSMURALITY, metric_bounds
-from segmentation.scoring.scores import ScoreIdentity, score_table
+from segmentation.scoring.scores import ALL_PATIENTS, ScoreIdentity, patient_rows, score_table
 
 SPACING_MM = (10.0, 1.5, 1.5)
 NAMES = ("all", "mean", "NA", "p1")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from imaging.labels import CINE_LABELS, EMIDEC_LABELS
-from segmentation.scoring.joint_scores import pixel_scores
+from segmentation.scoring.scores import pixel_scores
 
 
 def test_pixels_of_all_slices_are_counted_together():

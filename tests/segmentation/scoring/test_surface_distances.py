@@ -4,7 +4,7 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segmentation.scoring.study_scores import surface_distances
+from segmentation.scoring.surface_distances import surface_distances
 
 SPACING_MM = (10.0, 1.5, 2.0)
 HAUSDORFF, PERCENTILE, AVERAGE = "hausdorff", "hausdorff_95", "average_surface_distance"
@@ -93,7 +93,7 @@ def test_from_an_empty_mask_to_another_there_is_no_distance(empty):
     assert np.isnan(list(found.values())).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000))
 def test_every_pair_of_surface_voxels_gives_the_same(seed):
     one, other = random_masks(seed)

@@ -11,7 +11,7 @@ from common.files import write_json
 from imaging.studies.split import FoldSplit, write_splits
 from runtime.compute import choose_compute
 from runtime.model_folder import read_weights
-from runtime.processes import Ranks, launched_ranks
+from runtime.ranks import Ranks, launched_ranks
 from segmentation.training.command import main, read_train_config
 from tests.segmentation.toy_slices import draw_slices, write_store, write_toy_store
 from tests.segmentation.training.distributed_training import train_into

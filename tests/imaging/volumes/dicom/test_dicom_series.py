@@ -15,9 +15,8 @@ from common.errors import InputError
 from imaging.sources.sunnybrook import read_sunnybrook
 from imaging.studies.study import Study
 from imaging.volumes.dicom.folder import read_folder
-from imaging.volumes.dicom.series import group_by_phase, read_dicom_slices, slice_places
 from imaging.volumes.dicom.slice_file import DicomSlice, read_dicom_slice
-from imaging.volumes.dicom.volume import dicom_volume
+from imaging.volumes.dicom.volume import dicom_volume, group_by_phase, read_dicom_slices, slice_places
 from imaging.volumes.nifti import read_nifti
 from tests.imaging import fake_sunnybrook as fake
 from tests.imaging.fake_dicom import ALONG, stack, write_stack
@@ -572,7 +571,7 @@ def test_a_contoured_study_carries_the_notes_of_its_slices(tmp_path):
 angles = st.floats(-3.1, 3.1, allow_nan=False)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     turns=st.tuples(angles, angles, angles),
     sides=st.tuples(st.floats(0.5, 3), st.floats(0.5, 3), st.floats(3, 12)),

@@ -47,7 +47,7 @@ def no_heart(regions, boxes, labels, seen):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    monkeypatch.setattr("segmentation.localiser.use.load_localiser", CentralBox)
+    monkeypatch.setattr("segmentation.localiser.box_prediction.load_localiser", CentralBox)
     write_member(tmp_path / "home", 0, 0)
     return tmp_path / "home"
 

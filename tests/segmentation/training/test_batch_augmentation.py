@@ -1,7 +1,7 @@
 import torch
 from torch.nn import functional as F
 
-from segmentation.training.augmentation import apply_changes, draw_changes, sampling_grid
+from segmentation.training.batch_augmentation import apply_changes, draw_changes, sampling_grid
 from segmentation.training.config import DeviceAugmentConfig
 
 STILL = DeviceAugmentConfig(

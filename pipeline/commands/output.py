@@ -1,18 +1,74 @@
-"""What commands print as their result: Markdown that fits the terminal, or JSON for programs.
+"""What commands put out: where they write, checked before their work, and what they print as their result.
 
-Into a file or a pipe goes the Markdown as it is.
+Hours are not spent on what cannot be saved. Printed is Markdown that fits the terminal, or JSON for programs; into a
+file or a pipe goes the Markdown as it is.
 """
 
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from common.errors import InputError
+
+HOME = "SCARFORGE_HOME"  # the workspace, in messages
+
+
+def check_folder(path: Path, option: str = "--output") -> None:
+    """Raise `InputError` unless `path` is a folder that can be written in, or can be made. Nothing is left behind.
+
+    Args:
+        path: The folder; its parents need not exist.
+        option: How the user gave it, for the message.
+    """
+    if os.path.lexists(path) and not path.is_dir():
+        raise InputError(f"{option} {path}: is {_what(path)}, not a folder; give a folder")
+    _check_writable(path, option)
+
+
+def check_file(path: Path, option: str) -> None:
+    """Raise `InputError` unless `path` is a file that can be written, in a folder that exists.
+
+    Args:
+        path: The file, there or not.
+        option: How the user gave it, for the message.
+    """
+    if path.is_dir():
+        raise InputError(f"{option} {path}: is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise InputError(f"{option} {path}: there is no folder {path.parent}; make it, or give another place")
+    _check_writable(path.parent, option)
+    if path.exists() and not os.access(path, os.W_OK):
+        raise InputError(f"{option} {path}: cannot be written (Permission denied); give another place")
+
+
+def _check_writable(folder: Path, option: str) -> None:
+    """Make and remove a file in the nearest folder that exists: permissions alone do not tell of what is read-only."""
+    try:
+        place = next(each for each in (folder, *folder.absolute().parents) if os.path.lexists(each))
+        if not place.is_dir():
+            raise InputError(f"{option} {folder}: {place} is {_what(place)}, not a folder; give another place")
+        with tempfile.TemporaryFile(dir=place), suppress(FileNotFoundError):
+            folder.lstat()  # fails where the name is too long
+    except OSError as error:
+        raise InputError(
+            f"{option} {folder}: cannot be written ({error.strerror}); correct its permissions, or give another place"
+        ) from error
+
+
+def _what(path: Path) -> str:
+    return "a file" if path.exists() else "a link that leads nowhere"
+
 
 _GAP = 2  # spaces between columns
 _NAMES = ("network", "training set", "arm", "against", "rule")  # leading columns that may become headings

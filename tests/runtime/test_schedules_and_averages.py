@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from runtime.optimisation import advance, last_rate, schedule, weight_average
+from runtime.schedules_and_averages import advance, last_rate, schedule, weight_average
 
 
 def networks(count):
