@@ -180,6 +180,34 @@ def parsed_json(text: str | bytes, object_hook: Callable[[dict[str, Any]], Any] 
         raise ValueError("it is nested too deeply") from error
 
 
+_OWN_DIGEST = "sha256_of_the_rest"
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a mapping as `write_json` does, with its own digest, so that `read_sealed` finds a bit that flipped."""
+    plain = json.loads(json.dumps(content))
+    write_json(path, plain | {_OWN_DIGEST: _digest(plain)})
+
+
+def read_sealed(path: Path) -> Any:
+    """Read what `write_sealed` wrote; a file without a digest, as others wrote it, is taken as it is.
+
+    Raises:
+        OSError: It is not there, or the disk does not give it.
+        ValueError: It is no JSON, or another content than was written.
+    """
+    content = read_json(path)
+    if isinstance(content, dict) and content.get(_OWN_DIGEST) is not None:
+        told = content.pop(_OWN_DIGEST)
+        if told != _digest(content):
+            raise ValueError("it is not what was written: edited, or damaged")
+    return content
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text as UTF-8, whole or not at all."""
     write_atomically(path, lambda part: _write_text(part, text))

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from filelock import FileLock
 
 from common.errors import InputError, one_line
-from common.files import CHECKPOINT, free_name, move, put_in_place, read_json, unwritable, write_json
+from common.files import CHECKPOINT, free_name, move, put_in_place, read_json, read_sealed, unwritable, write_sealed
 from engine.locks import held
 from engine.outcome import Outcome
 from engine.tracking.run_folder import OWN, discard
@@ -266,7 +266,7 @@ def _built(
     partial: Path, asset: str, key: str, build: Callable[[Path], Outcome], attempt: str, made_of: Mapping[str, Any]
 ) -> Record:
     try:
-        write_json(partial / _BEGUN, {"asset": asset, "key": attempt or key})
+        write_sealed(partial / _BEGUN, {"asset": asset, "key": attempt or key})
         return _seal(partial, asset, key, build(partial), attempt, made_of)
     except OSError as error:
         if error.errno not in _FULL:
@@ -301,7 +301,7 @@ def read_record(place: Path, asset: str) -> Record:
     require_present_format(place)
     path = place / RECORD
     try:
-        content = read_json(path)
+        content = read_sealed(path)
         return Record(
             asset=content["asset"],
             cache_key=content["cache_key"],
@@ -329,7 +329,7 @@ def built_for(folder: Path) -> tuple[str, str]:
     """
     for place in (folder, *folder.parents):
         if (place / _BEGUN).is_file():
-            begun = read_json(place / _BEGUN)
+            begun = read_sealed(place / _BEGUN)
             return "/".join([begun["asset"], *folder.relative_to(place).parts]), begun["key"]
     raise ValueError(f"{folder}: nothing is built here")
 
@@ -386,17 +386,9 @@ def _seal(partial: Path, asset: str, key: str, outcome: Outcome, attempt: str, m
     content_and_origin = json.dumps([asset, lasting, dict(outcome.behind)], sort_keys=True)
     version = hashlib.sha256(content_and_origin.encode()).hexdigest()[:20]
     record = Record(asset, key, version, files, outcome, attempt, made_of)
-    content = {
-        "format": FORMAT,
-        "asset": asset,
-        "cache_key": key,
-        "data_version": version,
-        "files": files,
-        "outcome": outcome.to_json(),
-        "attempt": attempt,
-        "made_of": dict(made_of),
-    }
-    write_json(partial / RECORD, content)
+    told = {"asset": asset, "cache_key": key, "data_version": version, "files": files, "attempt": attempt}
+    told |= {"format": FORMAT, "outcome": outcome.to_json(), "made_of": dict(made_of)}
+    write_sealed(partial / RECORD, told)
     return record
 
 

@@ -208,7 +208,7 @@ def spool_folder(spool: Path, key: str) -> Path:
 
 def discard(folder: Path) -> None:
     """Delete a folder; while MLflow lacks a run in it, it is kept beside, under a name with a dot."""
-    if not folder.is_dir() or _is_told(folder):
+    if not folder.is_dir() or is_told(folder):
         shutil.rmtree(folder, ignore_errors=True)
         return
     for checkpoint in folder.rglob(CHECKPOINT):
@@ -222,9 +222,10 @@ def discard(folder: Path) -> None:
 def drop_when_told(run: RunFolder, spool: Path) -> None:
     """Delete the folder of a run that MLflow has, where it was kept for that alone."""
     for folder in (run.folder, *run.folder.parents):
-        if (folder.parent == spool or _SET_ASIDE in folder.name) and _is_told(folder):
+        if (folder.parent == spool or _SET_ASIDE in folder.name) and is_told(folder):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_told(folder: Path) -> bool:
+def is_told(folder: Path) -> bool:
+    """Tell whether MLflow has every run of a folder."""
     return all(RunFolder(own.parent).is_sent() for own in folder.rglob(OWN) if (own / "run.json").exists())
