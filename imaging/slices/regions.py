@@ -134,7 +134,7 @@ def read_regions(path: Path) -> pd.DataFrame:
     try:
         table = read_csv(path, dtype=str, keep_default_na=False)
         # Python's own conversion gives back every written bit.
-        numbers = {name: table[name].map(float) for name in table.columns.intersection(REGION_COLUMNS[3:])}
+        numbers = {name: table[name].map(float) for name in set(REGION_COLUMNS[3:]) & set(table.columns)}
     except (OSError, ValueError, TypeError) as error:
         raise of_the_disk(path, error) or InputError(
             f"{path}: not a readable table of regions; rematerialise `real_slices`"

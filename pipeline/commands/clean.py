@@ -114,4 +114,5 @@ def _told(folders: list[Leftover], runs: int, days: float, delete: bool) -> str:
     lines.append(
         f"{len(folders)} folders ({total:.1f} MB) and {runs} runs of Dagster, older than {days:g} days, {verb}"
     )
-    return "\n".join(lines if delete else [*lines, "Nothing was changed; --delete does it. No result is ever deleted."])
+    listed = ["Nothing was changed; --delete does it. No result is ever deleted."]
+    return "\n".join(lines if delete else lines + listed)

@@ -4,11 +4,16 @@ import errno
 import os
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 
 import dagster as dg
 import pytest
 
 from common.errors import InputError
+from engine.tracking import publish
+from engine.tracking.run_folder import RunFolder
+from engine.tracking.store import tracking_places
+from pipeline.commands import run
 from pipeline.commands.run import _first_failure, raise_failure
 from pipeline.outermost import InterruptedCommand
 
@@ -66,3 +71,22 @@ def test_a_blocking_check_that_failed_is_named():
     said = _first_failure(job.execute_in_process(raise_on_error=False), HOME)
     assert "no_copies" in said
     assert "synthetic_slices" in said
+
+
+def test_a_run_that_finds_every_result_sends_what_mlflow_lacks(monkeypatch, tmp_path):
+    sent = []
+    monkeypatch.setattr(run, "prepare_stores", lambda _: None)
+    monkeypatch.setattr(run, "execute", lambda *_: SimpleNamespace(success=True))
+    monkeypatch.setattr(publish, "replay", lambda places, every: sent.append((places.home, every)))
+    run.run_fold("phantom", None, "tiny", 0, tmp_path)
+    assert sent == [(tmp_path, False)]
+
+
+def test_a_disk_that_fails_while_runs_are_sent_costs_no_command(monkeypatch, tmp_path, caplog):
+    def fails(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "/data/run.json")
+
+    monkeypatch.setattr(publish, "run_folders", lambda _: [RunFolder(tmp_path)])
+    monkeypatch.setattr(publish, "publish", fails)
+    assert publish.replay(tracking_places(tmp_path, {}), every=False) == 0
+    assert "what it lacks stays in the workspace" in caplog.text
