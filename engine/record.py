@@ -386,14 +386,8 @@ def _seal(partial: Path, asset: str, key: str, outcome: Outcome, attempt: str, m
     content_and_origin = json.dumps([asset, lasting, dict(outcome.behind)], sort_keys=True)
     version = hashlib.sha256(content_and_origin.encode()).hexdigest()[:20]
     record = Record(asset, key, version, files, outcome, attempt, made_of)
-    told: dict[str, Any] = {
-        "asset": asset,
-        "cache_key": key,
-        "data_version": version,
-        "files": files,
-        "attempt": attempt,
-    }
-    told |= {"format": FORMAT, "outcome": outcome.to_json(), "made_of": dict(made_of)}
+    told: dict[str, Any] = {"format": FORMAT, "outcome": outcome.to_json(), "made_of": dict(made_of)}
+    told |= {"asset": asset, "cache_key": key, "data_version": version, "files": files, "attempt": attempt}
     write_sealed(partial / RECORD, told)
     return record
 
