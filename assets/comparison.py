@@ -6,6 +6,7 @@ What the comparison report is made of, read from the finished assets; the page i
 import platform
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,7 @@ def _compare(context: dg.AssetExecutionContext, forge: Forge, folder: Path, foun
         manifest = read_json(source.file("manifest.json"))
         tables.append(ScoredTable(read_scores(source.file("scores.csv")), manifest))
     result = compare_arms(tables)
+    result = replace(result, notes=(*_unknown_donors(forge, found), *result.notes))
     write_csv(result.summary, folder / "summary.csv")
     write_csv(result.differences, folder / "differences.csv")
     write_csv(result.pairs, folder / "pairs.csv")
@@ -120,6 +122,16 @@ def _compare(context: dg.AssetExecutionContext, forge: Forge, folder: Path, foun
     facts["folds"] = Fact("text", ", ".join(sorted({str(fold) for _, fold, _ in found})))
     facts |= compare_facts(forge, found)
     return Outcome(facts, (_equal_arms(forge, found),), run_id)
+
+
+def _unknown_donors(forge: Forge, found: Sequence[Place]) -> list[str]:
+    """Return a sentence for each fold whose synthetic slices were made from nobody knows whom."""
+    from imaging.studies.leakage import donors_note
+
+    if not forge.settings().from_folder:
+        return []
+    mixed = sorted({(kind.slices, fold) for kind, fold, _ in found if TRAINING_SETS[kind.training_set].has_synthetic})
+    return [note for name, fold in mixed for note in donors_note(open_slices(forge, name, fold).rows, f"fold {fold}")]
 
 
 def _save_figures(result: "Comparison", folder: Path) -> list[Path]:
@@ -209,6 +221,7 @@ def report_setup(forge: Forge) -> "Setup":
         infarct_limits=simulator.infarct_limits,
         no_reflow_limits=simulator.no_reflow_limits,
         transplanted=settings.transplants,
+        from_folder=settings.from_folder,
         lesions_alone=settings.paints == "lesion",
     )
     groups = pd.Series(studies.groups()).value_counts()

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 
 _WALLS, _LESIONS = ("cavity", "normal_myocardium"), ("infarct", "no_reflow")
+_AGAINST_PAINT = ("frechet", "likeness")
+_NO_GENERATOR = " Not judged: slices of a folder come without a generator that could draw validation slices again."
 LEAST_OF_A_JUDGE = 0.2  # Dice of a lesion on real slices, below which a segmenter cannot tell whether one was drawn
 
 
@@ -110,7 +112,7 @@ def _told_apart(report: "QualityReport", limits: "QualitySettings") -> Check:
         all(area <= limits.maximum_told_apart for area in found.values()),
         {**found, "maximum": limits.maximum_told_apart, "pairs": int(rows["images"].sum())},
         "A small network hardly tells drawings from real slices by what was painted: area under its ROC."
-        + ("" if found else " Not judged: too few slices to pair."),
+        + ("" if found else " Not judged: too few slices to pair." if report.redrawn else _NO_GENERATOR),
         warning=True,
     )
 
@@ -129,22 +131,28 @@ def _no_copies(report: "QualityReport", settings: "Settings") -> Check:
     }
     region = str(shares["region"].iloc[0])
     found = report.value("copies/copied", region, "synthetic")
+    who = "patient, of training, validation or test," if report.all_patients else "training patient"
     return Check(
         "no_copies",
-        settings.transplants or found <= limits.maximum_copied_share,
+        settings.transplants or (found <= limits.maximum_copied_share and not _of_held_out(report)),
         {"copied_share": found, "maximum": limits.maximum_copied_share, **figures},
-        f"Few synthetic {region}s are as near to one training patient, and to no other, as 1 % of real patients are."
-        + (" Not judged: transplanted lesions are their donors'." if settings.transplants else ""),
+        f"Few synthetic {region}s are as near to one {who}, and to no other, as 1 % of real patients are."
+        + (" Not judged: transplanted lesions are their donors'." if settings.transplants else "")
+        + (" None is an outright copy of a patient of validation or test." if report.all_patients else ""),
     )
+
+
+def _of_held_out(report: "QualityReport") -> float:
+    """Return the share of outright copies of validation and test patients, of which a single one is too many."""
+    rows = report.table[(report.table["measure"] == "copies/of_held_out") & (report.table["subject"] == "synthetic")]
+    return float(rows["value"].sum())
 
 
 def _variety(report: "QualityReport", limits: "QualitySettings") -> Check:
     found = report.value("variety_ratio", "ventricle", "synthetic")
-    figures = {
-        "different_masks": found,
-        "minimum": limits.minimum_variety,
-        "same_mask": report.value("variety_ratio", "ventricle", "same_mask"),
-    }
+    figures = {"different_masks": found, "minimum": limits.minimum_variety}
+    if report.redrawn:
+        figures["same_mask"] = report.value("variety_ratio", "ventricle", "same_mask")
     return Check(
         "variety",
         found >= limits.minimum_variety,
@@ -158,6 +166,9 @@ def _against_mean_paint(report: "QualityReport") -> tuple[Check, Check]:
 
     Neither is SSIM or PSNR, which charge for grain other than the real slice's and so prefer a painting without any.
     """
+    if not report.redrawn:
+        frechet, likeness = (Check(f"beats_mean_paint_{what}", True, {}, _NO_GENERATOR) for what in _AGAINST_PAINT)
+        return frechet, likeness
     measure, name = _likeness(report)
     painted = "validation slices, against tissues painted with their mean."
     return (
@@ -234,7 +245,9 @@ def _assess(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Ou
     write_csv(report.copies.worst, folder / "closest_pairs.csv")
     verdicts = [(check.name, check.passed, check.description) for check in checks]
     title = f"{forge.source}, profile {forge.profile}, fold {fold}"
-    title += ", transplanted lesions" if settings.transplants else ""
+    title += (
+        ", transplanted lesions" if settings.transplants else ", slices of a folder" if settings.from_folder else ""
+    )
     write_quality_page(report, folder / "quality.html", title, verdicts)
     save_pairs(report, forge, folder / "pairs.png")
     facts, run_id = _facts(context, forge, folder, report)
@@ -248,23 +261,35 @@ def _material(forge: Forge, fold: int, compute: "Compute") -> "Material":
     settings = forge.settings()
     training, validation = _real_slices_with_ventricle(forge, fold)
     images, masks = validation.images, validation.masks
+    everyone = _all_slices_with_ventricle(forge, fold) if settings.from_folder else None
     painter = mean_paint(open_slices(forge, "augmented_slices", fold))
     # Where the real background is kept, the yardstick is given it too.
-    context, margin_px = settings.pix2pix.context or settings.transplants, settings.pix2pix.hole_margin_px
+    context, margin_px = settings.pix2pix.context or not settings.generates, settings.pix2pix.hole_margin_px
     return Material(
         open_slices(forge, "synthetic_slices", fold),
         training,
         validation,
         _redrawn(forge, fold, validation, compute),
         painter.in_context(images, masks, margin_px, settings.paints) if context else painter(masks),
+        everyone,
     )
 
 
-def _redrawn(forge: Forge, fold: int, validation: "PartSlices", compute: "Compute") -> "Images":
+def _all_slices_with_ventricle(forge: Forge, fold: int) -> "PartSlices":
+    """Return the slices of all patients of the fold, whom the maker of a folder's slices may have seen."""
+    from imaging.slices.part import PartSlices
+
+    store = open_slices(forge, "real_slices", fold)
+    return PartSlices.of(store, np.flatnonzero(store.masks().any(axis=(1, 2))))
+
+
+def _redrawn(forge: Forge, fold: int, validation: "PartSlices", compute: "Compute") -> "Images | None":
     from gan.generation.slices import redraw
     from gan.generation.transplant import retransplant
 
     settings, images, masks = forge.settings(), validation.images, validation.masks
+    if settings.from_folder:
+        return None
     if settings.transplants:
         return retransplant(images, masks, settings.transplant)
     model = forge.finished("pix2pix", fold).model()

@@ -89,13 +89,18 @@ def utility_config(settings: "Settings") -> "TrainConfig | None":
     return type(config).model_validate({**config.model_dump(mode="json"), **changed})
 
 
-def _draw(forge: Forge, fold: int, validation: "PartSlices", compute: "Compute") -> "Draw":
-    """Return a function that draws validation slices again with given seeds of the noise, which transplants lack."""
+def _draw(forge: Forge, fold: int, validation: "PartSlices", compute: "Compute") -> "Draw | None":
+    """Return a function that draws validation slices again with given seeds of the noise, which transplants lack.
+
+    None for slices of a folder, which come without what made them.
+    """
     from gan.generation.hole import own_hole
     from gan.generation.slices import load_generator
     from gan.generation.transplant import retransplant
 
     settings = forge.settings()
+    if settings.from_folder:
+        return None
     if settings.transplants:
         again = retransplant(validation.images, validation.masks, settings.transplant)
         return lambda rows, _: again[rows]

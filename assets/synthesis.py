@@ -1,4 +1,8 @@
-"""Label map to image: Pix2Pix, lesion masks, and the synthetic slices drawn from them; or transplanted lesions."""
+"""Label map to image: Pix2Pix, lesion masks, and the synthetic slices drawn from them.
+
+Or slices with transplanted lesions, or a folder's that another program has filled: both come with their label maps, as
+`lesion_masks`.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from engine.settings import Settings
     from gan.generation.refusal import Filter
     from gan.simulator import SimulatorConfig
+    from imaging.studies.split import FoldSplit
     from runtime.compute import Compute
 
 _OF_REFUSALS = {"refuse_quantile", "refuse_draws"}
@@ -58,8 +63,9 @@ def pix2pix(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeRe
         )
         return as_outcome(folder, result)
 
-    if settings.transplants:
-        return forge.materialise(context, lambda _: _not_trained(), {"method": settings.synthesis.method})
+    if not settings.generates:
+        method = settings.synthesis.method
+        return forge.materialise(context, lambda _: _not_trained(method), {"method": method})
     return forge.materialise(context, build, settings.pix2pix, _weights_read(settings))
 
 
@@ -69,9 +75,9 @@ def _weights_read(settings: "Settings") -> dict[str, str]:
     return {"vgg16_weights": weights["vgg16_weights"]} if "vgg16_weights" in weights else {}
 
 
-def _not_trained() -> Outcome:
+def _not_trained(method: str) -> Outcome:
     nothing = Check("finite_losses", True, {"rounds": 0}, "Nothing was trained.")
-    return Outcome({"used": text("not used: synthesis.method is transplant, which needs no generator")}, (nothing,))
+    return Outcome({"used": text(f"not used: synthesis.method is {method}, which needs no generator")}, (nothing,))
 
 
 @dg.asset(
@@ -85,7 +91,7 @@ def _not_trained() -> Outcome:
         check_spec("no_patient_leak", asset="lesion_masks", blocking=True),
         check_spec("class_balance", asset="lesion_masks"),
     ],
-    description="Label maps: grown lesions, lesions of other patients, synthetic anatomy; or transplanted slices.",
+    description="Label maps: grown lesions, lesions of other patients, synthetic anatomy; or with their slices.",
 )
 def lesion_masks(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
     """Simulate masks, each with the background slice it will be drawn into."""
@@ -97,7 +103,18 @@ def lesion_masks(context: dg.AssetExecutionContext, forge: Forge) -> dg.Material
     }
     if settings.transplants:
         config |= {"transplant": settings.transplant.model_dump(mode="json")}
+    if settings.from_folder:
+        config |= folder_key(settings, require_fold(context))
     return forge.materialise(context, lambda folder: _simulate(context, forge, folder), config)
+
+
+def folder_key(settings: "Settings", fold: int) -> dict[str, Any]:
+    """Return what decides the slices that are read from a folder: its content, how it is read, and the region."""
+    from gan.generation.from_folder import folder_digest
+
+    asked = settings.synthesis
+    read = {"folder": folder_digest(asked, fold), **asked.of_a_folder}
+    return {"folder": read, "region": settings.region.model_dump(mode="json")}
 
 
 def _simulate(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outcome:
@@ -110,8 +127,11 @@ def _simulate(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> 
             "run the job `cine`, which is the real-only half of the graph"
         )
     path, train = folder / "slices.h5", real.rows_of("train")
-    write = _write_transplants if settings.transplants else _write_masks
-    statistics = write(path, real, train, settings, code_version_of(context))
+    if settings.from_folder:
+        statistics = _write_folder(path, real, split, settings, code_version_of(context))
+    else:
+        write = _write_transplants if settings.transplants else _write_masks
+        statistics = write(path, real, train, settings, code_version_of(context))
     write_csv(statistics, folder / "statistics.csv")
     store = SliceStore.open(path, verify=False)
     facts = store_facts(store, folder) | {"strategies": Fact.table(statistics.head(60))}
@@ -149,6 +169,16 @@ def _write_transplants(
     return summarise_transplants(SliceStore.open(path, verify=False))
 
 
+def _write_folder(
+    path: Path, real: SliceStore, split: "FoldSplit", settings: "Settings", code_version: str
+) -> pd.DataFrame:
+    """Write the slices that lie in a folder: label maps and images in one."""
+    from gan.generation.from_folder import import_slices, summarise_folder
+
+    import_slices(path, settings.synthesis, real, split, settings.region, settings.split_seed, code_version)
+    return summarise_folder(SliceStore.open(path, verify=False))
+
+
 def _beside_training_slices(
     real: SliceStore, train: np.ndarray, simulated: SliceStore, config: "SimulatorConfig", folder: Path
 ) -> dict[str, Fact]:
@@ -173,7 +203,7 @@ def _beside_training_slices(
     code_version="3",
     pool="gpu",
     check_specs=[check_spec("no_patient_leak", asset="synthetic_slices", blocking=True)],
-    description="Slices drawn by Pix2Pix from the masks, or transplanted; as they are, and varied for training.",
+    description="Slices drawn by Pix2Pix from the masks, transplanted, or a folder's; as they are, and varied.",
 )
 def synthetic_slices(context: dg.AssetExecutionContext, forge: Forge) -> dg.MaterializeResult:
     """Draw one slice for every simulated mask, and vary each by the recipe of `augmented_slices`."""
@@ -204,8 +234,13 @@ def _draw(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Outc
     store, split = SliceStore.open(path, verify=False), open_split(forge, fold)
     processes = worker_processes(settings.processes)
     varied = folder / VARIED_SLICES
-    write_varied_slices(varied, store, settings.augment, settings.split_seed, processes, code_version_of(context))
+    count = max(len(store), settings.synthetic_slices)  # of few slices in a folder each is varied several times
+    write_varied_slices(
+        varied, store, settings.augment, settings.split_seed, processes, code_version_of(context), count=count
+    )
     facts = store_facts(store, folder) | _refused(store)
+    if count > len(store):
+        facts["variants_of_these_slices"] = number(count)
     facts |= {"varied": store_preview(SliceStore.open(varied, verify=False), folder, "varied.png")}
     return Outcome(facts, (leak_check(store, split),))
 
@@ -227,12 +262,12 @@ def _refused(store: SliceStore) -> dict[str, Fact]:
 def _write_synthetic(forge: Forge, fold: int, path: Path, code_version: str) -> None:
     from engine.worker.accelerator import borrowed
     from gan.generation.slices import generate_slices
-    from gan.generation.transplant import take_transplants, transplant_until_accepted
+    from gan.generation.transplant import take_slices, transplant_until_accepted
 
     settings, masks = forge.settings(), open_slices(forge, "lesion_masks", fold)
     seed = settings.split_seed
-    if settings.transplants and not settings.synthesis.refuse:
-        return take_transplants(masks, path, seed, code_version)
+    if not settings.generates and not settings.synthesis.refuse:
+        return take_slices(masks, path, seed, code_version)
     with borrowed(settings.device, settings.precision, forge.accelerator_lock()) as compute:
         chosen = _filter(forge, fold, compute) if settings.synthesis.refuse else None
         if chosen is not None and settings.transplants:

@@ -1,6 +1,7 @@
 """What can be known to fail is refused before anything runs: missing files, an old workspace, a full disk."""
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +23,13 @@ _MODELS_BYTES = 500_000_000  # networks with their checkpoints, tables, pages, t
 _GIGABYTE = 1e9
 
 
-def check_before_run(settings: "Settings", workspace: Workspace) -> None:
+def check_before_run(settings: "Settings", workspace: Workspace, folds: Iterable[int] = ()) -> None:
     """Check what a run reads and where it writes.
 
     Args:
         settings: Of the run, each valid by itself.
         workspace: Where its results will lie.
+        folds: That will be run, as far as it is known: of these the folder of synthetic slices is looked into.
 
     Raises:
         InputError: Something is missing or does not fit; the message names the setting and the remedy.
@@ -42,7 +44,23 @@ def check_before_run(settings: "Settings", workspace: Workspace) -> None:
         )
     for name in NETWORKS:
         _check_start(name, settings.network(name))
+    if settings.from_folder:
+        _check_folder(settings, workspace, folds)
     _check_disk(settings, workspace)
+
+
+def _check_folder(settings: "Settings", workspace: Workspace, folds: Iterable[int]) -> None:
+    """Refuse a folder of synthetic slices that cannot be read, or that the run itself writes."""
+    from gan.generation.from_folder import check_folder
+
+    check_folder(settings.synthesis, folds)
+    root = settings.synthesis.root
+    assert root is not None
+    if root.resolve().is_relative_to(workspace.root.resolve()):
+        raise InputError(
+            f"synthesis.root {root}: lies among the results that this run writes ({workspace.root}); copy the slices "
+            "elsewhere"
+        )
 
 
 def _check_weights_file(setting: str, value: str) -> None:

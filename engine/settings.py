@@ -30,6 +30,7 @@ FOLDS = 5
 _WEIGHTS = ("vgg16_weights", "alexnet_weights", "inception_weights")
 _MOST_SEED = 2**32 - 1  # torch's and NumPy's generators take more; people and file names do not
 _MOST_SLICES = 1_000_000
+_OF_A_FOLDER = ("root", "spacing_mm", "intensities", "donors")
 
 _AN_EXAMPLE = {"pix2pix": "pix2pix.steps=2000", "simulator": "simulator.neighbours=8"}
 
@@ -209,8 +210,20 @@ class Settings(FrozenConfig):
         return self.synthesis.method == "transplant"
 
     @property
+    def from_folder(self) -> bool:
+        """Whether synthetic slices are taken from a folder that another program has filled."""
+        return self.synthesis.method == "folder"
+
+    @property
+    def generates(self) -> bool:
+        """Whether a generator is trained, which can draw any mask again."""
+        return self.synthesis.method == "pix2pix"
+
+    @property
     def paints(self) -> Paint:
-        """What of a synthetic slice is not the camera's."""
+        """What of a synthetic slice is not the camera's; of a folder's the store tells where it was painted."""
+        if self.from_folder:
+            return "ventricle"
         return "lesion" if self.transplants else self.pix2pix.paint
 
     @property
@@ -236,6 +249,9 @@ class Settings(FrozenConfig):
         if self.training_patients is None:  # it stands in a digest only where it is set
             beside |= {"training_patients"}
         content = self.model_dump(mode="json", exclude=beside)
+        if not self.from_folder:  # the same of what only a folder's slices ask for
+            for name in _OF_A_FOLDER:
+                del content["synthesis"][name]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
 

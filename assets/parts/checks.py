@@ -14,7 +14,7 @@ import pandas as pd
 from engine.outcome import Check
 from imaging.slices.balance import BalanceConfig, slice_categories
 from imaging.slices.store import SliceStore
-from imaging.studies.leakage import find_leaks
+from imaging.studies.leakage import find_leaks, leaks_in_words
 from imaging.studies.split import FoldSplit
 
 
@@ -27,7 +27,10 @@ def leak_check(store: SliceStore, split: FoldSplit) -> Check:
         "leaking_rows": len(leaks),
         "first_leaks": _records(leaks[columns].head(20)),
     }
-    return Check("no_patient_leak", leaks.empty, figures, "Only training patients of the fold are in this store.")
+    told = "Only training patients of the fold are in this store."
+    if len(leaks):
+        told = f"Only training patients of the fold may be in this store, not {leaks_in_words(leaks, split)}."
+    return Check("no_patient_leak", leaks.empty, figures, told)
 
 
 def class_balance(store: SliceStore, balance: BalanceConfig, tolerance: float = 0.05) -> Check:

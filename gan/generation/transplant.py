@@ -194,15 +194,15 @@ def write_transplants(
             writer.append(images_made, masks_made, described, hole=holes)
 
 
-def take_transplants(transplants: SliceStore, path: Path, seed: int, code_version: str) -> None:
-    """Write transplanted slices as the synthetic slices that they are, into a store at `path`."""
-    with SliceStoreWriter(path, _taken(transplants, seed, code_version), extras=("hole",)) as writer:
+def take_slices(transplants: SliceStore, path: Path, seed: int, code_version: str) -> None:
+    """Write transplanted slices, or a folder's, as the synthetic slices that they are, into a store at `path`."""
+    with SliceStoreWriter(path, _taken(transplants, seed, code_version), extras=transplants.extras) as writer:
         for start in range(0, len(transplants), _BLOCK_SLICES):
             block = np.arange(start, min(start + _BLOCK_SLICES, len(transplants)))
             rows = transplants.rows.iloc[block].reset_index(drop=True)
             # A slice store's further images, not Django's SQL.
-            holes = transplants.extra("hole", block)  # noqa: S610
-            writer.append(transplants.images(block), transplants.masks(block), rows, hole=holes)
+            extras = {name: transplants.extra(name, block) for name in transplants.extras}  # noqa: S610
+            writer.append(transplants.images(block), transplants.masks(block), rows, **extras)
 
 
 def transplant_until_accepted(

@@ -28,6 +28,7 @@ _ALONG_BINS = 3.0  # deviation of the Gaussian along the wall whose mean is take
 _INDEPENDENT = 10  # places of an unrolled wall hold about one independent value
 _MOST_ALIKE = 0.999
 _MOST_TURN = 4  # steps of an angle by which a copy may have been turned, 11 degrees
+_OUTRIGHT = 0.02  # distance below which a ventricle is another's own; those of different patients are ten times apart
 _FEWEST_PX = 24  # of a hole, on the crops, below which it shows no pattern
 
 
@@ -68,6 +69,11 @@ class CopySearch:
     def ratio_limit(self) -> float:
         """The ratio that 1 % of real ventricles fall below."""
         return float(np.quantile(self.real.ratio, _RARE))
+
+    @property
+    def outright(self) -> NDArray[np.bool_]:
+        """Which synthetic ventricles are a training ventricle's very pattern, which no chance brings."""
+        return self.synthetic.distance < _OUTRIGHT
 
     def near(self, found: Nearest | None = None) -> NDArray[np.bool_]:
         """Tell which (the synthetic ones unless others are given) are nearer than 99 % of real pairs; chance: 1 %."""

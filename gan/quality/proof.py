@@ -73,15 +73,19 @@ class Material:
         synthetic: Slices drawn from simulated masks.
         training: Real slices of training patients that show a ventricle.
         validation: Real slices of validation patients, which nothing was trained on.
-        redrawn: (N, H, W) the validation slices drawn again by pix2pix.
+        redrawn: (N, H, W) the validation slices drawn again by pix2pix; None where no generator is at hand, as for
+            slices of a folder: what needs one is then not measured.
         mean_painted: (N, H, W) the validation slices painted by the yardstick.
+        searched: Real slices among which copies are searched, such as those of all patients where nobody knows whom a
+            generator has seen; None for those of training patients.
     """
 
     synthetic: SliceStore
     training: PartSlices
     validation: PartSlices
-    redrawn: Images
+    redrawn: Images | None
     mean_painted: Images
+    searched: PartSlices | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class Instruments:
     Attributes:
         extractors: Of features, the first decides.
         segment: Images (N, H, W) to masks (N, H, W), trained on real slices only.
-        draw: Takes rows of the validation slices and as many noise seeds; returns images.
+        draw: Takes rows of the validation slices and as many noise seeds; returns images; None without a generator.
         perceptual: LPIPS by the name of its network; the first measures the variety. Without any, the variety is
             measured with the last extractor's features.
         segment_from_synthetic: Like `segment`, but trained on synthetic slices only; None leaves out the utility.
@@ -100,7 +104,7 @@ class Instruments:
 
     extractors: Sequence[Extractor]
     segment: Segment
-    draw: Draw
+    draw: Draw | None
     perceptual: Mapping[str, PairDistance] = field(default_factory=dict)
     segment_from_synthetic: Segment | None = None
     classifier_steps: int = STEPS
@@ -121,10 +125,9 @@ def assess_quality(
     drawn_rows = some_rows(len(store), most_images, seed, "quality synthetic slices")
     synthetic = PartSlices.of(store, drawn_rows)
     training = everyone.at(some_rows(len(everyone), most_images, seed, "quality training slices"))
-    drawn = {
-        "pix2pix": validation.painted_as(material.redrawn),
-        "mean_paint": validation.painted_as(material.mean_painted),
-    }
+    drawn = {"mean_paint": validation.painted_as(material.mean_painted)}
+    if material.redrawn is not None:
+        drawn = {"pix2pix": validation.painted_as(material.redrawn), **drawn}
     rows = [
         row
         for name, slices in drawn.items()
@@ -132,7 +135,8 @@ def assess_quality(
     ]
     first = instruments.extractors[0]
     realistic, vectors = realism(drawn, synthetic, training, validation, instruments.extractors, seed)
-    copies, copied = report_copies(store, everyone, validation, first.features, seed)
+    searched, trained = (everyone, None) if material.searched is None else (material.searched, everyone.case_ids)
+    copies, copied = report_copies(store, searched, validation, first.features, seed, trained)
     rows += realistic + _adherence(
         {**drawn, "real": validation, "synthetic": synthetic, "training": training}, instruments, store, seed
     )
@@ -144,12 +148,14 @@ def assess_quality(
         + _told_apart(synthetic, drawn_rows, material, instruments, seed)
         + _refused(store)
     )
+    beside = None
     if HOLE in store.extras:  # of a heart that is real but for its lesion, whole features only say whose it is
         beside = beside_originals(store, everyone)
-        return QualityReport(as_table(rows), copies, variety, _gallery(material), _counts(material), beside)
-    of_synthetic, of_training = (vectors["synthetic"], synthetic.case_ids), (vectors["training"], training.case_ids)
-    rows += copies_in_features(of_synthetic, of_training, first.name, seed)
-    return QualityReport(as_table(rows), copies, variety, _gallery(material), _counts(material))
+    else:
+        of_synthetic, of_training = (vectors["synthetic"], synthetic.case_ids), (vectors["training"], training.case_ids)
+        rows += copies_in_features(of_synthetic, of_training, first.name, seed)
+    gallery, searched_all = _gallery(material), material.searched is not None
+    return QualityReport(as_table(rows), copies, variety, gallery, _counts(material), beside, searched_all)
 
 
 def _adherence(sets: Mapping[str, PartSlices], instruments: Instruments, store: SliceStore, seed: int) -> list[Row]:
@@ -164,6 +170,8 @@ def _told_apart(
     synthetic: PartSlices, rows: NDArray[np.intp], material: Material, instruments: Instruments, seed: int
 ) -> list[Row]:
     store, validation = material.synthetic, material.validation
+    if material.redrawn is None:
+        return []
     # A slice store's further images, not Django's SQL.
     holes = store.extra(HOLE, rows) if HOLE in store.extras else None  # noqa: S610
     again = validation.painted_as(material.redrawn)
@@ -195,7 +203,7 @@ def _gallery(material: Material) -> dict[str, Images]:
     _, first = np.unique(material.validation.case_ids[largest], return_index=True)
     chosen = largest[np.sort(first)][:_PICTURED]
     pictured = {"real": material.validation.images, "Pix2Pix": material.redrawn, "painted means": material.mean_painted}
-    return {name: images[chosen] for name, images in pictured.items()}
+    return {name: images[chosen] for name, images in pictured.items() if images is not None}
 
 
 def _counts(material: Material) -> pd.DataFrame:
@@ -207,6 +215,7 @@ def _counts(material: Material) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["set", "slices", "patients"])
 
 
+HELD_OUT = "copies/of_held_out"  # share of slices that are an outright copy of a patient who is not trained on
 HOLE = "hole"  # the extra of a store that says where its slices were painted
 _WORST = 8
 _SPREAD, _BESIDE = 24, 8
@@ -215,7 +224,12 @@ _PIXELS = "pixels"
 
 
 def report_copies(
-    store: SliceStore, training: PartSlices, validation: PartSlices, features: Features, seed: int
+    store: SliceStore,
+    training: PartSlices,
+    validation: PartSlices,
+    features: Features,
+    seed: int,
+    trained: Cases | None = None,
 ) -> tuple[Copies, list[Row]]:
     """Search the whole store for copies by appearance; where it says where it was painted, inside those holes.
 
@@ -223,10 +237,12 @@ def report_copies(
 
     Args:
         store: Synthetic slices.
-        training: All real slices of training patients.
-        validation: Real slices of validation patients.
+        training: All real slices of the patients who may have been copied.
+        validation: Real slices of validation patients, each compared with other patients.
         features: Images (N, H, W) to vectors; the closest pairs are compared in these, too.
         seed: Seed of the halves.
+        trained: Which of the patients are those of training, where others are searched, too: the share of slices that
+            are an outright copy of one of the others is told.
     """
     look = wall_appearance if HOLE in store.extras else appearance
     looks, of_unseen = (look(part.images, part.masks) for part in (training, validation))
@@ -237,13 +253,16 @@ def report_copies(
         recipients, holes = recipients[places], store_appearance_in_holes(store, places)
         search = search_copies_in_holes(holes, recipients, looks, training.case_ids, seed)
         like = borrowed_holes(holes[1], len(of_unseen), seed)
-        unseen = nearest(of_unseen, turned(looks), training.case_ids, within=like)
+        unseen = nearest(of_unseen, turned(looks), training.case_ids, validation.case_ids, within=like)
     else:
         search = search_copies(store_appearance(store), looks, training.case_ids)
-        unseen = nearest(of_unseen, looks, training.case_ids)
+        unseen = nearest(of_unseen, looks, training.case_ids, validation.case_ids)
     counts = (len(training), _PIXELS)
     rows = _shares(search, search.synthetic, recipients, "synthetic", counts, seed, _region(store))
     rows += _shares(search, unseen, validation.case_ids, "real", counts, seed, _region(store))
+    if trained is not None:
+        found = search.outright & ~np.isin(training.case_ids, trained)[search.synthetic.place]
+        rows.append(Row(HELD_OUT, _region(store), "synthetic", Figure(float(found.mean())), len(found), *counts))
     return _closest(search, store, places, training, features), rows
 
 

@@ -64,6 +64,7 @@ class QualityReport:
         gallery: Images (K, H, W) of the same validation slices, by name: real, drawn, painted.
         counts: How many slices and patients each set holds.
         beside: Repainted hearts beside their originals; None where ventricles were redrawn.
+        all_patients: Whether copies were searched among all patients, not those of training alone.
     """
 
     table: pd.DataFrame
@@ -72,6 +73,12 @@ class QualityReport:
     gallery: Mapping[str, Images]
     counts: pd.DataFrame
     beside: Beside | None = None
+    all_patients: bool = False
+
+    @property
+    def redrawn(self) -> bool:
+        """Whether a generator was at hand that drew validation slices again."""
+        return bool((self.table["subject"] == "pix2pix").any())
 
     def rows(self, measure: str, region: str, subject: str) -> pd.DataFrame:
         """Return the rows of one figure, one for each extractor, the deciding one first."""

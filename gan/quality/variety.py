@@ -24,8 +24,8 @@ class Variety:
     Attributes:
         synthetic: Synthetic ventricles of different masks and patients.
         real: Training ventricles of different patients.
-        same_mask: Ventricles drawn from one mask with different noise.
-        redrawn: (masks, draws, H, W) those drawings.
+        same_mask: Ventricles drawn from one mask with different noise; NaN without a generator.
+        redrawn: (masks, draws, H, W) those drawings; none without a generator.
         originals: (masks, H, W) the validation slices whose masks they are.
         pairs: How many pairs went into `synthetic` and `real`, and into `same_mask`.
     """
@@ -50,7 +50,7 @@ def measure_variety(
     synthetic: PartSlices,
     training: PartSlices,
     validation: PartSlices,
-    draw: Draw,
+    draw: Draw | None,
     distance: PairDistance,
     seed: int,
 ) -> Variety:
@@ -63,7 +63,8 @@ def measure_variety(
         synthetic: Synthetic slices.
         training: Real slices of training patients.
         validation: Real slices whose masks are drawn several times.
-        draw: Takes rows of the validation slices and as many noise seeds, returns images (N, H, W).
+        draw: Takes rows of the validation slices and as many noise seeds, returns images (N, H, W); None where there
+            is no generator to draw them.
         distance: Of pairs of images.
         seed: Seed of the pairs and of the noise.
     """
@@ -71,6 +72,9 @@ def measure_variety(
     for slices, purpose in ((synthetic, "synthetic"), (training, "real")):
         pairs = different_patients(slices.case_ids, _PAIRS, seed, purpose)
         figures.append(_distance(slices.at(pairs[0]), slices.at(pairs[1]), distance, seed))
+    if draw is None:
+        nothing = validation.images[:0]
+        return Variety(figures[0], figures[1], Figure(float("nan")), nothing[:, None], nothing, (_PAIRS, 0))
     rows = np.unique(np.linspace(0, len(validation) - 1, min(_MASKS, len(validation))).round().astype(np.intp))
     seeds = [derive_seed(seed, "quality same mask", int(row), number) for row in rows for number in range(_DRAWS)]
     redrawn = draw(np.repeat(rows, _DRAWS), seeds).reshape(len(rows), _DRAWS, *validation.images.shape[1:])
@@ -85,8 +89,9 @@ def variety_rows(variety: Variety, features: str) -> list[Row]:
     """Return the figures and their ratios to real patients' as rows of the report."""
     figures = {"synthetic": variety.synthetic, "same_mask": variety.same_mask, "real": variety.real}
     pairs = {"synthetic": variety.pairs[0], "same_mask": variety.pairs[1], "real": variety.pairs[0]}
+    figures = {name: figure for name, figure in figures.items() if pairs[name]}
     rows = [Row("variety", "ventricle", name, figure, pairs[name], 0, features) for name, figure in figures.items()]
-    for name in ("synthetic", "same_mask"):
+    for name in ("synthetic", "same_mask") if "same_mask" in figures else ("synthetic",):
         ratio = variety.ratio(figures[name])
         rows.append(Row("variety_ratio", "ventricle", name, ratio, pairs[name], pairs["real"], features))
     return rows

@@ -4,10 +4,11 @@ What does not live here: how any of it is built or trained.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from common.config import FrozenConfig
 from imaging.labels import PUBLISHED_TISSUE_WEIGHTS
@@ -38,21 +39,53 @@ class SynthesisConfig(FrozenConfig):
 
     Attributes:
         method: `pix2pix` draws simulated masks; `transplant` carries lesions of real slices into healthy walls, without
-            a network: the yardstick that a generator of lesions has to beat.
+            a network: the yardstick that a generator of lesions has to beat; `folder` takes slices that any other
+            program has made.
         softness_px: Where lesions alone are painted: deviation of the Gaussian by which the paint is softened.
         grain_share: And how much of the grain of the wall around is laid on it.
         refuse: Draw again what a segmenter trained on real slices only does not find, and what is a copy of a training
             patient (transplanted lesions are their donors' by design, and pass).
         refuse_quantile: A lesion is found at this quantile of that segmenter's Dice on training patients' lesions.
         refuse_draws: At most so many times the slices that are asked for are drawn, all tries together.
+        root: Of `folder`: where the slices lie, for all folds, or for each in `fold_0`, `fold_1` and so on.
+        spacing_mm: Of `folder`: (row, column) of its pixels; null: as its files tell, which PNG and TIFF do not.
+        intensities: Of `folder`: `unit`, black is 0 and the largest number of a file's type (of floats: 1) is 1, as in
+            a slice store; `window`, each file is brought to [0, 1] by the percentiles of its region, as a study is.
+        donors: Of `folder`: `unknown` allows slices of which nobody has told which patients they were made from.
     """
 
-    method: Literal["pix2pix", "transplant"] = "pix2pix"
+    method: Literal["pix2pix", "transplant", "folder"] = "pix2pix"
     softness_px: float = Field(0.0, ge=0, le=4)
     grain_share: float = Field(0.0, ge=0, le=2)
     refuse: bool = False
     refuse_quantile: float = Field(0.1, gt=0, lt=1)
     refuse_draws: int = Field(3, ge=2)
+    root: Path | None = None
+    spacing_mm: tuple[float, float] | None = None
+    intensities: Literal["unit", "window"] = "unit"
+    donors: Literal["known", "unknown"] = "known"
+
+    @model_validator(mode="after")
+    def _folder_is_told(self) -> Self:
+        if self.method != "folder":
+            return self
+        if self.root is None:
+            raise ValueError("method folder takes slices from a folder; give it with --set synthesis.root=DIR")
+        if self.refuse:
+            raise ValueError("refuse draws slices again, which no folder can; set synthesis.refuse=false")
+        return self
+
+    @field_validator("spacing_mm")
+    @classmethod
+    def _positive(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not all(0 < side < float("inf") for side in value):
+            raise ValueError("the two sides (row, column) must be positive millimetres")
+        return value
+
+    @property
+    def of_a_folder(self) -> dict[str, Any]:
+        """What decides how the slices of a folder are read; where it lies does not."""
+        return self.model_dump(mode="json", include={"spacing_mm", "intensities", "donors"})
 
     @property
     def softens(self) -> bool:

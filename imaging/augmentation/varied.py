@@ -95,7 +95,13 @@ def write_augmented_slices(
 
 
 def write_varied_slices(
-    path: Path, slices: SliceStore, augment: AugmentConfig, seed: int, processes: int, code_version: str
+    path: Path,
+    slices: SliceStore,
+    augment: AugmentConfig,
+    seed: int,
+    processes: int,
+    code_version: str,
+    count: int | None = None,
 ) -> None:
     """Write one random variant of every row of `slices` into a store at `path`, rows kept as they are.
 
@@ -108,16 +114,35 @@ def write_varied_slices(
         seed: Decides everything; the bytes do not depend on `processes`.
         processes: How many processes to use; 1 works in this one.
         code_version: Version of the code, for the store's attributes.
+        count: How many variants; above the number of rows these are gone through again, each round with a further
+            `replica`. None for one of each.
 
     Raises:
-        InputError: No slices, a number of processes below 1, or a full disk.
+        InputError: No slices, fewer variants than these, a number of processes below 1, or a full disk.
     """
+    asked = len(slices) if count is None else count
     if processes < 1 or not len(slices):
         raise InputError(
             f"{path}: asked to vary {len(slices)} slices in {processes} processes; each must be at least 1"
         )
-    task = _Task(slices, np.arange(len(slices)), augment, seed)
-    _write(path, task, slices.rows, _attributes(task, {"slices": slices.digest}, {}, code_version), processes)
+    if asked < len(slices):
+        raise InputError(f"{path}: {asked} variants of {len(slices)} slices leave some out; ask for as many at least")
+    task = _Task(slices, np.arange(asked) % len(slices), augment, seed)
+    _write(
+        path,
+        task,
+        _again(slices.rows, asked),
+        _attributes(task, {"slices": slices.digest}, {}, code_version),
+        processes,
+    )
+
+
+def _again(rows: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Return `count` rows, gone through round by round with further numbers of `replica`."""
+    places = np.arange(count)
+    found = rows.iloc[places % len(rows)].reset_index(drop=True)
+    rounds = (places // len(rows)).astype(np.int32)
+    return found.assign(replica=found["replica"] + rounds * np.int32(rows["replica"].max() + 1))
 
 
 def _write(path: Path, task: _Task, rows: pd.DataFrame, attributes: StoreAttributes, processes: int) -> None:

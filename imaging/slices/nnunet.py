@@ -50,7 +50,7 @@ def write_nnunet(
         InputError: A validation or test patient, or a slice of theirs, is in the training set.
     """
     assert_no_leak(training.rows, split, str(training.path))
-    names = patient_names(real.rows["case_id"])
+    names = patient_names(pd.concat([real.rows["case_id"], training.rows["case_id"]]))
     validation = real.rows[real.rows["case_id"].isin(split.validation)]
     fold = {
         "train": _write_slices(folder, training, training.rows, names, "t"),

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError, some_of
-from imaging.labels import labels_by_colour, patient_group, to_labels
+from imaging.labels import LabelSet, labels_by_colour, patient_group, to_labels
 from imaging.sources.config import SourceConfig
 from imaging.sources.files import composed, files_below, inside, source_folder, unread_studies
 from imaging.sources.patient_names import FileName, Place, by_study, in_order, tell_patients, unmatched
@@ -197,7 +197,7 @@ def _read_slices(
     for pair in pairs:
         image_path, mask_path = pair.files(root)
         image = read_grey(image_path).astype(np.float32)
-        mask = _read_mask(mask_path, config, values)
+        mask = read_mask(mask_path, config.labels, values)
         images.append(image)
         masks.append(mask)
         _check_slice(pair, images, mask)
@@ -206,12 +206,16 @@ def _read_slices(
     return np.concatenate(images), np.concatenate(masks)
 
 
-def _read_mask(path: Path, config: SourceConfig, values: Mapping[int, int] | None) -> NDArray[np.uint8]:
-    """Return label values (pages, H, W): by the label set's colours where the file is coloured, else by its greys."""
+def read_mask(path: Path, labels: LabelSet, values: Mapping[int, int] | None) -> NDArray[np.uint8]:
+    """Return label values (pages, H, W): by the label set's colours where the file is coloured, else by its greys.
+
+    Raises:
+        InputError: It is unreadable, or holds what is no label.
+    """
     pixels = read_pixels(path)
     if pixels.ndim == COLOURED:
-        return labels_by_colour(pixels, config.labels, str(path))
-    return to_labels(pixels, config.labels, str(path), values)
+        return labels_by_colour(pixels, labels, str(path))
+    return to_labels(pixels, labels, str(path), values)
 
 
 def _check_slice(pair: ImagePair, images: list[NDArray[np.float32]], mask: NDArray[np.uint8]) -> None:

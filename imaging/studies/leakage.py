@@ -8,12 +8,17 @@ Fewer training patients than a fold has: who they are.
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from common.errors import InputError, some_of
 from common.seeds import random_generator
 from imaging.labels import PATIENT_GROUPS
 from imaging.studies.split import PARTS, FoldSplit
+
+UNKNOWN = "(unknown)"  # in place of the patients of a slice of which nobody has told whom it was made from
+ALLOWED_UNKNOWN = "(unknown, allowed)"  # the same, where a person has allowed it
 
 
 def find_leaks(rows: pd.DataFrame, split: FoldSplit, allowed: tuple[str, ...] = ("train",)) -> pd.DataFrame:
@@ -21,7 +26,7 @@ def find_leaks(rows: pd.DataFrame, split: FoldSplit, allowed: tuple[str, ...] = 
 
     Args:
         rows: With `case_id` and `donor_ids` (joined by `;`, empty if none), such as `SliceStore.rows`.
-        split: The fold's parts. A patient in none of them is a leak too.
+        split: The fold's parts. A patient in none of them is a leak too, and so is `UNKNOWN`.
         allowed: Parts whose patients may appear.
 
     Returns:
@@ -33,7 +38,7 @@ def find_leaks(rows: pd.DataFrame, split: FoldSplit, allowed: tuple[str, ...] = 
     unknown_parts = [part for part in allowed if part not in PARTS]
     if unknown_parts:
         raise InputError(f"parts {unknown_parts} are unknown; choose from {list(PARTS)}")
-    permitted = {patient for part in allowed for patient in getattr(split, part)}
+    permitted = {patient for part in allowed for patient in getattr(split, part)} | {ALLOWED_UNKNOWN}
     donors = rows["donor_ids"].fillna("")
     leaked = [
         ";".join(_forbidden(case_id, donor_ids, permitted))
@@ -55,12 +60,39 @@ def assert_no_leak(rows: pd.DataFrame, split: FoldSplit, what: str, allowed: tup
     leaks = find_leaks(rows, split, allowed)
     if leaks.empty:
         return
-    counts = leaks["leaked"].str.split(";").explode().value_counts(sort=False).sort_index()
-    named = (f"{patient} ({_part_name(split, str(patient))}, {count} rows)" for patient, count in counts.items())
     raise InputError(
-        f"{what}: leakage in fold {split.fold}: {some_of(named)} may not be here, only patients of "
+        f"{what}: leakage in fold {split.fold}: {leaks_in_words(leaks, split)} may not be here, only patients of "
         f"{' and '.join(allowed)}; rematerialise it and what it was made from with this split"
     )
+
+
+def leaks_in_words(leaks: pd.DataFrame, split: FoldSplit) -> str:
+    """Return who is in the rows that `find_leaks` found, in which part of the fold, and in how many rows."""
+    counts = leaks["leaked"].str.split(";").explode().value_counts(sort=False).sort_index()
+    return some_of(f"{patient} ({_part_name(split, str(patient))}, {count} rows)" for patient, count in counts.items())
+
+
+def donors_unknown(rows: pd.DataFrame) -> NDArray[np.bool_]:
+    """Tell of which rows nobody has told whom they were made from."""
+    named = (rows["case_id"] + ";" + rows["donor_ids"]).tolist()
+    return np.array([bool({UNKNOWN, ALLOWED_UNKNOWN} & set(names.split(";"))) for names in named], dtype=bool)
+
+
+def donors_note(rows: pd.DataFrame, what: str) -> tuple[str, ...]:
+    """Return a sentence for reports where donors of synthetic rows are unknown, nothing where all are known.
+
+    Args:
+        rows: Of a training set, or of synthetic slices.
+        what: Whose they are, such as `fold 0`.
+    """
+    synthetic = rows[rows["origin"] == "synthetic"]
+    unknown = 0 if synthetic.empty else int(donors_unknown(synthetic).sum())
+    note = (
+        f"Donors unknown: of {unknown:,} of {len(synthetic):,} synthetic slices of {what} nobody has told which "
+        "patients they were made from, which was allowed by hand (synthesis.donors=unknown). If test patients are "
+        "among them, what is gained here is no gain."
+    )
+    return (note,) if unknown else ()
 
 
 def assert_parts(rows: pd.DataFrame, split: FoldSplit, what: str) -> None:
@@ -86,6 +118,8 @@ def _forbidden(case_id: str, donor_ids: str, permitted: set[str]) -> list[str]:
 
 
 def _part_name(split: FoldSplit, patient: str) -> str:
+    if patient == UNKNOWN:
+        return "donors nobody has told: name them in donors.csv, or allow them by synthesis.donors=unknown"
     for part in PARTS:
         if patient in getattr(split, part):
             return part

@@ -136,7 +136,7 @@ def check_geometry(spacing_mm: tuple[float, ...], affine: NDArray[np.float64], s
     plausible = all(low <= value <= high for value, (low, high) in zip(spacing_mm, limits, strict=True))
     if not plausible:  # NaN compares false and lands here
         values = " x ".join(f"{value:g}" for value in spacing_mm)
-        wrong = "it" if source.startswith("source.") else "the header"
+        wrong = "it" if source.startswith(("source.", "synthesis.")) else "the header"
         raise InputError(
             f"{source}: spacing {values} mm (slice, row, column) is not plausible; correct {wrong} "
             f"(pixels {_PLAUSIBLE_PIXEL_MM[0]:g} to {_PLAUSIBLE_PIXEL_MM[1]:g} mm, "

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 
 _YARDSTICK = "| (yardstick)"
+FAILED_CHECK = "DagsterAssetCheckFailedError"
 _OUR_ERROR = f"{InputError.__module__}.{InputError.__name__}: "  # its message is meant for people as it is
 
 
@@ -68,7 +69,7 @@ def run_fold(
     settings = load_settings(profile, overrides, seeds)
     source_root(source, root)
     check_folder(home, HOME)
-    check_before_run(settings, Workspace(home.absolute(), source, profile))
+    check_before_run(settings, Workspace(home.absolute(), source, profile), [fold])
     has_lesions = source_labels(source, settings.source).has_lesions
     forge = Forge(
         source=source,
@@ -231,15 +232,24 @@ def _first_failure(result: "ExecutionResult", home: Path) -> str:
     for event in result.all_events:
         if event.is_step_failure:
             error = event.step_failure_data.error
+            if error and error.cls_name == FAILED_CHECK and (failed := _failed_checks(result)):
+                return failed
             cause = error.cause if error and error.cause else error
             told = cause.message.strip().removeprefix(_OUR_ERROR) if cause else "failed without a message"
             return f"{event.step_key}: {explain_told(told, home)}"
         if event.is_failure and event.message:
             return event.message
+    return _failed_checks(result) or "the run failed without an error of a stage; look at it in the UI (make ui)"
+
+
+def _failed_checks(result: "ExecutionResult") -> str:
+    """Return the first blocking check that failed, in its own words; empty where none did."""
     failed = [check for check in result.get_asset_check_evaluations() if not check.passed and check.blocking]
-    if failed:
-        return f"blocking check {failed[0].check_name!r} of {failed[0].asset_key.to_user_string()} failed"
-    return "the run failed without an error of a stage; look at it in the UI (make ui)"
+    if not failed:
+        return ""
+    first = failed[0]
+    told = f": {first.description}" if first.description else ""
+    return f"blocking check {first.check_name!r} of {first.asset_key.to_user_string()} failed{told}"
 
 
 def run_folds(folds: Sequence[int], run: Callable[[int], Forge]) -> Forge:

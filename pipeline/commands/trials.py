@@ -283,9 +283,10 @@ class TrialBench:
         from runtime.compute import choose_compute
 
         settings = forge.settings()
-        if settings.transplants:
+        if not settings.generates:
+            method = settings.synthesis.method
             raise InputError(
-                "trials train Pix2Pix, which synthesis.method=transplant does without; use synthesis.method=pix2pix"
+                f"trials train Pix2Pix, which synthesis.method={method} does without; use synthesis.method=pix2pix"
             )
         forge.inputs("trials", forge.records((asset, fold, None) for asset in _NEEDED)).require_current()
         versions = {asset: forge.version(asset, fold) for asset in _NEEDED}

@@ -37,6 +37,7 @@ class Synthesis:
         no_reflow_limits: Accepted share of the lesion.
         transplanted: Whether lesions were carried over without a network; the other values then decided nothing.
         lesions_alone: Whether lesions were drawn into real hearts, or whole ventricles.
+        from_folder: Whether another program made them, so that no other value decided anything.
     """
 
     steps: int
@@ -49,6 +50,7 @@ class Synthesis:
     no_reflow_limits: tuple[float, float]
     transplanted: bool = False
     lesions_alone: bool = False
+    from_folder: bool = False
 
 
 @dataclass(frozen=True)

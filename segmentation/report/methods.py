@@ -55,8 +55,7 @@ def _training_sets(material: ReportMaterial) -> str:
     return (
         f"{_mixed(setup)} Augmented slices were drawn so that {setup.balance.infarct_share:.0%} held an infarct and "
         f"{setup.balance.no_reflow_share:.0%} no-reflow. {_synthesis(setup.synthesis)}, and the slices were varied by "
-        "the recipe of the augmented ones. Localiser, generator, simulated lesions and segmenters used "
-        "training patients of the fold only."
+        f"the recipe of the augmented ones. {_learners(setup.synthesis)} used training patients of the fold only."
     ).replace("%", _PERCENT)
 
 
@@ -80,7 +79,13 @@ def _mixed(setup: Setup) -> str:
     return said
 
 
+def _learners(made: Synthesis) -> str:
+    return "Localiser and segmenters" if made.from_folder else "Localiser, generator, simulated lesions and segmenters"
+
+
 def _synthesis(made: Synthesis) -> str:
+    if made.from_folder:
+        return "Synthetic slices and their label maps were made by another program and read from a folder"
     if made.transplanted:
         return (
             "Synthetic slices are healthy slices of training patients into whose wall another training patient's "

@@ -72,6 +72,25 @@ def test_a_perceptual_loss_without_features_is_refused_at_once(workspace):
         check(workspace, "pix2pix.preset=improved_no_context")
 
 
+def test_a_folder_of_synthetic_slices_is_looked_into_before_anything_runs(workspace, tmp_path):
+    def asked(root):
+        return load_settings("demo", ["synthesis.method=folder", f"synthesis.root={root}"])
+
+    with pytest.raises(
+        InputError, match=r"synthesis.root .*gone: does not exist; give the folder that holds images/NAME"
+    ):
+        check_before_run(asked(tmp_path / "gone"), workspace)
+    (tmp_path / "fold_1" / "images").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"holds fold_1, no fold_0; add it, or run another fold"):
+        check_before_run(asked(tmp_path), workspace, [0])
+    with pytest.raises(InputError, match=r"fold_1: holds 0 images and 0 masks; give the folder that holds images/NAME"):
+        check_before_run(asked(tmp_path), workspace, [1])
+    own = workspace.place("synthetic_slices")
+    own.mkdir(parents=True)
+    with pytest.raises(InputError, match=r"lies among the results that this run writes .*; copy the slices elsewhere"):
+        check_before_run(asked(own), workspace)
+
+
 def test_counts_that_do_not_fit_on_the_disk_are_refused(workspace, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2_000_000_000))
     check(workspace)

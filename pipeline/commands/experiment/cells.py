@@ -27,10 +27,11 @@ from engine.record import Record, cache_key, is_finished, produce, read_record, 
 from engine.settings import Settings
 from engine.workspace import ARMS, EXPERIMENTS, Workspace
 from imaging.phantom import PhantomConfig
+from imaging.slices.store import SliceStore
 from imaging.sources.table import source_labels, source_root
 from pipeline.commands.experiment.plan import Arm, Patients, Plan, resolved_arms
 from pipeline.commands.output import HOME, check_folder
-from pipeline.commands.run import execute, prepare_stores, raise_failure
+from pipeline.commands.run import FAILED_CHECK, execute, prepare_stores, raise_failure
 from runtime.model_card import ModelCard
 from segmentation.model_kind import REAL_ONLY, REAL_PLUS_GAN, ModelKind
 from segmentation.scoring.scores import RULES_VERSION, ScoreIdentity, read_scores, score_table, write_scores
@@ -43,7 +44,6 @@ QUALITY = "synthesis_quality"
 _OF_STUDIES = ("studies", "patient_split")
 _REAL = ("lv_localiser", "real_slices", "augmented_slices", "training_set_real_only")
 _SYNTHETIC = (JUDGE, "pix2pix", "lesion_masks", "synthetic_slices", QUALITY)
-_FAILED_CHECK = "DagsterAssetCheckFailedError"
 # Raised when scoring validation patients changes what comes out.
 _CODE_VERSION = "1"
 DONE, RUNNING, BEGUN, REFUSED, TO_DO = "done", "running", "begun", "refused by checks", "to do"
@@ -227,9 +227,20 @@ class Bench:
         places = {asset: self.place(asset, cell.seed) for asset in chain}
         records = {asset: _record(place) for asset, place in places.items()}
         lying = {place.relative_to(self._workspace.root).as_posix(): records[asset] for asset, place in places.items()}
-        return all(record is not None and _is_of(asset, record, lying) for asset, record in records.items()) and (
-            records["studies"] is not None and records["studies"].cache_key == self._studies_key
+        return (
+            all(record is not None and _is_of(asset, record, lying) for asset, record in records.items())
+            and (records["studies"] is not None and records["studies"].cache_key == self._studies_key)
+            and self._of_todays_folder(records.get("lesion_masks"))
         )
+
+    def _of_todays_folder(self, masks: Record | None) -> bool:
+        """Tell whether the slices that were read from a folder are those that lie there; true of all others."""
+        if masks is None or not self.settings.from_folder:
+            return True
+        from assets.synthesis import folder_key
+
+        config = masks.made_of.get("config", {})
+        return all(config.get(name) == value for name, value in folder_key(self.settings, self.fold).items())
 
     @cached_property
     def _studies_key(self) -> str:
@@ -259,6 +270,14 @@ class Bench:
         scores = read_scores(scored.file("scores.csv"))
         return scores[scores["training_set"] != ""].assign(arm=self.arm.name, patients=str(self.patients))
 
+    def synthetic_rows(self) -> pd.DataFrame:
+        """Return the rows of the training set that this arm's synthetic slices went into; none of real slices alone."""
+        for name in self._mixed:
+            store = Finished.open(self.place(name, self.plan.seeds[0]), name).file("slices.h5")
+            with SliceStore.open(store, verify=False) as opened:
+                return opened.rows
+        return pd.DataFrame({"origin": []})
+
     def validation_dice(self, cell: Cell) -> float:
         """Return the mean Dice of the validation patients by which the checkpoint was chosen."""
         model = Finished.open(self.place(self.model(cell), cell.seed), self.model(cell))
@@ -273,7 +292,7 @@ def told(check: Check) -> str:
 
 def _only_of_quality(result: "ExecutionResult") -> bool:
     errors = [(event.step_key, event.step_failure_data.error) for event in result.all_events if event.is_step_failure]
-    return all(step == QUALITY and error is not None and error.cls_name == _FAILED_CHECK for step, error in errors)
+    return all(step == QUALITY and error is not None and error.cls_name == FAILED_CHECK for step, error in errors)
 
 
 @cache
@@ -368,7 +387,7 @@ class Experiment:
             raise InputError(f"--fold {', '.join(missing)}: the plan has the folds {list(self.plan.folds)}")
         source_root(self.plan.source, self.plan.root)
         for arm in self.arms.values():
-            check_before_run(arm.settings, self.workspace)
+            check_before_run(arm.settings, self.workspace, folds or self.plan.folds)
 
     def run(self, only: Sequence[str], folds: Sequence[int], after_fold: Callable[["Experiment"], None]) -> None:
         """Train and score every cell that is not done, fold by fold.

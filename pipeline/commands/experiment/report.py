@@ -20,6 +20,7 @@ from engine.locks import held
 from engine.record import is_finished
 from engine.run_tags import RunIdentity
 from engine.tracking.tracker import Tracker
+from imaging.studies.leakage import donors_note
 from pipeline.commands.experiment.cells import DONE, Bench, Cell, Experiment, told
 from pipeline.commands.experiment.plan import ALL, Plan, read_plan
 from segmentation.comparison.arms import compare_each, interval_notes, summarise
@@ -98,9 +99,7 @@ def time_left(cells: Sequence[Pair], done: Sequence[bool]) -> str:
         if is_done
     ]
     step = _mean(of_step)
-    with_gan = [
-        bench for bench, _ in cells if bench.arm.training_set == REAL_PLUS_GAN and not bench.settings.transplants
-    ]
+    with_gan = [bench for bench, _ in cells if bench.arm.training_set == REAL_PLUS_GAN and bench.settings.generates]
     drawing = {_generator(bench): bench for bench in with_gan}
     places = [bench.place("pix2pix", bench.plan.seeds[0]) for bench in drawing.values()]
     generator, missing = _mean([_minutes(place) for place in places]), [p for p in places if not is_finished(p)]
@@ -248,7 +247,16 @@ class Results:
         )
         found += interval_notes(differences)
         found += [_FEWER] if any(count != ALL for count in self.plan.patients) else []
-        return found + self._unequal_steps() + self._failed_checks()
+        return self._unknown_donors() + found + self._unequal_steps() + self._failed_checks()
+
+    def _unknown_donors(self) -> list[str]:
+        """Say which arms were trained on slices of a folder that were made from nobody knows whom."""
+        benches = {(bench.name, bench.fold): bench for bench, _ in self.done if bench.settings.from_folder}.values()
+        return [
+            note
+            for bench in benches
+            for note in donors_note(bench.synthetic_rows(), f"{bench.name}, fold {bench.fold}")
+        ]
 
     def _unequal_steps(self) -> list[str]:
         arms, networks = self.experiment.arms, self.plan.networks

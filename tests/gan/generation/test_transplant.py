@@ -12,7 +12,7 @@ from gan.generation.transplant import (
     read_wall,
     retransplant,
     summarise_transplants,
-    take_transplants,
+    take_slices,
     transplant,
     write_transplants,
 )
@@ -173,7 +173,7 @@ def test_lesions_that_are_too_small_are_refused_in_words(real):
 def test_transplants_are_taken_as_they_are_with_the_place_of_their_lesions(real, tmp_path):
     write_transplants(tmp_path / "masks.h5", real, np.arange(5), 20, TransplantConfig(), BalanceConfig(), 3, "1")
     made = SliceStore.open(tmp_path / "masks.h5")
-    take_transplants(made, tmp_path / "slices.h5", 3, "2")
+    take_slices(made, tmp_path / "slices.h5", 3, "2")
     taken = SliceStore.open(tmp_path / "slices.h5")
     for name in ("images", "masks"):
         np.testing.assert_array_equal(getattr(taken, name)(), getattr(made, name)())

@@ -9,6 +9,7 @@ import pytest
 from common.errors import InputError
 from imaging.slices.nnunet import dataset_json, patient_names, write_nnunet
 from imaging.slices.store import SliceStore, SliceStoreWriter
+from imaging.studies.leakage import ALLOWED_UNKNOWN
 from imaging.studies.split import FoldSplit
 from tests.imaging import small_stores
 
@@ -49,6 +50,14 @@ def test_the_layout_is_nnunets(written):
     assert images == [label.replace(".nii.gz", "_0000.nii.gz") for label in labels]
     assert names(folder / "imagesTs") == ["P3_0000.nii.gz"]
     assert names(folder / "labelsTs") == ["P3.nii.gz"]
+
+
+def test_slices_whose_donors_are_unknown_and_allowed_are_written_under_that_name(tmp_path, stores):
+    masks, rows = np.asarray([small_stores.ring("infarct")]), small_stores.rows(1, ALLOWED_UNKNOWN, origin="synthetic")
+    with SliceStoreWriter(tmp_path / "unknown.h5", small_stores.ATTRIBUTES) as writer:
+        writer.append(small_stores.images(1), masks, rows)
+    write_nnunet(tmp_path / "Dataset502_Test", SliceStore.open(tmp_path / "unknown.h5"), stores[1], SPLIT, SLICE_MM)
+    assert "t00000_unknown-allowed_s00_synthetic_0000.nii.gz" in names(tmp_path / "Dataset502_Test" / "imagesTr")
 
 
 def test_images_and_labels_are_the_stores_own_pixel_for_pixel(written, stores):

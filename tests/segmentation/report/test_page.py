@@ -143,6 +143,7 @@ def test_methods_follow_the_configuration(made):
         assert phrase in methods_paragraphs(replace(made, setup=replace(made.setup, mixing=mixing)))[1]
     for changes, phrase in (
         ({"transplanted": True}, "another training patient's lesion was carried"),
+        ({"from_folder": True}, "were made by another program and read from a folder"),
         ({"lesions_alone": True}, "drew lesions into the walls of real slices"),
     ):
         synthesis = replace(made.setup.synthesis, **changes)

@@ -14,8 +14,8 @@ from common.errors import InputError
 from engine.forge import Forge
 from engine.record import read_record
 from engine.worker.process import run_task
-from imaging.slices.store import SliceStore
-from imaging.studies.leakage import find_leaks
+from imaging.slices.store import SliceStore, SliceStoreWriter
+from imaging.studies.leakage import UNKNOWN, find_leaks
 from imaging.studies.split import read_split
 from pipeline.cli import app
 from pipeline.commands.experiment.cells import Bench, Experiment
@@ -224,6 +224,40 @@ def test_fewer_patients_are_all_that_anything_of_an_arm_is_made_of(home):
     assert set(scores["patients"]) == {5}
     assert (root / "curve.svg").read_text().startswith("<?xml")
     assert read_record(arm / "attention_res_unet_real_plus_gan_scores" / "fold_0" / "seed_0", "scores").made_of
+
+
+def test_slices_of_a_folder_are_an_arm_and_are_taken_anew_when_they_change(home, root, tmp_path):
+    (own,) = root.glob("arms/replace-all-*")
+    store = tmp_path / "DIR" / "fold_0" / "slices.h5"
+    store.parent.mkdir(parents=True)
+    shutil.copy2(own / "synthetic_slices" / "fold_0" / "slices.h5", store)
+    asked = ["synthesis.method=folder", f"synthesis.root={tmp_path / 'DIR'}", "synthesis.donors=unknown"]
+    outside = plan(name="outside", arms={"real_only": {}, "folder": {"set": asked}})
+    conduct(outside, home)
+    written = home / "phantom" / "tiny" / "experiments" / "outside"
+    (arm,) = written.glob("arms/folder-all-*")
+    sets = [SliceStore.open(each / "training_set_real_plus_gan" / "fold_0" / "slices.h5") for each in (own, arm)]
+    for first, second in zip(*([one.images(), one.masks(), one.rows.to_numpy()] for one in sets), strict=True):
+        assert (first == second).all()
+    assert sets[0].digest != sets[1].digest
+    assert not (arm / "pix2pix" / "fold_0" / "weights.safetensors").exists()
+    assert "Donors unknown" not in (written / "report.md").read_text()
+    _forget_donors(store)
+    (bench,) = (one for one in Experiment.of(outside, home).benches() if one.arm.name == "folder")
+    assert not bench.done(bench.cells[0])
+    conduct(outside, home)
+    assert (
+        "Donors unknown: of 12 of 12 synthetic slices of folder, fold 0 nobody has told which patients they"
+        in (written / "report.md").read_text()
+    )
+
+
+def _forget_donors(path):
+    with SliceStore.open(path) as store:
+        images, masks, rows = store.images(), store.masks(), store.rows
+        attributes = store.attributes
+    with SliceStoreWriter(path, attributes) as writer:
+        writer.append(images, masks, rows.assign(case_id=UNKNOWN, donor_ids=UNKNOWN))
 
 
 def test_runs_are_tagged_with_experiment_and_arm():
