@@ -31,8 +31,8 @@ from imaging.slices.writer import (
     SliceStoreWriter,
     StoreAttributes,
 )
+from imaging.studies.archive import own_dataset, read_own
 from imaging.studies.split import Part
-from imaging.volumes.hdf5 import own_dataset, read_own
 
 __all__ = ["ROW_COLUMNS", "SliceStore", "SliceStoreWriter", "StoreAttributes"]
 
@@ -171,8 +171,9 @@ class SliceStore:
         self.attributes = StoreAttributes(**{name: json.loads(_text(file.attrs[name])) for name in names})
         self.label_set = self.attributes.labels()
         self.digest = _text(file.attrs["digest"])
+        count = len(own_dataset(file, "masks"))
         for name in sorted(set(file) - set(ROW_COLUMNS)):
-            self._places[name] = _Place(own_dataset(file, name), len(file["masks"]), self.attributes.region_px)
+            self._places[name] = _Place(own_dataset(file, name), count, self.attributes.region_px)
         self._check_size()
         columns = {name: [text.decode() for text in _column(file, name)] for name in TEXT_COLUMNS}
         rows = pd.DataFrame(columns | {name: _column(file, name) for name in NUMBER_COLUMNS})

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from common.errors import InputError, one_line
 from common.files import of_the_disk
 from imaging.labels import LABEL_SETS, LabelSet
 from imaging.studies.preparation import PreparedStudy, patient_groups
 from imaging.studies.study import RejectedStudy
-from imaging.volumes.hdf5 import read_own
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
@@ -176,7 +176,10 @@ class StudyArchive:
             with h5py.File(self.path, "r", locking=False) as file:
                 if file.attrs["digest"] != self.digest:
                     raise _replaced(self.path)
-                arrays = {name: read_own(file[entry["place"]], name, _MOST_BYTES) for name in file[entry["place"]]}
+                group = file[entry["place"]]
+                if group.file.filename != file.filename:
+                    raise ValueError(f"{entry['place']} leads into another file")
+                arrays = {name: read_own(group, name, _MOST_BYTES) for name in group}
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise _unreadable(self.path, error) from error
         return PreparedStudy(
@@ -194,6 +197,35 @@ class StudyArchive:
         row |= {"row_mm": row_mm, "column_mm": column_mm, "slice_mm": slice_mm}
         voxel_ml = slice_mm * row_mm * column_mm / 1000
         return row | {f"ml_{tissue}": entry["voxels"][value] * voxel_ml for value, tissue in self.label_set.foreground}
+
+
+def own_dataset(group: h5py.Group, name: str) -> h5py.Dataset:
+    """Return a dataset that lies in the file of its group.
+
+    Raises:
+        ValueError: It is a link, no dataset, or its content lies elsewhere.
+        KeyError: There is none of this name.
+    """
+    link = group.get(name, getlink=True)
+    if link is None:
+        raise KeyError(f"it holds no {name!r}")
+    found = group[name] if isinstance(link, h5py.HardLink) else None
+    if not isinstance(found, h5py.Dataset) or found.external or found.is_virtual:
+        raise ValueError(f"{name} is no dataset of this file")
+    return found
+
+
+def read_own(group: h5py.Group, name: str, most_bytes: int) -> NDArray[Any]:
+    """Read a dataset whole.
+
+    Raises:
+        ValueError: As `own_dataset`, or it announces more bytes than `most_bytes`.
+        KeyError: There is none of this name.
+    """
+    dataset = own_dataset(group, name)
+    if dataset.shape is None or dataset.nbytes > most_bytes:
+        raise ValueError(f"{name} announces {0 if dataset.shape is None else dataset.nbytes} bytes")
+    return np.asarray(dataset[()])
 
 
 def _read_index(path: Path) -> dict[str, Any]:

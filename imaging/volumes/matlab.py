@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError, one_line, some_of
-from imaging.volumes.hdf5 import is_elsewhere
 from imaging.volumes.matlab_child import NUMERIC
 from imaging.volumes.nifti import MOST_VOXELS
 
@@ -158,7 +157,7 @@ def _describe(file: h5py.File, name: str) -> Announced:
     if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
         return Announced((), "link or group")
     dataset = file[name]
-    if is_elsewhere(dataset):
+    if dataset.external or dataset.is_virtual:
         return Announced((), "external data")
     if dataset.shape is None:
         return Announced((), "empty")
