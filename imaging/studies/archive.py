@@ -176,9 +176,7 @@ class StudyArchive:
             with h5py.File(self.path, "r", locking=False) as file:
                 if file.attrs["digest"] != self.digest:
                     raise _replaced(self.path)
-                group = file[entry["place"]]
-                if group.file.filename != file.filename:
-                    raise ValueError(f"{entry['place']} leads into another file")
+                group = _own_group(file, entry["place"])
                 arrays = {name: read_own(group, name, _MOST_BYTES) for name in group}
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise _unreadable(self.path, error) from error
@@ -197,6 +195,13 @@ class StudyArchive:
         row |= {"row_mm": row_mm, "column_mm": column_mm, "slice_mm": slice_mm}
         voxel_ml = slice_mm * row_mm * column_mm / 1000
         return row | {f"ml_{tissue}": entry["voxels"][value] * voxel_ml for value, tissue in self.label_set.foreground}
+
+
+def _own_group(file: h5py.File, place: str) -> h5py.Group:
+    group = file[place]
+    if group.file.filename != file.filename:
+        raise ValueError(f"{place} leads into another file")
+    return group
 
 
 def own_dataset(group: h5py.Group, name: str) -> h5py.Dataset:
