@@ -10,13 +10,14 @@ import pandas as pd
 from assets.parts.checks import FOLDS, OWNERS, check_spec
 from assets.parts.current_scores import scoring_version, staleness
 from assets.parts.inputs import model_card
+from assets.parts.pictures import judgement_chart
 from common.errors import InputError
 from common.tables import write_csv
 from engine.champions import Candidate, ChampionBook, Decision, decide, tell_registry
 from engine.finished import Finished
 from engine.forge import Forge, require_fold
-from engine.outcome import Check, Fact, Outcome, text
-from engine.run_tags import RunIdentity
+from engine.outcome import Check, Fact, Outcome, number, text
+from engine.run_tags import RunIdentity, run_name
 from engine.tracking.tracker import night_figures, track_night
 from segmentation.model_kind import ModelKind, model_kinds
 
@@ -71,7 +72,7 @@ def _judge(
     write_csv(tissues, folder / "judgements.csv")
     tracking = forge.tracking(
         context,
-        f"champions fold {fold}",
+        run_name(fold, None, "champions"),
         folder,
         {},
         seed=0,
@@ -80,7 +81,14 @@ def _judge(
         training_set="all",
     )
     run_id = tell_registry(tracking, decisions, forge.source, forge.profile, fold)
-    facts = {"champions": Fact.table(decision_table(decisions)), "kept_in": text(str(book.folder))}
+    facts = {
+        "models_judged": number(len(decisions)),
+        "new_champions": number(sum(decision.is_champion for decision in decisions)),
+        "tissues_that_fell": number(int(tissues["fell"].sum()) if len(tissues) else 0),
+        "champions": Fact.table(decision_table(decisions)),
+        "kept_in": text(str(book.folder)),
+    }
+    facts["judgements"] = judgement_chart(candidate_dice(decisions), tissues, folder)
     if len(tissues):
         facts["tissues"] = Fact.table(tissues)
     return Outcome(facts, (no_regression(tissues),), run_id)
@@ -147,6 +155,17 @@ def tissue_table(decisions: list[Decision]) -> pd.DataFrame:
         for tissue in decision.judgement.tissues
     ]
     return pd.DataFrame(rows)
+
+
+def candidate_dice(decisions: list[Decision]) -> pd.DataFrame:
+    """Return the mean Dice (rule `positive`) of each candidate by tissue: `model`, `tissue`, `candidate`."""
+    tables = []
+    for decision in decisions:
+        scores = decision.candidate.table.scores
+        dice = scores[(scores["rule"] == "positive") & (scores["metric"] == "dice")]
+        means = dice.groupby("tissue", sort=False)["value"].mean().rename("candidate").reset_index()
+        tables.append(means.assign(model=decision.candidate.kind.name))
+    return pd.concat(tables, ignore_index=True)
 
 
 def no_regression(tissues: pd.DataFrame) -> Check:

@@ -23,7 +23,7 @@ from common.progress import say
 from common.tables import read_csv, write_csv
 from engine.finished import Finished
 from engine.forge import Forge, __version__
-from engine.outcome import Check, Fact, Outcome, image
+from engine.outcome import Check, Fact, Outcome, image, number
 from engine.record import is_finished
 from engine.tracking.links import compare_facts, run_id_of
 from segmentation.model_kind import REAL_ONLY, TRAINING_SETS, ModelKind, model_kinds
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 
 _FIGURE_DPI = 120
+_LESIONS = ("infarct", "no_reflow")
 Place = tuple[ModelKind, int, int]
 
 
@@ -103,7 +104,7 @@ def _compare(context: dg.AssetExecutionContext, forge: Forge, folder: Path, foun
     run_id = forge.track_evaluation(
         context,
         folder,
-        "comparison real only / real plus GAN",
+        ("comparison real only / real + GAN",),
         _headline(result),
         [
             folder / "report.html",
@@ -116,9 +117,9 @@ def _compare(context: dg.AssetExecutionContext, forge: Forge, folder: Path, foun
         network="both",
         training_set="both",
     )
-    facts = {"report": Fact("file", "report.html")}
-    facts |= {"comparison": Fact("markdown", markdown), "differences": Fact.table(result.differences)}
-    facts |= {path.stem: image(path, folder) for path in figures}
+    facts = {f"chart_of_{path.stem}": image(path, folder) for path in figures} | _leading_figures(result)
+    facts |= {"report": Fact("file", "report.html"), "differences": Fact.table(result.differences)}
+    facts |= {"comparison": Fact("markdown", markdown)}
     facts["folds"] = Fact("text", ", ".join(sorted({str(fold) for _, fold, _ in found})))
     facts |= compare_facts(forge, found)
     return Outcome(facts, (_equal_arms(forge, found),), run_id)
@@ -149,6 +150,15 @@ def _headline(result: "Comparison") -> dict[str, float]:
         f"difference/{row['network']}/{row['rule']}/{row['tissue']}": float(row["difference"])
         for row in result.differences.to_dict("records")
     }
+
+
+def _leading_figures(result: "Comparison") -> dict[str, Fact]:
+    """Return how many patients were paired, and what the synthetic slices did to the lesions (rule `positive`)."""
+    rows, first = result.differences, next(iter(NETWORKS))
+    positive = rows[(rows["rule"] == "positive") & (rows["network"] == first)]
+    found = {str(row["tissue"]): float(row["difference"]) for row in positive.to_dict("records")}
+    figures = {"patients": number(int(result.pairs["case_id"].nunique()))}
+    return figures | {f"{first}/{tissue}/difference": number(found[tissue]) for tissue in _LESIONS if tissue in found}
 
 
 def _equal_arms(forge: Forge, found: list[Place]) -> Check:

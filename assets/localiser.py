@@ -68,11 +68,12 @@ def _train(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Out
         "Mean IoU of the predicted box against a central box of mean size, validation and test patients.",
     )
     inside = 1 - test["slices_outside"].sum() / max(1, test["slices"].sum())
-    facts = outcome.facts | {
+    facts = {
         "test/box_iou": number(test["iou"].mean()),
         "test/slices_wholly_inside_region": number(inside),
         "test/centre_error_mm": number(test["centre_error_mm"].mean()),
         "test/fixed_box_iou": number(test["fixed_box_iou"].mean()),
+        **outcome.facts,
         "boxes": Fact.table(others),
     }
     return Outcome(facts, (*outcome.checks, check), outcome.run_id)

@@ -324,6 +324,9 @@ def save_pairs(report: "QualityReport", forge: Forge, path: Path) -> None:
     sheet.save(path, optimize=True)
 
 
+_LEADING = tuple(f"synthetic/ventricle/{name}" for name in ("frechet", "adherence/infarct", "copies/copied"))
+
+
 def _facts(
     context: dg.AssetExecutionContext, forge: Forge, folder: Path, report: "QualityReport"
 ) -> tuple[dict[str, Fact], str]:
@@ -335,11 +338,11 @@ def _facts(
         "closest_pairs": Fact.table(report.copies.worst),
         "pairs": image(folder / "pairs.png", folder),
     }
-    facts |= {name: number(value) for name, value in scores.items()}
+    facts |= {name: number(scores[name]) for name in dict.fromkeys([*_LEADING, *scores]) if name in scores}
     run_id = forge.track_evaluation(
         context,
         folder,
-        "synthesis quality",
+        ("synthesis quality",),
         scores,
         files,
         stage="synthesis_quality",

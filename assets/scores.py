@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from segmentation.scoring.held_out import HeldOutPatients
     from segmentation.scoring.scores import ScoreIdentity
 
+_LEADING = ("infarct", "no_reflow", "cavity")  # of an asset's page
 RULES_THAT_JUDGE = ("positive", "pooled", "per_slice")
 
 
@@ -148,21 +149,12 @@ def held_out(forge: Forge, fold: int, part: "Part" = "test") -> "HeldOutPatients
 
 def save_overlays(patients: "HeldOutPatients", predicted: NDArray[np.uint8], path: Path) -> None:
     """Save test slices with the reference above the prediction, those with most lesion first."""
-    from imaging.overlay import contact_sheet
+    from engine.worker.pictures import beside_reference, most_lesion
 
-    reference = patients.slices.masks
-    rarest = reference > 2 if patients.labels.num_classes > 3 else reference > 0
-    chosen = np.argsort(-rarest.sum(axis=(1, 2)), kind="stable")[:6]
-    images = patients.images()[chosen]
-    cases = patients.slices.case_ids[chosen]
-    sheet = contact_sheet(
-        np.concatenate([images, images]),
-        np.concatenate([reference[chosen], predicted[chosen]]),
-        patients.labels,
-        columns=6,
-        titles=[f"{case} {what}" for what in ("reference", "prediction") for case in cases],
-    )
-    sheet.save(path, optimize=True)
+    reference, labels = patients.slices.masks, patients.labels
+    chosen = most_lesion(reference, labels)
+    images, cases = patients.images()[chosen], list(patients.slices.case_ids[chosen])
+    beside_reference(images, reference[chosen], predicted[chosen], labels, cases).save(path, optimize=True)
 
 
 def dice_means(table: pd.DataFrame) -> pd.DataFrame:
@@ -206,7 +198,7 @@ def _outcome(
     run_id = forge.track_evaluation(
         context,
         folder,
-        f"{kind.training_set} {kind.network} scores",  # the arm first: MLflow cuts long names
+        (kind.training_set, kind.network, "scores"),
         own
         | _named("dice_without_unsure_lesions", without)
         | {f"pixels/{name}": value for name, value in pixels.items()},
@@ -216,7 +208,8 @@ def _outcome(
         network=kind.network,
         training_set=kind.training_set,
     )
-    facts = {name: number(value) for name, value in own.items()}
+    leading = [name for name in (f"dice/positive/{tissue}" for tissue in _LEADING) if name in own]
+    facts = {name: number(own[name]) for name in dict.fromkeys([*leading, *own])}
     facts |= {"dice": Fact.table(wide), "overlays": image(folder / "overlays.png", folder)}
     if absent := absent_yardsticks(table):
         facts["yardsticks"] = text(" ".join(absent))

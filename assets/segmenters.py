@@ -57,7 +57,7 @@ def _training(
             "real_slices": slices_file(forge, "real_slices", fold),
             "patient_split": split_file(forge),
         }
-        # The run is named by these: the arm first, since MLflow cuts long names.
+        # What the run is found by in MLflow.
         tags = {"training_set": kind.training_set, "network": kind.network, "stage": "training"}
         config = forge.settings().training(kind.network, kind.training_set)
         result = train_in_own_process(context, forge, folder, "segmenter", inputs, config, seed, tags)
@@ -68,16 +68,14 @@ def _training(
 
 def seeds_together(records: dict[int, tuple[Record, Path]], forge: Forge) -> dg.MaterializeResult:
     """Return one result for all seeds: facts named by seed where there are several, checks that hold for all."""
-    metadata: dict[str, Any] = {}
+    metadata = _of_all_seeds(records, forge) if len(records) > 1 else {}
     checks: dict[str, dict[int, Check]] = {}
     for seed, (record, folder) in records.items():
         prefix = f"seed_{seed}/" if len(records) > 1 else ""
-        shown = metadata_of(record.outcome, folder, forge.run_url)
+        shown = metadata_of(record.outcome, folder, forge.links)
         metadata |= {prefix + name: value for name, value in shown.items()}
         for check in record.outcome.checks:
             checks.setdefault(check.name, {})[seed] = check
-    if len(records) > 1:
-        metadata |= _means(records)
     together = [_all_seeds(name, found) for name, found in checks.items()]
     version = "+".join(record.data_version for record, _ in records.values())
     return dg.MaterializeResult(
@@ -96,14 +94,17 @@ def _all_seeds(name: str, found: dict[int, Check]) -> Check:
     return Check(name, all(check.passed for check in found.values()), figures, first.description, first.warning)
 
 
-def _means(records: dict[int, tuple[Record, Path]]) -> dict[str, Any]:
-    """Return the mean over seeds of every number, so that Dagster plots one line an asset."""
+def _of_all_seeds(records: dict[int, tuple[Record, Path]], forge: Forge) -> dict[str, dg.MetadataValue[Any]]:
+    """Return the first seed's picture and the mean over seeds of every number, which Dagster plots as one line."""
+    first, folder = next(iter(records.values()))
+    pictures = [(name, fact) for name, fact in first.outcome.facts.items() if fact.kind == "image"]
     rows = [
         {name: fact.value for name, fact in record.outcome.facts.items() if fact.kind == "number"}
         for record, _ in records.values()
     ]
     means = pd.DataFrame(rows).mean(numeric_only=True)
-    return {str(name): Fact("number", float(value)).value for name, value in means.items()}
+    facts = dict(pictures[:1]) | {str(name): Fact("number", float(value)) for name, value in means.items()}
+    return metadata_of(Outcome(facts), folder, forge.links)
 
 
 attention_res_unet_real_only = segmenter("attention_res_unet_real_only")

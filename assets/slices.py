@@ -58,11 +58,14 @@ def _cut(folder: Path, forge: Forge, fold: int, code_version: str) -> Outcome:
 
 
 def store_facts(store: SliceStore, folder: Path) -> dict[str, Fact]:
-    """Return what every slice store shows: its size, share of each tissue, and a contact sheet."""
+    """Return what every slice store shows: a contact sheet, its size, and the share of each tissue."""
     masks = store.masks()
     share = np.bincount(masks.ravel(), minlength=store.label_set.num_classes) / masks.size
     tissues = pd.DataFrame({"tissue": store.label_set.tissues, "share_of_pixels": share})
+    rarest = [(str(name), float(of_name)) for name, of_name in zip(store.label_set.tissues, share, strict=True)][-2:]
     return {
+        "slices": number(len(store)),
+        **{f"share_of_{tissue}": number(of_tissue) for tissue, of_tissue in rarest},
         "dagster/row_count": number(len(store)),
         "tissues": Fact.table(tissues, digits=5),
         "preview": store_preview(store, folder),

@@ -8,6 +8,7 @@ import pandas as pd
 
 from assets.parts.checks import OWNERS, check_spec
 from assets.parts.inputs import open_studies
+from assets.parts.pictures import split_chart, studies_sheet
 from common.progress import say
 from common.tables import write_csv
 from engine.forge import Forge
@@ -65,8 +66,10 @@ def _ingest(folder: Path, forge: Forge, root: Path | None) -> Outcome:
     for note in archive.notes():
         say(f"    warning: {note}")
     facts = {
+        "middle_slices": studies_sheet(archive, folder),
         "patients": number(table["case_id"].nunique()),
         "slices": number(int(table["slices"].sum())),
+        "studies_left_out": number(len(rejected)),
         "dataset_card": Fact("file", "dataset_card.html"),
         "watch_for": Fact("markdown", "\n".join(f"* {warning}" for warning in card.warnings) or "nothing noticed"),
         "groups": Fact.table(card.groups),
@@ -132,4 +135,13 @@ def _split(folder: Path, forge: Forge) -> Outcome:
         name: value if not isinstance(value, list) else ", ".join(value) or "none" for name, value in figures.items()
     }
     check = Check("parts_are_disjoint", twice.empty and not wrong, figures, "Every patient is in one part of a fold.")
-    return Outcome({"patients": Fact.table(counts.fillna(0).astype(int).reset_index())}, (check,))
+    numbers = counts.fillna(0).astype(int)
+    of_part = table.groupby(["part", "fold"])["case_id"].count().groupby("part").mean()
+    facts = {
+        "patients_by_part": split_chart(numbers, folder),
+        "patients": number(len(groups)),
+        "tested_in_a_fold": number(of_part["test"]),
+        "validated_on_in_a_fold": number(of_part["validation"]),
+        "patients_by_fold": Fact.table(numbers.reset_index()),
+    }
+    return Outcome(facts, (check,))

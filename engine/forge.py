@@ -22,6 +22,7 @@ from common.processes import end_with_starter
 from common.progress import begin, finish, say
 from engine.cluster.executor import executor_name
 from engine.finished import Finished, Inputs
+from engine.links import Links, noted_mlflow, run_page
 from engine.outcome import Outcome, check_results_of, metadata_of
 from engine.record import (
     Elsewhere,
@@ -42,7 +43,7 @@ from engine.run_config import (
     flatten,
     overrides_of,
 )
-from engine.run_tags import PARENT_KEY_TAG, YES, RunIdentity, forced_attempt, night_name, night_tags
+from engine.run_tags import PARENT_KEY_TAG, YES, RunIdentity, forced_attempt, night_name, night_tags, run_name
 from engine.tracking.store import shown
 from engine.transient import retried
 from engine.workspace import Workspace, home_of
@@ -200,7 +201,7 @@ class Forge(dg.ConfigurableResource):
         nearest = self.nearest(context) if inputs is None else self.records(inputs)
         record, folder = self.produce(context, asset, fold, None, {**nearest, **(extra_parents or {})}, config, build)
         return dg.MaterializeResult(
-            metadata=metadata_of(record.outcome, folder, self.run_url) | {"path": dg.MetadataValue.path(str(folder))},
+            metadata=metadata_of(record.outcome, folder, self.links) | {"path": dg.MetadataValue.path(str(folder))},
             check_results=check_results_of(record.outcome),
             data_version=dg.DataVersion(record.data_version),
         )
@@ -356,7 +357,7 @@ class Forge(dg.ConfigurableResource):
         self,
         context: dg.AssetExecutionContext,
         folder: Path,
-        name: str,
+        parts: Sequence[str],
         scores: Mapping[str, float],
         artifacts: Sequence[Path],
         seed: int = 0,
@@ -365,25 +366,36 @@ class Forge(dg.ConfigurableResource):
         """Record the evaluation that `folder` is built for as an MLflow run; return its id, empty if MLflow is away."""
         from engine.tracking.tracker import Tracker
 
-        fold = fold_of(context)
-        title = name if fold is None else f"{name} fold {fold} seed {seed}"
+        title = run_name(fold_of(context), seed, *parts)
         with Tracker.of(self.tracking(context, title, folder, {}, seed, **tags)) as tracker:
             tracker.final({key: value for key, value in scores.items() if math.isfinite(value)})
             for path in artifacts:
                 tracker.artifact(path)
         return tracker.run_id
 
+    @property
+    def links(self) -> Links:
+        """Where the links of Dagster's pages lead."""
+        return Links.of(self.workspace.home, self.mlflow_server(), lambda: self.experiment_id)
+
+    @cached_property
+    def experiment_id(self) -> str:
+        """The id of the experiment in MLflow, empty while the store cannot be reached."""
+        from engine.tracking.store import EXPERIMENT, find_experiment
+
+        return find_experiment(self.tracking_uri(), EXPERIMENT) or ""
+
     def run_url(self, run_id: str) -> str:
         """Return the address of a run on the MLflow server."""
-        return f"{self.mlflow_server()}/#/runs/{run_id}?workflowType=machine_learning"
+        return f"{self.mlflow_server()}/#/{run_page(run_id, self.experiment_id)}"
 
     def mlflow_server(self) -> str:
         """Return the address at which browsers find MLflow, for links.
 
-        That is `SCARFORGE_MLFLOW_URL`; where it is not set, the tracking server, or the one that `make ui` starts.
+        That is `SCARFORGE_MLFLOW_URL`; where it is not set, the tracking server, or where `scarforge ui` serves it.
         """
         uri = os.environ.get("SCARFORGE_MLFLOW_URL") or self.tracking_uri()
-        return shown(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+        return shown(uri).rstrip("/") if uri.startswith("http") else noted_mlflow(self.workspace.home)
 
     def accelerator_lock(self) -> str:
         """Return the lock file that keeps two trainings from sharing an accelerator, empty where they may.

@@ -6,7 +6,7 @@ From an outcome to what Dagster shows: metadata values and check results.
 """
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +14,20 @@ from typing import Any, Literal
 import dagster as dg
 import pandas as pd
 
-FactKind = Literal["number", "text", "markdown", "table", "file", "image", "url"]
+from engine.links import Links
+
+FactKind = Literal["number", "text", "markdown", "table", "file", "image", "mlflow", "url"]
+_WIDTH_PX = 320  # what a window of 1440 pixels leaves beside long names
+_LEADING = 3  # figures behind the picture, before all else
+_PLACES: tuple[FactKind, ...] = ("file", "mlflow", "url", "image", "number", "text", "markdown", "table")
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One line of an asset's page. A file or image is a path relative to the asset's folder."""
+    """One line of an asset's page.
+
+    A file or image is a path relative to the asset's folder, a page of MLflow what its interface names it behind `#/`.
+    """
 
     kind: FactKind
     value: Any
@@ -52,12 +60,21 @@ class Outcome:
         checks: Whether it is as it should be.
         run_id: Its run in MLflow, empty where there is none yet.
         behind: Data versions of all it was made of, up to the studies, by place in the workspace.
+        leading: The facts that a page begins with; unless given, the first picture and the first three figures.
     """
 
     facts: dict[str, Fact]
     checks: tuple[Check, ...] = ()
     run_id: str = ""
     behind: Mapping[str, str] = field(default_factory=dict)
+    leading: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.leading:
+            object.__setattr__(self, "leading", (*self._of("image")[:1], *self._of("number")[:_LEADING]))
+
+    def _of(self, kind: FactKind) -> list[str]:
+        return [name for name, fact in self.facts.items() if fact.kind == kind]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists and dicts."""
@@ -69,6 +86,7 @@ class Outcome:
             ],
             "run_id": self.run_id,
             "behind": dict(self.behind),
+            "leading": list(self.leading),
         }
 
     @classmethod
@@ -76,7 +94,8 @@ class Outcome:
         """The inverse of `to_json`."""
         facts = {name: Fact(**fact) for name, fact in content["facts"].items()}
         checks = tuple(Check(**check) for check in content["checks"])
-        return cls(facts, checks, content.get("run_id", ""), dict(content.get("behind", {})))
+        leading = tuple(content.get("leading", ()))
+        return cls(facts, checks, content.get("run_id", ""), dict(content.get("behind", {})), leading)
 
 
 def number(value: float) -> Fact:
@@ -108,16 +127,20 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str) or value is None else str(value)
 
 
-def metadata_of(outcome: Outcome, folder: Path, run_url: Callable[[str], str]) -> dict[str, dg.MetadataValue[Any]]:
-    """Return Dagster metadata for every fact; images are shown inline.
+def metadata_of(outcome: Outcome, folder: Path, links: Links) -> dict[str, dg.MetadataValue[Any]]:
+    """Return Dagster metadata for every fact, in the order in which the asset's page shows it.
+
+    What leads comes first, a picture and three figures; then what can be opened, the other figures, and long tables.
 
     Args:
         outcome: Of the asset.
         folder: Of the asset.
-        run_url: Gives the address of a run in MLflow.
+        links: Where pages, pictures and MLflow are found.
     """
-    shown = {name: _metadata_value(fact, folder) for name, fact in outcome.facts.items()}
-    return shown | ({"mlflow_run": dg.MetadataValue.url(run_url(outcome.run_id))} if outcome.run_id else {})
+    run = {"mlflow_run": Fact("url", links.to_run(outcome.run_id))} if outcome.run_id else {}
+    facts = {**outcome.facts, **run}
+    behind = sorted(facts.keys() - set(outcome.leading), key=lambda name: (_PLACES.index(facts[name].kind), name))
+    return {name: _metadata_value(facts[name], folder, links) for name in [*outcome.leading, *behind]}
 
 
 def check_results_of(outcome: Outcome) -> list[dg.AssetCheckResult]:
@@ -125,26 +148,40 @@ def check_results_of(outcome: Outcome) -> list[dg.AssetCheckResult]:
     return [_check_result(check) for check in outcome.checks]
 
 
-def _metadata_value(fact: Fact, folder: Path) -> dg.MetadataValue[Any]:
+def _rounded(value: float) -> float:
+    """Return a figure with three digits that count below one, with two decimals above."""
+    return value if isinstance(value, int) else float(f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}")
+
+
+def _metadata_value(fact: Fact, folder: Path, links: Links) -> dg.MetadataValue[Any]:
     value = fact.value
     match fact.kind:
         case "number":
             if value is None:
                 return dg.MetadataValue.null()
-            return dg.MetadataValue.int(value) if isinstance(value, int) else dg.MetadataValue.float(value)
+            return dg.MetadataValue.int(value) if isinstance(value, int) else dg.MetadataValue.float(_rounded(value))
         case "table":
             return dg.MetadataValue.table([dg.TableRecord(row) for row in value])
         case "image":
-            picture = base64.b64encode((folder / value).read_bytes()).decode()
-            return dg.MetadataValue.md(f"![{Path(value).stem}](data:image/png;base64,{picture})")
+            return dg.MetadataValue.md(_picture(folder / value, links))
         case "file":
-            return dg.MetadataValue.path(str(folder / value))
+            link = links.to_file(folder / value)
+            return dg.MetadataValue.url(link) if link else dg.MetadataValue.path(str(folder / value))
+        case "mlflow":
+            return dg.MetadataValue.url(links.to_mlflow(value))
         case "markdown":
             return dg.MetadataValue.md(value)
         case "url":
             return dg.MetadataValue.url(value)
         case _:
             return dg.MetadataValue.text(str(value))
+
+
+def _picture(path: Path, links: Links) -> str:
+    """Return Markdown of a picture: small and a link to the whole, which Dagster shows at once, or within the text."""
+    if link := links.to_file(path):
+        return f"[![{path.stem}]({link}?width={_WIDTH_PX})]({link})"
+    return f"![{path.stem}](data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()})"
 
 
 def _check_result(check: Check) -> dg.AssetCheckResult:

@@ -84,8 +84,10 @@ FORMAT = 2  # of records, and the code version of whatever all assets share: rai
 _BEGUN = ".begun.json"  # in an unfinished folder: what it is built for
 _NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-# These hold timings, run ids or the machine, so that they differ between two equal results.
-_VOLATILE = frozenset({"history.csv", "timing.json", "training_result.json", "report.html"})
+# These hold timings, run ids or the machine, so that they differ between two equal results, or show what others hold.
+_VOLATILE = frozenset(
+    {"history.csv", "timing.json", "training_result.json", "report.html", "overview.png", "validation.png"}
+)
 _OF_THE_DESKTOP = frozenset({"Thumbs.db", "desktop.ini"})  # Windows writes these; macOS's begin with a dot
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from common.pages.words import words
 from engine.record import cache_key
 
 NIGHT_TAG = "scarforge/night"
@@ -38,6 +39,12 @@ class RunIdentity:
         places = {"fold": self.fold, "seed": self.seed}
         named = [f"{name}_{number}" for name, number in places.items() if number is not None]
         return "/".join([self.asset, *named, self.cache_key])
+
+
+def run_name(fold: int | None, seed: int | None, *parts: str) -> str:
+    """Return a run's name for people, what tells it from the others first: MLflow shows some twenty letters."""
+    places = {"f": fold, "s": seed if fold is not None else None}
+    return " ".join([*(f"{name}{number}" for name, number in places.items() if number is not None), *map(words, parts)])
 
 
 def night_tags(run_tags: Mapping[str, str], source: str, profile: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The whole graph as a user runs it: killed half way, continued by the same command, tracked, compared."""
 
+import json
 import os
 import re
 import signal
@@ -172,6 +173,11 @@ def test_every_training_and_evaluation_is_a_finished_mlflow_run(workspace):
     evaluation = next(run for run in runs if run.data.tags["stage"] == "evaluation")
     assert "dice/positive/cavity" in evaluation.data.metrics
     assert evaluation.data.tags["fold"] == "1"
+    for run in runs:
+        if run.data.tags["stage"] in ("localiser", "synthesis", "training"):
+            files = {file.path for file in client.list_artifacts(run.info.run_id)}
+            assert {"history.csv", "curves.png", "validation.png"} <= files
+            assert run.outputs.model_outputs
 
 
 def test_the_first_pages_ten_lines_run(workspace, monkeypatch, capsys):
@@ -185,3 +191,18 @@ def test_the_first_pages_ten_lines_run(workspace, monkeypatch, capsys):
     told = capsys.readouterr().out
     assert "verdict" in told
     assert re.search(r"\((\d+, \d+, \d+)\) \(\1\)", told)
+
+
+def test_the_notebook_runs(workspace, monkeypatch):
+    root, _, _, _ = workspace
+    book = json.loads((Path(__file__).parents[1] / "docs" / "notebook.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
+    code = "\n".join(cells).replace('profile, fold = "demo", 0', 'profile, fold = "tiny", 1')
+    monkeypatch.chdir(root.parents[2])
+    monkeypatch.setenv("SCARFORGE_HOME", str(root.parents[1]))
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    shown = {}
+    exec(compile(code, "notebook.ipynb", "exec"), shown)
+    assert set(shown["differences"]["verdict"]) == {"too few patients"}
+    assert len(shown["store"].rows) > 0
+    shown["plt"].close("all")

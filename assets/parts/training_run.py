@@ -18,10 +18,22 @@ from common.files import CHECKPOINT
 from common.tables import read_csv
 from engine.forge import Forge, require_fold
 from engine.outcome import Check, Fact, Outcome, number
+from engine.run_tags import run_name
 from engine.transient import PassingFaultError
-from engine.worker.task import ERROR_FILE, PASSING_FAULT, RESULT_FILE, WRONG_INPUT, Stage, TrainingTask
+from engine.worker.task import (
+    CURVES,
+    ERROR_FILE,
+    PASSING_FAULT,
+    RESULT_FILE,
+    VALIDATION,
+    WRONG_INPUT,
+    Stage,
+    TrainingTask,
+)
 from runtime.report import TIME
 
+# Of the figures of a segmenter, and of Pix2Pix.
+_FIRST_SHOWN = ("infarct", "no_reflow", "mean", "patch_distance", "ssim_ventricle", "texture_ratio")
 _STOPS_WITHIN_S = 7.0  # with the way of a cancellation to the step, less than ten
 
 
@@ -42,7 +54,8 @@ def train_in_own_process(
     from runtime.model_card import read_model_json
 
     fold, settings = require_fold(context), forge.settings()
-    name = " ".join([*tags.values(), f"fold {fold}", f"seed {seed}"])
+    arm = [tags["training_set"]] if tags["stage"] == "training" else []
+    name = run_name(fold, seed, *arm, tags["network"], "training")
     card = {
         "source": forge.source,
         "profile": forge.profile,
@@ -103,7 +116,7 @@ def _failure(code: int, task: TrainingTask) -> Exception:
     kept = (folder / CHECKPOINT / "last.pt").exists()
     after = "continues from the last checkpoint" if kept else "starts anew: there was no checkpoint yet"
     how = words or _how_it_ended(code)
-    return TrainingProcessError(f"training {task.tracking['name']}: {how}; rematerialising {after}")
+    return TrainingProcessError(f"{task.tracking['name']}: {how}; rematerialising {after}")
 
 
 def _how_it_ended(code: int) -> str:
@@ -116,16 +129,18 @@ def _how_it_ended(code: int) -> str:
 
 def training_facts(folder: Path, result: Mapping[str, Any]) -> dict[str, Fact]:
     """Return what every trained asset shows: scores and the course of the training."""
-    from assets.parts.pictures import save_curves
-
     history = read_csv(folder / "history.csv")
-    curves = save_curves(history, folder / "curves.png")
-    facts = {name: number(value) for name, value in result["scores"].items()}
+    facts = {name: number(value) for name, value in sorted(result["scores"].items(), key=_lesions_first)}
     if "resumed_after_step" in result:
         facts["resumed_after_step"] = number(result["resumed_after_step"])
-    facts["curves"] = Fact("image", curves.name)
+    facts["validation_slices"], facts["curves"] = Fact("image", VALIDATION), Fact("image", CURVES)
     facts["course"] = Fact.table(history.drop(columns=TIME, errors="ignore").tail(12))
     return facts
+
+
+def _lesions_first(score: tuple[str, float]) -> int:
+    tissue = score[0].rpartition("/")[2]
+    return _FIRST_SHOWN.index(tissue) if tissue in _FIRST_SHOWN else len(_FIRST_SHOWN)
 
 
 def finite_losses(folder: Path) -> Check:

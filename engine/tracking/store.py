@@ -27,6 +27,7 @@ from filelock import FileLock
 
 from common.errors import InputError
 from common.files import written_aside
+from engine.links import arms_view
 from engine.workspace import ARTIFACTS, SPOOL, sqlite_uri
 
 if TYPE_CHECKING:
@@ -186,10 +187,12 @@ def _first_line(error: BaseException) -> str:
 
 EXPERIMENT = "scarforge"
 
+_ARMS_VIEW, _ARMS_VIEW_TOLD = arms_view()
 _EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",  # else MLflow's pages are about language models
     "mlflow.note.content": "One run for each training, evaluation and comparison. To see what synthetic slices do, "
-    "filter by `tags.stage = 'evaluation' and tags.fold = '0'`, tick the arms of a network and press *Compare*.",
+    "choose *Views*, *Arms, networks, folds and Dice*, and the chart button: real only beside real + GAN.",
+    _ARMS_VIEW: _ARMS_VIEW_TOLD,
 }
 _SQLITE = "sqlite:///"
 _SCHEMES = ("sqlite:///", "http://", "https://", "postgresql", "mysql", "mssql")
@@ -342,6 +345,8 @@ def experiment_id(client: MlflowClient, name: str, artifact_root: Path | None) -
     assert found is not None
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
+    if _ARMS_VIEW not in found.tags:  # an earlier version's
+        client.set_experiment_tag(found.experiment_id, _ARMS_VIEW, _ARMS_VIEW_TOLD)
     return found.experiment_id
 
 

@@ -12,12 +12,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from dagster_pipes import PipesContext, open_dagster_pipes
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 from common.errors import InputError
@@ -27,6 +28,7 @@ from engine.finished import checked_model
 from engine.tracking.tracker import Tracker
 from engine.transient import is_transient
 from engine.worker.accelerator import accelerator
+from engine.worker.pictures import beside_reference, boxed, drawn_below_real, most_lesion, save_pictures
 from engine.worker.task import ERROR_FILE, PASSING_FAULT, RESULT_FILE, WRONG_INPUT, TrainingTask
 from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
@@ -37,14 +39,22 @@ from runtime.compute import Compute, choose_compute, keep_freed_memory
 from runtime.model_card import ModelCard
 from runtime.report import Report, TrainingDivergedError
 
+if TYPE_CHECKING:
+    from imaging.studies.archive import StudyArchive
+    from segmentation.localiser.box_prediction import Localiser
+
+_SHOWN = 6  # validation studies
+_FIELD_PX = 192  # around the middle of a study, 1 mm a pixel
+
 
 @dataclass(frozen=True)
 class Trained:
-    """What is left to track after a training: scores, and the model with an example input."""
+    """What is left to track after a training: scores, the model with an example input, and validation slices."""
 
     scores: Mapping[str, float]
     module: Callable[[], nn.Module]
     example: NDArray[np.float32]
+    sheet: Image.Image
 
 
 def train_lv_localiser(task: TrainingTask, compute: Compute, report: Report) -> Trained:
@@ -57,18 +67,36 @@ def train_lv_localiser(task: TrainingTask, compute: Compute, report: Report) -> 
     config = LocaliserConfig.model_validate(task.config)
     folder = Path(task.folder)
     archive = StudyArchive.open(Path(task.inputs["studies"]))
-    result = train_localiser(archive, _split(task), config, compute, folder, task.seed, report, ModelCard(**task.card))
+    split = _split(task)
+    result = train_localiser(archive, split, config, compute, folder, task.seed, report, ModelCard(**task.card))
     size = config.input_px
     return Trained(
         scores={"validation/box_iou": result.validation_iou},
         module=lambda: load_localiser(folder, choose_compute("cpu", "fp32")).network,
         example=np.zeros((2, 1, size, size), np.float32),
+        sheet=_boxed_studies(archive, split, load_localiser(folder, compute)),
     )
+
+
+def _boxed_studies(archive: "StudyArchive", split: FoldSplit, localiser: "Localiser") -> Image.Image:
+    """Return the middle slices of validation studies, the reference box in grey, the predicted one in white."""
+    from imaging.overlay import contact_sheet
+    from imaging.studies.preparation import crop_region, reference_box
+
+    studies = [archive.load(*key) for key in archive.keys() if key[0] in split.validation][:_SHOWN]  # noqa: SIM118
+    pictures = []
+    for study in studies:
+        middle = boxed(study.image[len(study.image) // 2], [reference_box(study.mask), localiser.predict_box(study)])
+        centre = (study.image.shape[1] / 2, study.image.shape[2] / 2)
+        pictures.append(crop_region(middle[None], centre, _FIELD_PX)[0])
+    images = np.stack(pictures)
+    titles = [f"{study.case_id} {study.frame}" for study in studies]
+    return contact_sheet(images, np.zeros(images.shape, np.uint8), archive.label_set, len(images), titles)
 
 
 def train_pix2pix(task: TrainingTask, compute: Compute, report: Report) -> Trained:
     """Train Pix2Pix on the fold's augmented slices, choosing its checkpoint on validation patients."""
-    from gan.generation.slices import load_exportable
+    from gan.generation.slices import load_exportable, redraw
     from gan.generation.synthesiser import generator_channels
     from gan.training.config import Pix2PixConfig
     from gan.training.loop import train_pix2pix as train
@@ -89,18 +117,21 @@ def train_pix2pix(task: TrainingTask, compute: Compute, report: Report) -> Train
         ModelCard(**task.card),
         Path(weights) if weights else None,
     )
-    size, channels = training.attributes.region_px, generator_channels(config, training.label_set)
+    labels = training.label_set
+    size, channels = training.attributes.region_px, generator_channels(config, labels)
+    shown = validation.at(most_lesion(validation.masks, labels))
     return Trained(
         scores={f"validation/{name}": value for name, value in result.validation.items()},
         module=lambda: load_exportable(folder),
         example=np.zeros((2, channels, size, size), np.float32),
+        sheet=drawn_below_real(shown, redraw(folder, shown.images, shown.masks, compute, task.seed), labels),
     )
 
 
 def train_segmenter(task: TrainingTask, compute: Compute, report: Report) -> Trained:
     """Train one network on one training set with one seed."""
     from segmentation.prediction.familiarity import remember_training
-    from segmentation.prediction.segmenter import load_exportable
+    from segmentation.prediction.segmenter import load_exportable, load_segmenter
     from segmentation.training.config import TrainConfig
     from segmentation.training.loop import train_segmenter as train
     from segmentation.training.start_weights import refuse_tested
@@ -119,6 +150,8 @@ def train_segmenter(task: TrainingTask, compute: Compute, report: Report) -> Tra
     remember_training(folder, real, split, compute)
     size = training.attributes.region_px
     scores = {f"validation/dice/{tissue}": value for tissue, value in result.dice.items()}
+    shown = validation.at(most_lesion(validation.masks, training.label_set))
+    predicted = load_segmenter(folder, compute).labels(shown.images)
     return Trained(
         scores={
             **scores,
@@ -127,6 +160,7 @@ def train_segmenter(task: TrainingTask, compute: Compute, report: Report) -> Tra
         },
         module=lambda: load_exportable(folder),
         example=np.zeros((2, 1, size, size), np.float32),
+        sheet=beside_reference(shown.images, shown.masks, predicted, training.label_set, list(shown.case_ids)),
     )
 
 
@@ -194,7 +228,8 @@ def run_task(task: TrainingTask, pipes: PipesContext | None = None) -> Trained:
                     _log(pipes)(f"{task.tracking['name']}: continues after step {resumed}, the last checkpoint")
                 trained = STAGES[task.stage](task, compute, report_to(tracker, pipes, task))
             tracker.final(trained.scores)
-            tracker.artifact(Path(task.folder) / "history.csv")
+            for path in (Path(task.folder) / "history.csv", *save_pictures(Path(task.folder), trained.sheet)):
+                tracker.artifact(path)
             tracker.model(Path(task.folder), trained.module, trained.example, name=str(task.tracking["name"]))
     write_json(Path(task.folder) / RESULT_FILE, _result(trained, tracker, resumed))
     return trained

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 RESULT_FILE = "training_result.json"
+CURVES, VALIDATION = "curves.png", "validation.png"  # pictures of the course and of validation slices
 ERROR_FILE = "error.txt"  # what the training process could not do, for the asset to raise
 WRONG_INPUT, PASSING_FAULT = 2, 75  # its exit status; 75 is EX_TEMPFAIL of sysexits.h
 Stage = Literal["lv_localiser", "pix2pix", "segmenter"]

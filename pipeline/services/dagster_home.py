@@ -18,7 +18,7 @@ from typing import Any
 import dagster as dg
 import psutil
 import yaml
-from dagster._core.storage.tags import GRPC_INFO_TAG
+from dagster._core.storage.tags import GRPC_INFO_TAG, HIDDEN_TAG_PREFIX
 
 from common.errors import InputError
 from common.files import write_text
@@ -140,7 +140,7 @@ def _write_once(path: Path, text: str) -> None:
         write_text(path, text)
 
 
-PROCESS_TAG = "scarforge/process"  # of the command that executes the run
+PROCESS_TAG = f"{HIDDEN_TAG_PREFIX}scarforge_process"  # of the command that executes the run; no list of runs shows it
 _OPEN = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 _WHY = "its process is gone (killed, or the machine stopped); the same run again continues it"
 _CLOCKS_S = 1.0  # Linux counts a process's start from the boot, whose time it knows to a second

@@ -3,8 +3,8 @@
 Neither Dagster's webserver nor MLflow's server asks where a request comes from, and Dagster's runs mutations that a
 foreign page has a browser send. The decision knows neither of them; there is no way to start one without it.
 
-Started as `python -P -m pipeline.services.guard dagster --port 3000 --workspace FILE` and `... mlflow --port 5000
---artifacts DIR`, the latter with MLflow's store in `MLFLOW_BACKEND_STORE_URI`.
+Started as `python -P -m pipeline.services.guard dagster --port 3000 --workspace FILE --mlflow URL` and `... mlflow
+--port 5000 --artifacts DIR`, the latter with MLflow's store in `MLFLOW_BACKEND_STORE_URI`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING
 
 from common.errors import InputError, one_line
 from common.progress import quieten
+from engine.workspace import home_of
+from pipeline.services.linked_pages import first_page, linked_pages
 
 if TYPE_CHECKING:
     from dagster._core.workspace.context import WorkspaceProcessContext
@@ -285,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     address = Address(asked.port, asked.host, tuple(asked.behind_proxy), asked.password_file)
     try:
         if asked.server == "dagster":
-            _serve_dagster(address, asked.workspace)
+            _serve_dagster(address, asked.workspace, asked.mlflow)
         else:
             _serve_mlflow(address, asked.artifacts)
     except InputError as error:
@@ -297,6 +299,7 @@ def _parser() -> argparse.ArgumentParser:
     servers = parser.add_subparsers(dest="server", required=True)
     dagster, mlflow = servers.add_parser("dagster"), servers.add_parser("mlflow")
     dagster.add_argument("--workspace", type=Path, required=True)
+    dagster.add_argument("--mlflow", required=True)  # where browsers find it
     mlflow.add_argument("--artifacts", type=Path, required=True)
     for server in (dagster, mlflow):
         server.add_argument("--host", default=LOOPBACK)
@@ -306,7 +309,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _serve_dagster(address: Address, workspace: Path) -> None:
+def _serve_dagster(address: Address, workspace: Path, mlflow: str) -> None:
     import dagster as dg
     from dagster._core.workspace.context import WorkspaceProcessContext
     from dagster._core.workspace.load_target import WorkspaceFileTarget
@@ -318,7 +321,9 @@ def _serve_dagster(address: Address, workspace: Path) -> None:
         instance.optimize_for_webserver(_STATEMENT_TIMEOUT_MS, _POOL_RECYCLE_S, _POOL_OVERFLOW)
         with WorkspaceProcessContext(instance, WorkspaceFileTarget([str(workspace)]), version=__version__) as context:
             _require_loaded(context)
-            _listen(create_app_from_workspace_process_context(context), address, door)
+            app = create_app_from_workspace_process_context(context)
+            app.router.routes[:0] = linked_pages(home_of(os.environ), mlflow, os.environ)
+            _listen(app, address, door)
 
 
 def _require_loaded(context: WorkspaceProcessContext) -> None:
@@ -345,6 +350,7 @@ def _serve_mlflow(address: Address, artifacts: Path) -> None:
     }
     from mlflow.server.fastapi_app import app
 
+    app.router.routes[:0] = [first_page(os.environ["MLFLOW_BACKEND_STORE_URI"])]
     _listen(app, address, door)
 
 

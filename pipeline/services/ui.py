@@ -30,6 +30,7 @@ from filelock import FileLock, Timeout
 
 from common.errors import InputError
 from common.progress import quieten
+from engine.links import note_mlflow, runs_page
 from engine.tracking.store import EXPERIMENT, TrackingPlaces, find_experiment, prepare_store, shown, tracking_places
 from engine.workspace import ARTIFACTS
 from pipeline.services.dagster_home import POSTGRES_VARIABLE, prepare_dagster_home
@@ -93,11 +94,13 @@ def serve(
             _require_free(dagster, "Dagster")
             dagster_home = prepare_dagster_home(home)
             workspace = (workspace or dagster_home / "workspace.yaml").absolute()
-            services = [_dagster_webserver(dagster, door, workspace), _dagster_daemon(workspace)]
             own = not places.uri.startswith("http")  # else a server that is named in the environment runs already
+            shown_at = _where_browsers_find(mlflow, places.uri if not own else "")
+            services = [_dagster_webserver(dagster, door, workspace, shown_at), _dagster_daemon(workspace)]
             if own:
                 _require_free(mlflow, "MLflow")
                 services.append(_mlflow(places, home / ARTIFACTS, mlflow, door))
+                note_mlflow(home, mlflow.url)
             tracking = {"MLFLOW_TRACKING_URI": mlflow.url, **_login(door)} if own else {}
             environment = {**_environment(home, dagster_home), **tracking}
             _end_lost_runs(dagster_home)
@@ -223,7 +226,15 @@ class _EndedError(Exception):
 def _runs_page(address: str, uri: str) -> str:
     """Return the page that lists our runs; MLflow's own first page is about language models."""
     experiment = find_experiment(uri, EXPERIMENT)
-    return f"{address}/#/experiments/{experiment}/runs?workflowType=machine_learning" if experiment else address
+    return f"{address}/#/{runs_page(experiment)}" if experiment else address
+
+
+def _where_browsers_find(mlflow: Address, elsewhere: str) -> str:
+    """Return the address of MLflow for links: the environment's, another server's, the proxy's name, or our own."""
+    named = os.environ.get("SCARFORGE_MLFLOW_URL") or shown(elsewhere)
+    if named:
+        return named.rstrip("/")
+    return f"//{mlflow.proxied[0]}" if mlflow.proxied else mlflow.url  # by the proxy's own scheme
 
 
 def _mlflow(places: TrackingPlaces, artifacts: Path, address: Address, door: Door) -> Service:
@@ -233,8 +244,8 @@ def _mlflow(places: TrackingPlaces, artifacts: Path, address: Address, door: Doo
     return Service("mlflow", line, _health(f"{address.url}/health", door), secrets, prepare)
 
 
-def _dagster_webserver(address: Address, door: Door, workspace: Path) -> Service:
-    line = command("dagster", address, "--workspace", str(workspace))
+def _dagster_webserver(address: Address, door: Door, workspace: Path, mlflow: str) -> Service:
+    line = command("dagster", address, "--workspace", str(workspace), "--mlflow", mlflow)
     return Service("dagster-webserver", line, _health(f"{address.url}/server_info", door))
 
 

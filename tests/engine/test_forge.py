@@ -9,7 +9,8 @@ from dagster._core.execution.validate_run_config import validate_run_config
 from common.errors import InputError
 from engine.forge import Forge
 from engine.run_config import forge_fields
-from engine.run_tags import RunIdentity
+from engine.run_tags import RunIdentity, run_name
+from engine.tracking import store
 from pipeline.definitions import defs
 
 
@@ -25,7 +26,15 @@ from pipeline.definitions import defs
 def test_links_lead_where_a_browser_finds_mlflow(tracking, page, address, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
     monkeypatch.setenv("SCARFORGE_MLFLOW_URL", page)
-    assert Forge(home=str(tmp_path)).run_url("abc") == f"{address}/#/runs/abc?workflowType=machine_learning"
+    monkeypatch.setattr(store, "find_experiment", lambda *_: "7")
+    page = "experiments/7/runs/abc?workflowType=machine_learning"
+    assert Forge(home=str(tmp_path)).run_url("abc") == f"{address}/#/{page}"
+
+
+def test_a_runs_name_begins_with_what_tells_it_from_the_others():
+    assert run_name(3, 0, "real_plus_gan", "halsr_net", "scores") == "f3 s0 real + GAN HALSR-Net scores"
+    assert run_name(0, None, "champions") == "f0 champions"
+    assert run_name(None, 0, "comparison real only / real + GAN") == "comparison real only / real + GAN"
 
 
 def test_a_run_in_mlflow_is_its_asset_fold_seed_and_cache_key(tmp_path):

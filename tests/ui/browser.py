@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import BrowserContext, FloatRect, Page, expect, sync_playwright
 
 PICTURES = Path(os.environ.get("SCARFORGE_PICTURES") or Path(__file__).parents[2] / "build" / "ui")
 VIEW = {"width": 1600, "height": 1000}
@@ -48,13 +48,26 @@ def browser(profile: Path) -> Iterator[BrowserContext]:
         context.close()
 
 
-def keep_picture(page: Page, name: str, folder: Path = PICTURES, height: int = VIEW["height"]) -> Path:
-    """Save the upper part of what the page shows as a small PNG, in `SCARFORGE_PICTURES` or else in build/ui."""
+def keep_picture(
+    page: Page, name: str, folder: Path = PICTURES, height: int = VIEW["height"], part: FloatRect | None = None
+) -> Path:
+    """Save the upper part of what the page shows as a small PNG, in `SCARFORGE_PICTURES` or else in build/ui.
+
+    Args:
+        page: What is shown.
+        name: Of the file.
+        folder: Where it goes.
+        height: Of the upper part.
+        part: What is kept instead, no wider than `VIEW` in the end.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.png"
-    part = {"x": 0, "y": 0, "width": VIEW["width"], "height": height}
-    page.screenshot(path=path, animations="disabled", caret="hide", clip=part)
+    clip = part or {"x": 0, "y": 0, "width": VIEW["width"], "height": height}
+    page.screenshot(path=path, animations="disabled", caret="hide", clip=clip)
     with Image.open(path) as picture:
-        small = picture.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
+        whole = picture.convert("RGB")
+        if part is not None:
+            whole.thumbnail((VIEW["height"], whole.height), Image.Resampling.LANCZOS)
+        small = whole.quantize(_COLOURS, dither=Image.Dither.NONE)
     small.save(path, optimize=True)
     return path

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import FloatRect, Locator, Page, expect
 
 from tests.ui.browser import VIEW
 
@@ -12,6 +12,7 @@ RUN_TIMEOUT_MS = 1_500_000  # the tiny fold: two minutes on two idle cores, far 
 
 
 DRAWN_WITHIN_S = 120
+WHOLE_GRAPH = {"width": 2000, "height": 2640}
 
 
 def _names(text: str, asset: str) -> bool:
@@ -50,6 +51,15 @@ class DagsterPages:
         self.page.set_viewport_size(VIEW)
         self.page.reload(wait_until="domcontentloaded")
         expect(names.first).to_be_visible()
+
+    def show_whole_graph(self) -> FloatRect:
+        """Open a window that holds the whole graph, its groups open, and return the part of it that is the graph."""
+        self.page.set_viewport_size(WHOLE_GRAPH)
+        self.page.reload(wait_until="domcontentloaded")
+        for end in ("studies", "comparison"):
+            expect(self.page.locator("foreignObject").get_by_text(end, exact=True).first).to_be_visible()
+        expect(self.page.get_by_text("Loading...").first).to_be_hidden()
+        return {"x": 600.0, "y": 130.0, "width": 1350.0, "height": 2410.0}
 
     def list_every_asset(self) -> None:
         """Open all groups of the list beside the graph."""
@@ -109,12 +119,14 @@ class DagsterPages:
         expect(row.first).to_be_visible()
         return row.first
 
-    def open_picture(self, name: str) -> Locator:
-        """Unfold an inline picture and return it."""
-        self.fact(name).get_by_text("[Show Markdown]").click()
-        picture = self.page.get_by_role("dialog").get_by_role("img", name=name)
-        expect(picture).to_be_visible()
-        return picture
+    def facts(self) -> list[str]:
+        """Return the names of the asset's metadata in the order of its page."""
+        expect(self.page.get_by_role("cell", name="Key", exact=True)).to_be_visible()
+        rows = self.page.locator("table").filter(has_text="Timestamp").first.locator("> tbody > tr > td:first-child")
+        return rows.all_inner_texts()
+
+    def open_runs(self) -> None:
+        self.page.goto(f"{self.address}/runs", wait_until="domcontentloaded")
 
     def open_checks(self) -> None:
         self.page.get_by_role("tab", name="Checks").click()

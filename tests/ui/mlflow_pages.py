@@ -19,6 +19,23 @@ class MlflowPages:
         if assistant.is_visible():
             assistant.click()
 
+    def columns(self) -> list[str]:
+        """Return the names of the table's columns, from left to right."""
+        expect(self.page.get_by_role("columnheader", name="training_set").first).to_be_visible()
+        headers = self.page.get_by_role("columnheader").all()
+        places = [(box["x"], header.inner_text()) for header in headers if (box := header.bounding_box())]
+        return list(dict.fromkeys(name for _, name in sorted(places)))
+
+    def show_charts(self) -> None:
+        """Press the second of the buttons that choose how runs are shown."""
+        self.page.get_by_role("radiogroup").get_by_role("radio").nth(1).locator("xpath=ancestor::label").click()
+
+    def close_notice(self) -> None:
+        """Close the line that says that a saved view is shown."""
+        notice = self.page.get_by_text("viewing a shared view").locator("xpath=ancestor::*[.//button][1]")
+        if notice.count():
+            notice.get_by_role("button").last.click()
+
     def run(self, name: str) -> Locator:
         row = self.page.get_by_role("row").filter(has=self.page.get_by_role("link", name=name))
         expect(row.first).to_be_visible()

@@ -6,7 +6,7 @@ import time
 from playwright.sync_api import expect
 
 from pipeline.definitions import defs
-from tests.ui.browser import keep_picture
+from tests.ui.browser import VIEW, keep_picture
 from tests.ui.dagster_pages import DagsterPages
 from tests.ui.servers import PROFILE, Servers
 
@@ -30,7 +30,8 @@ def test_a_fold_that_was_started_from_its_job_ends_well(fold: str, dagster: Dags
     dagster.draw_every_asset(ASSETS)
     dagster.list_every_asset()
     expect(dagster.listed("comparison").get_by_role("img", name="run_success")).to_be_visible()
-    keep_picture(dagster.page, "dagster")
+    keep_picture(dagster.page, "dagster", part=dagster.show_whole_graph())
+    dagster.page.set_viewport_size(VIEW)
 
 
 def test_the_page_of_an_asset_shows_its_slices_and_its_checks(fold: str, dagster: DagsterPages, servers: Servers):
@@ -38,14 +39,28 @@ def test_the_page_of_an_asset_shows_its_slices_and_its_checks(fold: str, dagster
     expect(dagster.page.get_by_role("link", name="0", exact=True).first).to_be_visible()  # the fold
     path = dagster.fact("path").inner_text()
     assert str(servers.home / "phantom" / PROFILE / "real_slices" / "fold_0") in path
-    picture = dagster.open_picture("preview")
-    assert (picture.get_attribute("src") or "").startswith("data:image/png;base64,")
-    assert picture.evaluate("image => image.complete && image.naturalWidth > 300")
+    picture = dagster.fact("preview").get_by_role("img", name="preview")
+    expect(picture).to_be_visible()
+    assert picture.evaluate("image => image.complete && image.naturalWidth") == 320
+    assert dagster.facts()[:4] == ["preview", "slices", "share_of_infarct", "share_of_no_reflow"]
     keep_picture(dagster.page, "dagster_asset", height=960)  # above the folder's name
-    dagster.page.get_by_role("button", name="Close").click()
     dagster.open_checks()
     expect(dagster.page.get_by_text("every_patient_has_slices").first).to_be_visible()
     expect(dagster.page.get_by_text("Passed", exact=True)).to_be_visible()
+
+
+def test_a_report_is_a_link_that_opens(fold: str, dagster: DagsterPages):
+    dagster.open_asset("comparison")
+    with dagster.page.context.expect_page() as opened:
+        dagster.fact("report").get_by_role("link").first.click()
+    expect(opened.value.get_by_role("heading", level=1)).to_be_visible()
+    opened.value.close()
+
+
+def test_the_list_of_runs_shows_no_tag_of_json(fold: str, dagster: DagsterPages):
+    dagster.open_runs()
+    expect(dagster.page.get_by_text(fold[:8])).to_be_visible()
+    assert '{"' not in dagster.page.locator("body").inner_text()
 
 
 def test_the_nights_are_off_until_switched_on_and_stay_on(dagster: DagsterPages):

@@ -15,9 +15,10 @@ from assets.parts.current_scores import scores_key, staleness
 from common.errors import InputError
 from common.files import write_json
 from engine.forge import Forge
+from engine.links import note_mlflow
 from engine.outcome import Outcome, number
 from engine.record import produce
-from engine.tracking.links import compare_facts, compare_url, saved_links
+from engine.tracking.links import compare_facts, saved_links
 from engine.tracking.store import connect, tracking_places
 from engine.tracking.tracker import track_night
 from segmentation.model_kind import ModelKind, model_kinds
@@ -248,17 +249,6 @@ def test_folds_that_end_together_all_leave_their_figures(forge: Forge) -> None:
     assert not any(path.is_dir() for path in forge.workspace.spool.iterdir())
 
 
-def test_the_compare_address_is_the_one_that_mlflows_interface_makes() -> None:
-    address = compare_url("http://127.0.0.1:5000/", ["aa", "bb"], ["1"])
-    page, _, asked = address.partition("?")
-    assert page == "http://127.0.0.1:5000/#/compare-runs"
-    assert asked.split("&") == [
-        "runs=%5B%22aa%22%2C%22bb%22%5D",
-        "experiments=%5B%221%22%5D",
-        "workflowType=machine_learning",
-    ]
-
-
 def test_the_installed_interface_still_has_that_page() -> None:
     import mlflow
 
@@ -275,7 +265,10 @@ def test_each_network_has_a_link_to_both_arms_and_runs_that_mlflow_did_not_get_a
     assert list(facts) == ["compare_halsr_net_in_mlflow"]
     assert "runs=%5B%22aa%22%2C%22bb%22%5D" in facts["compare_halsr_net_in_mlflow"].value
     finish(forge.folder("comparison"), "comparison", "1", facts)
-    assert saved_links(forge) == {"halsr_net": facts["compare_halsr_net_in_mlflow"].value}
+    page = facts["compare_halsr_net_in_mlflow"].value
+    assert saved_links(forge) == {"halsr_net": f"http://127.0.0.1:5000/#/{page}"}
+    note_mlflow(Path(forge.home), "http://127.0.0.1:5701")  # by a later `scarforge ui`
+    assert saved_links(forge) == {"halsr_net": f"http://127.0.0.1:5701/#/{page}"}
 
 
 def test_no_link_where_mlflow_is_away(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:

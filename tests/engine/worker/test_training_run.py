@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock, Timeout
+from PIL import Image
 
 from assets.parts import training_run
 from assets.parts.training_run import TrainingProcessError, run_pipes
@@ -200,14 +201,15 @@ def test_what_is_uploaded_keeps_no_other_training_from_the_accelerator(tmp_path,
             FileLock(lock, timeout=0).acquire()
         if fails:
             raise TrainingDivergedError("the loss is nan")
-        return Trained({}, lambda: None, np.zeros(0))
+        (tmp_path / "history.csv").write_text("step,loss\n1,0.5\n2,0.25\n")
+        return Trained({}, lambda: None, np.zeros(0), Image.new("RGB", (2, 2)))
 
     monkeypatch.setattr(process, "start_tracker", lambda _: uploads)
     monkeypatch.setattr(process, "STAGES", {"segmenter": train})
     task = TrainingTask("segmenter", str(tmp_path), {}, {}, 0, 0, "cpu", "fp32", {}, {"name": "x"}, str(lock))
     with pytest.raises(TrainingDivergedError) if fails else contextlib.nullcontext():
         run_task(task)
-    assert len(uploads.told) == (1 if fails else 4)
+    assert len(uploads.told) == (1 if fails else 6)  # two pictures among them
     assert fails or read_model_json(tmp_path, "training_result.json")["run_id"] == "abc"
 
 
