@@ -82,9 +82,10 @@ def test_a_run_that_finds_every_result_sends_what_mlflow_lacks(monkeypatch, tmp_
     assert sent == [(tmp_path, False)]
 
 
-def test_a_disk_that_fails_while_runs_are_sent_costs_no_command(monkeypatch, tmp_path, caplog):
+@pytest.mark.parametrize("fault", [OSError(errno.EIO, "late"), InputError("sent.json: cannot be written; free space")])
+def test_a_disk_that_fails_while_runs_are_sent_costs_no_command(monkeypatch, tmp_path, caplog, fault):
     def fails(*_):
-        raise OSError(errno.EIO, os.strerror(errno.EIO), "/data/run.json")
+        raise fault
 
     monkeypatch.setattr(publish, "run_folders", lambda _: [RunFolder(tmp_path)])
     monkeypatch.setattr(publish, "publish", fails)
