@@ -235,6 +235,9 @@ def _first_failure(result: "ExecutionResult", home: Path) -> str:
             if error and error.cls_name == FAILED_CHECK and (failed := _failed_checks(result)):
                 return failed
             cause = error.cause if error and error.cause else error
+            below = cause and (cause.cause or cause.context)
+            if below and (below.cls_name or "").endswith("MemoryError"):  # which a library turned into another error
+                cause = below
             told = cause.message.strip().removeprefix(_OUR_ERROR) if cause else "failed without a message"
             return f"{event.step_key}: {explain_told(told, home)}"
         if event.is_failure and event.message:

@@ -195,15 +195,31 @@ def _up_to(until: str) -> list[str]:
 
 def table(samples: list[Sample]) -> str:
     """Return the table of docs/faults.md: what, how often, how the command ended, and what was lost by that."""
-    heads = ("what", "calls in a fold", "tried", "met", "went on", "one line, status 2", "killed", "lost")
+    heads = (
+        "what",
+        "calls in a fold",
+        "tried",
+        "met",
+        "went on",
+        "one line, status 2",
+        "killed",
+        "told unclearly",
+        "lost",
+    )
     rows = [f"| {' | '.join(heads)} |", f"|---{'|--:' * (len(heads) - 1)}|"]
     for what in sorted({(FAILING.index(s.kind) if s.kind in FAILING else 9, s.what, s.owner) for s in samples}):
         of = [sample for sample in samples if (sample.what, sample.owner) == what[1:]]
         ends, met = Counter(sample.status for sample in of), sum(bool(sample.struck) for sample in of)
         of_whom = f", {what[2]}" if what[2] and of[0].kind != "memory" else ""
-        numbers = (of[0].calls, len(of), met, ends[0], ends[2], ends[-9], sum(bool(sample.wrong) for sample in of))
+        numbers = (of[0].calls, len(of), met, ends[0], ends[2], ends[-9], *_wrong(of))
         rows.append(f"| {what[1]}{of_whom} | {' | '.join(map(str, numbers))} |")
     return "\n".join(rows)
+
+
+def _wrong(samples: list[Sample]) -> tuple[int, int]:
+    """Return how many commands told a fault without file and remedy, and after how many something was lost."""
+    unclear = [any(one.startswith(("tells", "ended")) for one in sample.wrong) for sample in samples]
+    return sum(unclear), sum(len(sample.wrong) > 1 + told for sample, told in zip(samples, unclear, strict=True))
 
 
 def write_docs(page: Path, samples: list[Sample]) -> None:

@@ -52,6 +52,14 @@ def test_a_stage_that_met_a_fault_of_the_surroundings_names_place_and_remedy(err
         assert str(HOME) in said
 
 
+def test_memory_that_ran_out_below_another_error_is_told_as_such():
+    fault = SystemError("<built-in function resize> returned a result with an exception set")
+    fault.__cause__ = MemoryError()
+    assert _first_failure(result_of(fault), HOME) == (
+        "pix2pix: the memory is used up; end other programs, or use fewer processes (--set processes=1)"
+    )
+
+
 def test_a_stage_that_was_interrupted_ends_the_command_as_a_signal_does(capsys):
     with pytest.raises(InterruptedCommand):
         raise_failure(result_of(dg.DagsterExecutionInterruptedError()), HOME)
