@@ -86,7 +86,7 @@ def _box_every_study(forge: Forge, folder: Path, fold: int) -> pd.DataFrame:
     settings = forge.settings()
     archive = open_studies(forge)
     split = open_split(forge, fold)
-    with borrowed(settings.device, settings.precision, forge.accelerator_lock()) as compute:
+    with borrowed(settings.device, settings.precision, forge.accelerator_lock(), settings.deterministic) as compute:
         boxes = box_scores(load_localiser(folder, compute), archive, split, settings.region.size_px)
     write_csv(boxes, folder / "boxes.csv")
     return boxes

@@ -235,7 +235,7 @@ def _assess(context: dg.AssetExecutionContext, forge: Forge, folder: Path) -> Ou
 
     settings, fold = forge.settings(), require_fold(context)
     taught = teach_by_synthetic(context, forge, folder)  # a process of its own, which takes the device
-    with borrowed(settings.device, settings.precision, forge.accelerator_lock()) as compute:
+    with borrowed(settings.device, settings.precision, forge.accelerator_lock(), settings.deterministic) as compute:
         material = _material(forge, fold, compute)
         instruments = instruments_of(forge, fold, material.validation, compute, taught)
         report = assess_quality(material, instruments, settings.split_seed, settings.quality.slices)

@@ -84,7 +84,7 @@ def _score(context: dg.AssetExecutionContext, forge: Forge, folder: Path, kind: 
     fold, settings = require_fold(context), forge.settings()
     model, patients = forge.finished(kind.name, fold, seed).model(), held_out(forge, fold)
     validation = PartSlices.of_part(patients.store, "validation")
-    with borrowed(settings.device, settings.precision, forge.accelerator_lock()) as compute:
+    with borrowed(settings.device, settings.precision, forge.accelerator_lock(), settings.deterministic) as compute:
         probabilities = _probabilities(model, patients.images(), compute)
         of_validation = _probabilities(model, validation.images, compute) if patients.labels.has_lesions else None
     predicted = probabilities.argmax(axis=1).astype(np.uint8)

@@ -268,7 +268,7 @@ def _write_synthetic(forge: Forge, fold: int, path: Path, code_version: str) -> 
     seed = settings.split_seed
     if not settings.generates and not settings.synthesis.refuse:
         return take_slices(masks, path, seed, code_version)
-    with borrowed(settings.device, settings.precision, forge.accelerator_lock()) as compute:
+    with borrowed(settings.device, settings.precision, forge.accelerator_lock(), settings.deterministic) as compute:
         chosen = _filter(forge, fold, compute) if settings.synthesis.refuse else None
         if chosen is not None and settings.transplants:
             real, config = open_slices(forge, "real_slices", fold), settings.transplant

@@ -32,7 +32,7 @@ from benchmarks import training as own
 from benchmarks.own_process import in_own_process
 from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
-from runtime import enlarged_convolution
+from runtime import operations
 from runtime.compute import choose_compute, keep_freed_memory
 from segmentation.networks import blocks
 from segmentation.networks.blocks import count_parameters
@@ -92,7 +92,7 @@ def count_flops_as_written(build: Build, size: int) -> int:
     def build_map(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.conv2d(F.interpolate(x, scale_factor=2), weight, bias, padding=1)
 
-    places = (enlarged_convolution, blocks)
+    places = (operations, blocks)
     with (
         patch.object(places[0], "convolve_enlarged", build_map),
         patch.object(places[1], "convolve_enlarged", build_map),

@@ -1,9 +1,12 @@
-"""Seconds that `scarforge predict` takes for a study of ten slices, with the model loaded and with loading it.
+"""Seconds that `scarforge predict` takes for a study, with the model loaded and with loading it, and what takes them.
 
 The network is untrained (that does not change its time) and of the size a profile trains; the localiser answers a
 central box, so that its own time is left out. Everything else is what the command does, files written included.
 
-    python benchmarks/prediction.py [--profile quick paper] [--network attention_res_unet halsr_net]
+The shares are of the functions' own time in one study, as `cProfile` counts it.
+
+    python -m benchmarks.prediction [--profile quick paper] [--network attention_res_unet halsr_net]
+    python -m benchmarks.prediction --profile quick --slices 15 --size 480
 """
 
 import argparse
@@ -16,7 +19,9 @@ import nibabel
 import numpy as np
 import pandas as pd
 import torch
+from scipy.ndimage import zoom
 
+from benchmarks.shares import call_shares, told
 from engine.settings import load_settings
 from imaging.phantom import PhantomConfig, read_phantom
 from imaging.slices.regions import RegionConfig
@@ -34,8 +39,6 @@ from segmentation.prediction.familiarity import Familiarity, describe, fit_cloud
 from segmentation.prediction.plausibility import MEASURES, SeenRange
 from segmentation.prediction.segmenter import Segmenter, load_ensemble
 
-SLICES = 10
-
 
 class CentralBox:
     """A localiser that costs nothing."""
@@ -46,13 +49,16 @@ class CentralBox:
         return Box(rows / 2 - 45, columns / 2 - 45, rows / 2 + 45, columns / 2 + 45)
 
 
-def write_studies(folder: Path, count: int) -> None:
-    """Write phantom patients of ten slices as NIfTI."""
+def write_studies(folder: Path, count: int, slices: int, size: int) -> None:
+    """Write phantom patients as NIfTI, of so many slices and, unless `size` is 0, so many pixels a side."""
     for number, study in enumerate(islice(read_phantom(PhantomConfig(patients=15)), count)):
         assert isinstance(study, Study)
-        image = study.image[np.arange(SLICES) % len(study.image)]
+        image = study.image[np.arange(slices) % len(study.image)]
+        finer = [size / side for side in image.shape[1:]] if size else [1.0, 1.0]
+        image = zoom(image, (1.0, *finer), order=1)
         file = nibabel.Nifti1Image(image.transpose(2, 1, 0), np.eye(4))
-        file.header.set_zooms(study.spacing_mm[::-1])
+        between, row, column = study.spacing_mm
+        file.header.set_zooms((column / finer[1], row / finer[0], between))
         nibabel.save(file, folder / f"study{number}.nii.gz")
 
 
@@ -98,6 +104,7 @@ def measure(profile: str, network: str, flips: bool, studies: Path, compute: Com
             seconds.append(time.perf_counter() - start)
             processor_s.append(time.process_time() - used)
         assert len(run.rows) == len(found), run.problems
+        print(f"{profile}, {network}{', flips' * flips}: {told(call_shares(lambda: run.study(found[-1])))}")
     return {
         "profile": profile,
         "network": network,
@@ -114,18 +121,21 @@ def main() -> None:
     parser.add_argument("--profile", nargs="+", default=["quick", "paper"])
     parser.add_argument("--network", nargs="+", default=list(NETWORKS))
     parser.add_argument("--studies", type=int, default=4)
+    parser.add_argument("--slices", type=int, default=10, help="of a study")
+    parser.add_argument("--size", type=int, default=0, help="pixels a side; the phantom's own if 0")
     options = parser.parse_args()
     compute = choose_compute()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        write_studies(Path(folder), options.studies)
+        write_studies(Path(folder), options.studies, options.slices, options.size)
         rows = [
             measure(profile, network, flips, Path(folder), compute)
             for profile in options.profile
             for network in options.network
             for flips in (False, True)
         ]
-    print(f"{compute.description}; studies of {SLICES} slices; targets: load and first 6 s, loaded 1.5 s without flips")
+    print(f"{compute.description}; studies of {options.slices} slices")
+    print("targets for ten slices: load and first 6 s, loaded 1.5 s without flips")
     print(pd.DataFrame(rows).round(2).to_string(index=False))
 
 

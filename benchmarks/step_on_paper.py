@@ -16,12 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from engine.settings import Settings, load_settings
+from engine.settings import load_settings
 from gan.generation.synthesiser import discriminator_channels, generator_channels
 from gan.networks.discriminator import Discriminator
 from gan.networks.generator import Generator
+from gan.training.config import Pix2PixConfig
 from imaging.labels import EMIDEC_LABELS
 from segmentation.networks.table import NETWORKS, build_network
+from segmentation.training.config import TrainConfig
 
 _H200_BYTES_A_SECOND = 4.8e12  # NVIDIA's data sheet
 _START_S = 5e-6  # of a kernel from PyTorch's eager mode, order of magnitude
@@ -48,7 +50,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=790e12, help="operations a second of large products in bf16")
     rate = parser.parse_args().rate
     settings = load_settings("paper")
-    steps = {name: _segmenter_step(settings, name) for name in NETWORKS} | {"pix2pix": _pix2pix_step(settings)}
+    side = settings.region.size_px
+    steps = {name: segmenter_step(settings.network(name), side) for name in NETWORKS}
+    steps |= {"pix2pix": pix2pix_step(settings.pix2pix, side)}
     print(pd.DataFrame([_row(name, step, rate) for name, step in steps.items()]).to_string(index=False))
 
 
@@ -70,8 +74,15 @@ def _row(name: str, step: Callable[[], None], rate: float) -> dict[str, object]:
     }
 
 
-def _segmenter_step(settings: Settings, name: str) -> Callable[[], None]:
-    config, side = settings.network(name), settings.region.size_px
+def operations_of(step: Callable[[], None]) -> int:
+    """Return the operations of a step on the `meta` device, as PyTorch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+def segmenter_step(config: TrainConfig, side: int) -> Callable[[], None]:
+    """Return a forward and a backward pass of slices of `side` pixels, or of the windows that are trained on."""
     with torch.device("meta"):
         network = build_network(config.network, EMIDEC_LABELS.num_classes).bfloat16()
         images = torch.zeros(config.batch, 1, config.crop_px or side, config.crop_px or side, dtype=torch.bfloat16)
@@ -83,9 +94,9 @@ def _segmenter_step(settings: Settings, name: str) -> Callable[[], None]:
     return step
 
 
-def _pix2pix_step(settings: Settings) -> Callable[[], None]:
-    """One of the generator and one of the discriminators; the small reader is left out."""
-    config, side = settings.pix2pix, settings.pix2pix.crop_px or settings.region.size_px
+def pix2pix_step(config: Pix2PixConfig, region_px: int) -> Callable[[], None]:
+    """Return one step of the generator and one of the discriminators; the small reader is left out."""
+    side = config.crop_px or region_px
     given, seen = generator_channels(config, EMIDEC_LABELS), discriminator_channels(config, EMIDEC_LABELS)
     with torch.device("meta"):
         generator, discriminator = Generator(given, config).bfloat16(), Discriminator(seen, config).bfloat16()

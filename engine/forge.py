@@ -23,6 +23,7 @@ from common.progress import begin, finish, say
 from engine.cluster.executor import executor_name
 from engine.finished import Finished, Inputs
 from engine.links import Links, noted_mlflow, run_page
+from engine.locks import accelerator_lock
 from engine.outcome import Outcome, check_results_of, metadata_of
 from engine.record import (
     Elsewhere,
@@ -43,7 +44,7 @@ from engine.run_config import (
     flatten,
     overrides_of,
 )
-from engine.run_tags import PARENT_KEY_TAG, YES, RunIdentity, forced_attempt, night_name, night_tags, run_name
+from engine.run_tags import PARENT_KEY_TAG, RunIdentity, forced_attempt, night_name, night_tags, run_name
 from engine.tracking.store import shown
 from engine.transient import retried
 from engine.workspace import Workspace, home_of
@@ -398,14 +399,8 @@ class Forge(dg.ConfigurableResource):
         return shown(uri).rstrip("/") if uri.startswith("http") else noted_mlflow(self.workspace.home)
 
     def accelerator_lock(self) -> str:
-        """Return the lock file that keeps two trainings from sharing an accelerator, empty where they may.
-
-        `SCARFORGE_SHARE_ACCELERATOR=true` allows it; the pool `gpu` of Dagster then needs more than one slot too.
-        """
-        if os.environ.get("SCARFORGE_SHARE_ACCELERATOR", "").lower() in YES:
-            return ""
-        self.workspace.locks.mkdir(parents=True, exist_ok=True)
-        return str(self.workspace.locks / "accelerator_0.lock")
+        """Return the lock file that keeps two trainings from sharing an accelerator, empty where they may."""
+        return accelerator_lock(self.workspace.locks)
 
     def training_lock(self, folder: Path) -> str:
         """Return the lock file of a training into `folder`: the accelerator's, where this machine's steps share one.

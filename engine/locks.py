@@ -1,5 +1,6 @@
 """A lock file that says whom it waits for. The kernel frees it when its holder dies, however that happens."""
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,6 +8,20 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from common.progress import warn
+
+LOCKS = "locks"  # the folder of a workspace
+YES = frozenset({"1", "true", "yes", "on"})
+
+
+def accelerator_lock(locks: Path) -> str:
+    """Return the lock file that keeps two processes from sharing a workspace's accelerator, empty where they may.
+
+    `SCARFORGE_SHARE_ACCELERATOR=true` allows it; the pool `gpu` of Dagster then needs more than one slot too.
+    """
+    if os.environ.get("SCARFORGE_SHARE_ACCELERATOR", "").lower() in YES:
+        return ""
+    locks.mkdir(parents=True, exist_ok=True)
+    return str(locks / "accelerator_0.lock")
 
 
 @contextmanager

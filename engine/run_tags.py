@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from common.pages.words import words
+from engine.locks import YES
 from engine.record import cache_key
 
 NIGHT_TAG = "scarforge/night"
@@ -13,7 +14,6 @@ PARENT_KEY_TAG = "scarforge_parent"  # in MLflow: the `scarforge_key` of the run
 KEY_TAG = "scarforge_key"
 
 BY_SCHEDULE, BY_SENSOR = "nightly", "new_studies"
-YES = frozenset({"1", "true", "yes", "on"})
 _TITLES = {BY_SCHEDULE: "Night", BY_SENSOR: "New studies"}
 
 

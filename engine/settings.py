@@ -136,6 +136,9 @@ class Settings(FrozenConfig):
     processes: int = Field(default=0, ge=0, description="worker processes for slices; 0: one a core")
     device: Device = "auto"
     precision: Precision = "auto"
+    deterministic: bool = Field(
+        default=False, description="only kernels that give the same bits each time (docs/gpu.md)"
+    )
     phantom: PhantomConfig = PhantomConfig()
     source: SourceConfig = SourceConfig()
     region: RegionConfig = RegionConfig()
@@ -244,8 +247,8 @@ class Settings(FrozenConfig):
 
     @property
     def digest(self) -> str:
-        """A hash of everything that decides a result (device, precision and process count do not belong to it)."""
-        beside = {"device", "precision", "processes", "seeds", "description"}
+        """A hash of everything that decides a result, which device, precision, kernels and process count do not."""
+        beside = {"device", "precision", "deterministic", "processes", "seeds", "description"}
         if self.training_patients is None:  # it stands in a digest only where it is set
             beside |= {"training_patients"}
         content = self.model_dump(mode="json", exclude=beside)

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from common.errors import InputError
 from common.files import EVERYTHING, mark_own, move
+from engine.locks import LOCKS
 
 DATABASE, ARTIFACTS, SPOOL = "mlflow.db", "mlflow_artifacts", "tracking_spool"
 EXPERIMENTS, ARMS = "experiments", "arms"
@@ -67,7 +68,7 @@ def _no_link(folder: Path, reason: str) -> str:
 
 def mark_home(home: Path) -> None:
     """Mark what lies in a workspace beside the folders of its sources."""
-    mark_own(home, ("dagster", "logs", "locks", SPOOL, ARTIFACTS, MESSAGES), (f"{DATABASE}*",))
+    mark_own(home, ("dagster", "logs", LOCKS, SPOOL, ARTIFACTS, MESSAGES), (f"{DATABASE}*",))
 
 
 def sqlite_uri(home: Path) -> str:
@@ -128,7 +129,7 @@ class Workspace:
     @property
     def locks(self) -> Path:
         """Where the locks on accelerators lie."""
-        return self.home / "locks"
+        return self.home / LOCKS
 
     @property
     def tracking_uri(self) -> str:

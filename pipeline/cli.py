@@ -348,7 +348,7 @@ def export_dataset(
 ) -> None:
     """Write both training sets of a finished fold as data sets for other programs, with the fold's own split."""
     from engine.forge import Forge
-    from pipeline.commands.export_dataset import export_dataset as export_both_arms
+    from pipeline.commands.export import export_dataset as export_both_arms
 
     forge = Forge(source=source, profile=profile, home=str(default_home().absolute()))
     export_both_arms(forge, fold, format_, output, id_)

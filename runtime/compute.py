@@ -12,12 +12,13 @@ Tensors on their way to the device.
 
 import ctypes
 import logging
+import os
 import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -46,13 +47,15 @@ class Compute:
     """What a model runs on.
 
     `fabric` places tensors and opens bf16 autocast; `memory_format` is `channels_last` on CPUs, where it beats NCHW
-    (docs/speed.md), and on GPUs with bf16, whose tensor cores want it (not measured).
+    (docs/speed.md), and on GPUs with bf16, whose tensor cores want it (not measured). `deterministic` says that the
+    process takes only kernels which give the same bits each time.
     """
 
     fabric: Fabric
     device: torch.device
     precision: Literal["bf16", "fp32"]
     memory_format: torch.memory_format
+    deterministic: bool = False
 
     @property
     def description(self) -> str:
@@ -61,7 +64,12 @@ class Compute:
         count = torch.get_num_threads()
         threads = f", {count} thread{'s' * (count > 1)}" if self.device.type == "cpu" else ""
         several = f", {self.fabric.world_size} processes" if self.fabric.world_size > 1 else ""
-        return f"{name}{threads}{several}, {self.precision}"
+        kernels = ", deterministic kernels" if self.deterministic else ""
+        return f"{name}{threads}{several}, {self.precision}{kernels}"
+
+    def said(self) -> dict[str, Any]:
+        """Return what a model's card says of it."""
+        return {"precision": self.precision} | ({"deterministic": True} if self.deterministic else {})
 
     def lay_out(self, images: torch.Tensor) -> torch.Tensor:
         """Return images (N, C, H, W) on the device in `memory_format`.
@@ -87,14 +95,23 @@ def cpu_has_fast_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return "amx_bf16" in described or ("avx512_bf16" in described and "AuthenticAMD" in described)
 
 
-def choose_compute(device: Device = "auto", precision: Precision = "auto", ranks: int = 1, gpu: int = 0) -> Compute:
+def choose_compute(
+    device: Device = "auto",
+    precision: Precision = "auto",
+    ranks: int = 1,
+    gpu: int = 0,
+    deterministic: bool = False,
+    nodes: int = 1,
+) -> Compute:
     """Choose CUDA before CPU, and bf16 where it is native; both can be set.
 
     Args:
         device: `auto` takes a GPU if there is one.
         precision: `auto` takes bf16 on GPUs that have it (from Ampere on) and where `cpu_has_fast_bf16`, else fp32.
-        ranks: Processes of this machine that train together, of which this is one: `ranks.launched_ranks()`.
+        ranks: Processes that train together, of which this is one: `ranks.launched_ranks()`.
         gpu: Which of the GPUs that `CUDA_VISIBLE_DEVICES` shows, where one process trains alone.
+        deterministic: Take only kernels that give the same bits each time, in the whole process.
+        nodes: On how many machines the ranks are, the same number on each: `ranks.launched_nodes()`.
 
     Raises:
         InputError: CUDA is asked for where there is none, or by more processes than there are GPUs.
@@ -104,18 +121,19 @@ def choose_compute(device: Device = "auto", precision: Precision = "auto", ranks
     accelerator = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     if accelerator == "cuda" and not torch.cuda.is_available():
         raise InputError("device cuda: PyTorch finds no GPU here; choose device cpu or auto (`scarforge doctor`)")
-    if accelerator == "cuda" and ranks > torch.cuda.device_count():
+    here = ranks // nodes
+    if accelerator == "cuda" and here > torch.cuda.device_count():
         raise InputError(
-            f"{ranks} processes want a GPU each and {torch.cuda.device_count()} are visible here; start that many "
+            f"{here} processes want a GPU each and {torch.cuda.device_count()} are visible here; start that many "
             "processes, or choose device cpu"
         )
     if precision == "auto":
         precision = "bf16" if _has_fast_bf16(accelerator) else "fp32"
-    if accelerator == "cuda":
-        _set_up_cuda()
+    _choose_kernels(deterministic)
     fabric = Fabric(
         accelerator=accelerator,
-        devices=[gpu] if accelerator == "cuda" and ranks == 1 else ranks,
+        devices=[gpu] if accelerator == "cuda" and ranks == 1 else here,
+        num_nodes=nodes,
         strategy="ddp" if ranks > 1 else "auto",
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
@@ -126,18 +144,25 @@ def choose_compute(device: Device = "auto", precision: Precision = "auto", ranks
         device=fabric.device,
         precision=precision,
         memory_format=torch.channels_last if precision == "bf16" or accelerator == "cpu" else torch.contiguous_format,
+        deterministic=deterministic,
     )
 
 
-def _set_up_cuda() -> None:
-    """Say how GPUs compute in fp32, rather than take what PyTorch's parts do each by itself.
+def _choose_kernels(deterministic: bool) -> None:
+    """Say how GPUs compute in fp32, rather than take what PyTorch's parts do each by itself, and with which kernels.
 
     Its convolutions take TF32 (10 bits of mantissa) unasked, its matrix products do not; here fp32 is fp32. cuDNN tries
-    out its algorithms for each shape: shapes are few and stay.
+    out its algorithms for each shape: shapes are few and stay. What it finds fastest may differ from run to run, so
+    that deterministic kernels go without.
     """
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.deterministic = deterministic
+    torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # set on its class; costs time
+    if deterministic:  # cuBLAS reads it at its first product; without it PyTorch refuses the product
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def _has_fast_bf16(accelerator: str) -> bool:

@@ -85,6 +85,7 @@ class ModelCard(BaseModel):
     validation: DiceValidation | dict[str, float] = _NOT_SAID
     intended_use: str = _NOT_SAID
     precision: str = _NOT_SAID  # of its training: bf16 (autocast, weights in fp32), or fp32 (on GPUs without TF32)
+    deterministic: bool = _NOT_SAID  # where only kernels that give the same bits each time were taken
     # a segmenter
     input_size: list[int] = _NOT_SAID  # rows, columns
     steps: int = _NOT_SAID

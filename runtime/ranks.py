@@ -5,11 +5,12 @@ the whole batch: every rank gathers the others' outputs, so that losses which po
 those of one process. What does not live here: the choice of device and precision (`runtime.compute`).
 """
 
+import os
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.errors import InputError
 from runtime.compute import Fabric, TorchElasticEnvironment
@@ -18,8 +19,25 @@ Value = TypeVar("Value")
 
 
 def launched_ranks() -> int:
-    """Return how many processes `torchrun` started together with this one; 1 without it."""
+    """Return how many processes `torchrun` started together with this one, on all nodes; 1 without it."""
     return TorchElasticEnvironment().world_size() if TorchElasticEnvironment.detect() else 1
+
+
+def launched_nodes() -> int:
+    """Return on how many nodes `torchrun` started them; 1 without it.
+
+    Raises:
+        InputError: Nodes have different numbers of processes.
+    """
+    if not TorchElasticEnvironment.detect():
+        return 1
+    ranks, here, nodes = (int(os.environ[name]) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"))
+    if ranks != here * nodes:
+        raise InputError(
+            f"torchrun started {ranks} processes on {nodes} nodes and {here} of them here; give every node the same "
+            "--nproc-per-node"
+        )
+    return nodes
 
 
 @dataclass(frozen=True)
@@ -69,6 +87,16 @@ class Ranks:
             parts = list(self.fabric.all_gather(own.detach().contiguous()))
         parts[self.index] = own
         return torch.cat(parts)
+
+    def join_norms(self, network: nn.Module) -> nn.Module:
+        """Let batch normalisation take the statistics of the whole batch, where ranks train on GPUs.
+
+        PyTorch has that for GPUs alone: on CPUs each rank normalises its own part.
+        """
+        if self.count == 1 or self.fabric.device.type != "cuda":
+            return network
+        joined: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        return joined
 
     def backward(self, loss: Tensor) -> None:
         """Run the backward pass of a loss of the whole batch.

@@ -77,6 +77,7 @@ def train_in_own_process(
         card=card,
         tracking=forge.tracking(context, name, folder, config, seed, **tags),
         lock=forge.training_lock(folder),
+        deterministic=settings.deterministic,
     )
     run_pipes(context, task)
     return read_model_json(folder, RESULT_FILE)

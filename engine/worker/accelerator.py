@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from common.config import Precision
-from engine.locks import held, tell_of_wait
+from engine.locks import LOCKS, accelerator_lock, held, tell_of_wait
 from runtime.compute import Compute, choose_compute
 
 _LOOKS_EVERY_S = 1.0
@@ -42,14 +42,22 @@ def accelerator(device: str, lock: str) -> Iterator[int]:
 
 
 @contextmanager
-def borrowed(device: str, precision: Precision, lock: str) -> Iterator[Compute]:
+def borrowed(device: str, precision: Precision, lock: str, deterministic: bool = False) -> Iterator[Compute]:
     """Hold a GPU for a step that predicts or draws, and leave no cached memory on it; the CPU is not held for that."""
     on_gpu = device != "cpu" and torch.cuda.is_available()
     with accelerator(device, lock if on_gpu else "") as gpu:
         try:
-            yield choose_compute(device, precision, gpu=gpu)  # type: ignore[arg-type] # checked in Settings
+            yield choose_compute(device, precision, gpu=gpu, deterministic=deterministic)  # type: ignore[arg-type] # checked in Settings
         finally:
             torch.cuda.empty_cache()  # nothing where no GPU was used
+
+
+@contextmanager
+def device_of_command(home: Path) -> Iterator[Compute]:
+    """Hold a GPU for a command that is no step of the graph, on a workspace that need not exist; no CPU is held."""
+    beside = home if home.is_dir() else Path(tempfile.gettempdir()) / f"scarforge_{getpass.getuser()}"
+    with borrowed("auto", "auto", accelerator_lock(beside / LOCKS) if torch.cuda.is_available() else "") as compute:
+        yield compute
 
 
 @contextmanager

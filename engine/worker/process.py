@@ -221,7 +221,7 @@ def run_task(task: TrainingTask, pipes: PipesContext | None = None) -> Trained:
         gpu = lock.enter_context(accelerator(task.device, task.lock))
         with start_tracker(task) as tracker:
             with lock:  # what comes after keeps nobody from training
-                compute = choose_compute(task.device, task.precision, gpu=gpu)  # type: ignore[arg-type] # checked in Settings
+                compute = choose_compute(task.device, task.precision, gpu=gpu, deterministic=task.deterministic)  # type: ignore[arg-type] # checked in Settings
                 say(f"{task.stage}: {compute.description}")
                 resumed = checkpoint_step(Path(task.folder) / CHECKPOINT)
                 if resumed:

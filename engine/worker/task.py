@@ -26,6 +26,7 @@ class TrainingTask:
     card: Mapping[str, Any]
     tracking: Mapping[str, Any]
     lock: str
+    deterministic: bool = False
 
     def to_extras(self) -> dict[str, Any]:
         """Return plain values for Pipes."""

@@ -18,6 +18,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from gan.networks.generator import normalisation
 from gan.training.config import Pix2PixConfig
+from runtime.operations import cross_entropy
 
 
 class Discriminator(nn.Module):
@@ -102,8 +103,8 @@ def reading_loss(logits: Tensor, masks: Tensor, tissue_weights: Tensor, region: 
     With a region (N, H, W) of 0 and 1, that of its pixels; 0 where it has none.
     """
     if region is None:
-        return F.cross_entropy(logits.float(), masks, weight=tissue_weights)
-    by_pixel = F.cross_entropy(logits.float(), masks, weight=tissue_weights, reduction="none")
+        return cross_entropy(logits.float(), masks, tissue_weights)
+    by_pixel = cross_entropy(logits.float(), masks, tissue_weights, "none")
     return (by_pixel * region).sum() / (tissue_weights[masks] * region).sum().clamp_min(1e-6)
 
 

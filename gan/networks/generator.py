@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from common.errors import InputError
 from gan.training.config import Pix2PixConfig
 from runtime.compute import send
-from runtime.enlarged_convolution import EnlargedConvolution
+from runtime.operations import EnlargedConvolution, reflected
 
 _FIRST_NOISE = 0.1  # of normalised features; from 0 it would take a thousand steps to be heard
 
@@ -178,7 +178,7 @@ _REACH = 5 / 1.5  # sigmas: the 11 pixels of Wang et al. 2004 for their 1.5
 def blur(images: Tensor, sigma_px: float) -> Tensor:
     """Return images (N, 1, H, W) under a Gaussian, borders reflected."""
     kernel = _kernel(sigma_px, images.dtype, images.device)
-    padded = F.pad(images, [len(kernel) // 2] * 4, mode="reflect")
+    padded = reflected(images, len(kernel) // 2)
     rows = F.conv2d(padded, kernel.view(1, 1, -1, 1))
     return F.conv2d(rows, kernel.view(1, 1, 1, -1))
 

@@ -327,7 +327,7 @@ class _Training:
             "region_px": int(self.players.slices.masks.shape[-1]),
             "selected_step": best["step"],
             "parameters": sum(parameter.numel() for parameter in self.players.averaged.parameters()),
-            "precision": self.players.compute.precision,
+            **self.players.compute.said(),
             "validation": figures,
             "troubles": self.troubles,
         }

@@ -19,8 +19,9 @@ from pydantic import Field, ValidationError, field_validator
 
 from common.config import FrozenConfig
 from common.errors import InputError, some_of
+from engine.locks import YES
 from engine.run_config import forge_fields
-from engine.run_tags import BY_SCHEDULE, BY_SENSOR, FORCE_TAG, NIGHT_TAG, STARTED_BY_TAG, YES
+from engine.run_tags import BY_SCHEDULE, BY_SENSOR, FORCE_TAG, NIGHT_TAG, STARTED_BY_TAG
 from imaging.sources.table import SOURCES, source_labels
 from segmentation.model_kind import REAL_ONLY, ModelKind
 from segmentation.networks.table import NETWORKS

@@ -19,6 +19,7 @@ from common.guard import guarded
 from common.pages.words import words
 from common.progress import say, shown_live, track, warn
 from engine.settings import Settings, load_settings, profile_names
+from engine.worker.accelerator import device_of_command
 from imaging.sources.files import source_digest
 from imaging.sources.table import Studies, read_source, source_format, source_labels, source_root
 from imaging.studies.study import RejectedStudy, Study
@@ -28,7 +29,7 @@ from pipeline.commands.output import check_folder, print_markdown
 from pipeline.commands.predict.predict import FINE, WITH_FLAGS, WITH_PROBLEMS
 from pipeline.commands.predict.report import model_facts
 from pipeline.commands.seen_patients import seen_at_the_start, seen_patients, trained_things
-from runtime.compute import Compute, choose_compute
+from runtime.compute import Compute
 from segmentation.comparison.text import render_differences
 from segmentation.evaluation.evaluation import Evaluation
 from segmentation.evaluation.external_test import (
@@ -133,18 +134,20 @@ def external_test(home: Path, options: ExternalTestOptions) -> int:
     names = checked_names(options)
     check_folder(options.output)
     settings = source_settings(names[0], options)
-    compute = choose_compute()
-    models = [_load(home, name, options, compute) for name in names]
-    labels = common_labels([source_labels(options.source, settings.source), *(m.segmenter.label_set for m in models)])
-    say(f"scored tissues: {', '.join(map(words, labels.tissues[1:]))}; {compute.description}")
-    seen = [seen_patients(one, options.source) for one in trained_things(home, models, options.localiser)]
-    refuse_seen(
-        _candidates(_read(settings, options)), options.source, [*seen, *seen_at_the_start(models, options.source)]
-    )
-    run = ExternalTestRun(tuple(zip(models, _under_test(models, options.fold), strict=True)), References(labels))
-    with shown_live():
-        for item in track(_read(settings, options), f"studies of {options.source}"):
-            run.add(item, options.around_reference)
+    with device_of_command(home) as compute:
+        models = [_load(home, name, options, compute) for name in names]
+        labels = common_labels(
+            [source_labels(options.source, settings.source), *(m.segmenter.label_set for m in models)]
+        )
+        say(f"scored tissues: {', '.join(map(words, labels.tissues[1:]))}; {compute.description}")
+        seen = [seen_patients(one, options.source) for one in trained_things(home, models, options.localiser)]
+        refuse_seen(
+            _candidates(_read(settings, options)), options.source, [*seen, *seen_at_the_start(models, options.source)]
+        )
+        run = ExternalTestRun(tuple(zip(models, _under_test(models, options.fold), strict=True)), References(labels))
+        with shown_live():
+            for item in track(_read(settings, options), f"studies of {options.source}"):
+                run.add(item, options.around_reference)
     return run.finish(options, _facts(options, settings, seen))
 
 

@@ -262,7 +262,6 @@ class TrialBench:
         forge: Source, profile and workspace.
         fold: The fold.
         settings: Resolved.
-        compute: What is trained on.
         versions: Data versions of what is read.
         judge: Folder of the segmenter trained on real slices; None where it is not finished.
         masks: The store of simulated masks; None where it is not finished, then validation masks serve.
@@ -271,7 +270,6 @@ class TrialBench:
     forge: Forge
     fold: int
     settings: Settings
-    compute: "Compute"
     versions: Mapping[str, str]
     judge: Path | None
     masks: Path | None
@@ -280,7 +278,6 @@ class TrialBench:
     def open(cls, forge: Forge, fold: int) -> "TrialBench":
         """Look for what the trials read; `InputError` names what has to be materialised first."""
         from engine.tracking.store import prepare_store
-        from runtime.compute import choose_compute
 
         settings = forge.settings()
         if not settings.generates:
@@ -293,9 +290,8 @@ class TrialBench:
         judge = _finished(forge, JUDGE.name, fold, settings.seeds[0], versions)
         masks = _finished(forge, "lesion_masks", fold, None, versions)
         prepare_store(forge.tracking_uri(), artifact_root=forge.workspace.artifact_root)
-        compute = choose_compute(settings.device, settings.precision)
         found = judge.model() if judge else None, masks.file("slices.h5") if masks else None
-        return cls(forge, fold, settings, compute, versions, *found)
+        return cls(forge, fold, settings, versions, *found)
 
     @property
     def folder(self) -> Path:
@@ -347,6 +343,7 @@ class TrialBench:
             card={"source": self.forge.source, "profile": self.forge.profile, "fold": self.fold, "trial": trial.name},
             tracking=self._tracking(trial, key, folder),
             lock=self.forge.accelerator_lock(),
+            deterministic=self.settings.deterministic,
         )
         trained = run_task(task)
         return Outcome({name: number(value) for name, value in trained.scores.items()})
@@ -369,10 +366,13 @@ class TrialBench:
         return self.forge.told(run, f"trials {trial.name} fold {self.fold}", tags, params, folder)
 
     def _measure(self, trial: Trial, folder: Path, key: str) -> Outcome:
+        from engine.worker.accelerator import borrowed
 
-        model = Finished.open(self.folder / trial.name / "model", trial.name).model()
-        material = TrialMaterial(self.forge, self.fold, self.settings, self.compute, self.judge, self.masks)
-        figures = material.figures_of(model, folder)
+        model, settings = Finished.open(self.folder / trial.name / "model", trial.name).model(), self.settings
+        lock = self.forge.accelerator_lock()
+        with borrowed(settings.device, settings.precision, lock, settings.deterministic) as compute:
+            material = TrialMaterial(self.forge, self.fold, settings, compute, self.judge, self.masks)
+            figures = material.figures_of(model, folder)
         with Tracker.of(self._tracking(trial, key, folder)) as tracker:
             tracker.final({name.replace(" ", "/"): value for name, value in figures.items() if math.isfinite(value)})
             tracker.artifact(folder / "pairs.png")

@@ -289,7 +289,7 @@ def train_localiser(
             save_checkpoint(checkpoint, config, origin, state.saved())
             report(step + 1, metrics)
             losses.clear()
-    _finish(state, config, folder, card.completed(precision=compute.precision))
+    _finish(state, config, folder, card.completed(**compute.said()))
     return LocaliserResult(state.best_iou, state.best_step, config.steps)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.errors import InputError
-from runtime.enlarged_convolution import EnlargedConvolution, convolve_enlarged
+from runtime.operations import EnlargedConvolution, convolve_enlarged
 
 
 class SegmentationOutput(NamedTuple):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from runtime.operations import average_cells, largest
 from segmentation.networks.blocks import (
     AttentionGate,
     ConvolutionPair,
@@ -101,7 +102,7 @@ class PoolingPyramid(nn.Module):
         count, _, height, width = x.shape
         maps = []
         for grid in self.grids:
-            cells = F.adaptive_avg_pool2d(x, grid).flatten(2).transpose(1, 2)  # (N, grid², I)
+            cells = average_cells(x, grid).flatten(2).transpose(1, 2)  # (N, grid², I)
             maps.append(_bilinear_shares(grid, x) @ cells)
         joined = torch.cat(maps, dim=2).view(count, height, width, self.out_channels)
         return joined.permute(0, 3, 1, 2)
@@ -132,7 +133,7 @@ class ChannelAttention(nn.Module):
 
     def attention(self, x: Tensor) -> Tensor:
         """Return the channels' weights (N, C, 1, 1) in [0, 1]."""
-        average, maximum = x.mean(dim=(2, 3), keepdim=True), F.adaptive_max_pool2d(x, 1)
+        average, maximum = x.mean(dim=(2, 3), keepdim=True), largest(x)
         return torch.sigmoid(self.perceptron(average) + self.perceptron(maximum))
 
     def forward(self, x: Tensor) -> Tensor:

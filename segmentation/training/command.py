@@ -3,9 +3,11 @@
     python -m segmentation.training.command --training-set SET/slices.h5 --real-slices REAL/slices.h5
         --split patient_split.json --fold 0 --config train.json --output MODEL
     torchrun --standalone --nproc-per-node 2 -m segmentation.training.command …  # the same on two GPUs
+    torchrun --nnodes 2 --node-rank 0 --nproc-per-node 8 --master-addr HOST --master-port PORT -m …  # and on two nodes
 
-`batch` is that of all processes together; each normalises its own part of it. The same command again continues a
-training that was killed, and finds one that is over.
+`batch` is that of all processes together, as are its statistics on GPUs; on CPUs each normalises its own part of it.
+The same command again continues a training that was killed, and finds one that is over. The first process alone reads
+and writes the model folder; the slices lie on every node.
 """
 
 import argparse
@@ -24,7 +26,7 @@ from imaging.studies.split import read_split, split_digest
 from runtime.checkpoint import delete_checkpoint
 from runtime.compute import choose_compute, keep_freed_memory
 from runtime.model_card import ModelCard
-from runtime.ranks import Ranks, launched_ranks
+from runtime.ranks import Ranks, launched_nodes, launched_ranks
 from segmentation.training.config import TrainConfig
 from segmentation.training.loop import TrainResult, train_segmenter
 from segmentation.training.start_weights import refuse_tested
@@ -39,7 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> TrainResult:
     options = _parser().parse_args(arguments)
     if launched_ranks() > 1:
         end_with_starter()  # a rank would go on when torchrun is killed
-    compute = choose_compute(options.device, options.precision, launched_ranks())
+    compute = choose_compute(
+        options.device,
+        options.precision,
+        launched_ranks(),
+        deterministic=options.deterministic,
+        nodes=launched_nodes(),
+    )
     is_first = Ranks(compute.fabric).is_first
     if is_first:
         print(compute.description, file=sys.stderr, flush=True)
@@ -96,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
+    parser.add_argument("--deterministic", action="store_true", help="only kernels that give the same bits each time")
     return parser
 
 

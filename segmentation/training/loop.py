@@ -89,7 +89,7 @@ class TrainResult:
 
 
 def describe_model(
-    result: TrainResult, config: TrainConfig, attributes: StoreAttributes, precision: str
+    result: TrainResult, config: TrainConfig, attributes: StoreAttributes, compute: Compute
 ) -> dict[str, Any]:
     """Return what the training adds to the caller's model card."""
     return {
@@ -101,7 +101,7 @@ def describe_model(
         "steps": result.steps,
         "best_step": result.best_step,
         "validation": {"rule": "positive", "dice": dict(result.dice), "mean": result.score},
-        "precision": precision,
+        **compute.said(),
         "intended_use": _INTENDED_USE,
     }
 
@@ -186,11 +186,14 @@ class _Training:
         self.validation, self.attributes = validation, training.attributes
         held_out = digest_of(validation.images, validation.masks, validation.studies)
         self.origin: dict[str, str | int] = {"seed": seed, "training_set": training.digest, "validation": held_out}
+        if self.ranks.of_first(self.origin) != self.origin:
+            raise InputError(f"{training.path}: holds other slices than the first node's; copy the same to every node")
         _check_sizes(config, training.attributes.region_px)
         torch.manual_seed(derive_seed(seed, "weights"))
         network = build_network(config.network, self.labels.num_classes)
         if config.start_from is not None:
             start_from(network, config.start_from, config.network)
+        network = cast(SegmentationNetwork, self.ranks.join_norms(network))
         self.network = network.to(compute.device).to(memory_format=compute.memory_format)
         self.parameters = list(self.network.parameters())
         self.average = weight_average(self.network, config.average_decay)
@@ -300,12 +303,17 @@ class _Training:
 
     def found(self, card: ModelCard) -> TrainResult | None:
         """Return the result of this very training where it is over, None where it has still to be done."""
+        # a model folder need not be on a disk that all nodes share
+        return self.ranks.of_first(self._found(card) if self.ranks.is_first else None)
+
+    def _found(self, card: ModelCard) -> TrainResult | None:
         model = finished_card(self.folder, self.network.state_dict(), self.config, card, self.seed)
         return None if model is None else read_result(self.folder, model)
 
     def resume(self) -> None:
         """Continue from the folder's checkpoint, if there is one."""
-        state = load_checkpoint(self.folder / CHECKPOINT, self.config, self.origin)
+        own = load_checkpoint(self.folder / CHECKPOINT, self.config, self.origin) if self.ranks.is_first else None
+        state = self.ranks.of_first(own)
         if state is None:
             return
         self.network.load_state_dict(state["network"])
@@ -328,7 +336,7 @@ class _Training:
             images_per_second=float(np.mean([row["images_per_second"] for row in self.history])),
         )
         if self.ranks.is_first:
-            described = describe_model(result, self.config, self.attributes, self.compute.precision)
+            described = describe_model(result, self.config, self.attributes, self.compute)
             if self.config.start_from is not None:
                 described["started_from"] = lineage(self.config.start_from)
             self.average.module.load_state_dict(self.best_weights)

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from common.errors import InputError
 from imaging.labels import PUBLISHED_TISSUE_WEIGHTS, LabelSet
+from runtime import operations
 from segmentation.networks.blocks import SegmentationOutput
 from segmentation.training.config import TrainConfig
 
@@ -174,8 +175,8 @@ def cross_entropy(
 ) -> Tensor:
     """Cross-entropy averaged over pixels, each weighed by its class and slice: the sum over weights is one."""
     if slice_weights is None:
-        return F.cross_entropy(logits, mask, weight=class_weights)
-    by_pixel = F.cross_entropy(logits, mask, weight=class_weights, reduction="none")
+        return operations.cross_entropy(logits, mask, class_weights)
+    by_pixel = operations.cross_entropy(logits, mask, class_weights, "none")
     weights = torch.ones_like(by_pixel) if class_weights is None else class_weights[mask]
     of_slice = slice_weights.view(-1, 1, 1)
     return (by_pixel * of_slice).sum() / (weights * of_slice).sum()

@@ -1,3 +1,4 @@
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -77,6 +78,7 @@ def settings_of_cuda():
     before = backends[0].allow_tf32, backends[1].allow_tf32, backends[1].benchmark
     yield
     backends[0].allow_tf32, backends[1].allow_tf32, backends[1].benchmark = before
+    choose_compute("cpu", "fp32")
 
 
 def test_fp32_on_a_gpu_is_fp32_and_the_chosen_gpu_is_taken(monkeypatch, settings_of_cuda):
@@ -89,6 +91,33 @@ def test_fp32_on_a_gpu_is_fp32_and_the_chosen_gpu_is_taken(monkeypatch, settings
     assert not torch.backends.cudnn.allow_tf32  # PyTorch's own default is True
     assert not torch.backends.cuda.matmul.allow_tf32
     assert torch.backends.cudnn.benchmark
+
+
+def test_deterministic_kernels_are_chosen_told_and_left_again(monkeypatch, settings_of_cuda):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    chosen = choose_compute("cpu", "fp32", deterministic=True)
+    assert chosen.description.endswith("fp32, deterministic kernels")
+    assert chosen.said() == {"precision": "fp32", "deterministic": True}
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cudnn.deterministic
+    assert not torch.backends.cudnn.benchmark
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    usual = choose_compute("cpu", "fp32")
+    assert usual.said() == {"precision": "fp32"}
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cudnn.benchmark
+
+
+def test_each_node_gives_its_own_share_of_the_processes(monkeypatch, settings_of_cuda):
+    asked = {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    fabric = SimpleNamespace(device="cuda:1", launch=lambda: None)
+    monkeypatch.setattr(compute, "Fabric", lambda **given: asked.update(given) or fabric)
+    choose_compute("auto", "fp32", ranks=4, nodes=2)
+    assert (asked["devices"], asked["num_nodes"], asked["strategy"]) == (2, 2, "ddp")
+    with pytest.raises(InputError, match="3 processes want a GPU each and 2 are visible here"):
+        choose_compute("auto", "fp32", ranks=6, nodes=2)
 
 
 def test_tensors_are_sent_as_they_are():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from runtime.enlarged_convolution import EnlargedConvolution, convolve_enlarged
+from runtime.operations import EnlargedConvolution, convolve_enlarged
 
 
 def by_definition(x, weight, bias=None):

@@ -175,6 +175,60 @@ def test_quality_features_are_read_once_a_batch(gpu, compute, tmp_path):
     assert len(gpu.reads) == 2
 
 
+# PyTorch refuses these where deterministic kernels are asked for: `torch.use_deterministic_algorithms`.
+REFUSED = (
+    "aten.nll_loss2d_forward.default",
+    "aten._adaptive_avg_pool2d_backward.default",
+    "aten.adaptive_max_pool2d_backward.default",
+    "aten.reflection_pad2d_backward.default",
+    "aten.upsample_bilinear2d_backward.default",
+    "aten.upsample_bicubic2d_backward.default",
+    "aten.grid_sampler_2d_backward.default",
+    "aten.put_.default",
+    "aten.histc.default",
+    "aten.kthvalue.default",
+)
+
+
+@pytest.fixture
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("network", SMALL)
+def test_every_kernel_of_a_segmenter_can_be_deterministic(network, gpu, segmenter, deterministic):
+    run = segmenter(network)
+    gpu.start()
+    run.train_step()
+    assert sorted(set(gpu.kernels) & set(REFUSED)) == []
+    assert gpu.reads == []
+
+
+@pytest.mark.parametrize("preset", ["improved_context", "improved_no_context"])
+def test_every_kernel_of_pix2pix_can_be_deterministic(preset, gpu, pix2pix, deterministic):
+    run = pix2pix(PRESETS[preset])
+    gpu.start()
+    run.take_step(1)
+    assert sorted(set(gpu.kernels) & set(REFUSED)) == []
+
+
+@pytest.mark.parametrize("head", ["footprint", "regression", "soft_argmax"])
+def test_every_kernel_of_the_localiser_can_be_deterministic(head, gpu, localiser, compute, deterministic):
+    config, data, state = localiser(head)
+    gpu.start()
+    localiser_training._training_step(state, data, config, compute, 0, 0)
+    assert sorted(set(gpu.kernels) & set(REFUSED)) == []
+
+
+def test_the_usual_loss_has_a_kernel_that_is_refused(gpu, segmenter):
+    run = segmenter("halsr_net", loss="cross_entropy_dice")
+    gpu.start()
+    run.train_step()
+    assert {"aten.nll_loss2d_forward.default", "aten.adaptive_max_pool2d_backward.default"} <= set(gpu.kernels)
+
+
 # Planted mistakes
 
 

@@ -204,7 +204,8 @@ class Bench:
 
         patients = held_out(forge, self.fold, "validation")
         model = forge.finished(self.model(cell), self.fold, cell.seed).model()
-        with borrowed(self.settings.device, self.settings.precision, forge.accelerator_lock()) as compute:
+        settings, lock = self.settings, forge.accelerator_lock()
+        with borrowed(settings.device, settings.precision, lock, settings.deterministic) as compute:
             drawn = load_segmenter(model, compute).labels(patients.images())
         identity = ScoreIdentity(self.fold, cell.network, self.arm.training_set, cell.seed)
         table = score_table(patients.cases(drawn), identity, patients.labels)

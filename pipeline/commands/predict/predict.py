@@ -98,7 +98,7 @@ def predict(home: Path, studies: Sequence[Path], options: PredictOptions) -> int
     Raises:
         InputError: There is no study, two have the same name, there is no such model, or nothing can be written.
     """
-    from runtime.compute import choose_compute
+    from engine.worker.accelerator import device_of_command
 
     name = ModelName.parse(options.model)
     if options.layout not in LAYOUTS:
@@ -110,14 +110,14 @@ def predict(home: Path, studies: Sequence[Path], options: PredictOptions) -> int
     _check_output(found, options.output)
     if options.dicom_seg:
         require_highdicom()
-    compute = choose_compute()
-    model = load_model(home, name, options.fold, options.localiser, compute, options.flips, options.post_processing)
-    say(f"{name}: {_count(len(model.members), 'network')}, localiser {model.localiser_name}; {compute.description}")
-    run = PredictionRun(
-        model, options, model_facts(model, version("scarforge")), frozenset(study.case_id for study in found)
-    )
-    for study in track(found, "segmenting studies"):
-        run.study(study)
+    with device_of_command(home) as compute:
+        model = load_model(home, name, options.fold, options.localiser, compute, options.flips, options.post_processing)
+        say(f"{name}: {_count(len(model.members), 'network')}, localiser {model.localiser_name}; {compute.description}")
+        run = PredictionRun(
+            model, options, model_facts(model, version("scarforge")), frozenset(study.case_id for study in found)
+        )
+        for study in track(found, "segmenting studies"):
+            run.study(study)
     run.tell_unread(studies, found)
     return run.finish()
 

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import dagster as dg
@@ -22,7 +23,7 @@ from engine.forge import Forge
 from engine.transient import PassingFaultError
 from engine.worker import accelerator as accelerator_module
 from engine.worker import process
-from engine.worker.accelerator import accelerator, borrowed
+from engine.worker.accelerator import accelerator, borrowed, device_of_command
 from engine.worker.process import Trained, _verdict, run_task
 from engine.worker.task import PASSING_FAULT, WRONG_INPUT, TrainingTask
 from runtime.model_card import read_model_json
@@ -243,8 +244,27 @@ def test_a_training_that_ray_placed_holds_its_folder_and_its_gpu(four_gpus, tmp_
         FileLock(tmp_path / "halsr_net_fold_0.lock", timeout=0).acquire()
 
 
+def test_a_command_holds_the_gpu_that_trainings_hold(four_gpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(accelerator_module, "choose_compute", lambda *_, gpu, **__: gpu)
+    home = tmp_path / "home"
+    with device_of_command(home) as gpu:  # a workspace that does not exist is not made
+        assert gpu == 0
+    assert not home.exists()
+    home.mkdir()
+    with accelerator("auto", str(home / "locks" / "accelerator_0.lock")), device_of_command(home) as gpu:
+        assert gpu == 1
+        assert (home / "locks" / "accelerator_GPU-1.lock").exists()
+
+
+def test_only_one_place_chooses_a_command_s_device():
+    """`doctor` looks at the device and computes nothing; a notebook keeps a model as long as it likes."""
+    commands = Path(__file__).parents[3] / "pipeline" / "commands"
+    choosing = [path.name for path in commands.rglob("*.py") if "choose_compute" in path.read_text(encoding="utf-8")]
+    assert choosing == []
+
+
 def test_steps_that_predict_hold_a_gpu_and_never_the_cpu(four_gpus, monkeypatch):
-    monkeypatch.setattr(accelerator_module, "choose_compute", lambda *_, gpu: gpu)
+    monkeypatch.setattr(accelerator_module, "choose_compute", lambda *_, gpu, **__: gpu)
     with accelerator("auto", four_gpus), borrowed("auto", "auto", four_gpus) as gpu:
         assert gpu == 1
     with accelerator("cpu", four_gpus), borrowed("cpu", "auto", four_gpus) as compute:

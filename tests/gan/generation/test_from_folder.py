@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from common.errors import InputError
-from gan.generation.donors import read_donors
-from gan.generation.from_folder import check_folder, folder_digest, import_slices, summarise_folder
+from gan.generation.from_folder import check_folder, folder_digest, import_slices, read_donors, summarise_folder
 from gan.generation.transplant import take_slices
 from gan.training.config import SynthesisConfig
 from imaging.augmentation.recipe import AugmentConfig

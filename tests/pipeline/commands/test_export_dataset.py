@@ -4,8 +4,8 @@ import pytest
 
 from common.errors import InputError
 from engine.forge import Forge
-from pipeline.commands import export_dataset as module
-from pipeline.commands.export_dataset import export_dataset
+from pipeline.commands import export as module
+from pipeline.commands.export import export_dataset
 
 
 @pytest.fixture

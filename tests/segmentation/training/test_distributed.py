@@ -1,18 +1,22 @@
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from common.errors import InputError
 from common.files import write_json
 from imaging.studies.split import FoldSplit, write_splits
 from runtime.compute import choose_compute
 from runtime.model_folder import read_weights
-from runtime.ranks import Ranks, launched_ranks
+from runtime.ranks import Ranks, launched_nodes, launched_ranks
+from segmentation.networks.table import build_network
 from segmentation.training.command import main, read_train_config
+from segmentation.training.config import NetworkConfig
 from tests.segmentation.toy_slices import draw_slices, write_store, write_toy_store
 from tests.segmentation.training.distributed_training import train_into
 
@@ -79,10 +83,59 @@ def test_two_processes_have_the_losses_of_one_and_resume_bit_for_bit(arguments, 
     assert not (tmp_path / "killed" / "checkpoint").exists()
 
 
+def node(arguments, number, port, *folders):
+    """Start the process of one of two machines, each with a disk of its own."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(number)]
+    launcher += ["--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(port)]
+    module = "tests.segmentation.training.distributed_training"
+    command = [*launcher, "-m", module, *arguments, "--", *map(str, folders)]
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_two_nodes_without_a_common_disk_resume_as_one_machine_does(arguments, tmp_path, capsys):
+    train_into(str(tmp_path / "one"), arguments)
+    one = losses_of(capsys.readouterr().out)
+    for kill_at, steps in (("@2", (1, 2)), ("", (3, 4))):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        nodes = [node(arguments, number, port, f"{tmp_path}/disk_{number}/model{kill_at}") for number in range(2)]
+        first, second = (each.communicate(timeout=300) for each in nodes)
+        found = losses_of(first[0])
+        assert list(found) == [("model", step) for step in steps], first[1]
+        assert [found["model", step] for step in steps] == pytest.approx([one["one", n] for n in steps], rel=1e-4)
+        assert losses_of(second[0]) == {}  # the first one reports
+    assert read_weights(tmp_path / "disk_0" / "model")
+    assert not (tmp_path / "disk_1" / "model" / "weights.safetensors").exists()
+
+
+def test_nodes_with_different_numbers_of_processes_are_refused(monkeypatch):
+    told = {"WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="3 processes on 2 nodes and 2 of them here; give every node the same"):
+        launched_nodes()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert (launched_ranks(), launched_nodes()) == (4, 2)
+
+
+def test_ranks_on_gpus_normalise_the_whole_batch_together_and_keep_the_names_of_weights(monkeypatch):
+    network, ranks = build_network(NetworkConfig.model_validate(CONFIG["network"])), Ranks(TwoRanks(0))
+    names = list(network.state_dict())
+    assert ranks.join_norms(network) is network
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
+    monkeypatch.setattr(TwoRanks, "device", torch.device("cuda", 0))
+    kinds = {type(module) for module in ranks.join_norms(network).modules() if "BatchNorm" in type(module).__name__}
+    assert kinds == {nn.SyncBatchNorm}
+    assert list(network.state_dict()) == names
+
+
 class TwoRanks:
     """As much of Fabric as cutting a batch asks for."""
 
     world_size = 2
+    device = torch.device("cpu")
 
     def __init__(self, rank):
         self.global_rank = rank
