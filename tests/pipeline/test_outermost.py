@@ -129,6 +129,7 @@ def test_a_command_whose_terminal_is_closed_tidies_up_and_ends(tmp_path):
     if child == 0:
         os.execv(sys.executable, [sys.executable, "-c", code])
     assert os.read(terminal, 100).startswith(b"ready")
+    time.sleep(0.5)  # until it waits
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGHUP
     assert there.exists()
