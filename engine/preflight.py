@@ -1,12 +1,12 @@
 """What can be known to fail is refused before anything runs: missing files, an old workspace, a full disk."""
 
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
+from common.files import read_json
 from engine.record import is_of_present_format, require_present_format
 from engine.workspace import Workspace
 from segmentation.model_kind import REAL_ONLY, ModelKind
@@ -89,7 +89,7 @@ def _check_start(name: str, config: "TrainConfig") -> None:
 
 def _network_of(setting: str, folder: Path) -> dict[str, Any]:
     try:
-        network = json.loads((folder / "config.json").read_text(encoding="utf-8"))["network"]
+        network = read_json(folder / "config.json")["network"]
         return dict(network)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{setting}: its config.json does not tell its network ({error}); name another") from error

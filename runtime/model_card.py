@@ -1,6 +1,5 @@
 """What a model says of itself: `model_card.json`, typed; and the reading of a model's other JSON files."""
 
-import json
 from collections.abc import Mapping
 from enum import Enum
 from functools import partial
@@ -9,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
-from common.errors import InputError
+from common.errors import InputError, one_line
+from common.files import of_the_disk, read_json
 
 CARD = "model_card.json"
 
@@ -156,9 +156,11 @@ def read_model_json(folder: Path, name: str) -> dict[str, Any]:
     """
     path = folder / name
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_hook=partial(_Entries, path))
+        content = read_json(path, partial(_Entries, path))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); rematerialise the model asset") from error
+        raise of_the_disk(path, error) or InputError(
+            f"{path}: cannot be read ({one_line(error)}); rematerialise the model asset"
+        ) from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds no names with values; rematerialise the model asset")
     return content
