@@ -8,7 +8,7 @@ export SCARFORGE_HOME ?= workspace
 export MLFLOW_DISABLE_TELEMETRY = true
 export NO_ALBUMENTATIONS_UPDATE = 1
 
-.PHONY: install demo test test-ui test-cluster test-wheel check format ui audit clean
+.PHONY: install demo test test-ui test-cluster test-wheel faults fuzz check format ui audit clean
 
 install: $(INSTALLED)
 
@@ -40,6 +40,13 @@ test-wheel: install ## the wheel alone, in an environment and a folder of its ow
 	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$(build/wheel/env/bin/python -c 'import site; print(site.getsitepackages()[0])')/dependencies.pth"
 	cd build/wheel && env/bin/python -P ../../tests/installed_alone.py
 	cd build/wheel && env/bin/python -P -m pipeline.cli doctor
+
+faults: install ## 300 failing calls and 60 kills over every stage of a fold, and their table in docs/faults.md (gcc; hours)
+	$(BIN)/python -m tests.faults.sweep --docs docs/faults.md
+
+fuzz: install ## 200,000 hostile inputs, or 20 minutes, for every reader, chosen by Atheris; what went wrong: build/fuzz
+	$(BIN)/pip install --quiet --no-deps --target build/fuzz/atheris "atheris>=3"
+	PYTHONPATH=build/fuzz/atheris $(BIN)/python -m tests.fuzz.run --all
 
 check: install ## formatting, lints, types, import directions
 	$(BIN)/ruff format --check .

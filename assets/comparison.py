@@ -3,7 +3,6 @@
 What the comparison report is made of, read from the finished assets; the page itself is `segmentation.report`.
 """
 
-import json
 import platform
 import shlex
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import pandas as pd
 from assets.parts.checks import FOLDS, OWNERS, check_spec
 from assets.parts.current_scores import staleness
 from assets.parts.inputs import model_card, open_slices, open_studies
+from common.files import read_json
 from common.processes import usable_cores
 from common.progress import say
 from common.tables import read_csv, write_csv
@@ -88,7 +88,7 @@ def _compare(context: dg.AssetExecutionContext, forge: Forge, folder: Path, foun
     tables = []
     for kind, fold, seed in found:
         source = forge.finished(kind.scores, fold, seed)
-        manifest = json.loads(source.file("manifest.json").read_text(encoding="utf-8"))
+        manifest = read_json(source.file("manifest.json"))
         tables.append(ScoredTable(read_scores(source.file("scores.csv")), manifest))
     result = compare_arms(tables)
     result = replace(result, notes=(*_unknown_donors(forge, found), *result.notes))

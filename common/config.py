@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from common.errors import InputError
+from common.errors import InputError, one_line
 
 # What a user may choose of them; here and not beside `runtime.compute`, so that reading it costs no PyTorch.
 Device = Literal["auto", "cpu", "cuda"]
@@ -28,6 +28,7 @@ class FrozenConfig(BaseModel):
     )
 
 
+_LONGEST_YAML, _MOST_VALUES = 200_000, 100_000
 _CORE = (
     ("null", r"~|null|Null|NULL|", "~nN\0"),
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -71,7 +72,7 @@ def read_yaml_file(path: Path, named: str, wanted: str, keys: str) -> dict[str, 
     try:
         content = read_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{named}: cannot be read ({error}); {wanted}") from error
+        raise InputError(f"{named}: cannot be read ({one_line(error)}); {wanted}") from error
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: {keys}")
     return dict(content)
@@ -87,7 +88,28 @@ def read_yaml(text: str, where: str) -> Any:
     Raises:
         InputError: The text is no YAML; one line says where in it.
     """
+    if len(text) > _LONGEST_YAML:
+        raise InputError(f"{where}: is {len(text)} letters long, more than settings are ({_LONGEST_YAML}); shorten it")
     try:
-        return _CoreLoader(text).get_single_data()
-    except (yaml.YAMLError, ValueError) as error:
+        loader = _CoreLoader(text)
+        document = loader.get_single_node()
+        if document is not None:
+            _check_expansion(document, {}, where)
+        return None if document is None else loader.construct_document(document)
+    except RecursionError as error:
+        raise InputError(f"{where}: is nested too deeply; write it flatter") from error
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:  # what PyYAML raises
         raise InputError(f"{where}: is no YAML ({' '.join(str(error).split())[:200]})") from error
+
+
+def _check_expansion(node: yaml.Node, known: dict[int, int], where: str) -> int:
+    """Return how many values a node stands for, aliases written out; refuse what a few lines of aliases blow up."""
+    if id(node) in known:
+        return known[id(node)]
+    known[id(node)] = _MOST_VALUES + 1  # until it is counted: one that holds itself has no end
+    parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+    inside = (part for entry in parts for part in (entry if isinstance(entry, tuple) else (entry,)))
+    known[id(node)] = 1 + sum(_check_expansion(part, known, where) for part in inside)
+    if known[id(node)] > _MOST_VALUES:
+        raise InputError(f"{where}: its aliases (*) stand for more than {_MOST_VALUES} values; write them out")
+    return known[id(node)]

@@ -6,15 +6,29 @@ from collections.abc import Iterable
 # Control characters, line separators, and what stands for bytes that are no UTF-8: all of them can be in file names.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
+_NO_MEMORY = ("can't allocate memory", "out of memory", "Unable to allocate", "bad_alloc", "Cannot allocate memory")
 _LONGEST = 120  # characters of a foreign text in a message
+_LONGEST_BEGIN, _LONGEST_END = 2000, 1000  # of a message, whose end is the remedy
+_LONGEST_LINE = 3500
 
 
 class InputError(Exception):
     """Input that cannot be used: the message is one line that names the thing, the values and the next step."""
 
     def __str__(self) -> str:
-        """Return the message, as one line whatever the names in it hold."""
-        return escaped(super().__str__())
+        """Return the message, as one line whatever the names in it hold, cut in the middle where they are endless."""
+        line = escaped(super().__str__())
+        return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_BEGIN]}...{line[-_LONGEST_END:]}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether memory ran out: PyTorch and C++ say so in the words of an error of another type."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and tells_no_memory(str(error)))
+
+
+def tells_no_memory(words: str) -> bool:
+    """Tell whether the words of an error are those of memory that ran out."""
+    return any(sign in words for sign in _NO_MEMORY)
 
 
 def escaped(text: str) -> str:

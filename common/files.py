@@ -101,6 +101,8 @@ _REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free disk space"),
     **dict.fromkeys((errno.EACCES, errno.EPERM), "correct the permissions"),
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "choose another place: a part of this path is a file"),
+    **dict.fromkeys((errno.EIO, errno.ESTALE), "check the disk or the connection"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n 4096)"),
     errno.EISDIR: "choose another place: a folder is there",
     errno.EROFS: "choose a place on a disk that can be written",
     errno.ENAMETOOLONG: "choose a shorter path",
@@ -123,6 +125,27 @@ def unwritable(path: Path, error: Exception, then: str = "and run this again") -
     return InputError(f"{path}: cannot be written ({reason}); {remedy} {then}. What was there before is kept")
 
 
+_OF_THE_DISK = {
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ETIMEDOUT), "check the disk or the connection"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n 4096)"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "correct the permissions"),
+    errno.ENOMEM: "end other programs",
+}
+
+
+def of_the_disk(path: Path, error: Exception) -> InputError | None:
+    """Return what is told of a file that cannot be read, where that says nothing of its content; else None.
+
+    Args:
+        path: The file.
+        error: What its reader raised.
+    """
+    number = _number_of(error)
+    if number not in _OF_THE_DISK:
+        return None
+    return InputError(f"{path}: cannot be read ({os.strerror(number)}); {_OF_THE_DISK[number]} and run this again")
+
+
 def _fault_of_writing(error: Exception) -> Exception | None:
     """Return the error of the system, None for one that is not about writing."""
     cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save hides the file's own error
@@ -142,6 +165,52 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a mapping as indented JSON, whole or not at all."""
     text = json.dumps(content, indent=2, sort_keys=True) + "\n"
     write_text(path, text)
+
+
+def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        OSError: It is not there, or the disk does not give it.
+        ValueError: It is no JSON, or nested beyond what Python reads.
+    """
+    return parsed_json(path.read_text(encoding="utf-8"), object_hook)
+
+
+def parsed_json(text: str | bytes, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """Return what a JSON text says; raises as `read_json` does."""
+    try:
+        return json.loads(text, object_hook=object_hook)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+_OWN_DIGEST = "sha256_of_the_rest"
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a mapping as `write_json` does, with its own digest, so that `read_sealed` finds a bit that flipped."""
+    plain = json.loads(json.dumps(content))
+    write_json(path, plain | {_OWN_DIGEST: _digest(plain)})
+
+
+def read_sealed(path: Path) -> Any:
+    """Read what `write_sealed` wrote; a file without a digest, as others wrote it, is taken as it is.
+
+    Raises:
+        OSError: It is not there, or the disk does not give it.
+        ValueError: It is no JSON, or another content than was written.
+    """
+    content = read_json(path)
+    if isinstance(content, dict) and content.get(_OWN_DIGEST) is not None:
+        told = content.pop(_OWN_DIGEST)
+        if told != _digest(content):
+            raise ValueError("it is not what was written: edited, or damaged")
+    return content
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from common.errors import InputError, escaped
+from common.errors import InputError, escaped, is_out_of_memory
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def reason_of(what: object, error: Exception) -> str:
     """Return what an exception says about a study, as one line that names it."""
     if isinstance(error, InputError):
         return _bounded(str(error))
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return _bounded(f"{what}: does not fit into memory; close other programs, or take a machine with more")
     if isinstance(error, OSError):
         return _bounded(_unreadable(what, error))

@@ -108,6 +108,7 @@ def _receive(pipe: "Connection[Any, Any]", what: str) -> Any:
 
 def _work(pipe: "Connection[Any, Any]", task: BlockTask[Any], number: int, processes: int) -> None:
     """Send every `processes`-th block, from `number` on; runs in a process of its own."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # elsewhere than where it is held; the parent closes the pipe
     # albumentations imports torch only for a converter not used here: 1.5 s and 500 MB for each worker.
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type] # None makes the import fail at once

@@ -8,15 +8,14 @@ A model card as the text of a version in MLflow's model registry.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.errors import InputError
-from common.files import known_digest, write_json
+from common.errors import InputError, one_line
+from common.files import known_digest, of_the_disk, read_sealed, write_sealed
 from common.pages.words import words
 from runtime.model_card import ModelCard
 
@@ -111,7 +110,7 @@ class ChampionBook:
         """Return when this book was begun, beginning it now if need be; a book that was moved away begins anew."""
         path = self.folder / _BEGUN
         if not path.exists():
-            write_json(path, {"begun": _now()})
+            write_sealed(path, {"begun": _now()})
         return str(self._json(path)["begun"])
 
     def champion(self, kind: "ModelKind") -> Champion | None:
@@ -151,7 +150,7 @@ class ChampionBook:
         write_scores(self.folder / file, candidate.table.scores)
         digest = known_digest(self.folder / file)
         champion = Champion(candidate.version, since, reason, dict(candidate.table.manifest), file, digest)
-        write_json(self.folder / f"{candidate.kind.name}.json", asdict(champion))
+        write_sealed(self.folder / f"{candidate.kind.name}.json", asdict(champion))
         for old in self.folder.glob(f"{candidate.kind.name}.*.csv"):
             if old.name != file:
                 old.unlink()
@@ -159,14 +158,14 @@ class ChampionBook:
 
     def _json(self, path: Path) -> dict[str, Any]:
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            content: dict[str, Any] = read_sealed(path)
         except (OSError, ValueError) as error:
             raise self._unreadable(path, error) from error
         return content
 
     def _unreadable(self, path: Path, error: Exception) -> InputError:
-        return InputError(
-            f"{path}: cannot be read ({error}); move {self.folder} away to let the next candidates begin anew"
+        return of_the_disk(path, error) or InputError(
+            f"{path}: cannot be read ({one_line(error)}); move {self.folder} away to let the next candidates begin anew"
         )
 
 

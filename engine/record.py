@@ -24,8 +24,8 @@ from typing import Any, Protocol
 
 from filelock import FileLock
 
-from common.errors import InputError
-from common.files import CHECKPOINT, free_name, move, put_in_place, unwritable, write_json
+from common.errors import InputError, one_line
+from common.files import CHECKPOINT, free_name, move, put_in_place, read_json, read_sealed, unwritable, write_sealed
 from engine.locks import held
 from engine.outcome import Outcome
 from engine.tracking.run_folder import OWN, discard
@@ -82,6 +82,7 @@ def _text(value: Any) -> str:
 RECORD = "record.json"
 FORMAT = 2  # of records, and the code version of whatever all assets share: raised, no earlier result is used
 _BEGUN = ".begun.json"  # in an unfinished folder: what it is built for
+_NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # These hold timings, run ids or the machine, so that they differ between two equal results, or show what others hold.
 _VOLATILE = frozenset(
@@ -267,7 +268,7 @@ def _built(
     partial: Path, asset: str, key: str, build: Callable[[Path], Outcome], attempt: str, made_of: Mapping[str, Any]
 ) -> Record:
     try:
-        write_json(partial / _BEGUN, {"asset": asset, "key": attempt or key})
+        write_sealed(partial / _BEGUN, {"asset": asset, "key": attempt or key})
         return _seal(partial, asset, key, build(partial), attempt, made_of)
     except OSError as error:
         if error.errno not in _FULL:
@@ -278,8 +279,8 @@ def _built(
 def is_of_present_format(place: Path) -> bool:
     """Tell whether this version can use a folder's result: False where an earlier ScarForge finished it."""
     try:
-        return json.loads((place / RECORD).read_text(encoding="utf-8")).get("format", 1) == FORMAT
-    except (OSError, ValueError, AttributeError):  # none, or damaged: nothing tells who made it
+        return bool(read_json(place / RECORD).get("format", 1) == FORMAT)
+    except (*_NO_FILE, ValueError, AttributeError):  # none, or damaged: nothing tells who made it
         return True
 
 
@@ -296,12 +297,13 @@ def read_record(place: Path, asset: str) -> Record:
     """Read the record of a finished folder.
 
     Raises:
-        InputError: There is none, it cannot be read, or an earlier ScarForge wrote it.
+        InputError: There is none, it is damaged, or an earlier ScarForge wrote it.
+        OSError: The disk does not give it.
     """
     require_present_format(place)
     path = place / RECORD
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_sealed(path)
         return Record(
             asset=content["asset"],
             cache_key=content["cache_key"],
@@ -313,8 +315,13 @@ def read_record(place: Path, asset: str) -> Record:
         )
     except FileNotFoundError as error:
         raise InputError(f"{place}: no finished result; materialise the asset {asset!r} first") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); rematerialise the asset {asset!r}") from error
+    except (
+        *_NO_FILE,
+        ValueError,
+        KeyError,
+        TypeError,
+    ) as error:  # none of the disk's, which says nothing of the content
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); rematerialise the asset {asset!r}") from error
 
 
 def built_for(folder: Path) -> tuple[str, str]:
@@ -324,7 +331,7 @@ def built_for(folder: Path) -> tuple[str, str]:
     """
     for place in (folder, *folder.parents):
         if (place / _BEGUN).is_file():
-            begun = json.loads((place / _BEGUN).read_text(encoding="utf-8"))
+            begun = read_sealed(place / _BEGUN)
             return "/".join([begun["asset"], *folder.relative_to(place).parts]), begun["key"]
     raise ValueError(f"{folder}: nothing is built here")
 
@@ -381,17 +388,9 @@ def _seal(partial: Path, asset: str, key: str, outcome: Outcome, attempt: str, m
     content_and_origin = json.dumps([asset, lasting, dict(outcome.behind)], sort_keys=True)
     version = hashlib.sha256(content_and_origin.encode()).hexdigest()[:20]
     record = Record(asset, key, version, files, outcome, attempt, made_of)
-    content = {
-        "format": FORMAT,
-        "asset": asset,
-        "cache_key": key,
-        "data_version": version,
-        "files": files,
-        "outcome": outcome.to_json(),
-        "attempt": attempt,
-        "made_of": dict(made_of),
-    }
-    write_json(partial / RECORD, content)
+    told: dict[str, Any] = {"format": FORMAT, "outcome": outcome.to_json(), "made_of": dict(made_of)}
+    told |= {"asset": asset, "cache_key": key, "data_version": version, "files": files, "attempt": attempt}
+    write_sealed(partial / RECORD, told)
     return record
 
 

@@ -375,6 +375,17 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def clean(
+    older_than: Annotated[float, typer.Option(min=0, help="Days that what is left over is kept.")] = 30,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete it; else it is only listed.")] = False,
+) -> None:
+    """List, or delete, what killed builds left and old runs of Dagster; no result is ever deleted."""
+    from pipeline.commands.clean import clean as clean_workspace
+
+    print(clean_workspace(default_home(), older_than, delete))
+
+
+@app.command()
 def ui(
     dagster_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Dagster's webserver.")] = 3000,
     mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of MLflow's server.")] = 5000,

@@ -5,11 +5,13 @@
 | 0 | all is well |
 | 1 | a fault of ScarForge itself or of a library; its traceback is printed, to be reported |
 | 2 | wrong input, or surroundings that a person has to put right |
-| 130, 143 | Ctrl-C, SIGTERM |
+| 129, 130, 143 | the terminal was closed (SIGHUP), Ctrl-C, SIGTERM |
 """
 
+import builtins
 import errno
 import os
+import re
 import signal
 import sqlite3
 import sys
@@ -18,15 +20,18 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 import yaml
 
-from common.errors import InputError
+from common.errors import InputError, is_out_of_memory, tells_no_memory
 
 WRONG_INPUT, OWN_FAULT = 2, 1
 _ENDS_WITHIN_S = 9.0
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 _MOST_LETTERS = 400
+_NUMBER, _NAMED = re.compile(r"\[Errno (\d+)\]"), re.compile(r": '([^']+)'")  # as Python words an error of the system
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space, or move SCARFORGE_HOME to another disk, and run this again",
@@ -47,8 +52,9 @@ _REMEDIES = {
 def run_command(command: Callable[[], object]) -> NoReturn:
     """Run a command and end the process with its status; faults and signals are told in one line.
 
-    SIGINT and SIGTERM interrupt the command; one that has not ended nine seconds later is ended. Processes that the
-    command starts import nothing from the current folder, which may hold a `yaml.py` or a `pipeline/` of its own.
+    SIGINT, SIGTERM and, unless `nohup` has it ignored, SIGHUP interrupt the command; one that has not ended nine
+    seconds later is ended. Processes that the command starts import nothing from the current folder, which may hold a
+    `yaml.py` or a `pipeline/` of its own.
     """
     os.environ["PYTHONSAFEPATH"] = "1"
     received = _SignalWatch()
@@ -83,13 +89,37 @@ def explain(error: BaseException) -> str | None:
         return f"a text is not UTF-8 ({error.reason} at byte {error.start}); save the file as UTF-8"
     if isinstance(error, yaml.YAMLError):
         return f"{' '.join(str(error).split())[:_MOST_LETTERS]}; correct the YAML file"
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return _REMEDIES[errno.ENOMEM]
     if isinstance(error, sqlite3.Error) or type(error).__module__.startswith("sqlalchemy"):
         return _explain_database(error)
     if isinstance(error, OSError):
         return _explain_system(error)
     return None
+
+
+def explain_told(told: str, home: Path) -> str:
+    """Return what a step met, in one line with its remedy, where only the class and the words of its error are left.
+
+    Args:
+        told: Such as `sqlite3.OperationalError: disk I/O error`. What is no fault of the surroundings is left as it is.
+        home: The workspace, which a database's words do not name.
+    """
+    kind, _, words = told.strip().partition(": ")
+    if kind.startswith(("sqlite3.", "sqlalchemy.")):
+        return f"{home}: {_explain_database(Exception(words))}"
+    if kind.endswith("MemoryError") or (kind == RuntimeError.__name__ and tells_no_memory(words)):
+        return _REMEDIES[errno.ENOMEM]
+    number, named = _NUMBER.match(words), _NAMED.findall(words)
+    if number is None or not _is_system_error(kind):
+        return told.strip()
+    error = OSError(int(number[1]), os.strerror(int(number[1])), named[-1] if named else str(home))
+    return _explain_system(error) or told.strip()
+
+
+def _is_system_error(kind: str) -> bool:
+    found = getattr(builtins, kind, None)
+    return isinstance(found, type) and issubclass(found, OSError)
 
 
 def _explain_system(error: OSError) -> str | None:
@@ -110,6 +140,8 @@ def _explain_database(error: BaseException) -> str:
         return f"a database cannot be opened or written ({words}); check the rights and the space of SCARFORGE_HOME"
     if "full" in words:
         return f"{words}: {_REMEDIES[errno.ENOSPC]}"
+    if "disk i/o" in words.lower():
+        return f"a database of the workspace cannot be read or written ({words}); check the disk, and run this again"
     return f"a database of the workspace cannot be used ({words}); restore it from a backup, or use another workspace"
 
 
@@ -146,8 +178,11 @@ class _SignalWatch:
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGTERM):  # a shell has commands in the background ignore SIGINT
+        for number in _INTERRUPTS:  # a shell has commands in the background ignore SIGINT
             signal.signal(number, _interrupt)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` has it ignored
+            terminals = [stream for stream in (1, 2) if os.isatty(stream)]
+            signal.signal(signal.SIGHUP, lambda *_: _hang_up(terminals))
         threading.Thread(target=self._watch, args=(reading,), name="signal watch", daemon=True).start()
 
     def status(self) -> int:
@@ -156,7 +191,7 @@ class _SignalWatch:
         return 128 + self._number
 
     def _watch(self, pipe: int) -> None:
-        ends = {int(signal.SIGINT), int(signal.SIGTERM)}
+        ends = {int(number) for number in (*_INTERRUPTS, signal.SIGHUP)}
         while number := os.read(pipe, 1):
             if number[0] in ends:
                 self._number = number[0]
@@ -165,7 +200,16 @@ class _SignalWatch:
                 os._exit(self.status())
 
 
+def _hang_up(terminals: list[int]) -> None:
+    """End the command as SIGTERM does, which Dagster handles, too, and write no more to a terminal that is gone."""
+    signal.signal(signal.SIGHUP, lambda *_: None)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in terminals:
+        os.dup2(nowhere, stream)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _interrupt(*_: object) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # once is enough: a second one would break off the tidying up
+    for number in _INTERRUPTS:  # once is enough: a second one would break off the tidying up
         signal.signal(number, lambda *_: None)
     raise InterruptedCommand

@@ -4,12 +4,15 @@ Each knows the configuration and the data that it belongs to; a training of othe
 stays when the training is over: it goes when everything that is made of the model is sealed with it.
 """
 
+import errno
 import hashlib
 import shutil
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 import torch
@@ -23,6 +26,11 @@ _FILE = "last.pt"
 _FORMAT = 2  # raised when a training's state holds other parts
 
 
+# What PyTorch raises for files that are cut off, corrupt, or something else altogether.
+_UNREADABLE = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError),
+    *(RuntimeError, TypeError, UnpicklingError, ValueError),
+)
 Origin = Mapping[str, str | int]
 """What a training is made of besides its configuration: the seed, digests of its data."""
 
@@ -51,12 +59,33 @@ def _save(path: Path, content: dict[str, Any]) -> None:
         torch.save(content, file)
 
 
+def _whole(path: Path) -> Path:
+    """Return the path of a checkpoint whose parts fit their checksums, which PyTorch writes and never reads."""
+    try:
+        with ZipFile(path) as parts:
+            packed = any(part.compress_type != ZIP_STORED for part in parts.infolist())  # PyTorch packs none
+            damaged = packed or parts.testzip() is not None
+    except (BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise _damaged(path) from error
+    if damaged:
+        raise _damaged(path)
+    return path
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(f"{path}: is damaged or no checkpoint; delete {path.parent} to start again")
+
+
 def _read(path: Path, mmap: bool = False) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         int(content["state"]["step"])
-    except (OSError, RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: is damaged or no checkpoint; delete {path.parent} to start again") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place in the file that cannot be; the disk's own faults pass
+            raise
+        raise _damaged(path) from error
+    except _UNREADABLE as error:
+        raise _damaged(path) from error
     if content.get("format") != _FORMAT:
         raise InputError(f"{path}: was written by another version; delete {path.parent} to start again")
     return content
@@ -72,7 +101,7 @@ def load_checkpoint(folder: Path, config: FrozenConfig, origin: Origin) -> dict[
     path = folder / _FILE
     if not path.exists():
         return None
-    content = _read(path)
+    content = _read(_whole(path))
     differing = _differences(content["config"], config.model_dump(mode="json"))
     if differing:
         raise InputError(

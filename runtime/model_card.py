@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
-from common.errors import InputError
+from common.errors import InputError, one_line
+from common.files import of_the_disk, read_json
 from common.pages.words import count
 from runtime.pack import Manifest, packed
 
@@ -159,11 +160,14 @@ def read_model_json(folder: Path, name: str) -> dict[str, Any]:
         InputError: The file is absent, no JSON or no mapping; also later, when an entry is asked for that it lacks.
     """
     path = folder / name
+    hook = partial(_Entries, path)
     try:
-        text = _packed_json(folder, name) or path.read_text(encoding="utf-8")
-        content = json.loads(text, object_hook=partial(_Entries, path))
+        inside = _packed_json(folder, name)
+        content = json.loads(inside, object_hook=hook) if inside else read_json(path, hook)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); rematerialise the model asset") from error
+        raise of_the_disk(path, error) or InputError(
+            f"{path}: cannot be read ({one_line(error)}); rematerialise the model asset"
+        ) from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds no names with values; rematerialise the model asset")
     return content

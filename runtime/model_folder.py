@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from common.config import FrozenConfig
-from common.errors import InputError
-from common.files import known_digest, write_atomically, write_json
+from common.errors import InputError, one_line
+from common.files import known_digest, of_the_disk, write_atomically, write_json
 from runtime.model_card import CARD, ModelCard, read_model_json
 from runtime.pack import packed
 
@@ -85,9 +85,12 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
         return {name: torch.from_numpy(one) for name, one in pack.arrays(folder.name, "weights").items()}
     try:
         _require_of_card(path)
+        path.open("rb").close()  # safetensors tells every fault of opening as an absent file
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); rematerialise the model asset") from error
+        raise of_the_disk(path, error) or InputError(
+            f"{path}: cannot be read ({one_line(error)}); rematerialise the model asset"
+        ) from error
 
 
 def load_weights(build: Callable[[], Network], folder: Path) -> Network:

@@ -13,7 +13,7 @@ ROWS = re.findall(r"^\| (.+?) \| .*\| `(test_\w+)` \|$", PAGE, re.MULTILINE)
 
 
 def test_every_status_of_the_code_has_a_row_and_no_other():
-    signals = {128 + signal.SIGINT, 128 + signal.SIGTERM}
+    signals = {128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
     known = {0, outermost.OWN_FAULT, outermost.WRONG_INPUT, predict.WITH_FLAGS} | signals
     assert {int(named) for named, _ in ROWS if named.isdecimal()} == known
     assert predict.WITH_PROBLEMS == outermost.WRONG_INPUT

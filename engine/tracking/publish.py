@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from common.errors import InputError
 from engine.run_tags import KEY_TAG
 from engine.tracking.registered_models import TrainingNotThereError, log_model, register_version
 from engine.tracking.run_folder import RunFolder, RunNotes, Sent, drop_when_told, run_folders
@@ -82,7 +83,7 @@ def replay(places: TrackingPlaces, every: bool = True, stop: Callable[[], bool] 
                 continue
             with contextlib.suppress(TrainingAwaitedError, FileNotFoundError):  # put in place, or deleted, meanwhile
                 sent += bool(publish(run.folder, places))
-    except StoreAwayError as error:
+    except (StoreAwayError, OSError, InputError) as error:
         _logger.warning("MLflow at %s %s; what it lacks stays in the workspace", shown(places.uri), error)
     return sent
 

@@ -27,7 +27,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from common.files import CHECKPOINT, move, write_json
+from common.files import CHECKPOINT, move, parsed_json, read_json, write_json
 from common.tables import read_csv
 from engine.workspace import ARTIFACTS
 from runtime.report import TIME
@@ -100,7 +100,7 @@ class RunFolder:
     def notes(self) -> RunNotes | None:
         """Read what is said of the run, None where nothing can be read."""
         try:
-            return RunNotes(**json.loads((self.own / "run.json").read_text(encoding="utf-8")))
+            return RunNotes(**read_json(self.own / "run.json"))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -121,7 +121,7 @@ class RunFolder:
     def sent(self) -> Sent | None:
         """Return what MLflow has, None where it has nothing."""
         try:
-            return Sent(**json.loads((self.own / "sent.json").read_text(encoding="utf-8")))
+            return Sent(**read_json(self.own / "sent.json"))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -175,7 +175,7 @@ def _system(path: Path) -> Iterator[Row]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     for line in filter(None, lines):
         with contextlib.suppress(ValueError, TypeError):
-            yield Row(**json.loads(line))
+            yield Row(**parsed_json(line))
 
 
 def _history(path: Path) -> Iterator[Row]:
@@ -208,7 +208,7 @@ def spool_folder(spool: Path, key: str) -> Path:
 
 def discard(folder: Path) -> None:
     """Delete a folder; while MLflow lacks a run in it, it is kept beside, under a name with a dot."""
-    if not folder.is_dir() or _is_told(folder):
+    if not folder.is_dir() or is_told(folder):
         shutil.rmtree(folder, ignore_errors=True)
         return
     for checkpoint in folder.rglob(CHECKPOINT):
@@ -222,9 +222,10 @@ def discard(folder: Path) -> None:
 def drop_when_told(run: RunFolder, spool: Path) -> None:
     """Delete the folder of a run that MLflow has, where it was kept for that alone."""
     for folder in (run.folder, *run.folder.parents):
-        if (folder.parent == spool or _SET_ASIDE in folder.name) and _is_told(folder):
+        if (folder.parent == spool or _SET_ASIDE in folder.name) and is_told(folder):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_told(folder: Path) -> bool:
+def is_told(folder: Path) -> bool:
+    """Tell whether MLflow has every run of a folder."""
     return all(RunFolder(own.parent).is_sent() for own in folder.rglob(OWN) if (own / "run.json").exists())

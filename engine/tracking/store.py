@@ -26,6 +26,7 @@ from urllib.parse import unquote
 from filelock import FileLock
 
 from common.errors import InputError
+from common.files import written_aside
 from engine.links import arms_view
 from engine.workspace import ARTIFACTS, SPOOL, sqlite_uri
 
@@ -375,13 +376,26 @@ def _migrate(uri: str, path: Path) -> None:
     utils: Any = mlflow_utils  # untyped
     engine = utils.create_sqlalchemy_engine(uri)
     try:
-        if utils._is_empty_database(engine):
-            utils._initialize_tables(engine)
-        elif (version := utils._get_schema_version(engine)) != utils._get_latest_schema_revision():
+        is_empty = utils._is_empty_database(engine)
+        if not is_empty and (version := utils._get_schema_version(engine)) != utils._get_latest_schema_revision():
             shutil.copy2(path, path.with_name(f"{path.name}.{version}.bak"))
             utils._upgrade_db(engine)
     finally:
         engine.dispose()
+    if is_empty:
+        _create(utils, path)
+
+
+def _create(utils: Any, path: Path) -> None:
+    """Make MLflow's tables beside their place: a kill between two of its hundred steps would leave what none mends."""
+    for stale in path.parent.glob(f".{path.name}.*.partial*"):
+        stale.unlink()
+    with written_aside(path) as partial:
+        engine = utils.create_sqlalchemy_engine(f"{_SQLITE}{partial}")
+        try:
+            utils._initialize_tables(engine)
+        finally:
+            engine.dispose()
 
 
 def _follow_workspace(path: Path) -> None:

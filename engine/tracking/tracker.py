@@ -140,8 +140,8 @@ class Live:
         except StoreAwayError as error:
             if not was_away:
                 _logger.warning("MLflow at %s %s; %s has what it lacks", uri, error, folder)
-        except OSError as error:  # the folder was moved or deleted, or its disk fails
-            _logger.warning("what MLflow is to be told of %s cannot be read: %s", folder, error)
+        except (OSError, InputError) as error:  # the folder was moved or deleted, or its disk fails or is full
+            _logger.warning("what MLflow is to be told of %s cannot be read or noted: %s", folder, error)
 
 
 class Tracker:

@@ -17,6 +17,7 @@ def main() -> None:
     """Train as Dagster Pipes says; an interruption, of which the step tells, ends it quietly."""
     try:
         signal.signal(signal.SIGINT, _interrupt_once)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal's; the step interrupts this one in order
         end_with_starter(int(sys.argv[1]))
         # How long a thread spins before it sleeps. For ever (OpenMP's default) takes the cores from whatever else
         # runs; not at all makes a training alone a seventh slower (`docs/speed.md`). Read when torch is imported.

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from common.errors import InputError
+from common.errors import InputError, one_line
 from common.files import write_atomically
 from common.seeds import random_generator
 from gan.training.config import Paint
@@ -164,7 +164,7 @@ def read_shades(folder: Path) -> ShadeBook:
         tensors = load_file(path)
         return ShadeBook(tensors["shades"].numpy(), tensors["surroundings"].numpy())
     except (OSError, SafetensorError, KeyError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); rematerialise pix2pix") from error
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); rematerialise pix2pix") from error
 
 
 def tissue_shades(images: NDArray[np.floating], masks: NDArray[np.uint8], labels: int) -> Floats:

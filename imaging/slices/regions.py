@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from common.config import FrozenConfig
 from common.errors import InputError, some_of
-from common.files import written_aside
+from common.files import of_the_disk, written_aside
 from common.progress import track
 from common.seeds import random_generator
 from common.tables import read_csv, write_csv
@@ -133,13 +133,16 @@ def read_regions(path: Path) -> pd.DataFrame:
     """
     try:
         table = read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable table of regions; rematerialise `real_slices`") from error
+        # Python's own conversion gives back every written bit.
+        numbers = {name: table[name].map(float) for name in set(REGION_COLUMNS[3:]) & set(table.columns)}
+    except (OSError, ValueError, TypeError) as error:
+        raise of_the_disk(path, error) or InputError(
+            f"{path}: not a readable table of regions; rematerialise `real_slices`"
+        ) from error
     if tuple(table.columns) != REGION_COLUMNS:
         held = some_of(map(repr, table.columns))
         raise InputError(f"{path}: has columns [{held}], not {list(REGION_COLUMNS)}; rematerialise `real_slices`")
-    # Python's own conversion gives back every written bit.
-    return table.assign(**{name: table[name].map(float) for name in REGION_COLUMNS[3:]})
+    return table.assign(**numbers)
 
 
 def _centre(

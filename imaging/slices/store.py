@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common.errors import InputError, one_line, some_of
+from common.files import of_the_disk
 from imaging.labels import LabelSet
 from imaging.slices.writer import (
     EXTRA_PREFIX,
@@ -30,6 +31,7 @@ from imaging.slices.writer import (
     SliceStoreWriter,
     StoreAttributes,
 )
+from imaging.studies.archive import own_dataset, read_own
 from imaging.studies.split import Part
 
 __all__ = ["ROW_COLUMNS", "SliceStore", "SliceStoreWriter", "StoreAttributes"]
@@ -39,6 +41,7 @@ Index = NDArray[np.integer[Any]] | NDArray[np.bool_] | Sequence[int] | slice | N
 _RUN_SLICES = 32
 _VERIFY_SLICES = 512
 # What h5py and json raise on damaged files.
+_MOST_COLUMN_BYTES = 2**28
 _DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError)
 
 
@@ -168,11 +171,20 @@ class SliceStore:
         self.attributes = StoreAttributes(**{name: json.loads(_text(file.attrs[name])) for name in names})
         self.label_set = self.attributes.labels()
         self.digest = _text(file.attrs["digest"])
-        columns = {name: [text.decode() for text in file[name][:]] for name in TEXT_COLUMNS}
-        rows = pd.DataFrame(columns | {name: file[name][:] for name in NUMBER_COLUMNS})
-        self.rows = rows[list(ROW_COLUMNS)]
+        count = len(own_dataset(file, "masks"))
         for name in sorted(set(file) - set(ROW_COLUMNS)):
-            self._places[name] = _Place(file[name], len(rows), self.attributes.region_px)
+            self._places[name] = _Place(own_dataset(file, name), count, self.attributes.region_px)
+        self._check_size()
+        columns = {name: [text.decode() for text in _column(file, name)] for name in TEXT_COLUMNS}
+        rows = pd.DataFrame(columns | {name: _column(file, name) for name in NUMBER_COLUMNS})
+        self.rows = rows[list(ROW_COLUMNS)]
+
+    def _check_size(self) -> None:
+        """Refuse more slices than the file has bytes for, before anything is read that is of their number."""
+        there = os.fstat(self._descriptor).st_size
+        for name, place in self._places.items():
+            if place.bytes > there:
+                raise ValueError(f"dataset {name} announces {place.bytes} bytes, and the file has {there}")
 
     def _verify(self) -> None:
         digest = ContentDigest()
@@ -187,7 +199,7 @@ class SliceStore:
             raise ValueError("its content does not match its checksum")
 
     def _unreadable(self, error: Exception) -> InputError:
-        return InputError(
+        return of_the_disk(self.path, error) or InputError(
             f"{self.path}: is not a readable slice store ({one_line(error)}): truncated, corrupt or written "
             f"by another program; {_remedy(self.path)}"
         )
@@ -202,6 +214,7 @@ class _Place:
         self.dtype = np.dtype(dataset.dtype)
         self.shape = (size, size)
         self.slice_bytes = size * size * self.dtype.itemsize
+        self.bytes = count * self.slice_bytes
         self._chunk_slices = dataset.chunks[0]
         self._offsets = np.full(-(-count // self._chunk_slices), -1, dtype=np.int64)
         dataset.id.chunk_iter(self._note)
@@ -215,6 +228,14 @@ class _Place:
         """Return the byte at which each slice begins."""
         chunk, within = np.divmod(positions, self._chunk_slices)
         return self._offsets[chunk] + within * self.slice_bytes
+
+
+def _column(file: h5py.File, name: str) -> NDArray[Any]:
+    """Return what a file says of each slice."""
+    values = read_own(file, name, _MOST_COLUMN_BYTES)
+    if values.shape != file["masks"].shape[:1]:
+        raise ValueError(f"dataset {name} has shape {values.shape}, and there are {len(file['masks'])} slices")
+    return values
 
 
 def _reopen(path: Path, digest: str) -> SliceStore:

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from common.errors import InputError
+from common.errors import InputError, one_line
+from common.files import of_the_disk
 from imaging.labels import LABEL_SETS, LabelSet
 from imaging.studies.preparation import PreparedStudy, patient_groups
 from imaging.studies.study import RejectedStudy
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 FORMAT = "scarforge studies 2"
 USER_BLOCK = 512  # bytes; the smallest that HDF5 allows
 _READ_BYTES = 1 << 22
+_MOST_BYTES = 1 << 28  # of an array, whatever the few bytes of it say
 
 
 def seal(path: Path) -> None:
@@ -129,7 +132,7 @@ class StudyArchive:
         except FileNotFoundError as error:
             raise InputError(f"{path}: there is no study archive; rematerialise `studies`") from error
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-            raise _unreadable(path, str(error)) from error
+            raise _unreadable(path, error) from error
 
     def __reduce__(self) -> tuple[Callable[..., "StudyArchive"], tuple[Path, str]]:
         return _reopen, (self.path, self.digest)
@@ -173,9 +176,10 @@ class StudyArchive:
             with h5py.File(self.path, "r", locking=False) as file:
                 if file.attrs["digest"] != self.digest:
                     raise _replaced(self.path)
-                arrays = {name: dataset[:] for name, dataset in file[entry["place"]].items()}
+                group = _own_group(file, entry["place"])
+                arrays = {name: read_own(group, name, _MOST_BYTES) for name in group}
         except (OSError, RuntimeError, KeyError, ValueError) as error:
-            raise _unreadable(self.path, str(error)) from error
+            raise _unreadable(self.path, error) from error
         return PreparedStudy(
             case_id=case_id,
             frame=frame,
@@ -193,9 +197,45 @@ class StudyArchive:
         return row | {f"ml_{tissue}": entry["voxels"][value] * voxel_ml for value, tissue in self.label_set.foreground}
 
 
+def _own_group(file: h5py.File, place: str) -> h5py.Group:
+    group = file[place]
+    if group.file.filename != file.filename:
+        raise ValueError(f"{place} leads into another file")
+    return group
+
+
+def own_dataset(group: h5py.Group, name: str) -> h5py.Dataset:
+    """Return a dataset that lies in the file of its group.
+
+    Raises:
+        ValueError: It is a link, no dataset, or its content lies elsewhere.
+        KeyError: There is none of this name.
+    """
+    link = group.get(name, getlink=True)
+    if link is None:
+        raise KeyError(f"it holds no {name!r}")
+    found = group[name] if isinstance(link, h5py.HardLink) else None
+    if not isinstance(found, h5py.Dataset) or found.external or found.is_virtual:
+        raise ValueError(f"{name} is no dataset of this file")
+    return found
+
+
+def read_own(group: h5py.Group, name: str, most_bytes: int) -> NDArray[Any]:
+    """Read a dataset whole.
+
+    Raises:
+        ValueError: As `own_dataset`, or it announces more bytes than `most_bytes`.
+        KeyError: There is none of this name.
+    """
+    dataset = own_dataset(group, name)
+    if dataset.shape is None or dataset.nbytes > most_bytes:
+        raise ValueError(f"{name} announces {0 if dataset.shape is None else dataset.nbytes} bytes")
+    return np.asarray(dataset[()])
+
+
 def _read_index(path: Path) -> dict[str, Any]:
     with h5py.File(path, "r", locking=False) as file:
-        return json.loads(file["index"][:].tobytes())
+        return json.loads(read_own(file, "index", _MOST_BYTES).tobytes())
 
 
 def _reopen(path: Path, digest: str) -> StudyArchive:
@@ -203,7 +243,7 @@ def _reopen(path: Path, digest: str) -> StudyArchive:
     try:
         archive = StudyArchive(path, _read_index(path))
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise _unreadable(path, str(error)) from error
+        raise _unreadable(path, error) from error
     if archive.digest != digest:
         raise _replaced(path)
     return archive
@@ -213,9 +253,9 @@ def _replaced(path: Path) -> InputError:
     return InputError(f"{path}: was replaced while in use; start again, so that one content is used throughout")
 
 
-def _unreadable(path: Path, reason: str) -> InputError:
-    detail = " ".join(reason.split())
-    return InputError(
+def _unreadable(path: Path, error: Exception) -> InputError:
+    detail = one_line(error)
+    return of_the_disk(path, error) or InputError(
         f"{path}: is not a readable study archive ({detail}): truncated, corrupt, of another version "
         "or written by another program; rematerialise `studies`"
     )

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from common.errors import InputError
+from common.errors import InputError, one_line
+from common.files import of_the_disk
 from common.tables import read_csv
 
 
@@ -53,4 +54,6 @@ def read_boxes(path: Path) -> dict[tuple[str, str], Box]:
             for row in table.to_dict("records")
         }
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); rematerialise the asset 'lv_localiser'") from error
+        raise of_the_disk(path, error) or InputError(
+            f"{path}: cannot be read ({one_line(error)}); rematerialise the asset 'lv_localiser'"
+        ) from error

@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from common.errors import InputError
-from common.files import write_text
+from common.errors import InputError, one_line
+from common.files import of_the_disk, read_json, write_text
 from common.seeds import derive_seed, random_generator
 from imaging.labels import PATIENT_GROUPS
 
@@ -115,10 +115,12 @@ def read_split(path: Path, fold: int) -> FoldSplit:
         InputError: The file is missing or no such file, or has no such fold.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         splits = {int(entry["fold"]): _from_json(entry) for entry in content["folds"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a readable split ({error!r}); {_REMEDY}") from error
+        raise of_the_disk(path, error) or InputError(
+            f"{path}: not a readable split ({one_line(repr(error))}); {_REMEDY}"
+        ) from error
     if fold not in splits:
         raise InputError(f"{path}: there is no fold {fold}, only {sorted(splits)}; choose one of them")
     return splits[fold]

@@ -23,6 +23,7 @@ from imaging.studies.study import check_affine, check_geometry
 from imaging.volumes.nifti_header import (
     Sides,
     check_meaning,
+    check_offset,
     kept_geometry,
     likely_sides,
     mm_in_unit,
@@ -41,7 +42,7 @@ from imaging.volumes.orientation import Arrangement, arrangement_of, order_onto
 # What nibabel raises for files that are cut off, corrupt, or something else altogether.
 _UNREADABLE = (OSError, EOFError, zlib.error, ValueError, MemoryError, ImageFileError, HeaderDataError, WrapStructError)
 _nibabel: Any = nibabel  # its type information is partial
-MOST_VOXELS = 2**28  # 1 GB as float32: thirty times a large cardiac volume; beyond it a header is damaged
+MOST_VOXELS = 2**25  # 512 x 512 x 128, four times a large cardiac volume: read within 1 GB; beyond, a header is damaged
 _SPACING_TOLERANCE = 0.01
 
 
@@ -227,6 +228,7 @@ def _load(path: Path, spacing_is_told: bool) -> _StoredVolume:
 def _opened(path: Path) -> tuple[Any, Any]:
     """Return a file's header as it is written, and the file as nibabel opens it, its voxels not yet read."""
     header = read_header(path)
+    check_offset(header, path)
     file = _nibabel.load(path)
     if not isinstance(file, _nibabel.Nifti1Image):  # NIfTI-2 is one too; CIFTI is not
         raise ImageFileError(f"it holds a {type(file).__name__}")

@@ -33,6 +33,8 @@ _SINGLE_FILE = (b"n+1", b"n+2")
 _PLACED = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
 _ROWS = ("srow_x", "srow_y", "srow_z")
 _CHUNK_BYTES = 2**20
+_MOST_SURPLUS_BYTES = 2**28  # a second's work to read; a small .gz may hold it many times over
+_MOST_BYTES_BEFORE = 2**24  # where extensions stand
 _SAME_SIDE = 0.01  # as a share
 _SHEARED = 1e-3  # how much longer than the distance of slices the way between them is, as a share
 _FEWEST_MM = 40  # a left ventricle is 70 to 100 mm long
@@ -102,6 +104,15 @@ def mm_in_unit(header: Any) -> float:
     return _MM_IN_UNIT.get(int(header["xyzt_units"]) & _SPACE_UNITS, 1.0)
 
 
+def check_offset(header: Any, path: Path) -> None:
+    """Raise `InputError` where more stands before the voxels than extensions take, before nibabel reads those."""
+    offset = float(header["vox_offset"])
+    if offset > _MOST_BYTES_BEFORE:
+        raise InputError(
+            f"{path}: its header puts {offset:g} bytes before the voxels, which no file needs; export it again"
+        )
+
+
 def check_meaning(header: Any, path: Path) -> None:
     """Raise `InputError` unless the voxels are whole or floating-point numbers, stored in this very file.
 
@@ -148,6 +159,8 @@ def read_whole(header: Any, path: Path) -> tuple[bytes, tuple[str, ...]]:
         content: bytes = stream.read(announced)
         while chunk := stream.read(_CHUNK_BYTES):
             surplus += len(chunk)
+            if surplus > _MOST_SURPLUS_BYTES:
+                raise OSError(f"it goes on for more than {_MOST_SURPLUS_BYTES} bytes beyond what its header announces")
     note = (
         f"{path}: holds {surplus} bytes beyond the {shape} voxels that its header announces; they are not read: "
         "export it again if slices are missing"

@@ -30,7 +30,7 @@ from engine.workspace import Workspace
 from imaging.sources.table import source_labels
 from pipeline.automation.scheduled_jobs import REAL_ONLY_KINDS
 from pipeline.commands.output import HOME, check_folder, print_markdown
-from pipeline.outermost import InterruptedCommand
+from pipeline.outermost import InterruptedCommand, explain_told
 from pipeline.services.dagster_home import end_lost_runs, prepare_dagster_home, process_tags
 from segmentation.comparison.arms import Comparison
 from segmentation.comparison.text import markdown_table
@@ -85,10 +85,19 @@ def run_fold(
         say("  no study of this source holds an infarct: the real-only half of the graph runs")
     start = time.monotonic()
     result = execute(forge, fold, has_lesions)
+    _send_what_waits(forge)
     if not result.success:
-        raise_failure(result)
+        raise_failure(result, forge.workspace.home)
     say(f"  {'all stages':<48} {time.monotonic() - start:6.1f} s")
     return forge
+
+
+def _send_what_waits(forge: Forge) -> None:
+    """Tell MLflow what it lacked when a stage ended: a run that finds every result opens no tracker that would."""
+    from engine.tracking.publish import replay
+    from engine.tracking.store import tracking_places
+
+    replay(tracking_places(forge.workspace.home, {"MLFLOW_TRACKING_URI": forge.tracking_uri()}), every=False)
 
 
 def prepare_stores(forge: Forge, dagster: Path | None = None) -> None:
@@ -210,24 +219,27 @@ def resolve_job(name: str) -> dg.JobDefinition:
     return defs.resolve_job_def(name)
 
 
-def raise_failure(result: "ExecutionResult") -> NoReturn:
-    """Raise what made the run fail: an interrupt as such, anything else as one line."""
+def raise_failure(result: "ExecutionResult", home: Path) -> NoReturn:
+    """Raise what made the run fail in a workspace: an interrupt as such, anything else as one line."""
     errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
     if any(error and error.cls_name == dg.DagsterExecutionInterruptedError.__name__ for error in errors):
         say("  interrupted; the same command again continues the run")
         raise InterruptedCommand
-    raise InputError(_first_failure(result))
+    raise InputError(_first_failure(result, home))
 
 
-def _first_failure(result: "ExecutionResult") -> str:
+def _first_failure(result: "ExecutionResult", home: Path) -> str:
     for event in result.all_events:
         if event.is_step_failure:
             error = event.step_failure_data.error
             if error and error.cls_name == FAILED_CHECK and (failed := _failed_checks(result)):
                 return failed
             cause = error.cause if error and error.cause else error
-            words = cause.message.strip().removeprefix(_OUR_ERROR) if cause else "failed without a message"
-            return f"{event.step_key}: {words}"
+            below = cause and (cause.cause or cause.context)
+            if below and (below.cls_name or "").endswith("MemoryError"):  # which a library turned into another error
+                cause = below
+            told = cause.message.strip().removeprefix(_OUR_ERROR) if cause else "failed without a message"
+            return f"{event.step_key}: {explain_told(told, home)}"
         if event.is_failure and event.message:
             return event.message
     return _failed_checks(result) or "the run failed without an error of a stage; look at it in the UI (make ui)"

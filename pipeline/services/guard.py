@@ -22,7 +22,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import InputError
+from common.errors import InputError, one_line
 from common.progress import quieten
 from engine.workspace import home_of
 from pipeline.services.linked_pages import first_page, linked_pages
@@ -173,7 +173,9 @@ def read_password(path: Path) -> str:
         mode = path.stat().st_mode
         line = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"password file {path}: cannot be read ({error}); write NAME:PASSWORD into it") from error
+        raise InputError(
+            f"password file {path}: cannot be read ({one_line(error)}); write NAME:PASSWORD into it"
+        ) from error
     if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise InputError(f"password file {path}: others may read it ({stat.filemode(mode)}); run chmod 600 on it")
     name, _, password = line.partition(":")

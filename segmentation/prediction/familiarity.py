@@ -24,8 +24,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy import ndimage
 
-from common.errors import InputError
-from common.files import write_atomically
+from common.errors import InputError, one_line
+from common.files import of_the_disk, write_atomically
 from imaging.labels import Tissue
 from imaging.slices.store import SliceStore
 from imaging.studies.split import FoldSplit
@@ -231,7 +231,9 @@ def read_familiarity(folder: Path) -> Familiarity | None:
         sides = (dict(zip(MEASURES, tensors[f"seen/{side}"].tolist(), strict=True)) for side in ("lowest", "highest"))
         return Familiarity(clouds, SeenRange(*sides))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); rematerialise the model asset") from error
+        raise of_the_disk(path, error) or InputError(
+            f"{path}: cannot be read ({one_line(error)}); rematerialise the model asset"
+        ) from error
 
 
 def as_packed(folder: Path) -> dict[str, NDArray[np.float32]]:

@@ -24,8 +24,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from common.errors import InputError, some_of
-from common.files import write_atomically
+from common.errors import InputError, one_line, some_of
+from common.files import of_the_disk, write_atomically
 from common.guard import guarded
 from common.tables import read_csv, write_csv
 from imaging.labels import LabelSet
@@ -134,13 +134,14 @@ def read_scores(path: Path) -> pd.DataFrame:
     remedy = "rematerialise the scores asset that wrote it"
     try:
         table = read_csv(path, dtype="str", keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); {remedy}") from error
-    if tuple(table.columns) != SCORE_COLUMNS:
+        typed = _typed(table) if tuple(table.columns) == SCORE_COLUMNS else None
+    except (OSError, ValueError, TypeError) as error:
+        raise of_the_disk(path, error) or InputError(f"{path}: cannot be read ({one_line(error)}); {remedy}") from error
+    if typed is None:
         raise InputError(
             f"{path}: has columns [{some_of(map(repr, table.columns))}], not {list(SCORE_COLUMNS)}; {remedy}"
         )
-    return _typed(table)
+    return typed
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:

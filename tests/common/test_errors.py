@@ -24,3 +24,10 @@ def test_a_message_is_one_line_whatever_a_name_holds():
     assert str(error) == r"new\nline\r and \udcff and \u2028, but Müller 心" + "\u00a0stays"
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
     assert escaped("\0") == r"\x00"
+
+
+def test_a_message_that_quotes_something_endless_keeps_its_beginning_and_its_remedy():
+    said = str(InputError(f"/data/x: has columns {'9' * 50_000}; rematerialise the asset that wrote it"))
+    assert len(said) < 4000
+    assert said.startswith("/data/x: has columns 999")
+    assert said.endswith("999; rematerialise the asset that wrote it")

@@ -2,7 +2,10 @@ import errno
 import json
 import multiprocessing
 import os
+import random
+import re
 import time
+from pathlib import Path
 
 import pytest
 
@@ -259,6 +262,42 @@ def test_a_damaged_record_names_the_asset_to_rematerialise(tmp_path):
     with pytest.raises(InputError, match="rematerialise the asset 'pix2pix'"):
         read_record(tmp_path / "asset", "pix2pix")
     assert not produce(tmp_path / "asset", "asset", "key", writes("one", []))[1]
+
+
+def test_any_bit_of_a_record_that_flipped_is_found_or_says_the_same(tmp_path):
+    produce(tmp_path / "asset", "asset", "key", writes("one", []), made_of={"config": {"steps": 3}})
+    path, chance = tmp_path / "asset" / "record.json", random.Random(0)
+    whole, found = path.read_bytes(), 0
+    wanted = read_record(path.parent, "asset")
+    for _ in range(300):
+        content = bytearray(whole)
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        path.write_bytes(content)
+        try:
+            assert read_record(path.parent, "asset") == wanted
+        except InputError as error:
+            assert re.search("rematerialise the asset 'asset'|made by ScarForge", str(error))  # noqa: PT017
+            found += 1
+    assert found > 200
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.EACCES])
+def test_a_record_that_the_disk_does_not_give_makes_nobody_build_again(tmp_path, monkeypatch, number):
+    produce(tmp_path / "asset", "asset", "key", writes("one", []))
+    calls, read_text = [], Path.read_text
+
+    def read(path, *arguments, **options):
+        if path.name == "record.json":
+            raise OSError(number, os.strerror(number), str(path))
+        return read_text(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", read)
+        with pytest.raises(OSError, match=r"record\.json"):
+            produce(tmp_path / "asset", "asset", "key", writes("two", calls))
+    assert calls == []
+    assert produce(tmp_path / "asset", "asset", "key", writes("two", calls))[1]
+    assert not list(tmp_path.glob(".asset.unrecorded*"))
 
 
 def made_by_0_1_0(place):

@@ -3,6 +3,7 @@
 import errno
 import os
 import pathlib
+import pty
 import re
 import signal
 import sqlite3
@@ -103,7 +104,7 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("body", BODIES)
 def test_a_signal_ends_a_command_quietly_with_its_status(number, body):
     code = COMMAND.format(body=BODIES[body])
@@ -114,6 +115,33 @@ def test_a_signal_ends_a_command_quietly_with_its_status(number, body):
     _, errors = process.communicate(timeout=10)
     assert process.returncode == 128 + number
     assert errors == ""
+
+
+TELLS_ITS_TERMINAL = (
+    "try: time.sleep(60)\n    except BaseException: print('tidied up', flush=True); open({there!r}, 'w').close(); raise"
+)
+
+
+def test_a_command_whose_terminal_is_closed_tidies_up_and_ends(tmp_path):
+    there = tmp_path / "tidied_up"
+    code = COMMAND.format(body=TELLS_ITS_TERMINAL.format(there=str(there)))
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    assert os.read(terminal, 100).startswith(b"ready")
+    time.sleep(0.5)  # until it waits
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGHUP
+    assert there.exists()
+
+
+def test_a_command_under_nohup_outlives_its_terminal():
+    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)" + COMMAND.format(body="time.sleep(1.0)")
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGHUP)
+    assert process.communicate(timeout=10) == ("", "")
+    assert process.returncode == 0
 
 
 def scarforge(*arguments, home, **environment):

@@ -97,9 +97,10 @@ def trains(helpers):
 
 @pytest.mark.slow
 def test_a_run_ends_quietly_in_the_middle_of_a_training_and_continues(started, tmp_path):
-    """One workspace: Ctrl-C at a terminal, then the same command again, which is ended alone."""
+    """One workspace: Ctrl-C at a terminal, the same command again, ended alone, and once more, its terminal closed."""
     line = (SCARFORGE, "run", "--profile", "tiny", "--set", "localiser.steps=20000", "--set", "device=cpu")
-    for number, group, found in ((signal.SIGINT, True, "  + "), (signal.SIGTERM, False, "  = ")):
+    ways = ((signal.SIGINT, True, "  + "), (signal.SIGTERM, False, "  = "), (signal.SIGHUP, True, "  = "))
+    for number, group, found in ways:
         command = started(*line)
         command.wait_until(trains)
         command.wait_until(lambda _, errors=command.errors: "lv_localiser: " in errors.read_text())

@@ -1,3 +1,5 @@
+import errno
+
 import numpy as np
 import pytest
 import torch
@@ -81,6 +83,22 @@ def test_a_damaged_checkpoint_says_what_to_delete(tmp_path, content):
     for read in (checkpoint_step, lambda folder: load_checkpoint(folder, Config(), ORIGIN)):
         with pytest.raises(InputError, match=f"last.pt: is damaged or no checkpoint; delete {tmp_path} to start again"):
             read(tmp_path)
+
+
+def test_one_bit_of_a_weight_that_flipped_is_found(tmp_path):
+    save_checkpoint(tmp_path, Config(), ORIGIN, STATE | {"weights": torch.full((1000,), 0.1)})
+    content = bytearray((tmp_path / "last.pt").read_bytes())
+    content[content.index(torch.full((2,), 0.1).numpy().tobytes()) + 400] ^= 0x10
+    (tmp_path / "last.pt").write_bytes(content)
+    with pytest.raises(InputError, match=f"last.pt: is damaged or no checkpoint; delete {tmp_path} to start again"):
+        load_checkpoint(tmp_path, Config(), ORIGIN)
+
+
+def test_a_checkpoint_that_the_disk_does_not_give_is_not_told_to_be_deleted(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, Config(), ORIGIN, STATE)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EIO, "late")))
+    with pytest.raises(OSError, match="late"):
+        load_checkpoint(tmp_path, Config(), ORIGIN)
 
 
 def test_a_file_of_tensors_is_no_checkpoint(tmp_path):

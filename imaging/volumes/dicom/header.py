@@ -17,11 +17,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset
+from pydicom import Dataset, FileDataset, dcmread
 from pydicom.config import disable_value_validation
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.uid import (
     UID,
+    DeflatedExplicitVRLittleEndian,
     EnhancedMRColorImageStorage,
     EnhancedMRImageStorage,
     LegacyConvertedEnhancedMRImageStorage,
@@ -38,6 +40,25 @@ _UNREADABLE = (
     *(AttributeError, LookupError, RuntimeError, AssertionError, EOFError, MemoryError),
     *(struct.error, zlib.error),
 )
+
+
+_MOST_INFLATED_BYTES = 2**28  # of a deflated file; a single slice has some megabytes
+
+
+def read_dataset(path: Path, **options: Any) -> FileDataset:
+    """Read a file as `pydicom.dcmread` does; a deflated one, which pydicom inflates whole, only up to a limit.
+
+    Raises:
+        ValueError: It inflates to more.
+    """
+    with path.open("rb") as file:
+        read_preamble(file, force=False)
+        meta = _read_file_meta_info(file)  # the one way of pydicom's that leaves the file where the content begins
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), _MOST_INFLATED_BYTES)
+            if len(inflated) == _MOST_INFLATED_BYTES:
+                raise ValueError(f"it is deflated and inflates to more than {_MOST_INFLATED_BYTES} bytes")
+    return dcmread(path, **options)
 
 
 @dataclass(frozen=True)

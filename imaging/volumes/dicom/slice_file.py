@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import FileDataset, dcmread
+from pydicom import FileDataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
@@ -22,6 +22,7 @@ from imaging.volumes.dicom.header import (
     check_scanned,
     image_type,
     pydicom_on,
+    read_dataset,
     type_text,
 )
 from imaging.volumes.nifti import MOST_VOXELS
@@ -125,7 +126,7 @@ class DicomSlice:
             InputError: They are missing, cut off, or compressed in a way that no installed decoder reads.
         """
         with pydicom_on(self.path):
-            dataset = dcmread(self.path, specific_tags=list(_PIXEL_TAGS))
+            dataset = read_dataset(self.path, specific_tags=list(_PIXEL_TAGS))
             header = DicomHeader(self.path, dataset)
             slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
             stored = _decode(self.path, dataset)
@@ -152,7 +153,7 @@ def read_dicom_slice(path: Path, scanned: bool = False) -> DicomSlice:
         InputError: The file is unreadable, absurdly large or without geometry.
     """
     with pydicom_on(path):
-        header = DicomHeader(path, dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS)))
+        header = DicomHeader(path, read_dataset(path, stop_before_pixels=True, specific_tags=list(_TAGS)))
         check_kind(header)
         if scanned:
             check_scanned(header)

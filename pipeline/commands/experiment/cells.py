@@ -150,7 +150,7 @@ class Bench:
         result = self._execute(self.forge(), (*_OF_STUDIES, *self.upstream))
         failed = self.failed_checks()
         if not result.success and not (failed and _only_of_quality(result)):
-            raise_failure(result)
+            raise_failure(result, self.forge().workspace.home)
         if failed and self.plan.checks == "block":
             raise InputError(
                 f"{self.arm.name}, fold {self.fold}: synthetic slices fail {some_of(map(told, failed), between='; ')}; "
@@ -173,7 +173,7 @@ class Bench:
     def _made(self, forge: Forge, assets: Sequence[str]) -> None:
         result = self._execute(forge, assets)
         if not result.success:
-            raise_failure(result)
+            raise_failure(result, forge.workspace.home)
 
     def _score(self, forge: Forge, cell: Cell) -> None:
         name, start = self.scores(cell), time.monotonic()

@@ -1,6 +1,5 @@
 """What is told of an experiment: how far it is, one tidy table, and a report of its arms, each against real only."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import pandas as pd
 from matplotlib import rc_context
 
 from common.errors import InputError
-from common.files import write_atomically
+from common.files import read_json, write_atomically
 from common.pages.kit import Picture, data_address, render, svg_bytes, svg_style, table
 from common.pages.words import ABSENT, interval, number, words
 from common.progress import say
@@ -126,7 +125,7 @@ def _minutes(model: Path) -> float:
     """Return how long a finished training took by its own course; NaN where that does not tell."""
     try:
         history = read_csv(model / "history.csv")
-        batch = json.loads((model / "config.json").read_text(encoding="utf-8"))["batch"]
+        batch = read_json(model / "config.json")["batch"]
         rates = history[next(name for name in history.columns if name.startswith("images_per_s"))]
     except (OSError, ValueError, KeyError, StopIteration):
         return math.nan

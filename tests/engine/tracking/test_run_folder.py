@@ -7,9 +7,11 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 
+from common.errors import InputError
 from engine.outcome import Outcome
 from engine.record import built_for, produce
 from engine.tracking.run_folder import (
@@ -22,6 +24,7 @@ from engine.tracking.run_folder import (
     run_folders,
     spool_folder,
 )
+from engine.tracking.tracker import Live
 from runtime.report import TIME, course_row
 
 ROOT = Path(__file__).parents[3]
@@ -167,3 +170,15 @@ def test_a_folder_within_a_build_is_named_after_it(tmp_path: Path) -> None:
 
     produce(tmp_path / "asset", "asset", "key", build, attempt="forced")
     assert names == [("asset/utility", "forced")]
+
+
+def test_a_full_disk_below_the_thread_that_tells_mlflow_is_one_warning(tmp_path, caplog):
+    def tell():
+        raise InputError(f"{tmp_path}/sent.json: cannot be written; free disk space")
+
+    live = object.__new__(Live)
+    live._is_away = False
+    live.publisher = SimpleNamespace(places=SimpleNamespace(uri="sqlite:///x"), run=RunFolder(tmp_path))
+    live._publish(tell)
+    said = f"what MLflow is to be told of {tmp_path} cannot be read or noted: {tmp_path}/sent.json: cannot be written"
+    assert caplog.messages == [f"{said}; free disk space"]

@@ -59,6 +59,25 @@ def test_an_unknown_kind_of_store_is_refused() -> None:
         prepare_store("ftp://x")
 
 
+@pytest.mark.parametrize("fault", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+def test_a_database_whose_making_was_broken_off_is_made_by_the_next_run(tmp_path: Path, monkeypatch, fault) -> None:
+    from mlflow.store.db import utils
+
+    def half(engine):
+        with engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE experiments (experiment_id INTEGER)")
+        raise fault
+
+    with monkeypatch.context() as patch:
+        patch.setattr(utils, "_initialize_tables", half)
+        with pytest.raises((InputError, KeyboardInterrupt)):
+            prepare_store(f"sqlite:///{tmp_path}/mlflow.db")
+    assert not list(tmp_path.glob(".mlflow.db.*"))
+    (tmp_path / ".mlflow.db.1.partial").write_text("of a killed one")
+    prepare_store(f"sqlite:///{tmp_path}/mlflow.db")
+    assert not list(tmp_path.glob(".mlflow.db.*"))
+
+
 def test_a_damaged_file_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"no database at all, but long enough to be looked at" * 40)
     with pytest.raises(

@@ -1,11 +1,23 @@
 """What `scarforge run` says of a run that did not end well: the stage and its own words."""
 
+import errno
+import os
+import sqlite3
+from pathlib import Path
+from types import SimpleNamespace
+
 import dagster as dg
 import pytest
 
 from common.errors import InputError
+from engine.tracking import publish
+from engine.tracking.run_folder import RunFolder
+from engine.tracking.store import tracking_places
+from pipeline.commands import run
 from pipeline.commands.run import _first_failure, raise_failure
 from pipeline.outermost import InterruptedCommand
+
+HOME = Path("/data/workspace")
 
 
 def result_of(error):
@@ -18,12 +30,39 @@ def result_of(error):
 
 
 def test_the_stage_and_its_words():
-    assert _first_failure(result_of(InputError("batch 7 is odd"))) == "pix2pix: batch 7 is odd"
+    assert _first_failure(result_of(InputError("batch 7 is odd")), HOME) == "pix2pix: batch 7 is odd"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (sqlite3.OperationalError("disk I/O error"), "disk I/O error); check the disk, and run this again"),
+        (sqlite3.OperationalError("database or disk is full"), "the disk is full; free some space"),
+        (OSError(errno.EIO, os.strerror(errno.EIO), "/data/x.h5"), "/data/x.h5: Input/output error; check the disk"),
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "/data/workspace: too many open files; raise the limit"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), "the memory is used up"),
+        (MemoryError(), "the memory is used up; end other programs"),
+    ],
+)
+def test_a_stage_that_met_a_fault_of_the_surroundings_names_place_and_remedy(error, line):
+    said = _first_failure(result_of(error), HOME)
+    assert said.startswith("pix2pix: ")
+    assert line in said
+    if isinstance(error, sqlite3.Error):
+        assert str(HOME) in said
+
+
+def test_memory_that_ran_out_below_another_error_is_told_as_such():
+    fault = SystemError("<built-in function resize> returned a result with an exception set")
+    fault.__cause__ = MemoryError()
+    assert _first_failure(result_of(fault), HOME) == (
+        "pix2pix: the memory is used up; end other programs, or use fewer processes (--set processes=1)"
+    )
 
 
 def test_a_stage_that_was_interrupted_ends_the_command_as_a_signal_does(capsys):
     with pytest.raises(InterruptedCommand):
-        raise_failure(result_of(dg.DagsterExecutionInterruptedError()))
+        raise_failure(result_of(dg.DagsterExecutionInterruptedError()), HOME)
     assert capsys.readouterr().err.endswith("  interrupted; the same command again continues the run\n")
 
 
@@ -37,6 +76,26 @@ def test_a_blocking_check_that_failed_is_named():
 
     assets = [synthetic_slices, training_set]
     job = dg.Definitions(assets=assets, jobs=[dg.define_asset_job("all")]).resolve_job_def("all")
-    said = _first_failure(job.execute_in_process(raise_on_error=False))
+    said = _first_failure(job.execute_in_process(raise_on_error=False), HOME)
     assert "no_copies" in said
     assert "synthetic_slices" in said
+
+
+def test_a_run_that_finds_every_result_sends_what_mlflow_lacks(monkeypatch, tmp_path):
+    sent = []
+    monkeypatch.setattr(run, "prepare_stores", lambda _: None)
+    monkeypatch.setattr(run, "execute", lambda *_: SimpleNamespace(success=True))
+    monkeypatch.setattr(publish, "replay", lambda places, every: sent.append((places.home, every)))
+    run.run_fold("phantom", None, "tiny", 0, tmp_path)
+    assert sent == [(tmp_path, False)]
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.EIO, "late"), InputError("sent.json: cannot be written; free space")])
+def test_a_disk_that_fails_while_runs_are_sent_costs_no_command(monkeypatch, tmp_path, caplog, fault):
+    def fails(*_):
+        raise fault
+
+    monkeypatch.setattr(publish, "run_folders", lambda _: [RunFolder(tmp_path)])
+    monkeypatch.setattr(publish, "publish", fails)
+    assert publish.replay(tracking_places(tmp_path, {}), every=False) == 0
+    assert "what it lacks stays in the workspace" in caplog.text

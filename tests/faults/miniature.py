@@ -1,0 +1,222 @@
+"""One fold of a miniature EMIDEC as `scarforge run` makes it, in a child of this process, which has all imported.
+
+What differs from the command: networks are trained in the command's own process instead of one each, Dagster copies no
+output of its steps, and a fault that passes is tried again at once instead of after ten seconds.
+"""
+
+import json
+import os
+import shutil
+import sqlite3
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+import engine.transient
+import pipeline.commands.run as run_command_module
+from assets.parts import training_run
+from engine.forge import Forge
+from engine.record import RECORD, file_digests, read_record
+from engine.tracking.tracker import Tracker
+from engine.worker import process
+from engine.worker.task import ERROR_FILE
+from pipeline.outermost import run_command
+from tests.imaging import fake_emidec
+
+TRAINED = ("localiser", "pix2pix", "attention_res_unet", "halsr_net")
+STEPS = 2
+SETTINGS = [
+    "device=cpu",
+    "precision=fp32",
+    "processes=1",
+    "region.size_px=64",
+    "training_slices=24",
+    "quality.slices=10",
+    "attention_res_unet.network={name: attention_res_unet, widths: [4, 4, 4], bottleneck: 4, dropout: [0]}",
+    "halsr_net.network={name: halsr_net, widths: [4, 8], bottleneck: 8, module_width: 4, dropout: [0, 0, 0]}",
+    *(f"{name}.{setting}" for name in TRAINED for setting in (f"steps={STEPS}", "validate_every=1", "batch=2")),
+    *(f"{name}.crop_px=64" for name in ("pix2pix", "halsr_net")),
+]
+START = "command"  # what happens before the first stage
+VOLATILE = {"history.csv", "timing.json", "training_result.json", "report.html"}
+# Dagster writes beside them what a step prints, by a process for each; the sweep reads what the command prints.
+QUIET_DAGSTER = """\
+telemetry: {enabled: false}
+compute_logs: {module: dagster._core.storage.noop_compute_log_manager, class: NoOpComputeLogManager}
+"""
+
+
+def new_home(home: Path) -> Path:
+    (home / "dagster").mkdir(parents=True)
+    (home / "dagster" / "dagster.yaml").write_text(QUIET_DAGSTER)
+    return home
+
+
+@dataclass
+class Ended:
+    """How a command ended, what it said, and how many steps each training took; `over` are those that were done."""
+
+    status: int
+    said: list[str]
+    seconds: float
+    cpu_seconds: float
+    steps: dict[str, int] = field(default_factory=dict)
+    over: set[str] = field(default_factory=set)
+
+    @property
+    def last(self) -> str:
+        return self.said[-1] if self.said else ""
+
+
+def run(
+    home: Path,
+    studies: Path,
+    at_stage: Callable[[str], None] = lambda _: None,
+    assets: Sequence[str] = (),
+    meanwhile: Callable[[int], None] = lambda _: None,
+) -> Ended:
+    """Run the fold in a child process and tell how it ended; a status below zero is the signal.
+
+    Args:
+        home: The workspace.
+        studies: The folder of the studies.
+        at_stage: Is called in the child before each stage by its name, first with `START`.
+        assets: Those to materialise; empty for the whole fold.
+        meanwhile: Is called here with the child's number while it runs.
+    """
+    said, steps = home.with_name(f"{home.name}.said"), home.with_name(f"{home.name}.steps")
+    for path in (said, steps):
+        path.write_text("")
+    began = time.monotonic()
+    if (pid := os.fork()) == 0:
+        _in_child(said, steps, lambda: _fold(home, studies, at_stage, assets))
+    meanwhile(pid)
+    _, ended, used = os.wait4(pid, 0)
+    status = os.waitstatus_to_exitcode(ended)
+    notes = [json.loads(line) for line in steps.read_text().splitlines()]
+    counted = {name: sum(note == [name, "step"] for note in notes) for name, _ in notes}
+    over = {name for name, what in notes if what == "over"}
+    lines = said.read_text(errors="replace").splitlines()
+    return Ended(status, lines, time.monotonic() - began, used.ru_utime + used.ru_stime, counted, over)
+
+
+def _in_child(said, steps, command):
+    os.setsid()
+    out = os.open(said, os.O_WRONLY | os.O_APPEND)
+    os.dup2(out, 1), os.dup2(out, 2)
+    sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", closefd=False)
+    _trains_here(steps)
+    engine.transient.FIRST_WAIT_S = 0.01
+    status = 99
+    try:
+        run_command(command)
+    except SystemExit as ended:
+        status = ended.code
+    except BaseException:  # noqa: BLE001 # the command hands on nothing else
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _fold(home, studies, at_stage, assets):
+    produce = Forge.produce
+
+    def told(self, context, asset, *arguments, **options):
+        at_stage(asset)
+        return produce(self, context, asset, *arguments, **options)
+
+    Forge.produce = told
+    run_command_module.execute = partial(run_command_module.execute, assets=assets)
+    at_stage(START)
+    run_command_module.run_fold("emidec", studies, "tiny", 0, home, SETTINGS)
+
+
+def _trains_here(steps):
+    def train(_, task):
+        (Path(task.folder) / ERROR_FILE).unlink(missing_ok=True)
+        asset = Path(task.folder).relative_to(os.environ["SCARFORGE_HOME"]).parts[2]
+
+        def note(what):
+            with steps.open("a") as file:
+                file.write(json.dumps([asset, what]) + "\n")
+
+        hook = register_optimizer_step_post_hook(lambda *_: note("step"))
+        try:
+            process.run_task(task)
+            note("over")
+        except Exception as error:
+            code, words = process._verdict(error)
+            (Path(task.folder) / ERROR_FILE).write_text(words, encoding="utf-8")
+            raise training_run._failure(code, task) from error
+        finally:
+            hook.remove()
+
+    training_run.run_pipes = train
+    Tracker.model = lambda *_, **__: None  # the export of a network takes longer than all the rest
+
+
+def base(home: Path) -> Path:
+    return home / "emidec" / "tiny"
+
+
+def results(home: Path) -> dict[str, dict[str, str]]:
+    """Return the digests of each finished folder's lasting files, and its data version."""
+    found = {}
+    for record in sorted(base(home).rglob(RECORD)):
+        if any(part.startswith(".") for part in record.relative_to(home).parts):
+            continue
+        place = record.parent
+        files = {name: one for name, one in file_digests(place).items() if Path(name).name not in VOLATILE}
+        found[place.relative_to(home).as_posix()] = files | {RECORD: read_record(place, place.name).data_version}
+    return found
+
+
+def leftovers(home: Path) -> list[str]:
+    """Return what no command ought to leave: halves of files and folders, checkpoints, runs that are open for ever."""
+    signs = (".partial", ".old", ".taken", ".unrecorded_", ".untold_")
+    halves = [
+        path.relative_to(home).as_posix()
+        for path in home.rglob("*")
+        if any(sign in path.name for sign in signs) or path.name in ("checkpoint", ERROR_FILE)
+    ]
+    return sorted(halves) + open_runs(home)
+
+
+def open_runs(home: Path) -> list[str]:
+    found = []
+    for path, query in (
+        (home / "dagster" / "history" / "runs.db", "SELECT run_id, status FROM runs"),
+        (home / "mlflow.db", "SELECT name, status FROM runs"),
+    ):
+        database = sqlite3.connect(path)
+        rows = database.execute(query).fetchall()
+        database.close()
+        closed = {"SUCCESS", "FAILURE", "CANCELED", "FINISHED", "FAILED", "KILLED"}
+        found += [f"{path.name}: {name} is {status}" for name, status in rows if status not in closed]
+    return found
+
+
+def write_studies(root: Path) -> Path:
+    return root if root.exists() else fake_emidec.write_root(root)
+
+
+def restore(snapshot: Path, home: Path) -> Path:
+    shutil.rmtree(home, ignore_errors=True)
+    shutil.copytree(snapshot, home, symlinks=True)
+    return home
+
+
+def prepare_process() -> None:
+    torch.set_num_threads(1)
+    import mlflow
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+    import pipeline.definitions  # noqa: F401

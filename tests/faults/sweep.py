@@ -1,0 +1,291 @@
+"""Every failure once: calls that fail, and kills, drawn over the stages of the miniature fold, and what became of them.
+
+    make faults                  300 faults and 60 kills over all stages, and the table of docs/faults.md
+    python -m tests.faults.sweep --samples 20 --kills 4 --until real_slices
+
+A sample starts from the workspace as it was before its stage, makes that stage with one fault, and makes it again
+without. Then the stage's files must be those of an undisturbed run, to the byte.
+"""
+
+import argparse
+import errno
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from tests.faults.plan import BIG_ALLOCATION, ERRORS, FROM_THERE_ON, KILL, KINDS, ONCE, OWNERS, build_shim, shared_plan
+
+FAILING = ("open", "write", "fsync", "rename", "mkdir", "memory")
+EVERY_FILE = sum(number for kind, number in KINDS.items() if kind != "memory")
+BEGIN, END = "<!-- made by `make faults` -->", "<!-- end -->"
+WHO = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+MEMORY = Path("/dev/shm")  # flushing to it takes no time
+
+
+@dataclass
+class Sample:
+    """One fault: at the n-th call of a kind within a stage; `error` is empty for a kill."""
+
+    stage: str
+    kind: str
+    owner: str  # of the file; empty for all
+    at: int
+    error: str = ""
+    calls: int = 0  # of this kind and owner, in an undisturbed fold
+    lasting: bool = False
+    struck: str = ""
+    status: int = 0
+    said: str = ""
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def what(self) -> str:
+        if self.kind == "kill":
+            return "SIGKILL at the n-th call"
+        if self.lasting:
+            return "the disk is full from the n-th `write` on"
+        if self.kind == "memory":
+            return f"the n-th allocation of {BIG_ALLOCATION >> 10} KiB and more fails"
+        return f"the n-th `{self.kind}` fails"
+
+
+class Sweep:
+    """The undisturbed fold with the workspace before each of its stages, and samples against it."""
+
+    def __init__(self, work: Path, until: str) -> None:
+        from tests.faults import miniature
+
+        self.fold, self.work, self.plan = miniature, work, shared_plan()
+        miniature.prepare_process()
+        self.home, self.studies = work / "home", miniature.write_studies(work / "studies")
+        self.notes, kept = work / "stages.json", work / "undisturbed.json"
+        if not kept.exists():
+            kept.write_text(json.dumps(self._run_undisturbed(until)))
+        self.calls, self.whole, self.steps = json.loads(kept.read_text())
+
+    def _run_undisturbed(self, until: str) -> list[dict[str, Any]]:
+        assets = _up_to(until)
+        self.fold.new_home(self.home)
+        self.plan.set_to(self.home, KINDS["memory"])
+        counts: list[tuple[str, dict[str, int]]] = []
+
+        def at_stage(name: str) -> None:
+            self.plan.armed = 0
+            counts.append((name, self.plan.counts()))
+            shutil.copytree(self.home, self.work / "before" / name, symlinks=True)
+            self.notes.write_text(json.dumps(counts))
+            self.plan.armed = 1
+
+        ended = self.fold.run(self.home, self.studies, at_stage, assets)
+        assert ended.status == 0, ended.said
+        counts = [*json.loads(self.notes.read_text()), ("", self.plan.counts())]
+        calls = {
+            name: {call: after[call] - before[call] for call in after}
+            for (name, before), (_, after) in pairwise(counts)
+        }
+        assert not self.fold.leftovers(self.home), self.fold.leftovers(self.home)
+        return [calls, self.fold.results(self.home), ended.steps]
+
+    def draw(self, samples: int, kills: int, seed: int = 0) -> list[Sample]:
+        """Draw faults so that each stage has some of each kind, and kills so that each stage has some."""
+        chance, drawn, stages = random.Random(seed), [], list(self.calls)
+        strata = [(stage, call) for stage in stages for call, n in self.calls[stage].items() if n and _fails(call)]
+        chance.shuffle(strata)
+        for number in range(samples):
+            stage, call = strata[number % len(strata)]
+            kind, owner = call.split("/")
+            code = chance.choice(ERRORS[kind])
+            at, full = 1 + chance.randrange(self.calls[stage][call]), code == errno.ENOSPC and kind == "write"
+            drawn.append(Sample(stage, kind, owner, at, errno.errorcode[code], self._calls(call), full))
+        for number in range(kills):
+            stage = stages[number % len(stages)]
+            owner = "a result" if number % 2 else ""
+            total = sum(n for call, n in self.calls[stage].items() if owner in call and _is_of_files(call))
+            everywhere = sum(self._calls(call) for call in self.calls[stage] if owner in call and _is_of_files(call))
+            drawn.append(Sample(stage, "kill", owner, 1 + chance.randrange(max(1, total)), calls=everywhere))
+        return drawn
+
+    def _calls(self, call: str) -> int:
+        return sum(calls[call] for calls in self.calls.values())
+
+    def try_out(self, sample: Sample) -> Sample:
+        """Make the stage with the fault, then without, and note what is wrong then."""
+        asset = "studies" if sample.stage == self.fold.START else sample.stage
+        self.fold.restore(self.work / "before" / sample.stage, self.home)
+        kinds = EVERY_FILE if sample.kind == "kill" else KINDS[sample.kind]
+        mode = KILL if sample.kind == "kill" else FROM_THERE_ON if sample.lasting else ONCE
+        code = getattr(errno, sample.error) if sample.error else 0
+        owner = OWNERS.index(sample.owner) if sample.owner else -1
+        self.plan.set_to(self.home, kinds, owner, sample.at, mode, code)
+
+        def at_stage(name: str) -> None:
+            self.plan.armed = int(name == sample.stage)
+
+        first = self.fold.run(self.home, self.studies, at_stage, [asset])
+        self.plan.armed = 0
+        sample.struck = self.plan.path.decode(errors="replace").replace(str(self.home), "") if self.plan.struck else ""
+        sample.status, sample.said = first.status, first.last
+        sample.wrong = self._wrong_at_first(sample, first)
+        again = self.fold.run(self.home, self.studies, assets=[asset])
+        sample.wrong += self._wrong_afterwards(asset, first, again)
+        if sample.wrong:
+            sample.wrong.append("\n".join(["first:", *first.said, "again:", *again.said]))
+        return sample
+
+    def _wrong_at_first(self, sample, first) -> list[str]:
+        if first.status == 0 or (sample.kind == "kill" and first.status == -9):
+            return []
+        told = [line for line in first.said if line.startswith("scarforge: ")]
+        if first.status != 2 or len(told) != 1 or any("Traceback" in line for line in first.said):
+            return [f"ended with {first.status} and {len(told)} lines"]
+        named = "/" in told[0] or "database" in told[0] or sample.kind == "memory"
+        return [] if named and ";" in told[0] else [f"tells no file and remedy: {told[0]}"]
+
+    def _wrong_afterwards(self, asset, first, again) -> list[str]:
+        if again.status:
+            return [f"again: ended with {again.status}"]
+        place = f"{self.fold.base(self.home).relative_to(self.home)}/{asset}"
+        found, whole = (
+            {name: files for name, files in one.items() if name.split("/")[2] == asset}
+            for one in (self.fold.results(self.home), self.whole)
+        )
+        wrong = [] if found == whole else [f"other bytes in {place}: {_differing(found, whole)}"]
+        wrong += [f"left: {name}" for name in self.fold.leftovers(self.home)]
+        steps = {name: first.steps.get(name, 0) + again.steps.get(name, 0) for name in (*first.steps, *again.steps)}
+        for name, taken in steps.items():
+            per_step = self.steps[name] // self.fold.STEPS
+            if taken > self.steps[name] + per_step or (name in first.over and again.steps.get(name)):
+                wrong.append(f"{name}: trained again, {taken} steps instead of {self.steps[name]}")
+        return wrong
+
+
+def _fails(call: str) -> bool:
+    return call.split("/")[0] in FAILING
+
+
+def _is_of_files(call: str) -> bool:
+    return not call.startswith("memory")
+
+
+def _differing(found, whole):
+    return sorted(
+        f"{place}/{name}"
+        for place in found.keys() | whole.keys()
+        for name in found.get(place, {}).keys() | whole.get(place, {}).keys()
+        if found.get(place, {}).get(name) != whole.get(place, {}).get(name)
+    )
+
+
+def _up_to(until: str) -> list[str]:
+    """Return the first stages, up to one of the real-only chain; none, for the whole fold, where none is named."""
+    chain = ["studies", "patient_split", "lv_localiser", "real_slices", "augmented_slices", "training_set_real_only"]
+    return chain[: chain.index(until) + 1] if until else []
+
+
+def table(samples: list[Sample]) -> str:
+    """Return the table of docs/faults.md: what, how often, how the command ended, and what was lost by that."""
+    heads = (
+        "what",
+        "calls in a fold",
+        "tried",
+        "met",
+        "went on",
+        "one line, status 2",
+        "killed",
+        "told unclearly",
+        "lost",
+    )
+    rows = [f"| {' | '.join(heads)} |", f"|---{'|--:' * (len(heads) - 1)}|"]
+    for what in sorted({(FAILING.index(s.kind) if s.kind in FAILING else 9, s.what, s.owner) for s in samples}):
+        of = [sample for sample in samples if (sample.what, sample.owner) == what[1:]]
+        ends, met = Counter(sample.status for sample in of), sum(bool(sample.struck) for sample in of)
+        of_whom = f", {what[2]}" if what[2] and of[0].kind != "memory" else ""
+        numbers = (of[0].calls, len(of), met, ends[0], ends[2], ends[-9], *_wrong(of))
+        rows.append(f"| {what[1]}{of_whom} | {' | '.join(map(str, numbers))} |")
+    return "\n".join(rows)
+
+
+def _wrong(samples: list[Sample]) -> tuple[int, int]:
+    """Return how many commands told a fault without file and remedy, and after how many something was lost."""
+    unclear = [any(one.startswith(("tells", "ended")) for one in sample.wrong) for sample in samples]
+    return sum(unclear), sum(len(sample.wrong) > 1 + told for sample, told in zip(samples, unclear, strict=True))
+
+
+def write_docs(page: Path, samples: list[Sample]) -> None:
+    """Put the table between the two marks of a page."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n{table(samples)}\n{END}{after}", encoding="utf-8")
+
+
+def _arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--samples", type=int, default=300)
+    parser.add_argument("--kills", type=int, default=60)
+    parser.add_argument("--until", default="", help="the last stage; default: the whole fold")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no sample after this many")
+    parser.add_argument("--docs", type=Path, help="write the table into this page")
+    parser.add_argument("--work", type=Path, help="keeps the undisturbed fold there, and finds it again")
+    parser.add_argument("--verbose", action="store_true", help="a line a sample")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--found", type=Path, default=Path("build/faults.json"), help="what became of each")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the sweep under the shim, print the table, and end with 1 where something is wrong."""
+    if "shim.so" not in os.environ.get("LD_PRELOAD", ""):
+        kept = _arguments().work
+        folder = kept or Path(tempfile.mkdtemp(prefix="scarforge_faults_", dir=MEMORY if MEMORY.is_dir() else None))
+        folder.mkdir(parents=True, exist_ok=True)
+        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "NO_ALBUMENTATIONS_UPDATE": "1", "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, **quiet, "LD_PRELOAD": str(build_shim(folder)), "SCARFORGE_FAULTS_IN": str(folder)}
+        status = subprocess.run([sys.executable, "-m", "tests.faults.sweep", *sys.argv[1:]], env=environment).returncode
+        if not kept:
+            shutil.rmtree(folder)
+        sys.exit(status)
+    options, began = _arguments(), time.monotonic()
+    sweep = Sweep(Path(os.environ["SCARFORGE_FAULTS_IN"]), options.until)
+    print(f"undisturbed: {time.monotonic() - began:.0f} s, calls: {_calls(sweep.calls)}", flush=True)
+    done = []
+    options.found.parent.mkdir(parents=True, exist_ok=True)
+    for sample in sweep.draw(options.samples, options.kills, options.seed):
+        if time.monotonic() - began > options.seconds:
+            break
+        done.append(sweep.try_out(sample))
+        spent = f"{time.monotonic() - began:.0f} s"
+        what = f"{sample.stage}: {sample.what}, n = {sample.at} ({sample.owner} {sample.error} {sample.struck})"
+        if options.verbose:
+            print(f"{what}: {sample.status}, {spent}", flush=True)
+        if sample.wrong:
+            print("\n".join([f"WRONG {what}", *sample.wrong]), flush=True)
+        options.found.write_text(json.dumps([asdict(one) for one in done], indent=1))
+    print(table(done))
+    if options.docs:
+        write_docs(options.docs, done)
+    cpu = sum(resource.getrusage(who).ru_utime + resource.getrusage(who).ru_stime for who in WHO)
+    print(f"{len(done)} samples, {time.monotonic() - began:.0f} s, {cpu:.0f} s of one processor")
+    sys.stdout.flush()
+    os._exit(int(any(sample.wrong for sample in done)))  # libraries end badly under the shim
+
+
+def _calls(calls):
+    totals = Counter()
+    for stage in calls.values():
+        totals.update({call: number for call, number in stage.items() if number})
+    return dict(totals)
+
+
+if __name__ == "__main__":
+    main()
