@@ -52,7 +52,7 @@ def _spread(store: SliceStore) -> np.ndarray:
 def studies_sheet(archive: "StudyArchive", folder: Path) -> Fact:
     """Save and return the middle slices of studies spread over an archive, with their labels."""
     from imaging.overlay import contact_sheet
-    from imaging.studies.preparation import apply_window, crop_region, intensity_window
+    from imaging.studies.preparation import apply_window, crop_region
 
     keys = archive.keys()
     chosen = [keys[place] for place in np.unique(np.linspace(0, len(keys) - 1, _PREVIEW_SLICES).astype(int))]
@@ -60,12 +60,21 @@ def studies_sheet(archive: "StudyArchive", folder: Path) -> Fact:
     for study in (archive.load(*key) for key in chosen):
         middle, centre = len(study.image) // 2, (study.image.shape[1] / 2, study.image.shape[2] / 2)
         region = crop_region(study.image, centre, _FIELD_PX)
-        images.append(apply_window(region[middle], intensity_window(region)))
+        images.append(apply_window(region[middle], _window_of_a_picture(region)))
         masks.append(crop_region(study.mask, centre, _FIELD_PX)[middle])
     titles = [f"{case} {frame}".strip() for case, frame in chosen]
     sheet = contact_sheet(np.stack(images), np.stack(masks), archive.label_set, columns=6, titles=titles)
     sheet.save(folder / OVERVIEW, optimize=True)
     return image(folder / OVERVIEW, folder)
+
+
+def _window_of_a_picture(region: np.ndarray) -> tuple[float, float]:
+    """Return what becomes black and white: a picture of an image that shows nothing must not fail its asset."""
+    for percentiles in ((2.0, 98.0), (0.0, 100.0)):
+        low, high = (float(value) for value in np.percentile(region, percentiles))
+        if low < high:
+            return low, high
+    return low, low + 1.0
 
 
 def split_chart(counts: pd.DataFrame, folder: Path) -> Fact:

@@ -331,7 +331,7 @@ def _checked_rows(store: SliceStore, labels: LabelSet, patients: Collection[str]
     if others:
         raise InputError(f"{store.path}: holds {some_of(others)} slices; give a store of synthetic ones")
     marks = {UNKNOWN: unknown, ALLOWED_UNKNOWN: unknown}
-    rows = store.rows.assign(part="train", case_id=store.rows["case_id"].replace(marks))
+    rows = store.rows.assign(part="train", case_id=[marks.get(case, case) for case in store.rows["case_id"]])
     rows["donor_ids"] = [_remarked(names, marks) for names in rows["donor_ids"]]
     named = {name for cell in (*rows["case_id"], *rows["donor_ids"]) for name in cell.split(";")}
     strangers = sorted(named - set(patients) - {unknown, ""})
