@@ -153,7 +153,7 @@ def train_segmenter(
     """
     devices = [compute.device] if compute.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        run = _Training(training, validation, config, compute, folder, seed, start or config.start_from)
+        run = _Training(training, validation, config, compute, folder, seed, start)
         if (result := run.found(card)) is not None:
             return result
         run.resume()
@@ -180,9 +180,10 @@ class _Training:
         compute: Compute,
         folder: Path,
         seed: int,
-        start: Path | None,
+        start: Path | None = None,
     ) -> None:
-        self.config, self.compute, self.folder, self.seed, self.start = config, compute, folder, seed, start
+        self.config, self.compute, self.folder, self.seed = config, compute, folder, seed
+        self.start = start or config.start_from
         self.ranks = Ranks(compute.fabric)
         self.part = self.ranks.part_of(config.batch)
         self.labels: LabelSet = training.label_set
@@ -194,8 +195,8 @@ class _Training:
         _check_sizes(config, training.attributes.region_px)
         torch.manual_seed(derive_seed(seed, "weights"))
         network = build_network(config.network, self.labels.num_classes)
-        if start is not None:
-            start_from(network, start, config.network)
+        if self.start is not None:
+            start_from(network, self.start, config.network)
         network = cast(SegmentationNetwork, self.ranks.join_norms(network))
         self.network = network.to(compute.device).to(memory_format=compute.memory_format)
         self.parameters = list(self.network.parameters())
