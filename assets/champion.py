@@ -8,9 +8,9 @@ import dagster as dg
 import pandas as pd
 
 from assets.parts.checks import FOLDS, OWNERS, check_spec
-from assets.parts.current_scores import scoring_version, staleness
 from assets.parts.inputs import model_card
 from assets.parts.pictures import judgement_chart
+from assets.scores import scoring_version, staleness
 from common.errors import InputError
 from common.tables import write_csv
 from engine.champions import Candidate, ChampionBook, Decision, decide, tell_registry

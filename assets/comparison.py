@@ -15,8 +15,8 @@ import dagster as dg
 import pandas as pd
 
 from assets.parts.checks import FOLDS, OWNERS, check_spec
-from assets.parts.current_scores import staleness
 from assets.parts.inputs import model_card, open_slices, open_studies
+from assets.scores import staleness
 from common.files import read_json
 from common.processes import usable_cores
 from common.progress import say

@@ -25,7 +25,7 @@ from benchmarks.shares import call_shares, told
 from engine.settings import load_settings
 from imaging.phantom import PhantomConfig, read_phantom
 from imaging.slices.regions import RegionConfig
-from imaging.studies.box import Box
+from imaging.studies.preparation import Box
 from imaging.studies.study import Study
 from imaging.volumes.new_studies import find_studies
 from pipeline.commands.models import LoadedModel, Member, ModelName

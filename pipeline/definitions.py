@@ -17,7 +17,6 @@ from assets import (
     slices,
     studies,
     synthesis,
-    training_sets,
 )
 from engine.cluster.executor import chosen_executor, steps_of_pool
 from engine.forge import Forge
@@ -28,7 +27,7 @@ from pipeline.automation.sensors import new_studies, report_failures, report_reg
 forge = Forge(**forge_fields(os.environ))
 
 all_assets = dg.load_assets_from_modules(
-    [studies, localiser, slices, synthesis, quality, training_sets, segmenters, scores, comparison, champion]
+    [studies, localiser, slices, synthesis, quality, segmenters, scores, comparison, champion]
 )
 
 defs = dg.Definitions(

@@ -15,7 +15,7 @@ from dagster._core.loader import LoadingContextForTest
 
 from assets import scores, studies, training_sets
 from assets.parts import training_run
-from assets.parts.current_scores import staleness
+from assets.scores import staleness
 from common.errors import InputError
 from common.files import write_json
 from engine.forge import Forge

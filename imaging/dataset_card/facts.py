@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from common.errors import InputError
 from imaging.labels import LabelSet
 from imaging.slices.regions import RegionConfig, study_regions
-from imaging.studies.box import Box
-from imaging.studies.preparation import PreparedStudy, crop_region, reference_box
+from imaging.studies.preparation import Box, PreparedStudy, crop_region, reference_box
 
 IMAGE_BINS = 512
 WINDOWED_BINS = 64

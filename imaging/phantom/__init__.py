@@ -7,7 +7,7 @@ drawn and painted as materials on a fine grid; each material has a signal (`mate
 averages the fine grid, shades, blurs and adds noise. `cohort` puts patients together.
 """
 
-from imaging.phantom.cohort import read_phantom, simulate_patient
 from imaging.phantom.config import PhantomConfig
+from imaging.phantom.scanner import read_phantom, simulate_patient
 
 __all__ = ["PhantomConfig", "read_phantom", "simulate_patient"]

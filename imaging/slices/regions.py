@@ -20,8 +20,15 @@ from common.seeds import random_generator
 from common.tables import read_csv, write_csv
 from imaging.slices.store import ROW_COLUMNS, SliceStoreWriter, StoreAttributes
 from imaging.studies.archive import StudyArchive
-from imaging.studies.box import Box, boxes_digest
-from imaging.studies.preparation import PreparedStudy, apply_window, crop_region, intensity_window, reference_box
+from imaging.studies.preparation import (
+    Box,
+    PreparedStudy,
+    apply_window,
+    boxes_digest,
+    crop_region,
+    intensity_window,
+    reference_box,
+)
 from imaging.studies.split import FoldSplit, split_digest
 
 REGION_COLUMNS = ("case_id", "frame", "part", "centre_row", "centre_col", "window_low", "window_high")

@@ -7,21 +7,27 @@ pixel over the whole field of view (0.2 % of 250 mm); volumes in mL are measured
 Slices are never mixed.
 
 One study on the 1 mm grid, as archives hold it.
+
+A rectangle around the left ventricle, in pixels of the 1 mm grid.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import floor
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 import scipy  # its `ndimage` is imported when it is first asked for: settings need none of it
 from numpy.typing import NDArray
 
-from common.errors import InputError
+from common.errors import InputError, one_line
+from common.files import of_the_disk
+from common.tables import read_csv
 from imaging.labels import LABEL_SETS, PATIENT_GROUPS, distinct_values
-from imaging.studies.box import Box
 from imaging.studies.study import Study
 
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -79,6 +85,54 @@ def restore_probabilities(
         return probabilities.copy()
     planes = zip(probabilities, labels_1mm, drawn, strict=True)
     return np.stack([_resize_probability_plane(*plane) for plane in planes])
+
+
+class Box(NamedTuple):
+    """Edges in 1 mm pixels: pixel `i` covers [i, i + 1), so `bottom` and `right` are exclusive."""
+
+    top: float
+    left: float
+    bottom: float
+    right: float
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """The middle as (row, column), on the same edge coordinates as the sides."""
+        return (self.top + self.bottom) / 2, (self.left + self.right) / 2
+
+    @property
+    def height(self) -> float:
+        """Extent along the rows."""
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> float:
+        """Extent along the columns."""
+        return self.right - self.left
+
+
+def boxes_digest(boxes: Mapping[tuple[str, str], Box]) -> str:
+    """Return a SHA-256 of boxes by (case_id, frame), to the last bit."""
+    content = sorted([*key, *map(float.hex, map(float, box))] for key, box in boxes.items())
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def read_boxes(path: Path) -> dict[tuple[str, str], Box]:
+    """Read the table of predicted boxes (`case_id, frame, top, left, bottom, right`) by case and frame.
+
+    Raises:
+        InputError: The table cannot be read.
+    """
+    try:
+        table = read_csv(path, dtype={"case_id": str, "frame": str}, keep_default_na=False)
+        return {
+            (str(row["case_id"]), str(row["frame"])): Box(*(float(row[side]) for side in Box._fields))
+            for row in table.to_dict("records")
+        }
+    except (OSError, ValueError, KeyError) as error:
+        raise of_the_disk(path, error) or InputError(
+            f"{path}: cannot be read ({one_line(error)}); rematerialise the asset 'lv_localiser'"
+        ) from error
 
 
 def reference_box(mask_1mm: NDArray[np.uint8]) -> Box:

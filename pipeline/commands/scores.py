@@ -160,7 +160,7 @@ def _finished(workspace: Workspace) -> list[_Place]:
 
 def _of_today(workspace: Workspace, places: Sequence[_Place]) -> tuple[list[_Place], list[str]]:
     """Return the places whose scores are of the model, slices and rules of now, and what is to be said of the rest."""
-    from assets.parts.current_scores import outdated
+    from assets.scores import outdated
     from engine.forge import Forge
 
     forge = Forge(source=workspace.source, profile=workspace.profile, home=str(workspace.home))

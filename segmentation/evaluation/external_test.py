@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from common.errors import InputError, some_of
 from common.pages.words import words
 from imaging.labels import LABEL_SETS, LabelSet
-from imaging.studies.box import Box
-from imaging.studies.preparation import reference_box, resample_image, resample_mask
+from imaging.studies.preparation import Box, reference_box, resample_image, resample_mask
 from imaging.studies.study import RejectedStudy, Study
 from runtime.pack import stands_as
 from segmentation.comparison.arms import FIRST_AND_SECOND, compare_two

@@ -2,7 +2,7 @@
 
 What goes into the localiser and what comes out: square fields of view, and boxes in their coordinates. Boxes inside the
 network are (left, top, right, bottom) in shares of the square field of view, as `torchvision.ops` orders them; outside
-they are `imaging.studies.box.Box` on the study's 1 mm grid.
+they are `imaging.studies.preparation.Box` on the study's 1 mm grid.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,8 +20,7 @@ from torchvision.ops import box_iou
 
 from common.errors import InputError
 from imaging.studies.archive import StudyArchive
-from imaging.studies.box import Box
-from imaging.studies.preparation import PreparedStudy, crop_region, reference_box
+from imaging.studies.preparation import Box, PreparedStudy, crop_region, reference_box
 from imaging.studies.split import FoldSplit
 from runtime.compute import Compute
 from runtime.model_folder import load_weights, read_config

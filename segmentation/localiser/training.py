@@ -25,8 +25,7 @@ from common.progress import track
 from common.seeds import derive_seed
 from common.tables import write_csv
 from imaging.studies.archive import StudyArchive
-from imaging.studies.box import Box
-from imaging.studies.preparation import PreparedStudy, reference_box
+from imaging.studies.preparation import Box, PreparedStudy, reference_box
 from imaging.studies.split import FoldSplit, split_digest
 from runtime.checkpoint import load_checkpoint, save_checkpoint
 from runtime.compute import Compute, send, send_together

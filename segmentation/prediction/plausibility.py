@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from imaging.labels import CineTissue, LabelSet, Tissue
-from imaging.studies.box import Box
+from imaging.studies.preparation import Box
 
 MEASURES = ("ventricle_mm2", "cavity_share", "infarction_share")
 _CAVITY = int(Tissue.CAVITY)

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from common.errors import InputError
 from imaging.labels import LabelSet
 from imaging.slices.regions import RegionConfig, study_regions
-from imaging.studies.box import Box
-from imaging.studies.preparation import paste_region, resample_image, restore_mask, restore_probabilities
+from imaging.studies.preparation import Box, paste_region, resample_image, restore_mask, restore_probabilities
 from runtime.pack import VolumeInterval
 from segmentation.prediction import plausibility
 from segmentation.prediction.familiarity import Familiarity, FamiliarityCheck, check_familiarity, seen_range

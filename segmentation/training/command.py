@@ -24,10 +24,9 @@ from imaging.slices.store import SliceStore
 from imaging.studies.leakage import assert_no_leak, assert_parts
 from imaging.studies.split import read_split, split_digest
 from runtime.checkpoint import delete_checkpoint
-from runtime.compute import choose_compute, keep_freed_memory
+from runtime.compute import Ranks, choose_compute, keep_freed_memory, launched_nodes, launched_ranks
 from runtime.model_card import ModelCard
 from runtime.pack import SHIPPED, start_place
-from runtime.ranks import Ranks, launched_nodes, launched_ranks
 from segmentation.training.config import TrainConfig
 from segmentation.training.loop import TrainResult, train_segmenter
 from segmentation.training.start_weights import refuse_tested

@@ -3,7 +3,7 @@
 Every random choice derives from (seed, purpose, step), and a checkpoint is written after each round; so a
 training that was killed and is started again ends with the weights of one that was not (on a CPU bit for bit; on CUDA
 some kernels add in an order of their own). Where `compute` was chosen for
-several processes they train together (`runtime.ranks`); the first one validates, writes and reports.
+several processes they train together (`runtime.compute`); the first one validates, writes and reports.
 
 Gradient clipping that leaves short gradients alone.
 
@@ -32,10 +32,9 @@ from imaging.labels import LabelSet
 from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore, StoreAttributes
 from runtime.checkpoint import digest_of, load_checkpoint, save_checkpoint
-from runtime.compute import Compute, send
+from runtime.compute import Compute, Ranks, send
 from runtime.model_card import ModelCard
 from runtime.model_folder import finished_card, write_model_folder
-from runtime.ranks import Ranks
 from runtime.report import STEPS_BETWEEN_LOSS_CHECKS, Report, TrainingDivergedError, course_row, shown_row
 from runtime.schedules_and_averages import advance, last_rate, schedule, weight_average
 from segmentation.networks.blocks import SegmentationNetwork, SegmentationOutput, check_image, count_parameters

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import assets.parts.inputs as inputs
 from assets.champion import read_candidate
 from assets.comparison import _training
-from assets.parts.current_scores import staleness
+from assets.scores import staleness
 from common.errors import InputError
 from common.files import known_digest, write_json
 from engine.champions import Candidate, ChampionBook
@@ -232,7 +232,7 @@ def test_a_champions_table_that_was_edited_is_not_compared_with(tmp_path: Path) 
 # These ask for a folder's place to make it, to tell whether it is there, or to fetch it; what they read, they open.
 _MAY_ASK_FOR_PLACES = {
     "assets/comparison.py",
-    "assets/parts/current_scores.py",
+    "assets/scores.py",
     "engine/tracking/links.py",
     "engine/forge.py",
     "pipeline/commands/scores.py",

@@ -260,7 +260,7 @@ def _write_record(path):
 
 
 def _boxes(path):
-    from imaging.studies.box import read_boxes
+    from imaging.studies.preparation import read_boxes
 
     return read_boxes(path)
 

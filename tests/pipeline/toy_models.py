@@ -3,7 +3,7 @@
 import torch
 
 from imaging.slices.regions import RegionConfig
-from imaging.studies.box import Box
+from imaging.studies.preparation import Box
 from runtime.model_card import ModelCard
 from runtime.model_folder import write_model_folder
 from segmentation.localiser.config import LocaliserConfig

@@ -11,7 +11,7 @@ import pytest
 
 from assets.champion import champion
 from assets.comparison import finished_scores
-from assets.parts.current_scores import scores_key, staleness
+from assets.scores import scores_key, staleness
 from common.errors import InputError
 from common.files import write_json
 from engine.forge import Forge
@@ -187,7 +187,7 @@ def test_the_champion_follows_to_newer_scoring_rules_that_gave_it_the_same_score
     forge = two_seeds
     train(forge, "one", 0.5)
     judge(forge)
-    for module in ("assets.champion", "assets.parts.current_scores"):
+    for module in ("assets.champion", "assets.scores"):
         monkeypatch.setattr(f"{module}.scoring_version", lambda _: "newer")
     monkeypatch.setattr("segmentation.scoring.scores.RULES_VERSION", "newer")
     train(forge, "one", 0.5)

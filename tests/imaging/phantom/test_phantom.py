@@ -9,7 +9,6 @@ from scipy import ndimage
 
 from imaging.labels import EMIDEC_LABELS, PATIENT_GROUPS, Tissue, patient_group
 from imaging.phantom import PhantomConfig, read_phantom, simulate_patient
-from imaging.phantom.cohort import group_of
 from imaging.phantom.materials import (
     ANGLES,
     LABEL_OF,
@@ -21,7 +20,7 @@ from imaging.phantom.materials import (
     smooth_noise,
     wrapped,
 )
-from imaging.phantom.scanner import Scanner, acquire, block_mean, coil_sensitivity
+from imaging.phantom.scanner import Scanner, acquire, block_mean, coil_sensitivity, group_of
 from imaging.studies.preparation import crop_region, reference_box, resample_mask
 from imaging.studies.study import Study, check_study
 

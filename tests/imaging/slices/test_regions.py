@@ -18,8 +18,7 @@ from imaging.slices.store import SliceStore
 from imaging.sources.emidec import read_emidec
 from imaging.studies.archive import StudyArchive
 from imaging.studies.archive_writer import write_studies
-from imaging.studies.box import Box
-from imaging.studies.preparation import paste_region, reference_box, restore_mask
+from imaging.studies.preparation import Box, paste_region, reference_box, restore_mask
 from imaging.studies.split import split_digest, split_patients
 from tests.imaging import fake_emidec
 

@@ -6,8 +6,8 @@ from hypothesis.extra.numpy import arrays
 
 from common.errors import InputError
 from imaging.sources.emidec import read_emidec
-from imaging.studies.box import Box
 from imaging.studies.preparation import (
+    Box,
     apply_window,
     crop_region,
     intensity_window,

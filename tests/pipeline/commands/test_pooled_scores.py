@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from assets.parts.current_scores import scores_key
+from assets.scores import scores_key
 from assets.studies import patient_split, studies
 from common.errors import InputError
 from common.files import write_json

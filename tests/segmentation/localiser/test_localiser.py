@@ -9,8 +9,7 @@ from common.errors import InputError
 from imaging.labels import EMIDEC_LABELS
 from imaging.studies.archive import StudyArchive
 from imaging.studies.archive_writer import write_studies
-from imaging.studies.box import Box
-from imaging.studies.preparation import reference_box
+from imaging.studies.preparation import Box, reference_box
 from imaging.studies.split import FoldSplit
 from runtime.compute import choose_compute
 from runtime.model_card import ModelCard

@@ -3,8 +3,7 @@ import pytest
 import torch
 
 from common.errors import InputError
-from imaging.studies.box import Box
-from imaging.studies.preparation import reference_box
+from imaging.studies.preparation import Box, reference_box
 from segmentation.localiser.box_prediction import (
     box_to_shares,
     extreme_points,

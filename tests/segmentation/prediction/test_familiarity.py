@@ -5,7 +5,7 @@ import pytest
 from common.errors import InputError
 from imaging.labels import CINE_LABELS, EMIDEC_LABELS
 from imaging.slices.store import ROW_COLUMNS, SliceStore, SliceStoreWriter
-from imaging.studies.box import Box
+from imaging.studies.preparation import Box
 from imaging.studies.split import FoldSplit
 from runtime.compute import choose_compute
 from segmentation.prediction.familiarity import (

@@ -10,7 +10,7 @@ from imaging.slices.regions import RegionConfig, write_real_slices
 from imaging.slices.store import SliceStore
 from imaging.studies.archive import StudyArchive
 from imaging.studies.archive_writer import write_studies
-from imaging.studies.box import Box
+from imaging.studies.preparation import Box
 from imaging.studies.split import FoldSplit
 from imaging.studies.study import Study
 from imaging.volumes.new_studies import find_studies, volumes_of

@@ -11,9 +11,8 @@ from torch import nn
 from common.errors import InputError
 from common.files import write_json
 from imaging.studies.split import FoldSplit, write_splits
-from runtime.compute import choose_compute
+from runtime.compute import Ranks, choose_compute, launched_nodes, launched_ranks
 from runtime.model_folder import read_weights
-from runtime.ranks import Ranks, launched_nodes, launched_ranks
 from segmentation.networks.table import build_network
 from segmentation.training.command import main, read_train_config
 from segmentation.training.config import NetworkConfig
