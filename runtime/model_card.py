@@ -254,7 +254,8 @@ def _results_text(said: Manifest) -> str:
         tissue = str(row["tissue"]).replace("_", " ")
         lines.append(f"| {row['rule']} | {tissue} | {row['mean']:.3f} | {interval} | {row['patients']} |")
     folds = max(int(row["folds"] or 0) for row in rows)
-    how = f"Test patients of {folds} folds, each segmented by the network that had not seen them, out of fold."
+    seen = count(folds, "fold")
+    how = f"Test patients of {seen}, each segmented by the network that had not seen them, out of fold."
     return "\n".join([how, "", *lines])
 
 
