@@ -163,7 +163,7 @@ def test_slices_of_a_folder_take_the_place_of_masks_and_slices(folder, tmp_path,
     (check,) = (each for each in refused.get_asset_check_evaluations() if each.check_name == "no_patient_leak")
     assert "P002 (test, 1 rows)" in check.description
     assert "(unknown) (donors nobody has told: name them in donors.csv" in check.description
-    assert _first_failure(refused).startswith(
+    assert _first_failure(refused, tmp_path).startswith(
         "blocking check 'no_patient_leak' of lesion_masks failed: Only training patients of the fold may be in this"
     )
 

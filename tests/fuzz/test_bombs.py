@@ -3,7 +3,6 @@
 import gzip
 import io
 import json
-import resource
 import struct
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.fuzz.run import MOST_MEGABYTES, SECONDS_AN_INPUT, limit_time, read_one
+from tests.fuzz.run import MOST_MEGABYTES, SECONDS_AN_INPUT, limit_time, most_megabytes, read_one
 from tests.fuzz.targets import TARGETS, _meta_end, _with_checksum, _write_archive, _write_deflated, _write_store
 
 MIB = 1 << 20
@@ -161,8 +160,7 @@ def read_all(folder):
         path, began = Path(folder, str(number), TARGETS[name].name), time.process_time()
         refused = io.StringIO()
         wrong = _read(TARGETS[name], path, refused)
-        ended = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(json.dumps([what, wrong, refused.getvalue(), time.process_time() - began, ended / 1024]))
+        print(json.dumps([what, wrong, refused.getvalue(), time.process_time() - began, most_megabytes()]))
 
 
 def _read(target, path, refused):

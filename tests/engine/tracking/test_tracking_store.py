@@ -41,7 +41,7 @@ def test_a_new_store_has_the_experiment_with_its_files_in_the_workspace(prepared
     experiment = connect(places.uri).get_experiment_by_name("scarforge")
     assert experiment.artifact_location == (prepared / "mlflow_artifacts").as_uri()
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
-    assert "Compare" in experiment.tags["mlflow.note.content"]
+    assert "real only beside real + GAN" in experiment.tags["mlflow.note.content"]
 
 
 def test_preparing_again_changes_nothing_and_brings_a_deleted_experiment_back(prepared: Path) -> None:
