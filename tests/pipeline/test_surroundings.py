@@ -58,6 +58,7 @@ class Command:
         (os.killpg if group else os.kill)(self.process.pid, number)
         status = self.process.wait(ENDS_WITHIN_S)
         left = psutil.wait_procs(self.helpers.values(), ENDS_WITHIN_S - (time.monotonic() - began))[1]
+        left = [process for process in left if not _is_over(process)]
         assert not left, "outlived their command: " + ", ".join(str(process) for process in left)
         return status
 
@@ -70,6 +71,14 @@ class Command:
         with contextlib.suppress(psutil.NoSuchProcess):
             self.helpers |= {child.pid: child for child in self.process.children(recursive=True)}
         return list(self.helpers.values())
+
+
+def _is_over(process):
+    """A process that has ended stays a zombie until init, whose child it became, looks after it."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @pytest.fixture

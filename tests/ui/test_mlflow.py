@@ -27,9 +27,9 @@ def test_the_printed_address_shows_every_run_by_a_name_for_people(mlflow: Mlflow
     keep_picture(mlflow.page, "mlflow_runs")
 
 
-@pytest.mark.parametrize("page", ["", "#/experiments/1"])
-def test_no_way_leads_to_the_pages_about_language_models(page: str, mlflow: MlflowPages):
-    mlflow.page.goto(mlflow.address.partition("#")[0] + page, wait_until="domcontentloaded")
+@pytest.mark.parametrize("way", ["", "#/experiments/1"])
+def test_no_way_leads_to_the_pages_about_language_models(way: str, mlflow: MlflowPages):
+    mlflow.page.goto(mlflow.address.partition("#")[0] + way, wait_until="domcontentloaded")
     expect(mlflow.page.get_by_role("heading", name="Runs")).to_be_visible()
     expect(mlflow.page).to_have_url(re.compile(r"workflowType=machine_learning"))
 
