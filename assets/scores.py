@@ -266,16 +266,6 @@ halsr_net_real_only_scores = scores("halsr_net_real_only_scores")
 attention_res_unet_real_plus_gan_scores = scores("attention_res_unet_real_plus_gan_scores")
 halsr_net_real_plus_gan_scores = scores("halsr_net_real_plus_gan_scores")
 
-_OF_KINDS = {
-    asset.key.to_user_string(): asset
-    for asset in (
-        attention_res_unet_real_only_scores,
-        halsr_net_real_only_scores,
-        attention_res_unet_real_plus_gan_scores,
-        halsr_net_real_plus_gan_scores,
-    )
-}
-
 _READ_FROM_FURTHER_UP = ("real_slices", "studies", "patient_split")
 
 
@@ -329,5 +319,5 @@ def scores_key(forge: Forge, kind: ModelKind, fold: int, seed: int, manifest: Ma
 
 def scoring_version(kind: ModelKind) -> str:
     """Return the code version of a scores asset: scores formed by other rules cannot be set beside each other."""
-    definition = _OF_KINDS[kind.scores]
+    definition: dg.AssetsDefinition = globals()[kind.scores]
     return str(definition.code_versions_by_key[definition.key])

@@ -19,6 +19,8 @@ from common.errors import InputError, one_line
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "bf16", "fp32"]
 
+YES = frozenset({"1", "true", "yes", "on"})  # of a variable of the environment, or of a run's tag
+
 
 class FrozenConfig(BaseModel):
     """A configuration that cannot change after it is made and refuses unknown keys and wrong values."""

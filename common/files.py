@@ -125,10 +125,9 @@ def unwritable(path: Path, error: Exception, then: str = "and run this again") -
     return InputError(f"{path}: cannot be written ({reason}); {remedy} {then}. What was there before is kept")
 
 
-_OF_THE_DISK = {
-    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ETIMEDOUT), "check the disk or the connection"),
-    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n 4096)"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "correct the permissions"),
+_SAYS_NOTHING_OF_CONTENT = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM)
+_OF_THE_DISK = {number: _REMEDIES[number] for number in _SAYS_NOTHING_OF_CONTENT} | {
+    errno.ETIMEDOUT: _REMEDIES[errno.EIO],
     errno.ENOMEM: "end other programs",
 }
 

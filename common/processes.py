@@ -3,10 +3,9 @@
 Each block goes through a pipe, which holds a worker back until the parent has read: memory does not grow with
 the number of blocks. A worker whose parent has died finds its pipe closed and ends.
 
-What this machine has.
-
 No orphan keeps training: a process ends when the one that started it is gone, however that one ended. So do the steps
-of a run that was killed, the training of a step, and the ranks of a torchrun.
+of a run that was killed, the training of a step, and the ranks of a torchrun. How many processes are started depends on
+the cores that this machine lets us use.
 """
 
 import multiprocessing

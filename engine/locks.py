@@ -7,10 +7,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from common.config import YES
 from common.progress import warn
 
 LOCKS = "locks"  # the folder of a workspace
-YES = frozenset({"1", "true", "yes", "on"})
 
 
 def accelerator_lock(locks: Path) -> str:

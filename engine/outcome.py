@@ -1,8 +1,6 @@
-"""What an asset tells about itself, in a form that survives in a file: facts for people and checks.
+"""What an asset tells about itself, facts for people and checks, in a form that survives in a file.
 
-`engine.outcome` turns these into Dagster's metadata and check results, on a fresh result and on a cached one.
-
-From an outcome to what Dagster shows: metadata values and check results.
+The same facts and checks become Dagster's metadata and check results, on a fresh result and on a cached one.
 """
 
 import base64

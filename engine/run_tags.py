@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from common.config import YES
 from common.pages.words import words
-from engine.locks import YES
 from engine.record import cache_key
 
 NIGHT_TAG = "scarforge/night"

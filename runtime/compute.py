@@ -1,19 +1,14 @@
-"""Device, precision, memory layout and ranks: chosen once, printed, and handed to every training and prediction.
+"""What a training or a prediction runs on: device, precision, memory layout and ranks, chosen once and printed.
 
-Lightning Fabric, imported without torchmetrics: Fabric loads it, torchvision and the compiler with it, for 1.9 s.
+Lightning Fabric is imported without torchmetrics, which it loads with torchvision and the compiler for 1.9 s. It only
+wants its version, for the detection of loss spikes, which nothing here uses. Every process that trains or predicts pays
+for its imports, so this module is the only one that imports Fabric.
 
-Fabric only wants its version, for the detection of loss spikes, which nothing here uses. Every process that trains or
-predicts pays for its imports, so this module is the only one that imports Fabric.
+Several processes (ranks) may train one network together; `torchrun` starts them. Each step's batch is cut into equal
+parts, one a rank, and the loss is that of the whole batch: every rank gathers the others' outputs, so that losses which
+pool over the batch, such as Dice, are those of one process.
 
-Memory that a training process has freed stays with the process.
-
-Tensors on their way to the device.
-
-Several processes that train one network together: which rows are whose, and what they tell each other.
-
-`torchrun` starts the processes (ranks). Each step's batch is cut into equal parts, one a rank, and the loss is that of
-the whole batch: every rank gathers the others' outputs, so that losses which pool over the batch, such as Dice, are
-those of one process.
+Memory that a training process has freed stays with the process, and tensors go to the device from pinned memory.
 """
 
 import ctypes

@@ -29,24 +29,13 @@ from pipeline.definitions import all_assets, defs
 from runtime.compute import choose_compute
 from segmentation.model_kind import model_kinds
 from tests.imaging import fake_emidec
+from tests.smallest_fold import smallest_settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 FOLD = 0
 SCORES = [kind.scores for kind in model_kinds()]
-TRAINED = ("localiser", "pix2pix", "attention_res_unet", "halsr_net")
-SMALL = [
-    "device=cpu",
-    "precision=fp32",
-    "processes=1",
-    "region.size_px=64",
-    "training_slices=24",
-    "quality.slices=10",
-    "attention_res_unet.network={name: attention_res_unet, widths: [4, 4, 4], bottleneck: 4, dropout: [0]}",
-    "halsr_net.network={name: halsr_net, widths: [4, 8], bottleneck: 8, module_width: 4, dropout: [0, 0, 0]}",
-    *(f"{name}.{setting}" for name in TRAINED for setting in ("steps=1", "validate_every=1", "batch=2")),
-    *(f"{name}.crop_px=64" for name in ("pix2pix", "halsr_net")),
-]
+SMALL = smallest_settings(steps=1)
 opened: set[str] | None = None  # by the build that is under way
 
 

@@ -1,15 +1,14 @@
 """Synthetic slices that another program has made, as an arm of their own (`synthesis.method: folder`).
 
 They lie in one folder for all folds, or in `fold_0`, `fold_1` and so on, as pairs of files
-(`imaging.sources.slice_pairs`) with an optional `donors.csv`, or as a slice store, whose rows tell the donors.
+(`imaging.sources.slice_pairs`), or as a slice store, whose rows tell the donors.
+
+`donors.csv` beside pairs tells which patients each slice was made from: no outside generator can be asked. One line a
+slice: `slice,donors` and perhaps `recipient`. Donors are joined by `;` or are `unknown`; the recipient is the patient
+in whose heart a lesion was painted. `*` stands for all slices without a line, such as those of a network that was trained
+on some patients.
 
 What does not live here: how slices are judged; that is done as with drawn ones.
-
-Which patients each slice of a folder was made from, as its `donors.csv` tells: no outside generator can be asked.
-
-One line a slice: `slice,donors` and perhaps `recipient`. Donors are joined by `;` or are `unknown`; the recipient is
-the patient in whose heart a lesion was painted. `*` stands for all slices without a line, such as those of a network
-that was trained on some patients.
 """
 
 import csv

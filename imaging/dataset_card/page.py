@@ -1,9 +1,7 @@
-"""The dataset card as one HTML file: no script, no network, every text from the data escaped.
+"""The dataset card: an archive of studies on one HTML page, for whoever is about to train on it.
 
-Describes an archive of studies on one page, for whoever is about to train on it.
-
-Its charts are SVG, drawn without `pyplot`, the same bytes each time; pictures of patients are addresses that a page
-can hold.
+The page has no script and no network, and every text from the data is escaped. Its charts are SVG, drawn without
+`pyplot`, the same bytes each time; pictures of patients are addresses that a page can hold.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,12 +1,7 @@
 """The archive of prepared studies: one HDF5 file that holds every study on the 1 mm grid.
 
-It is written by the asset `studies` (`imaging.studies.archive_writer`), and all its bytes are compared with its
-checksum when it is opened (`imaging.studies.archive`).
-
-The bytes of an archive of studies: its checksum, and a file that HDF5 can be trusted to write.
-
-The file begins with a user block that holds a SHA-256 of everything after it, so that truncation or a single
-flipped byte is found on opening, without decompressing anything.
+It is written by the asset `studies` (`imaging.studies.archive_writer`). It begins with a user block that holds a
+SHA-256 of everything after it, so that truncation or a single flipped byte is found on opening, without decompressing anything.
 """
 
 import hashlib

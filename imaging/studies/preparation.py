@@ -1,14 +1,10 @@
-"""Pure steps between a study's own grid and windowed regions on the 1 mm grid, and back.
+"""Pure steps between a study's own grid and windowed regions on the 1 mm grid, and back; and boxes on that grid.
 
 Conventions. Pixel `i` covers [i, i + 1) and has its centre at i + 1/2. The 1 mm grid has
 `round(pixels * spacing)` pixels a side and covers *exactly* the study's field of view: outer edges coincide,
 nothing shifts, and the way back needs only the study's shape. A pixel is therefore 1 mm to within half a
 pixel over the whole field of view (0.2 % of 250 mm); volumes in mL are measured on the study's own grid.
 Slices are never mixed.
-
-One study on the 1 mm grid, as archives hold it.
-
-A rectangle around the left ventricle, in pixels of the 1 mm grid.
 """
 
 import hashlib

@@ -17,9 +17,8 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
 from dagster._utils.schedules import is_valid_cron_string  # not exported, yet what the schedule itself asks
 from pydantic import Field, ValidationError, field_validator
 
-from common.config import FrozenConfig
+from common.config import YES, FrozenConfig
 from common.errors import InputError, some_of
-from engine.locks import YES
 from engine.run_config import forge_fields
 from engine.run_tags import BY_SCHEDULE, BY_SENSOR, FORCE_TAG, NIGHT_TAG, STARTED_BY_TAG
 from imaging.sources.table import SOURCES, source_labels

@@ -1,7 +1,7 @@
 """The comparison of the two arms: tables of scores in, tidy summary, paired differences and verdicts out.
 
-What does not live here: how scores are formed (`scores`), how intervals are drawn (`statistics`), how the
-result is shown (`comparison_text`, `report`).
+What does not live here: how scores are formed (`segmentation.scoring.scores`), how intervals are drawn (`statistics`),
+how the result is shown (`text`, `segmentation.report`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,8 +1,7 @@
 """Building blocks that both networks share: convolution pairs, resizing, the output type, the size check.
 
-What does not live here: attention (`attention_gate`, `hybrid_attention_pooling`) and whole networks.
-
-The additive attention gate on a skip connection (Oktay et al. 2018, Attention U-Net).
+Among them is the additive attention gate on a skip connection (Oktay et al. 2018, Attention U-Net). What does not live
+here: HALSR-Net's own modules (`halsr_net`) and whole networks.
 """
 
 from collections.abc import Sequence

@@ -228,8 +228,8 @@ class SqueezeExcitation(nn.Module):
 class HalsrNet(SegmentationNetwork):
     """Four encoder stages, hybrid attention pooling on each pooled map, gated decoder, latent reconstruction.
 
-    The published defects are put right where they lie: `hybrid_attention_pooling` (per-pixel spatial
-    attention, sigmoid in channel attention) and `latent_reconstruction` (a class map with a loss of its own,
+    The published defects are put right where they lie: `HybridAttentionPooling` (per-pixel spatial
+    attention, sigmoid in channel attention) and `LatentReconstruction` (a class map with a loss of its own,
     returned as `auxiliary` while training).
 
     Shapes: (N, in_channels, H, W) → logits and auxiliary (N, num_classes, H, W); H and W are multiples of

@@ -1,19 +1,15 @@
-"""The table of losses, the cross-entropies and sums in it, class weights, and deep supervision.
+"""The losses of a segmenter: cross-entropies, overlaps, the boundary loss, sums of them, and deep supervision.
 
 Every loss takes logits (N, C, H, W) in float32, a mask (N, H, W) of label values and, on choice, a weight of each slice
-(N,), and returns a scalar. What does not live here: `overlap_losses` and `boundary_loss`.
+(N,), and returns a scalar.
 
-Losses of how well predicted and true areas overlap: soft Dice, generalised Dice, focal Tversky.
+Overlaps are soft Dice, generalised Dice and focal Tversky. Their intersections and sums are pooled over the whole
+batch, so that a rare tissue that is absent from one slice does not decide the loss.
 
-Every loss takes logits (N, C, H, W) in float32, a mask (N, H, W) of label values and, on choice, a weight of each slice
-(N,), and returns a scalar. Intersections
-and sums are pooled over the whole batch, so that a rare tissue that is absent from one slice does not decide the loss.
-
-Boundary loss (Kervadec et al. 2019): how far predicted pixels lie from the tissue's true border.
-
-The distance maps are computed on the device, once for each mask that is trained on: after the geometry of
-`on_device_augmentation`, which bends every mask anew, so that they are exact for what the network sees. A map that was
-kept with the stored slice would be wrong after the first enlargement.
+The boundary loss (Kervadec et al. 2019) is how far predicted pixels lie from the tissue's true border. Its distance
+maps are computed on the device, once for each mask that is trained on: after the geometry of `batch_augmentation`, which
+bends every mask anew, so that they are exact for what the network sees. A map that was kept with the stored slice would
+be wrong after the first enlargement.
 """
 
 from collections.abc import Callable, Mapping

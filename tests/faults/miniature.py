@@ -29,21 +29,10 @@ from engine.worker import process
 from engine.worker.task import ERROR_FILE
 from pipeline.outermost import run_command
 from tests.imaging import fake_emidec
+from tests.smallest_fold import smallest_settings
 
-TRAINED = ("localiser", "pix2pix", "attention_res_unet", "halsr_net")
 STEPS = 2
-SETTINGS = [
-    "device=cpu",
-    "precision=fp32",
-    "processes=1",
-    "region.size_px=64",
-    "training_slices=24",
-    "quality.slices=10",
-    "attention_res_unet.network={name: attention_res_unet, widths: [4, 4, 4], bottleneck: 4, dropout: [0]}",
-    "halsr_net.network={name: halsr_net, widths: [4, 8], bottleneck: 8, module_width: 4, dropout: [0, 0, 0]}",
-    *(f"{name}.{setting}" for name in TRAINED for setting in (f"steps={STEPS}", "validate_every=1", "batch=2")),
-    *(f"{name}.crop_px=64" for name in ("pix2pix", "halsr_net")),
-]
+SETTINGS = smallest_settings(STEPS)
 START = "command"  # what happens before the first stage
 VOLATILE = {"history.csv", "timing.json", "training_result.json", "report.html"}
 # Dagster writes beside them what a step prints, by a process for each; the sweep reads what the command prints.
