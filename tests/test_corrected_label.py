@@ -13,7 +13,7 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
-from assets import scores, studies, training_sets
+from assets import scores, slices, studies
 from assets.parts import training_run
 from assets.scores import staleness
 from common.errors import InputError
@@ -127,7 +127,7 @@ def refusals(forge, instance):
     """Materialise `studies` alone, and then single assets further down, of which each has to be refused."""
     materialise(forge, instance, studies.studies)
     said = {}
-    for asset in (scores.attention_res_unet_real_only_scores, training_sets.training_set_real_only):
+    for asset in (scores.attention_res_unet_real_only_scores, slices.training_set_real_only):
         with pytest.raises(InputError) as refused:
             materialise(forge, instance, asset)
         said[asset.key.to_user_string()] = str(refused.value)

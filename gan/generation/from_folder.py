@@ -5,8 +5,8 @@ They lie in one folder for all folds, or in `fold_0`, `fold_1` and so on, as pai
 
 `donors.csv` beside pairs tells which patients each slice was made from: no outside generator can be asked. One line a
 slice: `slice,donors` and perhaps `recipient`. Donors are joined by `;` or are `unknown`; the recipient is the patient
-in whose heart a lesion was painted. `*` stands for all slices without a line, such as those of a network that was trained
-on some patients.
+in whose heart a lesion was painted. `*` stands for all slices without a line, such as those of a network that was
+trained on some patients.
 
 What does not live here: how slices are judged; that is done as with drawn ones.
 """

@@ -1,7 +1,8 @@
 """The archive of prepared studies: one HDF5 file that holds every study on the 1 mm grid.
 
 It is written by the asset `studies` (`imaging.studies.archive_writer`). It begins with a user block that holds a
-SHA-256 of everything after it, so that truncation or a single flipped byte is found on opening, without decompressing anything.
+SHA-256 of everything after it, so that truncation or a single flipped byte is found on opening, without decompressing
+anything.
 """
 
 import hashlib
