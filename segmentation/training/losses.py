@@ -8,8 +8,8 @@ batch, so that a rare tissue that is absent from one slice does not decide the l
 
 The boundary loss (Kervadec et al. 2019) is how far predicted pixels lie from the tissue's true border. Its distance
 maps are computed on the device, once for each mask that is trained on: after the geometry of `batch_augmentation`,
-which bends every mask anew, so that they are exact for what the network sees. A map that was kept with the stored slice would
-be wrong after the first enlargement.
+which bends every mask anew, so that they are exact for what the network sees. A map that was kept with the stored slice
+would be wrong after the first enlargement.
 """
 
 from collections.abc import Callable, Mapping
