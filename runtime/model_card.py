@@ -76,7 +76,7 @@ class ModelCard(BaseModel):
     code_version: str | None = _NOT_SAID
     parents: dict[str, str] = _NOT_SAID  # data versions of what was read
     slices: int = _NOT_SAID  # of the training set
-    patients: list[str] = _NOT_SAID  # that were trained on
+    patients: list[str] = _NOT_SAID  # that were trained on, or chose the checkpoint (validation)
     salt: str = _NOT_SAID  # of a pack, where patients are hashes (`runtime.pack.salted`)
     split_digest: str = _NOT_SAID
     digest: str = _NOT_SAID  # of the training set
