@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from common.errors import InputError, one_line
 from common.files import of_the_disk, read_json
-from common.pages.words import count
+from common.pages.words import count, words
 from runtime.pack import Manifest, packed
 
 CARD = "model_card.json"
@@ -251,7 +251,7 @@ def _results_text(said: Manifest) -> str:
     lines = ["| rule | tissue | Dice | 95 % interval | patients |", "|---|---|---|---|---|"]
     for row in rows:
         interval = "–" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
-        tissue = str(row["tissue"]).replace("_", " ")
+        tissue = words(row["tissue"])
         lines.append(f"| {row['rule']} | {tissue} | {row['mean']:.3f} | {interval} | {row['patients']} |")
     folds = max(int(row["folds"] or 0) for row in rows)
     seen = count(folds, "fold")
@@ -281,7 +281,7 @@ def _trust(said: Manifest) -> str:
     for name, interval in said.intervals.items():
         covered = "–" if interval.coverage is None else f"{interval.coverage:.1%}"
         half = f"± {interval.half_width_ml:.2f}"
-        lines.append(f"| {name.replace('_', ' ')} | {half} | {covered} | {interval.volumes} |")
+        lines.append(f"| {words(name)} | {half} | {covered} | {interval.volumes} |")
     return "\n".join(lines)
 
 
@@ -293,7 +293,7 @@ def _limits(said: Manifest) -> list[str]:
         share = said.flagged.flagged / said.flagged.studies
         told = f"{said.flagged.flagged} of {said.flagged.studies} test studies were flagged ({share:.0%})"
         lines.append(f"- {told}, each by the network that had not seen it.")
-    chosen = [step.step.replace("_", " ") for step in said.steps if step.applied]
+    chosen = [words(step.step) for step in said.steps if step.applied]
     lines.append(f"- `--post-processing` applies {', '.join(chosen) or 'nothing'}.")
     if not said.localisers:
         lines.append("- Without a localiser: to start trainings from, or with `--localiser`.")

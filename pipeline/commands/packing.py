@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
 from common.files import known_digest, write_text
+from common.pages.words import words
 from common.progress import say, track
 from engine.finished import Finished
 from engine.record import is_finished
@@ -299,7 +300,7 @@ def _external(folder: Path) -> str:
     chosen = table[(table["rule"] == "positive") & (table.get("metric", "dice") == "dice")]
     lines = ["| tissue | Dice | 95 % interval |", "|---|---|---|"]
     for row in chosen.to_dict("records"):
-        tissue = str(row["tissue"]).replace("_", " ")
+        tissue = words(row["tissue"])
         lines.append(f"| {tissue} | {row['mean']:.3f} | {row['low']:.3f} to {row['high']:.3f} |")
     scored = "; ".join(
         f"{one['scored']} of {one['studies']} studies, {one['flagged']} flagged" for one in said["models"]

@@ -233,4 +233,6 @@ def _validated(home: Path, name: str) -> str:
 
 
 def _tissues(dice: Mapping[str, Any]) -> str:
-    return ", ".join(f"{tissue.replace('_', ' ')} {value:.3f}" for tissue, value in dice.items())
+    from common.pages.words import words
+
+    return ", ".join(f"{words(tissue)} {value:.3f}" for tissue, value in dice.items())

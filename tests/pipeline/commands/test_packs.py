@@ -207,6 +207,8 @@ def test_each_network_is_measured_on_its_own_folds_patients(home, tmp_path):
         "4 test studies were flagged",
     ):
         assert text in said.about
+    assert "| no-reflow | ± " in said.about
+    assert "no reflow" not in said.about
     add_pack(home, str(tmp_path / "lge.safetensors"))
     (listed,) = [row["dice"] for row in listed_models(home) if row["name"] == "lge"]
     assert f"test cavity {cavity['mean']:.3f}" in listed
