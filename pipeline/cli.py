@@ -343,7 +343,7 @@ def export(
 def export_dataset(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the data sets: nnU-Net's nnUNet_raw.")],
     source: Annotated[str, typer.Option(help="Format of the studies; `scarforge sources` lists them.")] = "phantom",
-    profile: Annotated[str, typer.Option(help="demo, tiny, quick or paper.")] = "demo",
+    profile: Annotated[str, typer.Option(help="demo, tiny, quick, best or paper.")] = "demo",
     fold: Annotated[int, typer.Option(min=0, max=4, help="Whose training sets and test patients.")] = 0,
     format_: Annotated[str, typer.Option("--format", help="nnunet: nnU-Net v2's raw layout.")] = "nnunet",
     id_: Annotated[int, typer.Option("--id", help="Number of the real-only data set; the other has the next.")] = 501,

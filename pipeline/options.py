@@ -32,7 +32,7 @@ def checked_fold(text: str | None) -> str | None:
 
 SOURCE_HELP = "Format of the studies; `scarforge sources` lists them."
 MODEL_HELP = "Name of `scarforge models list`, a pack's file, or SOURCE/PROFILE/NETWORK/TRAINING_SET of the workspace"
-_PROFILE_HELP = "demo, tiny, quick or paper; default: quick, of the phantom demo."
+_PROFILE_HELP = "demo, tiny, quick, best or paper; default: quick, of the phantom demo."
 SourceOption = Annotated[str, typer.Option(help=SOURCE_HELP, autocompletion=known_sources)]
 Root = Annotated[Optional[Path], typer.Option(help="Folder of the studies.")]  # noqa: UP045 # typer
 Profile = Annotated[Optional[str], typer.Option(help=_PROFILE_HELP, autocompletion=known_profiles)]  # noqa: UP045

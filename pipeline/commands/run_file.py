@@ -280,7 +280,8 @@ def run_file_text(found: Found, profile: str) -> str:
 source: {found.source}
 root: {json.dumps(str(found.root), ensure_ascii=False)}
 
-# quick: two CPU cores, an hour or two a fold. paper: full counts, three seeds, a GPU. tiny: to try the wiring.
+# quick: two CPU cores, an hour or two a fold. best: LGE from a start in cine, as measured.
+# paper: full counts, three seeds, a GPU. tiny: to try the wiring.
 profile: {profile}
 
 # Which fifths of the patients are tested: all, one (0 to 4), or several ([0, 1]).

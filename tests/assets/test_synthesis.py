@@ -13,6 +13,9 @@ from engine.forge import Forge
 from engine.settings import load_settings
 from pipeline.commands.run import _first_failure
 from pipeline.commands.trials import TrialBench
+from runtime.pack import start_place
+from segmentation.model_kind import TRAINING_SETS
+from segmentation.networks.table import NETWORKS
 from tests.imaging.small_stores import ATTRIBUTES
 
 
@@ -184,9 +187,17 @@ def test_generator_and_simulator_paint_the_same():
         load_settings("quick", ["synthesis.method=folder"])
 
 
-@pytest.mark.parametrize("profile", ["demo", "quick", "paper", "tiny"])
+@pytest.mark.parametrize("profile", ["best", "demo", "quick", "paper", "tiny"])
 def test_every_profile_can_repaint(profile):
     assert load_settings(profile, ["pix2pix.preset=repaint"]).pix2pix.crop_px == 96
+
+
+def test_the_best_profile_starts_from_the_shipped_model_of_cine_and_adds_softened_lesions(tmp_path):
+    settings = load_settings("best")
+    assert start_place(settings.attention_res_unet.start_from, tmp_path).is_dir()
+    assert settings.paints == "lesion"
+    assert (settings.mixing.protocol, settings.synthesis.softness_px) == ("add", 0.8)
+    assert {settings.training(network, arm).steps for network in NETWORKS for arm in TRAINING_SETS} == {1500}
 
 
 def test_trials_of_pix2pix_need_it():

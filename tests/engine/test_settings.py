@@ -75,7 +75,7 @@ def test_seeds_of_the_command_line_are_checked_like_those_of_a_profile():
 
 
 def test_an_unknown_profile_names_those_there_are():
-    with pytest.raises(InputError, match="choose one of demo, paper, quick, tiny"):
+    with pytest.raises(InputError, match="choose one of best, demo, paper, quick, tiny"):
         load_settings("huge")
 
 

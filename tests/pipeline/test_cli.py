@@ -23,7 +23,7 @@ def run_command(*arguments, home):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run", "--profile", "huge"), "profile 'huge' does not exist; choose one of demo, paper, quick, tiny"),
+        (("run", "--profile", "huge"), "profile 'huge' does not exist; choose one of best, demo, paper, quick, tiny"),
         (("run", "--set", "training_slices=1"), "setting 'training_slices'"),
         (("run", "--source", "emidec"), "needs the folder that holds the studies"),
         (("run", "--source", "emidec", "--root", "nowhere"), "nowhere: does not exist"),

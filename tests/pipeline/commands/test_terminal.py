@@ -67,7 +67,7 @@ def test_the_version_and_a_completion_are_told():
     asked = {"_SCARFORGE_COMPLETE": "complete_bash", "COMP_WORDS": "scarforge run --profile ", "COMP_CWORD": "3"}
     command = [sys.executable, "-c", "from pipeline.cli import app; app(prog_name='scarforge')"]
     done = subprocess.run(command, env=os.environ | asked, capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["demo", "paper", "quick", "tiny"]
+    assert done.stdout.split() == ["best", "demo", "paper", "quick", "tiny"]
 
 
 def test_the_doctor_speaks_json():
