@@ -72,7 +72,7 @@ class Forge(dg.ConfigurableResource):
     root: str = Field(default="", description="Folder of the studies; the phantom needs none.")
     profile: ProfileName = Field(
         default="demo",
-        description="demo: the phantom; quick: two CPU cores; best: LGE, from cine; paper: a GPU; tiny: to try the wiring.",
+        description="demo: the phantom; quick: two CPU cores; best: LGE; paper: a GPU; tiny: to try the wiring.",
     )
     home: str = Field(default="", description="The workspace; empty: SCARFORGE_HOME, else ./workspace.")
     changes: SettingsChanges = Field(
