@@ -13,7 +13,7 @@ from engine.forge import Forge
 from engine.settings import load_settings
 from pipeline.commands.run import _first_failure
 from pipeline.commands.trials import TrialBench
-from runtime.pack import start_place
+from runtime.pack import SHIPPED, start_place
 from segmentation.model_kind import TRAINING_SETS
 from segmentation.networks.table import NETWORKS
 from tests.imaging.small_stores import ATTRIBUTES
@@ -194,7 +194,9 @@ def test_every_profile_can_repaint(profile):
 
 def test_the_best_profile_starts_from_the_shipped_model_of_cine_and_adds_softened_lesions(tmp_path):
     settings = load_settings("best")
-    assert start_place(settings.attention_res_unet.start_from, tmp_path).is_dir()
+    assert (
+        start_place(settings.attention_res_unet.start_from, tmp_path).parent == SHIPPED / "cine_attention.safetensors"
+    )
     assert settings.paints == "lesion"
     assert (settings.mixing.protocol, settings.synthesis.softness_px) == ("add", 0.8)
     assert {settings.training(network, arm).steps for network in NETWORKS for arm in TRAINING_SETS} == {1500}
