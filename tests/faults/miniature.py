@@ -28,6 +28,7 @@ from engine.tracking.tracker import Tracker
 from engine.worker import process
 from engine.worker.task import ERROR_FILE
 from pipeline.outermost import run_command
+from tests.faults.plan import TRAINED
 from tests.imaging import fake_emidec
 from tests.smallest_fold import smallest_settings
 
@@ -76,7 +77,8 @@ def run(
     Args:
         home: The workspace.
         studies: The folder of the studies.
-        at_stage: Is called in the child before each stage by its name, first with `START`.
+        at_stage: Is called in the child before each stage by its name, first with `START`, and where a training is over
+            by the stage's name and `TRAINED`.
         assets: Those to materialise; empty for the whole fold.
         meanwhile: Is called here with the child's number while it runs.
     """
@@ -85,7 +87,7 @@ def run(
         path.write_text("")
     began = time.monotonic()
     if (pid := os.fork()) == 0:
-        _in_child(said, steps, lambda: _fold(home, studies, at_stage, assets))
+        _in_child(said, steps, at_stage, lambda: _fold(home, studies, at_stage, assets))
     meanwhile(pid)
     _, ended, used = os.wait4(pid, 0)
     status = os.waitstatus_to_exitcode(ended)
@@ -96,13 +98,13 @@ def run(
     return Ended(status, lines, time.monotonic() - began, used.ru_utime + used.ru_stime, counted, over)
 
 
-def _in_child(said, steps, command):
+def _in_child(said, steps, at_stage, command):
     os.setsid()
     out = os.open(said, os.O_WRONLY | os.O_APPEND)
     os.dup2(out, 1), os.dup2(out, 2)
     sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", closefd=False)
-    _trains_here(steps)
+    _trains_here(steps, at_stage)
     engine.transient.FIRST_WAIT_S = 0.01
     status = 99
     try:
@@ -128,7 +130,7 @@ def _fold(home, studies, at_stage, assets):
     run_command_module.run_fold("emidec", studies, "tiny", 0, home, SETTINGS)
 
 
-def _trains_here(steps):
+def _trains_here(steps, at_stage):
     def train(_, task):
         (Path(task.folder) / ERROR_FILE).unlink(missing_ok=True)
         asset = Path(task.folder).relative_to(os.environ["SCARFORGE_HOME"]).parts[2]
@@ -141,6 +143,7 @@ def _trains_here(steps):
         try:
             process.run_task(task)
             note("over")
+            at_stage(f"{asset}{TRAINED}")
         except Exception as error:
             code, words = process._verdict(error)
             (Path(task.folder) / ERROR_FILE).write_text(words, encoding="utf-8")

@@ -47,7 +47,7 @@ static int struck(int kind, const char *path) {
     long n = __atomic_add_fetch(&p->counted, 1, __ATOMIC_SEQ_CST);
     if (p->mode == COUNT || n < p->at || (n > p->at && p->mode != FROM_THERE_ON)) return 0;
     if (__atomic_add_fetch(&p->struck, 1, __ATOMIC_SEQ_CST) == 1) strncpy(p->path, path, sizeof p->path - 1);
-    if (p->mode == KILL) kill(getpid(), SIGKILL);
+    if (p->mode == KILL) return kill(getpid(), p->error); /* 0: the call goes through */
     errno = p->error;
     return 1;
 }

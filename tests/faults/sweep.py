@@ -14,6 +14,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,8 +25,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tests.faults.plan import BIG_ALLOCATION, ERRORS, FROM_THERE_ON, KILL, KINDS, ONCE, OWNERS, build_shim, shared_plan
+from tests.faults.plan import (
+    BIG_ALLOCATION,
+    ERRORS,
+    FROM_THERE_ON,
+    KILL,
+    KINDS,
+    ONCE,
+    OWNERS,
+    TRAINED,
+    build_shim,
+    shared_plan,
+)
 
+SIGNALS = ("SIGHUP", "SIGINT", "SIGTERM")
 FAILING = ("open", "write", "fsync", "rename", "mkdir", "memory")
 EVERY_FILE = sum(number for kind, number in KINDS.items() if kind != "memory")
 BEGIN, END = "<!-- made by `make faults` -->", "<!-- end -->"
@@ -35,13 +48,13 @@ MEMORY = Path("/dev/shm")  # flushing to it takes no time
 
 @dataclass
 class Sample:
-    """One fault: at the n-th call of a kind within a stage; `error` is empty for a kill."""
+    """One fault: at the n-th call of a kind within a stage; `error` is the error's name, or the signal's for a kill."""
 
     stage: str
     kind: str
     owner: str  # of the file; empty for all
     at: int
-    error: str = ""
+    error: str
     calls: int = 0  # of this kind and owner, in an undisturbed fold
     lasting: bool = False
     struck: str = ""
@@ -50,9 +63,15 @@ class Sample:
     wrong: list[str] = field(default_factory=list)
 
     @property
+    def ended_by(self) -> int:
+        """The status of a command that a signal ends."""
+        number = int(getattr(signal, self.error))
+        return -number if number == signal.SIGKILL else 128 + number
+
+    @property
     def what(self) -> str:
         if self.kind == "kill":
-            return "SIGKILL at the n-th call"
+            return f"{self.error} at the n-th call{' after a training' if self.stage.endswith(TRAINED) else ''}"
         if self.lasting:
             return "the disk is full from the n-th `write` on"
         if self.kind == "memory":
@@ -82,9 +101,11 @@ class Sweep:
 
         def at_stage(name: str) -> None:
             self.plan.armed = 0
-            counts.append((name, self.plan.counts()))
-            shutil.copytree(self.home, self.work / "before" / name, symlinks=True)
-            self.notes.write_text(json.dumps(counts))
+            if name not in [known for known, _ in counts]:
+                counts.append((name, self.plan.counts()))
+                self.notes.write_text(json.dumps(counts))
+            if not name.endswith(TRAINED):
+                shutil.copytree(self.home, self.work / "before" / name, symlinks=True)
             self.plan.armed = 1
 
         ended = self.fold.run(self.home, self.studies, at_stage, assets)
@@ -97,8 +118,8 @@ class Sweep:
         assert not self.fold.leftovers(self.home), self.fold.leftovers(self.home)
         return [calls, self.fold.results(self.home), ended.steps]
 
-    def draw(self, samples: int, kills: int, seed: int = 0) -> list[Sample]:
-        """Draw faults so that each stage has some of each kind, and kills so that each stage has some."""
+    def draw(self, samples: int, kills: int, signals: int, seed: int = 0) -> list[Sample]:
+        """Draw faults so that each stage has some of each kind, and kills and signals so that each stage has some."""
         chance, drawn, stages = random.Random(seed), [], list(self.calls)
         strata = [(stage, call) for stage in stages for call, n in self.calls[stage].items() if n and _fails(call)]
         chance.shuffle(strata)
@@ -108,12 +129,13 @@ class Sweep:
             code = chance.choice(ERRORS[kind])
             at, full = 1 + chance.randrange(self.calls[stage][call]), code == errno.ENOSPC and kind == "write"
             drawn.append(Sample(stage, kind, owner, at, errno.errorcode[code], self._calls(call), full))
-        for number in range(kills):
-            stage = stages[number % len(stages)]
+        for number in range(kills + signals):
+            stage, signal_ = stages[number % len(stages)], "SIGKILL" if number < kills else chance.choice(SIGNALS)
             owner = "a result" if number % 2 else ""
             total = sum(n for call, n in self.calls[stage].items() if owner in call and _is_of_files(call))
             everywhere = sum(self._calls(call) for call in self.calls[stage] if owner in call and _is_of_files(call))
-            drawn.append(Sample(stage, "kill", owner, 1 + chance.randrange(max(1, total)), calls=everywhere))
+            drawn.append(Sample(stage, "kill", owner, 1 + chance.randrange(max(1, total)), signal_, everywhere))
+        chance.shuffle(drawn)  # a run that is stopped early has tried some of each
         return drawn
 
     def _calls(self, call: str) -> int:
@@ -121,16 +143,17 @@ class Sweep:
 
     def try_out(self, sample: Sample) -> Sample:
         """Make the stage with the fault, then without, and note what is wrong then."""
-        asset = "studies" if sample.stage == self.fold.START else sample.stage
-        self.fold.restore(self.work / "before" / sample.stage, self.home)
+        before = sample.stage.removesuffix(TRAINED)
+        asset = "studies" if before == self.fold.START else before
+        self.fold.restore(self.work / "before" / before, self.home)
         kinds = EVERY_FILE if sample.kind == "kill" else KINDS[sample.kind]
         mode = KILL if sample.kind == "kill" else FROM_THERE_ON if sample.lasting else ONCE
-        code = getattr(errno, sample.error) if sample.error else 0
+        code = int(getattr(signal if sample.kind == "kill" else errno, sample.error))
         owner = OWNERS.index(sample.owner) if sample.owner else -1
         self.plan.set_to(self.home, kinds, owner, sample.at, mode, code)
 
         def at_stage(name: str) -> None:
-            self.plan.armed = int(name == sample.stage)
+            self.plan.armed = int(name in (sample.stage, f"{sample.stage}{TRAINED}"))
 
         first = self.fold.run(self.home, self.studies, at_stage, [asset])
         self.plan.armed = 0
@@ -144,10 +167,13 @@ class Sweep:
         return sample
 
     def _wrong_at_first(self, sample, first) -> list[str]:
-        if first.status == 0 or (sample.kind == "kill" and first.status == -9):
-            return []
         told = [line for line in first.said if line.startswith("scarforge: ")]
-        if first.status != 2 or len(told) != 1 or any("Traceback" in line for line in first.said):
+        traced = any("Traceback" in line for line in first.said)
+        if sample.kind == "kill" and first.status == sample.ended_by:
+            return [f"ended with {first.status} and {len(told)} lines"] if traced or len(told) > 1 else []
+        if first.status == 0:
+            return []
+        if first.status != 2 or len(told) != 1 or traced:
             return [f"ended with {first.status} and {len(told)} lines"]
         named = "/" in told[0] or "database" in told[0] or sample.kind == "memory"
         return [] if named and ";" in told[0] else [f"tells no file and remedy: {told[0]}"]
@@ -202,7 +228,7 @@ def table(samples: list[Sample]) -> str:
         "met",
         "went on",
         "one line, status 2",
-        "killed",
+        "killed by it",
         "told unclearly",
         "lost",
     )
@@ -211,9 +237,21 @@ def table(samples: list[Sample]) -> str:
         of = [sample for sample in samples if (sample.what, sample.owner) == what[1:]]
         ends, met = Counter(sample.status for sample in of), sum(bool(sample.struck) for sample in of)
         of_whom = f", {what[2]}" if what[2] and of[0].kind != "memory" else ""
-        numbers = (of[0].calls, len(of), met, ends[0], ends[2], ends[-9], *_wrong(of))
+        numbers = (
+            of[0].calls,
+            len(of),
+            met,
+            ends[0],
+            ends[2],
+            _killed(of),
+            *_wrong(of),
+        )
         rows.append(f"| {what[1]}{of_whom} | {' | '.join(map(str, numbers))} |")
     return "\n".join(rows)
+
+
+def _killed(samples: list[Sample]) -> int:
+    return sum(sample.kind == "kill" and sample.status == sample.ended_by for sample in samples)
 
 
 def _wrong(samples: list[Sample]) -> tuple[int, int]:
@@ -233,6 +271,7 @@ def _arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--kills", type=int, default=60)
+    parser.add_argument("--signals", type=int, default=20, help="SIGHUP, SIGINT and SIGTERM")
     parser.add_argument("--until", default="", help="the last stage; default: the whole fold")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no sample after this many")
     parser.add_argument("--docs", type=Path, help="write the table into this page")
@@ -240,6 +279,7 @@ def _arguments():
     parser.add_argument("--verbose", action="store_true", help="a line a sample")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--found", type=Path, default=Path("build/faults.json"), help="what became of each")
+    parser.add_argument("--go-on", action="store_true", help="keep what an earlier run of --work found right")
     return parser.parse_args()
 
 
@@ -258,11 +298,16 @@ def main() -> None:
     options, began = _arguments(), time.monotonic()
     sweep = Sweep(Path(os.environ["SCARFORGE_FAULTS_IN"]), options.until)
     print(f"undisturbed: {time.monotonic() - began:.0f} s, calls: {_calls(sweep.calls)}", flush=True)
+    found = json.loads(options.found.read_text()) if options.go_on else []
+    right = {_place(one): one for one in (Sample(**one) for one in found) if not one.wrong}
     done = []
     options.found.parent.mkdir(parents=True, exist_ok=True)
-    for sample in sweep.draw(options.samples, options.kills, options.seed):
+    for sample in sweep.draw(options.samples, options.kills, options.signals, options.seed):
         if time.monotonic() - began > options.seconds:
             break
+        if _place(sample) in right:
+            done.append(right[_place(sample)])
+            continue
         done.append(sweep.try_out(sample))
         spent = f"{time.monotonic() - began:.0f} s"
         what = f"{sample.stage}: {sample.what}, n = {sample.at} ({sample.owner} {sample.error} {sample.struck})"
@@ -278,6 +323,10 @@ def main() -> None:
     print(f"{len(done)} samples, {time.monotonic() - began:.0f} s, {cpu:.0f} s of one processor")
     sys.stdout.flush()
     os._exit(int(any(sample.wrong for sample in done)))  # libraries end badly under the shim
+
+
+def _place(sample: Sample) -> tuple[object, ...]:
+    return sample.stage, sample.kind, sample.owner, sample.at, sample.error, sample.lasting
 
 
 def _calls(calls):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FAULTS, KILLS = 20, 4
+FAULTS, KILLS, SIGNALS = 20, 4, 2
 
 pytestmark = [
     pytest.mark.slow,
@@ -20,12 +20,23 @@ pytestmark = [
 
 def test_after_any_fault_the_same_command_ends_with_the_same_bytes(tmp_path):
     found = tmp_path / "faults.json"
-    numbers = ("--samples", str(FAULTS), "--kills", str(KILLS), "--until", "real_slices", "--found", str(found))
+    numbers = (
+        "--samples",
+        str(FAULTS),
+        "--kills",
+        str(KILLS),
+        "--signals",
+        str(SIGNALS),
+        "--until",
+        "real_slices",
+        "--found",
+        str(found),
+    )
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.sweep", *numbers], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     samples = json.loads(found.read_text())
-    assert len(samples) == FAULTS + KILLS
+    assert len(samples) == FAULTS + KILLS + SIGNALS
     assert {"lv_localiser", "real_slices"} <= {sample["stage"] for sample in samples if sample["struck"]}
     assert {-9, 0, 2} <= {sample["status"] for sample in samples}
