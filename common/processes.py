@@ -12,16 +12,18 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from threading import Thread
 from typing import Any, Protocol, TypeVar
 
 from common.errors import InputError
+
+_ENDING = [getattr(signal, name) for name in ("SIGHUP", "SIGINT", "SIGTERM") if hasattr(signal, name)]
 
 Block = TypeVar("Block")
 Block_co = TypeVar("Block_co", covariant=True)
@@ -93,6 +95,29 @@ def interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Let the signals that Python hears come when the block is over, and then as always.
+
+    Python handles a signal within whatever of it runs just then. Where a library has called us back, as HDF5 and
+    PyTorch do to write through our file, an exception that this raises is lost, told as another, or ends the process.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers run in the main thread alone
+        return
+    came: list[int] = []
+    handlers = {number: handler for number in _ENDING if callable(handler := signal.getsignal(number))}
+    for number in handlers:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
+
+
 def _receive(pipe: "Connection[Any, Any]", what: str) -> Any:
     try:
         failed, message = pipe.recv()
@@ -146,7 +171,7 @@ def end_with_starter(starter: int | None = None) -> None:
     """
     spawner = multiprocessing.parent_process()  # of a fork server's children it is not the parent that the system knows
     gone = spawner.join if spawner else partial(_wait_until_adopted, starter or os.getppid())
-    Thread(target=_end_after, args=(gone,), name="end_with_starter", daemon=True).start()
+    threading.Thread(target=_end_after, args=(gone,), name="end_with_starter", daemon=True).start()
 
 
 def _wait_until_adopted(parent: int) -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from common.config import FrozenConfig
 from common.errors import InputError
 from common.files import CHECKPOINT, write_atomically
+from common.processes import signals_wait
 
 _FILE = "last.pt"
 _FORMAT = 2  # raised when a training's state holds other parts
@@ -55,7 +56,7 @@ def delete_checkpoint(model: Path) -> None:
 
 
 def _save(path: Path, content: dict[str, Any]) -> None:
-    with path.open("wb") as file:  # a path would let PyTorch hide that the disk is full
+    with path.open("wb") as file, signals_wait():  # a path would let PyTorch hide that the disk is full
         torch.save(content, file)
 
 

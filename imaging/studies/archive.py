@@ -93,6 +93,18 @@ class SteadyFile(FileIO):
             return size or 0
 
 
+def check_compressed(datasets: Iterable[h5py.Dataset]) -> None:
+    """Raise `MemoryError` where a chunk was stored as it is: HDF5 does so, and says nothing, when memory runs out.
+
+    The values are right then, but the same content has other bytes. The datasets were closed since they were written.
+    """
+    for dataset in datasets:
+        skipped: list[int] = []
+        dataset.id.chunk_iter(lambda chunk, skipped=skipped: skipped.append(chunk.filter_mask))
+        if any(skipped):
+            raise MemoryError("HDF5 could not compress a part of a file")
+
+
 class StudyArchive:
     """A complete archive, opened for reading with `StudyArchive.open`.
 

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from common.errors import InputError, some_of
 from common.files import put_in_place, unwritable
+from common.processes import signals_wait
 from common.progress import track
 from imaging.labels import PATIENT_GROUPS, LabelSet
-from imaging.studies.archive import FORMAT, USER_BLOCK, SteadyFile, seal
+from imaging.studies.archive import FORMAT, USER_BLOCK, SteadyFile, check_compressed, seal
 from imaging.studies.preparation import PreparedStudy, patient_groups, prepare_study
 from imaging.studies.study import RejectedStudy, Study, attempt, check_study
 
@@ -140,8 +141,9 @@ class _ArchiveWriter:
 
     def discard(self) -> None:
         """Remove what was not finished."""
-        self._file.close()
-        self._disk.close()
+        with signals_wait():
+            self._file.close()
+            self._disk.close()
         self._partial.unlink(missing_ok=True)
 
     def _prepare(self, study: Study) -> PreparedStudy:
@@ -193,6 +195,7 @@ class _ArchiveWriter:
                     track_times=False,
                 )
             self._disk.raise_failure()
+            check_compressed(self._file[f"{place}/{name}"] for name in arrays)
         self._digests.append(_study_digest(entry, arrays))
         self._entries.append(entry | {"place": place})
 
@@ -203,7 +206,8 @@ class _ArchiveWriter:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
-            yield
+            with signals_wait():
+                yield
         except OSError as error:
             raise unwritable(self._path, error) from error
 

@@ -19,7 +19,7 @@ from common.errors import InputError, one_line
 from common.files import write_atomically
 from imaging.slices.part import PLACE_COLUMNS, LabelledSlices, PartSlices
 from imaging.slices.store import SliceStore
-from imaging.studies.archive import StudyArchive
+from imaging.studies.archive import StudyArchive, check_compressed
 from imaging.studies.preparation import paste_region, restore_mask
 from imaging.studies.split import Part
 from segmentation.scoring.scores import ScoredVolume
@@ -101,6 +101,7 @@ def _write(path: Path, slices: PredictedSlices) -> None:
                 compression_opts=6,
                 track_times=False,
             )
+        check_compressed(file[name] for name in ("reference", "prediction"))
 
 
 class HeldOutPatients:

@@ -11,7 +11,7 @@ import pytest
 from common.errors import InputError
 from imaging.labels import CINE_LABELS, EMIDEC_LABELS
 from imaging.sources.emidec import read_emidec
-from imaging.studies.archive import StudyArchive
+from imaging.studies.archive import StudyArchive, check_compressed
 from imaging.studies.archive_writer import write_studies
 from imaging.studies.study import RejectedStudy, Study
 from tests.imaging import fake_emidec
@@ -66,6 +66,18 @@ def test_a_study_is_read_back_on_the_1_mm_grid_with_its_own_mask(written, studie
         assert (prepared.image.dtype, prepared.mask.dtype) == (np.float32, np.uint8)
         assert prepared.group == study.group
     assert (archive.source, archive.label_set, archive.rejected) == ("emidec", EMIDEC_LABELS, [])
+
+
+def test_a_chunk_that_memory_did_not_suffice_to_compress_is_told(tmp_path):
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        options = {"chunks": (1, 8, 8), "compression": "gzip"}
+        file.create_dataset("sound", data=np.zeros((2, 8, 8), np.uint8), **options)
+        file.create_dataset("as_it_is", (2, 8, 8), np.uint8, **options).id.write_direct_chunk((1, 0, 0), bytes(64), 1)
+    with h5py.File(path) as file:
+        check_compressed([file["sound"]])
+        with pytest.raises(MemoryError, match="compress"):
+            check_compressed([file["sound"], file["as_it_is"]])
 
 
 def test_the_table_gives_volumes_of_the_studys_own_grid(written, studies):
