@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -31,7 +31,7 @@ SUFFIX = ".safetensors"
 SHIPPED = Path(__file__).parents[1] / "models"  # beside the packages, in a clone as in an installed wheel
 MOST_BYTES = 1_000_000_000
 _MOST_HEADER_BYTES = 16_000_000
-_MOST_PIXELS = 4096  # side of a region or of a localiser's input
+_MOST_PIXELS = 4096  # side of a region, of a localiser's input or, in mm, of its field of view
 _MOST_CHANNELS = 16_384
 _CHANNELS = ("widths", "map_widths", "bottleneck", "module_width", "hidden")
 _KEY = "scarforge_pack"
@@ -146,6 +146,18 @@ class Flagged(_Said):
     flagged: int = Field(ge=0)
 
 
+class Result(_Said):
+    """A Dice over the test patients of all folds, with the ends of its interval."""
+
+    rule: str
+    tissue: str
+    mean: float
+    low: float | None
+    high: float | None
+    patients: int
+    folds: int
+
+
 class Manifest(_Said):
     """All of a pack that is no tensor."""
 
@@ -167,9 +179,16 @@ class Manifest(_Said):
     salt: str
     patients: list[KnownPatients]
     data: list[DataLicence]
-    results: list[dict[str, str | float | int | None]] = []
+    results: list[dict[str, str | float | int | None]] = []  # each a `Result`
     flagged: Flagged | None = None
     about: str = ""  # the card, Markdown
+
+    @field_validator("results")
+    @classmethod
+    def _each_whole(cls, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for row in rows:
+            Result.model_validate(row)
+        return rows
 
     def parts(self) -> dict[str, Part]:
         """Return networks and localisers by the names of their folders."""
@@ -395,7 +414,7 @@ def _too_large(values: Any, key: str = "") -> Iterable[str]:
     if isinstance(values, Mapping):
         for name, value in values.items():
             yield from _too_large(value, str(name))
-    elif key.endswith("_px") and isinstance(values, int | float) and not 0 <= values <= _MOST_PIXELS:
+    elif key.endswith(("_px", "_mm")) and isinstance(values, int | float) and not 0 <= values <= _MOST_PIXELS:
         yield f"{key} {values}"
     elif key in _CHANNELS:
         numbers = values if isinstance(values, list) else [values]

@@ -399,7 +399,7 @@ def _region(home: Path, name: ModelName, member: Member) -> RegionConfig:
     values: Mapping[str, Any] = card.region if card.says("region") else _region_of_store(slices)
     try:
         return RegionConfig.model_validate({key: values[key] for key in RegionConfig.model_fields})
-    except ValidationError as error:
+    except (ValidationError, KeyError) as error:
         raise InputError(f"{member.folder}: its regions cannot be cut ({values}); name another model") from error
 
 

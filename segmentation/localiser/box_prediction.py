@@ -72,6 +72,8 @@ def load_localiser(folder: Path, compute: Compute) -> Localiser:
         InputError: The folder is incomplete or holds another model.
     """
     config = read_config(folder, LocaliserConfig)
+    if config.fov_mm is None:
+        raise InputError(f"{folder}/config.json: lacks the field of view that a training fits; name another localiser")
     try:
         network = load_weights(lambda: build_finder(config), folder)
     except RuntimeError as error:

@@ -95,6 +95,7 @@ def _cloud(studies: NDArray[np.floating]) -> Cloud:
 
 
 FILE = "familiarity.safetensors"
+DESCRIPTIONS = ("features", "appearance")
 _PARTS = ("mean", "scale", "covariance", "others")
 _SCALES_PX = (1, 2, 4, 8)  # standard deviations of the smoothing
 _LEAST_DETAIL = 1e-3
@@ -145,7 +146,7 @@ def describe(
         images: (S, P, P), regions in [0, 1].
         labels: (S, P, P), where wall and cavity are.
     """
-    return {"features": features.mean(axis=0), "appearance": appearance(images, labels)}
+    return dict(zip(DESCRIPTIONS, (features.mean(axis=0), appearance(images, labels)), strict=True))
 
 
 def appearance(images: NDArray[np.float32], labels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -226,14 +227,22 @@ def read_familiarity(folder: Path) -> Familiarity | None:
         tensors = _of_pack(pack, folder.name) if pack else load_file(path)
         if not tensors:
             return None
-        names = sorted({key.split("/")[0] for key in tensors} - {"seen"})
-        clouds = {name: Cloud(*(tensors[f"{name}/{part}"] for part in _PARTS)) for name in names}
+        clouds = {name: _checked(Cloud(*(tensors[f"{name}/{part}"] for part in _PARTS))) for name in DESCRIPTIONS}
         sides = (dict(zip(MEASURES, tensors[f"seen/{side}"].tolist(), strict=True)) for side in ("lowest", "highest"))
         return Familiarity(clouds, SeenRange(*sides))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise of_the_disk(path, error) or InputError(
             f"{path}: cannot be read ({one_line(error)}); rematerialise the model asset"
         ) from error
+
+
+def _checked(cloud: Cloud) -> Cloud:
+    size = len(cloud.mean)
+    shapes = (cloud.mean.shape, cloud.scale.shape, cloud.covariance.shape)
+    if shapes != ((size,), (size,), (size, size)) or cloud.others.ndim != 1 or not len(cloud.others):
+        raise ValueError(f"its numbers have the shapes {shapes} and {cloud.others.shape}")
+    cloud.distances(np.zeros((1, size)))  # a covariance that cannot be inverted
+    return cloud
 
 
 def as_packed(folder: Path) -> dict[str, NDArray[np.float32]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 KINDS = {"open": 1, "write": 2, "fsync": 4, "rename": 8, "mkdir": 16, "unlink": 32, "memory": 64}
 OWNERS = ("Dagster", "MLflow", "a result")
 TRAINED = ", trained"  # behind a stage's name: between the end of its training and the end of its step
+END = "end"  # the finished fold, whose files are damaged
 BIG_ALLOCATION = 1 << 16
 COUNT, ONCE, FROM_THERE_ON, KILL = range(4)
 ERRORS = {

@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -27,6 +28,7 @@ from typing import Any
 
 from tests.faults.plan import (
     BIG_ALLOCATION,
+    END,
     ERRORS,
     FROM_THERE_ON,
     KILL,
@@ -38,10 +40,12 @@ from tests.faults.plan import (
     shared_plan,
 )
 
+MADE_WITH = {"champions": "champion"}  # what lies beside the assets' folders
+RUN_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|[0-9a-f]{12,32}")
 SIGNALS = ("SIGHUP", "SIGINT", "SIGTERM")
 FAILING = ("open", "write", "fsync", "rename", "mkdir", "memory")
 EVERY_FILE = sum(number for kind, number in KINDS.items() if kind != "memory")
-BEGIN, END = "<!-- made by `make faults` -->", "<!-- end -->"
+BEGIN_TABLE, END_TABLE = "<!-- made by `make faults` -->", "<!-- end -->"
 WHO = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 MEMORY = Path("/dev/shm")  # flushing to it takes no time
 
@@ -70,6 +74,8 @@ class Sample:
 
     @property
     def what(self) -> str:
+        if self.kind == "damage":
+            return "a file with a bit flipped" if self.error == "flip" else "a file cut short"
         if self.kind == "kill":
             return f"{self.error} at the n-th call{' after a training' if self.stage.endswith(TRAINED) else ''}"
         if self.lasting:
@@ -88,13 +94,13 @@ class Sweep:
         self.fold, self.work, self.plan = miniature, work, shared_plan()
         miniature.prepare_process()
         self.home, self.studies = work / "home", miniature.write_studies(work / "studies")
+        self.assets = _up_to(until)
         self.notes, kept = work / "stages.json", work / "undisturbed.json"
         if not kept.exists():
-            kept.write_text(json.dumps(self._run_undisturbed(until)))
+            kept.write_text(json.dumps(self._run_undisturbed()))
         self.calls, self.whole, self.steps = json.loads(kept.read_text())
 
-    def _run_undisturbed(self, until: str) -> list[dict[str, Any]]:
-        assets = _up_to(until)
+    def _run_undisturbed(self) -> list[dict[str, Any]]:
         self.fold.new_home(self.home)
         self.plan.set_to(self.home, KINDS["memory"])
         counts: list[tuple[str, dict[str, int]]] = []
@@ -108,19 +114,21 @@ class Sweep:
                 shutil.copytree(self.home, self.work / "before" / name, symlinks=True)
             self.plan.armed = 1
 
-        ended = self.fold.run(self.home, self.studies, at_stage, assets)
+        ended = self.fold.run(self.home, self.studies, at_stage, self.assets)
         assert ended.status == 0, ended.said
         counts = [*json.loads(self.notes.read_text()), ("", self.plan.counts())]
+        shutil.copytree(self.home, self.work / "before" / END, symlinks=True)
         calls = {
             name: {call: after[call] - before[call] for call in after}
             for (name, before), (_, after) in pairwise(counts)
         }
         assert not self.fold.leftovers(self.home), self.fold.leftovers(self.home)
+        calls[END] = {f"damage/{owner}": number for owner, number in Counter(map(_owner, self._files())).items()}
         return [calls, self.fold.results(self.home), ended.steps]
 
-    def draw(self, samples: int, kills: int, signals: int, seed: int = 0) -> list[Sample]:
+    def draw(self, samples: int, kills: int, signals: int, damages: int, seed: int = 0) -> list[Sample]:
         """Draw faults so that each stage has some of each kind, and kills and signals so that each stage has some."""
-        chance, drawn, stages = random.Random(seed), [], list(self.calls)
+        chance, drawn, stages = random.Random(seed), [], [stage for stage in self.calls if stage != END]
         strata = [(stage, call) for stage in stages for call, n in self.calls[stage].items() if n and _fails(call)]
         chance.shuffle(strata)
         for number in range(samples):
@@ -135,13 +143,63 @@ class Sweep:
             total = sum(n for call, n in self.calls[stage].items() if owner in call and _is_of_files(call))
             everywhere = sum(self._calls(call) for call in self.calls[stage] if owner in call and _is_of_files(call))
             drawn.append(Sample(stage, "kill", owner, 1 + chance.randrange(max(1, total)), signal_, everywhere))
+        for number, path in enumerate(self._one_of_each_kind(chance, damages)):
+            size = (self.work / "before" / END / path).stat().st_size
+            how, calls = ("flip", "cut")[number % 2], self._calls(f"damage/{_owner(path)}")
+            drawn.append(Sample(END, "damage", _owner(path), chance.randrange(size), how, calls, struck=path))
         chance.shuffle(drawn)  # a run that is stopped early has tried some of each
         return drawn
 
+    def _files(self) -> list[str]:
+        whole = self.work / "before" / END
+        found = (path for path in sorted(whole.rglob("*")) if path.is_file() and path.stat().st_size)
+        return [path.relative_to(whole).as_posix() for path in found if path.suffix != ".lock"]
+
+    def _one_of_each_kind(self, chance: random.Random, number: int) -> list[str]:
+        """Draw files so that each kind of file is there as often as any other; those of one name are of one kind."""
+        kinds: dict[str, list[str]] = {}
+        for path in self._files():
+            stage = path.split("/")[2] if path.startswith(self.fold.base(Path()).as_posix()) else path.split("/")[0]
+            kinds.setdefault(f"{stage}/{RUN_ID.sub('', Path(path).name)}", []).append(path)
+        drawn = [chance.choice(paths) for paths in kinds.values() for _ in range(2)]
+        return drawn[:number] if number < len(drawn) else drawn
+
     def _calls(self, call: str) -> int:
-        return sum(calls[call] for calls in self.calls.values())
+        return sum(calls.get(call, 0) for calls in self.calls.values())
 
     def try_out(self, sample: Sample) -> Sample:
+        """Try one fault; note what it led to."""
+        return self._damage(sample) if sample.kind == "damage" else self._strike(sample)
+
+    def _damage(self, sample: Sample) -> Sample:
+        """Run the finished fold's stage of a damaged file: it is made again or told; once restored all is as it was."""
+        stage = sample.struck.removeprefix(f"{self.fold.base(Path()).as_posix()}/").split("/")[0]
+        assets = [stage if stage in self.calls else MADE_WITH.get(stage, "studies")]
+        whole = self.work / "before" / END / sample.struck
+        self.fold.restore(self.work / "before" / END, self.home)
+        content = bytearray(whole.read_bytes())
+        if sample.error == "flip":
+            content[sample.at] ^= 1 << sample.at % 8
+        else:
+            del content[sample.at :]
+        (self.home / sample.struck).write_bytes(content)
+        first = self.fold.run(self.home, self.studies, assets=assets)
+        sample.status, sample.said = first.status, first.last
+        sample.wrong = self._wrong_at_first(sample, first)
+        again = first
+        if first.status:
+            shutil.copy2(whole, self.home / sample.struck)
+            again = self.fold.run(self.home, self.studies, assets=assets)
+        if again.status:
+            sample.wrong.append(f"again: ended with {again.status}")
+        if (found := self.fold.results(self.home)) != self.whole:
+            sample.wrong.append(f"other bytes: {_differing(found, self.whole)}")
+        sample.wrong += [f"left: {name}" for name in self.fold.leftovers(self.home)]
+        if sample.wrong:
+            sample.wrong.append("\n".join(["first:", *first.said, "again:", *again.said]))
+        return sample
+
+    def _strike(self, sample: Sample) -> Sample:
         """Make the stage with the fault, then without, and note what is wrong then."""
         before = sample.stage.removesuffix(TRAINED)
         asset = "studies" if before == self.fold.START else before
@@ -196,12 +254,18 @@ class Sweep:
         return wrong
 
 
+def _owner(path: str) -> str:
+    return {"dagster": "Dagster", "mlflow": "MLflow", "mlflow_artifacts": "MLflow"}.get(
+        path.split("/")[0].split(".")[0], "a result"
+    )
+
+
 def _fails(call: str) -> bool:
     return call.split("/")[0] in FAILING
 
 
 def _is_of_files(call: str) -> bool:
-    return not call.startswith("memory")
+    return not call.startswith(("memory", "damage"))
 
 
 def _differing(found, whole):
@@ -262,9 +326,9 @@ def _wrong(samples: list[Sample]) -> tuple[int, int]:
 
 def write_docs(page: Path, samples: list[Sample]) -> None:
     """Put the table between the two marks of a page."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n{table(samples)}\n{END}{after}", encoding="utf-8")
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN_TABLE)
+    _, _, after = rest.partition(END_TABLE)
+    page.write_text(f"{before}{BEGIN_TABLE}\n{table(samples)}\n{END_TABLE}{after}", encoding="utf-8")
 
 
 def _arguments():
@@ -272,6 +336,7 @@ def _arguments():
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--signals", type=int, default=20, help="SIGHUP, SIGINT and SIGTERM")
+    parser.add_argument("--damages", type=int, default=120, help="files that are changed in a bit or cut short")
     parser.add_argument("--until", default="", help="the last stage; default: the whole fold")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no sample after this many")
     parser.add_argument("--docs", type=Path, help="write the table into this page")
@@ -302,11 +367,11 @@ def main() -> None:
     right = {_place(one): one for one in (Sample(**one) for one in found) if not one.wrong}
     done = []
     options.found.parent.mkdir(parents=True, exist_ok=True)
-    for sample in sweep.draw(options.samples, options.kills, options.signals, options.seed):
-        if time.monotonic() - began > options.seconds:
-            break
+    for sample in sweep.draw(options.samples, options.kills, options.signals, options.damages, options.seed):
         if _place(sample) in right:
             done.append(right[_place(sample)])
+            continue
+        if time.monotonic() - began > options.seconds:
             continue
         done.append(sweep.try_out(sample))
         spent = f"{time.monotonic() - began:.0f} s"
@@ -326,7 +391,8 @@ def main() -> None:
 
 
 def _place(sample: Sample) -> tuple[object, ...]:
-    return sample.stage, sample.kind, sample.owner, sample.at, sample.error, sample.lasting
+    file = sample.struck if sample.kind == "damage" else ""
+    return file, sample.stage, sample.kind, sample.owner, sample.at, sample.error, sample.lasting
 
 
 def _calls(calls):

@@ -6,9 +6,11 @@ behind.
 
 import gzip
 import json
+import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +37,7 @@ class Target:
         seeds: Write sound files; each is given a path.
         opened: What a sound file's content is changed as, such as the inflated bytes.
         sealed: The inverse.
-        slow: Each input starts a process.
+        slow: Each input starts a process, or loads networks.
     """
 
     name: str
@@ -220,6 +222,115 @@ def _write_weights(path):
     save_file({"a": torch.ones(3, 2), "b": torch.zeros(1)}, path)
 
 
+def _pack(path):
+    """Take a pack as `models add`, `models list`, `predict --probabilities` and `external-test` do."""
+    from pipeline.commands.models import ModelName, load_model
+    from pipeline.commands.packs import _checked, _dice_of
+    from pipeline.commands.seen_patients import seen_by_packs
+    from runtime.compute import choose_compute
+    from segmentation.prediction.familiarity import check_familiarity
+    from segmentation.prediction.study import interval_ml, tempered
+
+    said = _checked(path.parent, str(path), path)
+    model = load_model(path.parent, ModelName.of_pack(path), None, None, choose_compute("cpu", "fp32"), None, True)
+    images = np.linspace(0, 1, 2 * 32 * 32, dtype=np.float32).reshape(2, 32, 32)
+    probabilities = model.segmenter.probabilities(images)
+    temperature = model.calibration.temperature if model.calibration else 1.0
+    tempered(probabilities, temperature)
+    boxes = [localiser.predict_image_box(images) for localiser in model.localisers]
+    labels = probabilities.argmax(axis=1).astype(np.uint8)
+    features = [model.segmenter.features(images)] * len(model.familiarity)
+    check_familiarity(features, model.familiarity, images, labels)
+    seen_by_packs(path.parent, [model], None)
+    return _dice_of(said), boxes, interval_ml({"cavity": 1.0}, model.intervals)
+
+
+def _write_pack(path):
+    import torch
+
+    from runtime.pack import Manifest, write_pack
+    from segmentation.localiser.config import LocaliserConfig
+    from segmentation.localiser.networks import build_finder
+    from segmentation.networks.table import build_network
+    from segmentation.prediction.plausibility import MEASURES
+    from tests.pipeline.toy_models import CONFIG, REGION
+
+    localiser = LocaliserConfig(input_px=16, fov_mm=32, map_widths=(2, 4))
+    torch.manual_seed(0)
+    modules = {"network_0": build_network(CONFIG.network, 5), "localiser_0": build_finder(localiser)}
+    tensors = {
+        f"{part}.weights.{name}": one.numpy()
+        for part, module in modules.items()
+        for name, one in module.state_dict().items()
+    }
+    for name, size in (("features", CONFIG.network.bottleneck), ("appearance", 8)):
+        cloud = {"mean": np.zeros(size), "scale": np.ones(size), "covariance": np.eye(size), "others": np.ones(5)}
+        tensors |= {f"network_0.familiarity.{name}.{part}": one.astype(np.float32) for part, one in cloud.items()}
+    seen = {
+        f"network_0.familiarity.seen.{side}": np.full(len(MEASURES), 1, np.float32) for side in ("lowest", "highest")
+    }
+    tensors |= seen
+    place = {"source": "emidec", "profile": "tiny", "fold": 0}
+    region = REGION.model_dump(mode="json") | {"fold": 0}
+    parts = [
+        place | {"config": CONFIG.model_dump(mode="json"), "card": {"label_set": "emidec", "region": region}},
+        place | {"config": localiser.model_dump(mode="json"), "card": {}},
+    ]
+    content = {
+        "name": "small",
+        "scarforge": "1",
+        "source": "emidec",
+        "profile": "tiny",
+        "network": "attention_res_unet",
+    }
+    content |= {"training_set": "real_only", "label_set": "emidec", "networks": parts[:1], "localisers": parts[1:]}
+    content |= {"salt": "s", "data": [{"name": "EMIDEC", "licence": "CC", "attribution": "A"}], "about": "# small"}
+    content |= {"patients": [{"what": "model", "source": "emidec", "seen": {"0": ["a"]}, "unseen": {"0": ["b"]}}]}
+    content |= {"calibration": {"temperature": 1.5, "after": [{"confidence": 0.9, "accuracy": 0.8, "pixels": 3}]}}
+    content |= {"intervals": {"cavity": {"half_width_ml": 3.5, "coverage": 0.9, "volumes": 10}}}
+    content |= {"steps": [{"step": "unsure_lesions", "applied": True, "why": "measured"}]}
+    score = {"mean": 0.5, "low": None, "high": None, "patients": 3, "folds": 1}
+    content |= {"results": [{"rule": "positive", "tissue": "infarct", **score}]}
+    write_pack(path, Manifest.model_validate(content), tensors)
+
+
+def _announced(content):
+    """Return a pack's header, which changes are drawn in: its tensors and, as text within, its metadata."""
+    return content[8 : 8 + int.from_bytes(content[:8], "little")]
+
+
+def _as_pack(header):
+    """Put a header before the numbers of the sound pack, with the SHA-256 that its metadata then have to name."""
+    import hashlib
+    import re
+
+    from runtime.pack import UNSEALED
+
+    whole = _sound_pack()
+    numbers = whole[8 + len(_announced(whole)) :]
+    unsealed = re.sub(rb"[0-9a-f]{64}", UNSEALED.encode(), header, count=1)
+    content = len(unsealed).to_bytes(8, "little") + unsealed + numbers
+    return content.replace(UNSEALED.encode(), hashlib.sha256(content).hexdigest().encode(), 1)
+
+
+@cache
+def _sound_pack():
+    with tempfile.TemporaryDirectory() as folder:
+        _write_pack(Path(folder, "small.safetensors"))
+        return Path(folder, "small.safetensors").read_bytes()
+
+
+def _said(content):
+    """Return what a pack says as JSON, unquoted, which changes reach without breaking the header's own text."""
+    return json.loads(_announced(content))["__metadata__"]["scarforge_pack"].encode()
+
+
+def _saying(said):
+    header = json.loads(_announced(_sound_pack()))
+    header["__metadata__"]["scarforge_pack"] = said.decode("utf-8", "replace")
+    return _as_pack(json.dumps(header).encode())
+
+
 def _card(path):
     from runtime.model_card import ModelCard
 
@@ -326,6 +437,8 @@ TARGETS = {
     "archive": Target("studies.h5", _archive, (_write_archive,), sealed=_with_checksum),
     "checkpoint": Target("last.pt", _checkpoint, (_write_checkpoint,), sealed=_zip_summed),
     "weights": Target("weights.safetensors", _weights, (_write_weights,)),
+    "pack": Target("small.safetensors", _pack, (_write_pack,), _announced, _as_pack, slow=True),
+    "pack_manifest": Target("small.safetensors", _pack, (_write_pack,), _said, _saying, slow=True),
     "card": Target("model_card.json", _card, (_write_card,)),
     "split": Target("patient_split.json", _split, (_write_split,)),
     "record": Target("record.json", _record, (_write_record,)),

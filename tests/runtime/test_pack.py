@@ -208,3 +208,18 @@ def test_names_and_hashes(tmp_path):
     assert salted("a", "Case_P001") != salted("b", "Case_P001")
     (tmp_path / ".half.safetensors").write_bytes(b"")
     assert named_packs(tmp_path).get(".half") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"results": [{"rule": "positive", "tissue": "infarct"}]}, "results"),
+        ({"localisers": [{"source": "a", "profile": "b", "fold": 0, "config": {"fov_mm": 10**9}, "card": {}}]}, "fov_mm"),
+    ],
+)
+def test_what_lacks_a_figure_or_announces_more_than_memory_holds_is_refused(tmp_path, changes, named):
+    path = tmp_path / "small.safetensors"
+    said = json.loads(described()["__metadata__"][KEY]) | changes
+    sealed(path, {"__metadata__": {KEY: json.dumps(said)}})
+    with pytest.raises(InputError, match=rf"is not taken: .*{named}"):
+        Pack.open(path)
