@@ -71,6 +71,8 @@ def run(
     at_stage: Callable[[str], None] = lambda _: None,
     assets: Sequence[str] = (),
     meanwhile: Callable[[int], None] = lambda _: None,
+    fold: int = 0,
+    said: Path | None = None,
 ) -> Ended:
     """Run the fold in a child process and tell how it ended; a status below zero is the signal.
 
@@ -81,13 +83,16 @@ def run(
             by the stage's name and `TRAINED`.
         assets: Those to materialise; empty for the whole fold.
         meanwhile: Is called here with the child's number while it runs.
+        fold: The fold.
+        said: Where what it says is kept, without suffix; beside the workspace, unless two run at once.
     """
-    said, steps = home.with_name(f"{home.name}.said"), home.with_name(f"{home.name}.steps")
+    place = said or home
+    said, steps = place.with_name(f"{place.name}.said"), place.with_name(f"{place.name}.steps")
     for path in (said, steps):
         path.write_text("")
     began = time.monotonic()
     if (pid := os.fork()) == 0:
-        _in_child(said, steps, at_stage, lambda: _fold(home, studies, at_stage, assets))
+        _in_child(said, steps, at_stage, lambda: _fold(home, studies, at_stage, assets, fold))
     meanwhile(pid)
     _, ended, used = os.wait4(pid, 0)
     status = os.waitstatus_to_exitcode(ended)
@@ -117,7 +122,7 @@ def _in_child(said, steps, at_stage, command):
         os._exit(status)
 
 
-def _fold(home, studies, at_stage, assets):
+def _fold(home, studies, at_stage, assets, fold):
     produce = Forge.produce
 
     def told(self, context, asset, *arguments, **options):
@@ -127,7 +132,7 @@ def _fold(home, studies, at_stage, assets):
     Forge.produce = told
     run_command_module.execute = partial(run_command_module.execute, assets=assets)
     at_stage(START)
-    run_command_module.run_fold("emidec", studies, "tiny", 0, home, SETTINGS)
+    run_command_module.run_fold("emidec", studies, "tiny", fold, home, SETTINGS)
 
 
 def _trains_here(steps, at_stage):

@@ -94,7 +94,7 @@ class Sweep:
         self.fold, self.work, self.plan = miniature, work, shared_plan()
         miniature.prepare_process()
         self.home, self.studies = work / "home", miniature.write_studies(work / "studies")
-        self.assets = _up_to(until)
+        self.assets = up_to(until)
         self.notes, kept = work / "stages.json", work / "undisturbed.json"
         if not kept.exists():
             kept.write_text(json.dumps(self._run_undisturbed()))
@@ -277,7 +277,7 @@ def _differing(found, whole):
     )
 
 
-def _up_to(until: str) -> list[str]:
+def up_to(until: str) -> list[str]:
     """Return the first stages, up to one of the real-only chain; none, for the whole fold, where none is named."""
     chain = ["studies", "patient_split", "lv_localiser", "real_slices", "augmented_slices", "training_set_real_only"]
     return chain[: chain.index(until) + 1] if until else []

@@ -214,7 +214,10 @@ def test_names_and_hashes(tmp_path):
     ("changes", "named"),
     [
         ({"results": [{"rule": "positive", "tissue": "infarct"}]}, "results"),
-        ({"localisers": [{"source": "a", "profile": "b", "fold": 0, "config": {"fov_mm": 10**9}, "card": {}}]}, "fov_mm"),
+        (
+            {"localisers": [{"source": "a", "profile": "b", "fold": 0, "config": {"fov_mm": 10**9}, "card": {}}]},
+            "fov_mm",
+        ),
     ],
 )
 def test_what_lacks_a_figure_or_announces_more_than_memory_holds_is_refused(tmp_path, changes, named):
