@@ -20,6 +20,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
 
@@ -107,7 +108,8 @@ def explain_told(told: str, home: Path) -> str:
     """
     kind, _, words = told.strip().partition(": ")
     if kind.startswith(("sqlite3.", "sqlalchemy.")):
-        return f"{home}: {_explain_database(Exception(words))}"
+        told_of = _explain_database(Exception(words))
+        return told_of if told_of.startswith(str(home)) else f"{home}: {told_of}"
     if kind.endswith("MemoryError") or (kind == RuntimeError.__name__ and tells_no_memory(words)):
         return _REMEDIES[errno.ENOMEM]
     number, named = _NUMBER.match(words), _NAMED.findall(words)
@@ -142,7 +144,28 @@ def _explain_database(error: BaseException) -> str:
         return f"{words}: {_REMEDIES[errno.ENOSPC]}"
     if "disk i/o" in words.lower():
         return f"a database of the workspace cannot be read or written ({words}); check the disk, and run this again"
+    if damaged := _damaged_databases():
+        return (
+            f"{', '.join(damaged)}: is damaged ({words}); restore a backup. Only without one move the file away: all "
+            "results stay, but Dagster's list of what ran starts anew"
+        )
     return f"a database of the workspace cannot be used ({words}); restore it from a backup, or use another workspace"
+
+
+def _damaged_databases() -> list[str]:
+    """Return the files of Dagster's that SQLite finds damaged: its errors do not name the file."""
+    home = os.environ.get("DAGSTER_HOME")
+    return [str(path) for path in sorted(Path(home).rglob("*.db")) if not _is_sound(path)] if home else []
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            return bool(database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+    except sqlite3.OperationalError:  # in use, or not to be opened
+        return True
+    except sqlite3.DatabaseError:
+        return False
 
 
 def _tell(error: Exception) -> int:

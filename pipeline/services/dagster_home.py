@@ -141,7 +141,8 @@ def _write_once(path: Path, text: str) -> None:
 
 
 PROCESS_TAG = f"{HIDDEN_TAG_PREFIX}scarforge_process"  # of the command that executes the run; no list of runs shows it
-_OPEN = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+_CREATED = dg.DagsterRunStatus.NOT_STARTED
+_OPEN = [_CREATED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 _WHY = "its process is gone (killed, or the machine stopped); the same run again continues it"
 _CLOCKS_S = 1.0  # Linux counts a process's start from the boot, whose time it knows to a second
 
@@ -164,6 +165,8 @@ def end_lost_runs(instance: dg.DagsterInstance, of_interface: bool = False) -> l
     """
     ended = []
     for run in instance.get_runs(dg.RunsFilter(statuses=_OPEN)):
+        if run.status is _CREATED and run.parent_run_id is not None:
+            continue  # the interface creates a run once more just now, and copies the tags of the first
         # The interface copies tags when a run is launched once more, so its own comes first.
         launched = GRPC_INFO_TAG in run.tags
         if (of_interface and _worker_is_gone(instance, run)) if launched else _command_is_gone(run):

@@ -1,5 +1,6 @@
 """What ends a command: exit statuses, signals and faults of the surroundings, each told in one line."""
 
+import contextlib
 import errno
 import os
 import pathlib
@@ -15,7 +16,7 @@ import pytest
 import yaml
 
 from common.errors import InputError
-from pipeline.outermost import explain, run_command
+from pipeline.outermost import explain, explain_told, run_command
 
 
 def fault(number, name="/data/x"):
@@ -52,6 +53,24 @@ def test_a_broken_yaml_file_is_named_with_the_line():
         yaml.safe_load(file)
     assert re.search(rf'in "{__file__}", line \d+, column \d+; correct the YAML file', explain(told.value))
     assert "\n" not in explain(told.value)
+
+
+@pytest.mark.parametrize("damage", ["page", "cut"])
+def test_the_database_of_dagster_that_is_damaged_is_named_with_its_remedy(tmp_path, monkeypatch, damage):
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    for name in ("runs.db", "history/index.db"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        with contextlib.closing(sqlite3.connect(tmp_path / name)) as database, database:
+            database.execute("CREATE TABLE runs (name TEXT)")
+            database.executemany("INSERT INTO runs VALUES (?)", [("x" * 900,) for _ in range(40)])
+    damaged = tmp_path / "history" / "index.db"
+    content = damaged.read_bytes()
+    changed = content[:12_000] if damage == "cut" else content[:8192] + b"\xff" * 4096 + content[12288:]
+    damaged.write_bytes(changed)
+    line = f"{damaged}: is damaged (database disk image is malformed); restore a backup. Only without one move the file"
+    assert explain(sqlite3.DatabaseError("database disk image is malformed")).startswith(line)
+    told = explain_told("sqlite3.DatabaseError: database disk image is malformed", tmp_path)
+    assert told.startswith(line)
 
 
 def test_a_database_behind_sqlalchemy_is_explained_alike():

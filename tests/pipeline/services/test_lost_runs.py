@@ -68,6 +68,18 @@ def test_a_run_of_a_killed_command_fails_and_frees_its_slot(instance, ended_proc
     assert end_lost_runs(instance) == []
 
 
+def test_a_run_whose_command_ended_before_it_began_fails_unless_the_interface_creates_it(instance, ended_process):
+    job = dg.Definitions(assets=[nothing], jobs=[dg.define_asset_job("all")]).resolve_job_def("all")
+    ours = instance.create_run_for_job(job_def=job, tags=command(pid=ended_process))
+    again = instance.create_run_for_job(
+        job_def=job, tags=command(pid=ended_process), parent_run_id=ours.run_id, root_run_id=ours.run_id
+    )
+    alive = instance.create_run_for_job(job_def=job, tags=process_tags())
+    assert end_lost_runs(instance) == [ours.run_id]
+    assert status(instance, ours) is FAILURE
+    assert {status(instance, run) for run in (again, alive)} == {dg.DagsterRunStatus.NOT_STARTED}
+
+
 OTHERS = {
     "lives": {},
     "another host": {"host": "elsewhere", "pid": 1},
