@@ -24,7 +24,10 @@ def main() -> None:
         os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
         from engine.worker.process import main as train
 
-        train()
+        try:
+            train()
+        finally:  # Python puts the libraries away, and would tell of an interruption meanwhile
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:
         os._exit(128 + signal.SIGINT)  # all is closed; Python would take seconds to put the libraries away
 

@@ -28,8 +28,10 @@ from imaging.volumes.nifti import write_label_map, write_probability
 from pipeline.commands.models import LoadedModel, ModelName, find_model, load_model
 from pipeline.commands.output import check_folder
 from pipeline.commands.predict.report import (
+    MOST_IN_FULL,
     PagePart,
     Predicted,
+    Told,
     as_json,
     as_row,
     entropy_sheet,
@@ -234,7 +236,10 @@ class PredictionRun:
             pictures = self._write(predicted)
         row = as_row(predicted, self.facts)
         self.rows.append(row)
-        self.parts.append(PagePart.of(predicted, pictures, self.model.segmenter.label_set))
+        alike = sum(bool(part.told.flags) == bool(predicted.flags) for part in self.parts)
+        in_full = alike < MOST_IN_FULL
+        labels = self.model.segmenter.label_set
+        self.parts.append(PagePart.of(predicted, pictures, labels) if in_full else PagePart(Told.of(predicted)))
 
     @contextmanager
     def _whole_or_none(self, case_id: str) -> Iterator[None]:

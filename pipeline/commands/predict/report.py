@@ -22,7 +22,7 @@ from imaging.studies.preparation import apply_window, intensity_window
 from imaging.volumes.new_studies import NewStudy
 from pipeline.commands.models import LoadedModel
 from segmentation.prediction.familiarity import FamiliarityCheck
-from segmentation.prediction.study import StudyPrediction
+from segmentation.prediction.study import StudyPrediction, TissueUncertainty
 
 NOT_CHECKED = "not checked"
 NOT_ASKED_FOR = "not asked for"
@@ -128,6 +128,7 @@ _DESCRIBED = {
     "place": "the whole middle slice with the region in orange and the ventricle's box in blue",
 }
 _MOST_NAMED = 3
+MOST_IN_FULL = 100  # studies that the page shows slice by slice: a browser opens no page of thousands
 
 
 class Contour(NamedTuple):
@@ -145,38 +146,69 @@ class SliceShown(NamedTuple):
     contours: tuple[Contour, ...]
 
 
+@dataclass(frozen=True)
+class Told:
+    """What is told of one study without its arrays: of thousands, memory holds no more."""
+
+    case_id: str
+    path: Path
+    notes: tuple[str, ...]
+    flags: tuple[str, ...]
+    familiarity: FamiliarityCheck | None
+    volumes_ml: Mapping[str, float]
+    shares_percent: Mapping[str, float | None]
+    uncertainty: Mapping[str, TissueUncertainty]
+    intervals_ml: Mapping[str, tuple[float, float]]
+
+    @classmethod
+    def of(cls, predicted: Predicted) -> "Told":
+        """Return it of a study."""
+        study, made = predicted.study, predicted.prediction
+        return cls(
+            case_id=predicted.case_id,
+            path=study.path,
+            notes=tuple(study.notes),
+            flags=predicted.flags,
+            familiarity=predicted.familiarity,
+            volumes_ml=made.volumes_ml,
+            shares_percent=made.shares_percent,
+            uncertainty=made.uncertainty,
+            intervals_ml=predicted.intervals_ml,
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class PagePart:
     """One study on the page.
 
     Attributes:
-        predicted: The study and what a model made of it.
+        told: What is told of it.
         pictures: PNG files by name: `entropy`, `place`; others are not shown.
-        slices: Each slice with its contours.
+        slices: Each slice with its contours; none where the page has the study in its table alone.
         size_px: Side of the slices.
     """
 
-    predicted: Predicted
-    pictures: Mapping[str, bytes]
-    slices: tuple[SliceShown, ...]
-    size_px: int
+    told: Told
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    slices: tuple[SliceShown, ...] = ()
+    size_px: int = 0
 
     @classmethod
     def of(cls, predicted: Predicted, pictures: Mapping[str, bytes], labels: LabelSet) -> "PagePart":
-        """Return what the page shows of a study; its arrays are not kept."""
+        """Return what the page shows of a study slice by slice; its arrays are not kept."""
         prediction = predicted.prediction
         slices = tuple(
             SliceShown(f"slice {place + 1}", png_address(_grey(image)), _contours(mask, labels))
             for place, (image, mask) in enumerate(zip(prediction.images, prediction.regions, strict=True))
         )
-        return cls(predicted, pictures, slices, prediction.images.shape[-1])
+        return cls(Told.of(predicted), pictures, slices, prediction.images.shape[-1])
 
     @property
     def shown(self) -> dict[str, Picture]:
         """The pictures as addresses, with a text for those who do not see them."""
         return {
             name: Picture(
-                data_address(self.pictures[name], "image/png"), f"{self.predicted.case_id}: {text}", upper_first(text)
+                data_address(self.pictures[name], "image/png"), f"{self.told.case_id}: {text}", upper_first(text)
             )
             for name, text in _DESCRIBED.items()
         }
@@ -191,17 +223,19 @@ def render_page(parts: Sequence[PagePart], problems: Sequence[str], model: Mappi
         model: What `pipeline.commands.predict.report.model_facts` says.
         labels: Names and colours of the tissues.
     """
+    shown = [part for part in parts if part.slices]
     return render(
         "pipeline.commands.predict",
         "prediction.html.j2",
-        title=_title([part.predicted.case_id for part in parts]),
+        title=_title([part.told.case_id for part in parts]),
         parts=parts,
+        shown=shown,
         problems=problems,
         model=model,
         legend=[(_both(tissue, labels), labels.css_colour(value)) for value, tissue in labels.foreground],
         overview=_overview(parts) if len(parts) > 1 else None,
-        volumes=[_volumes(part.predicted, labels) for part in parts],
-        uncertainty=[_uncertainty(part.predicted) for part in parts],
+        volumes=[_volumes(part.told, labels) for part in shown],
+        uncertainty=[_uncertainty(part.told) for part in shown],
         groups={
             words(name): listed([words(labels.tissues[value]) for value in values])
             for name, values in labels.official_groups.items()
@@ -225,26 +259,25 @@ def _both(name: str, labels: LabelSet) -> str:
 
 def _overview(parts: Sequence[PagePart]) -> Table:
     """Return a row a study, its flags before its volumes."""
-    names = list(parts[0].predicted.prediction.volumes_ml)
-    shares = list(parts[0].predicted.prediction.shares_percent)
+    studies = [part.told for part in parts]
+    names, shares = list(studies[0].volumes_ml), list(studies[0].shares_percent)
     rows = [
         [
-            part.predicted.case_id,
-            Marked(count(len(part.predicted.flags), "flag"), "failed") if part.predicted.flags else "none",
-            *(significant(part.predicted.prediction.volumes_ml[name]) for name in names),
-            *(significant(part.predicted.prediction.shares_percent[name]) for name in shares),
+            told.case_id,
+            Marked(count(len(told.flags), "flag"), "failed") if told.flags else "none",
+            *(significant(told.volumes_ml[name]) for name in names),
+            *(significant(told.shares_percent[name]) for name in shares),
         ]
-        for part in parts
+        for told in studies
     ]
     headings = ["study", "flags", *map(words, names)]
     headings += [f"{words(name)}, % of myocardium" for name in shares]
     return table("All studies, volumes in mL", headings, rows, ("flags",))
 
 
-def _volumes(predicted: Predicted, labels: LabelSet) -> Table:
+def _volumes(told: Told, labels: LabelSet) -> Table:
     """Return each tissue and group of one study in mL and % of the myocardium, in both vocabularies."""
-    prediction = predicted.prediction
-    shares, between = prediction.shares_percent, predicted.intervals_ml
+    shares, between = told.shares_percent, told.intervals_ml
     rows = [
         [
             words(name),
@@ -253,7 +286,7 @@ def _volumes(predicted: Predicted, labels: LabelSet) -> Table:
             *([_range(between.get(name))] if between else []),
             *([significant(shares[name]) if name in shares else ""] if shares else []),
         ]
-        for name, volume in prediction.volumes_ml.items()
+        for name, volume in told.volumes_ml.items()
     ]
     headings = [
         "in the data set",
@@ -262,19 +295,19 @@ def _volumes(predicted: Predicted, labels: LabelSet) -> Table:
         *(["90 % interval, mL"] if between else []),
         *(["% of myocardium"] if shares else []),
     ]
-    return table(f"Volumes of {predicted.case_id}", headings, rows, ("in the clinic",))
+    return table(f"Volumes of {told.case_id}", headings, rows, ("in the clinic",))
 
 
 def _range(ends: tuple[float, float] | None) -> str:
     return f"{significant(ends[0])} to {significant(ends[1])}" if ends else ABSENT
 
 
-def _uncertainty(predicted: Predicted) -> Table:
+def _uncertainty(told: Told) -> Table:
     rows = [
         [words(tissue), significant(value.entropy), significant(value.spread_ml)]
-        for tissue, value in predicted.prediction.uncertainty.items()
+        for tissue, value in told.uncertainty.items()
     ]
-    return table(f"Uncertainty of {predicted.case_id}", ["tissue", "entropy", "spread, mL"], rows)
+    return table(f"Uncertainty of {told.case_id}", ["tissue", "entropy", "spread, mL"], rows)
 
 
 def _grey(image: NDArray[np.float32]) -> NDArray[np.uint8]:

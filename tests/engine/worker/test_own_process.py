@@ -141,3 +141,21 @@ def test_an_interrupted_training_that_does_not_come_to_its_end_is_ended_by_the_s
         assert line == "ready"
         child.send_signal(signal.SIGINT)
         assert child.wait(ENDS_WITHIN_S) == -signal.SIGALRM
+
+
+# A training that is over, whose process is interrupted while Python puts the libraries away.
+INTERRUPTED_WHILE_IT_ENDS = """
+import atexit, os, signal, sys, time, types
+from engine.worker import __main__ as own
+def interrupted():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.1)
+sys.modules["engine.worker.process"] = types.SimpleNamespace(main=lambda: atexit.register(interrupted))
+own.main()
+"""
+
+
+def test_an_interruption_after_the_end_of_a_training_is_quiet():
+    line = [sys.executable, "-c", INTERRUPTED_WHILE_IT_ENDS, str(os.getpid())]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

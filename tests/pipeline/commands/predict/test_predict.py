@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 import sys
 
 import nibabel
@@ -251,6 +252,24 @@ def test_bad_studies_are_one_line_each_and_the_others_go_on(tmp_path, home, plau
     assert list(pd.read_csv(tmp_path / "out" / "predictions.csv")["case_id"]) == ["good"]
     assert "&lt;html&gt;" not in (tmp_path / "out" / "index.html").read_text()
     assert "every voxel is 7" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_of_many_studies_memory_holds_figures_and_few_pictures(tmp_path, home, plausible, monkeypatch):
+    runs = []
+    monkeypatch.setattr(predict_module, "MOST_IN_FULL", 2)
+    monkeypatch.setattr(predict_module.PredictionRun, "finish", lambda run: runs.append(run) or finish(run))
+    studies = [write_study(tmp_path / "in" / f"{name}.nii.gz") for name in "abcd"]
+    run(home, tmp_path / "out", *studies)
+    assert [bool(part.slices) for part in runs[0].parts] == [bool(part.pictures) for part in runs[0].parts]
+    assert [part.told.case_id for part in runs[0].parts if part.slices] == ["a", "b"]
+    assert len(pickle.dumps(runs[0].parts[2:])) < 4000  # bytes: no array of a study is kept
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "2 of them are shown slice by slice" in page
+    assert [name for name in "abcd" if f"Volumes of {name}" in page] == ["a", "b"]
+    assert (tmp_path / "out" / "overlays" / "d.png").is_file()
+
+
+finish = predict_module.PredictionRun.finish
 
 
 def test_a_full_disk_ends_the_command_at_the_file_and_leaves_no_half_of_a_study(tmp_path, home, plausible, monkeypatch):
