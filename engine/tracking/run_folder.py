@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
@@ -185,7 +186,9 @@ def _history(path: Path) -> Iterator[Row]:
         return
     if not {"step", TIME} <= set(table.columns):
         return
-    for row in table.to_dict("records"):
+    # A value that the disk has changed is left out.
+    numbers = pd.DataFrame({name: pd.to_numeric(table[name], errors="coerce") for name in table})
+    for row in numbers.loc[np.isfinite(numbers[["step", TIME]].to_numpy(np.float64)).all(axis=1)].to_dict("records"):
         values = {metric_name(str(name)): float(value) for name, value in row.items() if name not in ("step", TIME)}
         known = {name: value for name, value in values.items() if not pd.isna(value)}
         yield Row(int(row["step"]), round(row[TIME] * 1000), known)

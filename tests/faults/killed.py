@@ -31,7 +31,7 @@ MOMENTS = {
     "the localiser is trained": "lv_localiser/.fold_0.*.partial/training_result.json",
     "slices are being cut": "real_slices/.fold_0.*.partial",
     "Pix2Pix trains": "pix2pix/.fold_0.*.partial/checkpoint/last.pt",
-    "Pix2Pix is trained": "pix2pix/.fold_0.*.partial/weights.safetensors",
+    "Pix2Pix is trained": "pix2pix/.fold_0.*.partial/training_result.json",
     "a segmenter's model is sent": "attention_res_unet_real_only/fold_0/.seed_0.*.partial/training_result.json",
     "a segmenter's folder is sealed": "halsr_net_real_only/fold_0/.seed_0.*.partial/record.json",
     "scores are written": "attention_res_unet_real_plus_gan_scores/fold_0/.seed_0.*.partial/scores.csv",
@@ -56,21 +56,18 @@ def start(home: Path, studies: Path, said: Path) -> psutil.Popen:
 
 def end_at(process: psutil.Popen, home: Path, pattern: str, number: signal.Signals, wait_s: float) -> list[str] | None:
     """Send a signal when a file is there; return what is wrong then, None where the command ended before."""
-    until, helpers = time.monotonic() + PATIENCE_S, {}
+    until = time.monotonic() + PATIENCE_S
     there = set(miniature.base(home).glob(pattern))
-    while process.poll() is None and time.monotonic() < until:
-        helpers |= {child.pid: child for child in process.children(recursive=True)}
-        if set(miniature.base(home).glob(pattern)) - there:
-            break
-        time.sleep(0.02)
+    while process.poll() is None and time.monotonic() < until and not set(miniature.base(home).glob(pattern)) - there:
+        time.sleep(0.005)
     if process.poll() is not None:
         return None
     time.sleep(wait_s)
-    helpers |= {child.pid: child for child in process.children(recursive=True)}
+    helpers = process.children(recursive=True)
     began = time.monotonic()
     process.send_signal(number)
     status = process.wait(GONE_S)
-    _, left = psutil.wait_procs(helpers.values(), GONE_S - (time.monotonic() - began))
+    _, left = psutil.wait_procs(helpers, GONE_S - (time.monotonic() - began))
     left = [one for one in left if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
     wanted = -number if number == signal.SIGKILL else 128 + number
     wrong = [f"outlived it: {one.cmdline()}" for one in left]
@@ -83,21 +80,23 @@ def main() -> None:
     parser.add_argument("--work", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--undisturbed", type=Path, help="what `tests.faults.sweep --work` has kept")
-    parser.add_argument("--moments", type=int, default=len(MOMENTS))
+    parser.add_argument("--first", type=int, default=0, help="number of the first moment")
     options = parser.parse_args()
     work, chance, wrong = options.work or Path(tempfile.mkdtemp(prefix="scarforge_killed_")), random.Random(0), []
     home, studies = work / "home", miniature.write_studies(work / "studies")
     chance.seed(options.seed)
-    for number, (moment, pattern) in enumerate(list(MOMENTS.items())[: options.moments]):
+    for number, (moment, pattern) in enumerate(list(MOMENTS.items())[options.first :]):
         sent, said = SIGNALS[(number + options.seed) % len(SIGNALS)], work / f"said_{number}"
         process = start(home, studies, said)
         found = end_at(process, home, pattern, sent, chance.choice((0, 0.05, 0.3, 1)))
         told = said.read_text(errors="replace")
         if found is None and process.returncode:
             found = [f"ended by itself with {process.returncode}"]
+        missed = found is None
         found = (found or []) + (["a traceback"] if "Traceback" in told else [])
         wrong += found
-        print(f"{moment}, {sent.name}: status {process.returncode}, {found or 'nothing wrong'}", flush=True)
+        ended = f"{'missed, ' if missed else ''}status {process.returncode}"
+        print(f"{moment}, {sent.name}: {ended}, {found or 'nothing wrong'}", flush=True)
         if found:
             print(told, flush=True)
     process = start(home, studies, work / "said_last")

@@ -3,7 +3,11 @@
 Localiser only: the other trainings go through the same process and the same cache.
 """
 
+import contextlib
 import logging
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -15,7 +19,7 @@ from dagster._daemon.monitoring.concurrency import execute_concurrency_slots_ite
 from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
 from filelock import FileLock
 
-from tests.pipeline.real_runs import Runs, real_runs
+from tests.pipeline.real_runs import OVERRIDES, PATIENCE_S, Runs, real_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2000)]
 
@@ -91,6 +95,29 @@ def test_neither_step_nor_training_outlive_a_killed_run_worker_and_its_slot_is_f
     with freeze_time(datetime.fromtimestamp(ended + 61, UTC)):
         list(execute_concurrency_slots_iteration(runs.workspace, logging.getLogger("daemon")))
     assert not slots.get_concurrency_run_ids()
+
+
+COMMAND = """
+import sys
+from functools import partial
+from pathlib import Path
+import pipeline.commands.run as command
+command.execute = partial(command.execute, assets=["lv_localiser"])
+command.run_fold("phantom", None, "tiny", 0, Path(sys.argv[1]), sys.argv[2:])
+"""
+
+
+def test_the_interface_and_the_command_line_at_once_train_once(runs):
+    steps = "localiser.steps=6"
+    run = runs.launch(steps)
+    line = [sys.executable, "-c", COMMAND, str(runs.home), *OVERRIDES, steps]
+    command = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert command.returncode == 0, command.stderr
+    assert runs.ended(run) == dg.DagsterRunStatus.SUCCESS, runs.texts(run)
+    with contextlib.closing(sqlite3.connect(runs.home / "mlflow.db")) as database:
+        finished = "SELECT count(*) FROM runs WHERE status = 'FINISHED' AND name LIKE '%localiser%'"
+        assert database.execute(finished).fetchone() == (1,)
+    assert gpu_lock_is_free(runs)
 
 
 def test_a_run_that_takes_too_long_is_stopped_and_says_so(runs):

@@ -136,6 +136,31 @@ def test_a_signal_ends_a_command_quietly_with_its_status(number, body):
     assert errors == ""
 
 
+LOST = """
+import os, signal, time, weakref
+from pipeline.outermost import run_command
+class Held: pass
+def works():
+    {enter}
+        held = Held()
+        told = weakref.ref(held, lambda _: (os.kill(os.getpid(), signal.SIGINT), time.sleep(0.2)))
+        del held  # Python drops what is raised in the callback
+        time.sleep(5)
+run_command(works)
+"""
+
+
+RAISING = """import dagster._utils.interrupts as i
+    with i.capture_interrupts(), i.raise_interrupts_as(KeyboardInterrupt):"""
+
+
+@pytest.mark.parametrize("enter", ["if True:", RAISING], ids=["ours", "a library's handler"])
+def test_an_interruption_that_python_drops_ends_the_command_all_the_same(enter):
+    line = [sys.executable, "-c", LOST.format(enter=enter)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGINT, "")
+
+
 TELLS_ITS_TERMINAL = (
     "try: time.sleep(60)\n    except BaseException: print('tidied up', flush=True); open({there!r}, 'w').close(); raise"
 )

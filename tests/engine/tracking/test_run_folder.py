@@ -57,6 +57,12 @@ def test_the_course_is_the_training_s_and_the_machine_s_with_their_own_times(tmp
     assert (row["step"], row["loss"]) == (3.0, 0.5)
 
 
+def test_a_value_of_the_course_that_the_disk_has_changed_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "history.csv").write_text(f"step,{TIME},loss,dice\n1,1,0.5l,0.25\n2x,2,0.4,0.5\n3,3,0.25,0.75\n")
+    course = RunFolder(tmp_path).course()
+    assert [(row.step, row.metrics) for row in course] == [(1, {"dice": 0.25}), (3, {"loss": 0.25, "dice": 0.75})]
+
+
 def test_a_run_is_sent_until_something_more_is_told(tmp_path: Path) -> None:
     run = noted(tmp_path)
     assert not run.is_sent()
