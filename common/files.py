@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -77,9 +78,22 @@ def free_name(place: Path) -> Path:
 
 def put_in_place(partial: Path, place: Path) -> None:
     """Flush a file, or a folder with its files, to disk and give it its final name; see `move`."""
+    if not partial.is_dir():
+        give_usual_rights(partial)
     for file in (path for path in partial.rglob("*") if path.is_file()) if partial.is_dir() else (partial,):
         _flush_to_disk(file)
     move(partial, place)
+
+
+def give_usual_rights(path: Path) -> None:
+    """Give what a library has left to its owner alone the rights that the user's umask gives anything new."""
+    rights = stat.S_IMODE(path.lstat().st_mode)
+    if rights not in (0o600, 0o700):
+        return
+    umask = os.umask(0o077)
+    os.umask(umask)
+    with suppress(OSError):  # some network disks know no rights
+        path.chmod(((0o777 if path.is_dir() else 0o666) & ~umask) | rights)
 
 
 def move(source: Path, place: Path) -> None:

@@ -272,6 +272,7 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message="Parameter `include_sources` of function `AssetSelection.all`")
     logging.captureWarnings(True)
     logging.getLogger(_WARNINGS).propagate = False
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it would tell of a home that cannot be written
     if os.environ.get(DEBUG, "") not in ("", "0"):
         for name in (_WARNINGS, _FAULTS):
             log = logging.getLogger(name)

@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.files import give_usual_rights
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
@@ -59,6 +61,8 @@ def save_mlflow_model(target: Path, folder: Path, module_factory: Callable[[], A
             )
     finally:
         torch_logger.setLevel(level)
+    for path in target.rglob("*"):  # MLflow copies files by way of a folder that is its owner's alone
+        give_usual_rights(path)
 
 
 def log_model(

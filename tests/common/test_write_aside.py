@@ -3,14 +3,18 @@
 import ast
 import errno
 import os
+import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from common.errors import InputError
-from common.files import move, put_in_place, unwritable, write_atomically, written_aside
+from common.files import give_usual_rights, move, put_in_place, unwritable, write_atomically, written_aside
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("common", "imaging", "runtime", "gan", "segmentation", "engine", "assets", "pipeline")
@@ -25,6 +29,24 @@ def test_a_file_is_there_when_it_is_whole_and_nothing_beside_it(tmp_path):
         assert not path.exists()
     assert path.read_text() == "half"
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o002, 0o664, 0o775), (0o077, 0o600, 0o700)]
+)
+def test_what_a_library_leaves_to_its_owner_alone_gets_the_rights_of_anything_new(tmp_path, umask, file, folder):
+    before = os.umask(umask)
+    try:
+        with written_aside(tmp_path / "x.safetensors") as partial:
+            save_file({"a": np.ones(2)}, partial)  # which makes a temporary file of its own
+        made = Path(tempfile.mkdtemp(dir=tmp_path))
+        give_usual_rights(made)
+        (made / "private").touch(0o600)
+        put_in_place(made, tmp_path / "whole")
+    finally:
+        os.umask(before)
+    places = ("x.safetensors", "whole", "whole/private")  # a file of the user's own is left as it is
+    assert [stat.S_IMODE((tmp_path / place).stat().st_mode) for place in places] == [file, folder, 0o600]
 
 
 def fill_the_disk(path):

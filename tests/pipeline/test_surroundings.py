@@ -3,6 +3,9 @@
 import contextlib
 import os
 import signal
+import sqlite3
+import stat
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -198,3 +201,46 @@ def test_a_terminal_of_ascii_letters_gets_the_whole_of_a_table(started, terminal
     assert (status, errors) == (0, "")
     assert "1 of 1 studies were scored" in output
     assert "Tables: " in output
+
+
+TWO_STAGES = """
+import sys
+from functools import partial
+from pathlib import Path
+from common.progress import quieten
+quieten()
+import pipeline.commands.run as command
+from pipeline.outermost import run_command
+command.execute = partial(command.execute, assets=["studies", "patient_split"])
+run_command(lambda: command.run_fold("phantom", None, "tiny", 0, Path(sys.argv[1]), ["device=cpu"]))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_heeds_neither_letters_nor_locale_nor_home_and_believes_no_clock(tmp_path):
+    """Spaces, letters of all kinds, `LANG=C`, no home, a umask of 077; then results and runs of the future."""
+    home = (
+        tmp_path / "Arbeit \N{LATIN SMALL LETTER U WITH DIAERESIS}" / "mit Leerzeichen \N{CJK UNIFIED IDEOGRAPH-5FC3}"
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "PYTHON", "XDG", "MPL"))}
+    poor = kept | {"LANG": "C", "LC_ALL": "C", "HOME": "/proc/none", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+    def run():
+        line = [sys.executable, "-c", TWO_STAGES, str(home)]
+        done = subprocess.run(line, env=poor, capture_output=True, umask=0o077, cwd=tmp_path, timeout=PATIENCE_S)
+        told = done.stderr.decode()
+        assert (done.returncode, "Traceback" in told, "matplotlib" in told) == (0, False, False), told
+        return [row[:10] for row in told.splitlines() if row.startswith(("  +", "  ="))]
+
+    assert run() == ["  + studie", "  + patien"]
+    assert [
+        path for path in home.rglob("*") if stat.S_IMODE(path.lstat().st_mode) & 0o077 and not path.is_symlink()
+    ] == []
+    later = time.time() + 1e7
+    for path in home.rglob("*"):
+        os.utime(path, (later, later))
+    with contextlib.closing(sqlite3.connect(home / "dagster" / "history" / "runs.db")) as database, database:
+        database.execute(
+            "UPDATE runs SET start_time = ?, end_time = ?, create_timestamp = '2037-01-01'", (later, later)
+        )
+    assert run() == ["  = studie", "  = patien"]
