@@ -161,6 +161,8 @@ def of_the_disk(path: Path, error: Exception) -> InputError | None:
 
 def _fault_of_writing(error: Exception) -> Exception | None:
     """Return the error of the system, None for one that is not about writing."""
+    if isinstance(error, RuntimeError) and _QUOTED_NUMBER.search(str(error)):
+        return error  # HDF5's, where it closes what it could not write
     cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save hides the file's own error
     return cause if isinstance(cause, (OSError, SafetensorError)) else None
 

@@ -49,6 +49,17 @@ def test_what_a_library_leaves_to_its_owner_alone_gets_the_rights_of_anything_ne
     assert [stat.S_IMODE((tmp_path / place).stat().st_mode) for place in places] == [file, folder, 0o600]
 
 
+def test_what_hdf5_could_not_write_as_it_closes_is_told_as_that(tmp_path):
+    def fails(_):
+        words = (
+            "Can't decrement id ref count (file write failed: time = 1, file descriptor = 13, errno = 5, error = 'I/O')"
+        )
+        raise RuntimeError(words)
+
+    with pytest.raises(InputError, match=r"x\.h5: cannot be written \(Input/output error\); check the disk"):
+        write_atomically(tmp_path / "x.h5", fails)
+
+
 def fill_the_disk(path):
     with written_aside(path) as partial:
         partial.write_text("new")
