@@ -238,7 +238,7 @@ def frames_of(header: DicomHeader) -> list[DicomHeader]:
     frames = [common | _elements([groups]) for groups in each]
     times = [one.get("TemporalPositionIndex") for one in frames]
     told = all(times) and not all("TriggerTime" in one for one in frames)
-    phases = max(map(int, times)) if told else None
+    phases = max(int(time) for time in times if time) if told else None
     return [
         replace(header, frame=one | {"InstanceNumber": time if told else number, "CardiacNumberOfImages": phases})
         for number, (one, time) in enumerate(zip(frames, times, strict=True), start=1)

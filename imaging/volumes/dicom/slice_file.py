@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import FileDataset
-from pydicom.pixels import pixel_array
 from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from common.errors import InputError, one_line
@@ -301,8 +301,7 @@ def _decode(path: Path, dataset: FileDataset, frame: int | None) -> NDArray[Any]
     if frame is not None and syntax == DeflatedExplicitVRLittleEndian:
         raise InputError(f"{path}: is a deflated multi-frame object; export it uncompressed")
     try:
-        pixels: NDArray[Any] = dataset.pixel_array if frame is None else pixel_array(path, index=frame)
-        return pixels
+        return np.asarray(dataset.pixel_array if frame is None else pixel_array(path, index=frame))
     except (RuntimeError, NotImplementedError) as error:  # what pydicom raises without a decoder that succeeds
         raise InputError(
             f"{path}: its pixels are compressed ({one_line(syntax.name)}) and cannot be decoded here; "
