@@ -163,6 +163,15 @@ class Settings(FrozenConfig):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _share_is_of_a_protocol_that_replaces(self) -> Self:
+        if self.mixing.protocol == "add" and self.synthetic_share != type(self).model_fields["synthetic_share"].default:
+            raise ValueError(
+                f"synthetic_share {self.synthetic_share:g} is a share of equal totals, and mixing.protocol add puts "
+                "synthetic slices beside all real ones: set mixing.synthetic_per_real, or mixing.protocol=replace"
+            )
+        return self
+
     @field_validator("seeds")
     @classmethod
     def _each_seed_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
