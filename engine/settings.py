@@ -346,13 +346,14 @@ def _validated(content: dict[str, Any]) -> Settings:
 
 def _fault(error: ErrorDetails) -> str:
     """Say what is wrong with one setting: an unknown key with those that exist, or a wrong value."""
-    field = ".".join(map(str, error["loc"])) or "as a whole"
+    field = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
         *path, last = map(str, error["loc"])
         return f"setting {field!r} does not exist; {suggest(last, _keys_below(path), path)}"
     given = "" if isinstance(error["input"], Mapping) else f", got {repr(error['input'])[:80]}"
     message = error["msg"].removeprefix("Value error, ")
-    return f"setting {field!r}: {message[:1].lower()}{message[1:]}{given}"
+    where = f"setting {field!r}" if field else "settings"
+    return f"{where}: {message[:1].lower()}{message[1:]}{given}"
 
 
 def _keys_below(path: Sequence[str]) -> list[str]:

@@ -287,7 +287,12 @@ def sweep_plan(
         overrides: `key=value` laid over the profile.
         scored_on: `test` or `validation`.
     """
-    own = ("quality.utility_steps=0", "mixing.protocol=replace", *overrides, *([] if slices is None else [f"training_slices={slices}"]))
+    own = (
+        "quality.utility_steps=0",
+        "mixing.protocol=replace",
+        *overrides,
+        *([] if slices is None else [f"training_slices={slices}"]),
+    )
     content = {
         "name": f"sweep_{network}_fold_{fold}",
         "source": source,
