@@ -368,7 +368,8 @@ def _index(real: SliceStore, key: Key) -> NDArray[np.int64]:
 
 def _describe(segmenter: Segmenter, real: SliceStore, key: Key) -> dict[str, NDArray[np.float32]]:
     images = real.images(_index(real, key)).astype(np.float32)
-    return describe(segmenter.features(images), images, segmenter.labels(images))
+    probabilities, features = segmenter.probabilities_and_features(images)
+    return describe(features, images, probabilities.argmax(axis=1).astype(np.uint8))
 
 
 def _stack(described: dict[Key, dict[str, NDArray[np.float32]]], keys: Iterable[Key], name: str) -> NDArray[np.float32]:
