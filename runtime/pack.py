@@ -1,8 +1,8 @@
 """Packs: a trained model in one `.safetensors` file: networks, localisers, and all else as JSON in its metadata.
 
 Nothing in it is unpacked or unpickled. A path into a pack, `lge.safetensors/network_0`, stands for a model folder:
-whatever reads configuration, card and weights of a model folder reads them there, too. Weights but for small filters are
-kept in half precision and given as float32.
+whatever reads configuration, card and weights of a model folder reads them there, too. Weights but for small filters
+are kept in half precision and given as float32.
 
 A pack is somebody else's file: it is read whole, within limits, and taken only where its own SHA-256 fits each bit.
 """
