@@ -263,7 +263,7 @@ def _write_pack(path):
         for part, module in modules.items()
         for name, one in module.state_dict().items()
     }
-    for name, size in (("features", CONFIG.network.bottleneck), ("appearance", 8)):
+    for name, size in (("features", CONFIG.network.bottleneck), ("contrast", 6)):
         cloud = {"mean": np.zeros(size), "scale": np.ones(size), "covariance": np.eye(size), "others": np.ones(5)}
         tensors |= {f"network_0.familiarity.{name}.{part}": one.astype(np.float32) for part, one in cloud.items()}
     seen = {
