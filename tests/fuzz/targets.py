@@ -62,9 +62,9 @@ def _write_nifti(path):
 
 
 def _dicom(path):
-    from imaging.volumes.dicom.slice_file import read_dicom_slice
+    from imaging.volumes.dicom.slice_file import DicomSlice, read_scanned_slices
 
-    return read_dicom_slice(path, scanned=True).read_pixels()
+    return [one.read_pixels() for one in read_scanned_slices(path) if isinstance(one, DicomSlice)]
 
 
 def _write_dicom(path):
@@ -72,6 +72,12 @@ def _write_dicom(path):
 
     (written,) = fake_dicom.write_stack(path.parent, fake_dicom.stack(1, 6, 5), name=path.stem)
     written.replace(path)
+
+
+def _write_enhanced(path):
+    from tests.imaging import fake_dicom
+
+    fake_dicom.write_enhanced(path, fake_dicom.stack(2, 6, 5), [{"place": place} for place in range(2)])
 
 
 def _write_deflated(path):
@@ -428,6 +434,7 @@ TARGETS = {
     "nifti_gz": Target("x.nii.gz", _nifti, (_write_nifti,), gzip.decompress, lambda raw: gzip.compress(raw, 1)),
     "nifti_gz_raw": Target("x.nii.gz", _nifti, (_write_nifti,)),
     "dicom": Target("x.dcm", _dicom, (_write_dicom,)),
+    "dicom_enhanced": Target("x.dcm", _dicom, (_write_enhanced,)),
     "dicom_deflated": Target("x.dcm", _dicom, (_write_deflated,), _inflated, _deflated),
     "mat5": Target("x.mat", _mat, (_write_mat5,), slow=True),
     "mat73": Target("x.mat", _mat, (_write_mat73,)),
