@@ -26,10 +26,11 @@ from typing import NoReturn
 
 import yaml
 
-from common.errors import InputError, is_out_of_memory, tells_no_memory
+from common.errors import InputError, is_out_of_memory, one_line, tells_no_memory
 
 WRONG_INPUT, OWN_FAULT = 2, 1
 _ENDS_WITHIN_S, _AGAIN_S = 9.0, 0.05
+_OF_DAGSTERS_SETTINGS = "Errors whilst loading dagster "
 _INTERRUPTIONS = ("InterruptedCommand", "KeyboardInterrupt", "DagsterExecutionInterruptedError")
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 _MOST_LETTERS = 400
@@ -89,6 +90,9 @@ def explain(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, UnicodeDecodeError):
         return f"a text is not UTF-8 ({error.reason} at byte {error.start}); save the file as UTF-8"
+    if _OF_DAGSTERS_SETTINGS in str(error):
+        place = Path(os.environ.get("DAGSTER_HOME", ""), "dagster.yaml")
+        return f"{place}: {one_line(error)}; correct it, or move it away to have a new one written"
     if isinstance(error, yaml.YAMLError):
         return f"{' '.join(str(error).split())[:_MOST_LETTERS]}; correct the YAML file"
     if is_out_of_memory(error):

@@ -20,7 +20,7 @@ import psutil
 import yaml
 from dagster._core.storage.tags import GRPC_INFO_TAG, HIDDEN_TAG_PREFIX
 
-from common.errors import InputError
+from common.errors import InputError, one_line
 from common.files import write_text
 from engine.cluster.executor import pool_size
 from engine.workspace import addressable, mark_home
@@ -106,7 +106,7 @@ def _asks_for_postgres(environment: Mapping[str, str]) -> bool:
 
 def _write_settings(folder: Path, postgres: bool, places: int) -> None:
     path = folder / "dagster.yaml"
-    written = path.read_text(encoding="utf-8") if path.exists() else ""
+    written = _readable(path) if path.exists() else ""
     untouched = re.sub(r"default_limit: \d+", f"default_limit: {places}", written) == _settings(False, places)
     if not written or (postgres and untouched):
         write_text(path, _settings(postgres, places))
@@ -124,13 +124,26 @@ def _write_settings(folder: Path, postgres: bool, places: int) -> None:
         )
 
 
+def _readable(path: Path) -> str:
+    """Return the text of a file of settings that is YAML and names them."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if not isinstance(yaml.safe_load(text), dict | None):
+            raise TypeError("it names no settings")  # noqa: TRY301 # told as the other faults of the file
+    except (UnicodeDecodeError, yaml.YAMLError, TypeError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({one_line(error)}); correct it, or move it away to have a new one written"
+        ) from error
+    return text
+
+
 def _settings(postgres: bool, places: int) -> str:
     return _SETTINGS.format(storage=_POSTGRES if postgres else "", places=places)
 
 
 def _keeps_runs_in_postgres(path: Path) -> bool:
     """Tell whether a `dagster.yaml` reads the database's address from our variable."""
-    storage = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("storage") or {}
+    storage = (yaml.safe_load(_readable(path)) or {}).get("storage") or {}
     url = (storage.get("postgres") or {}).get("postgres_url")
     return isinstance(url, dict) and url.get("env") == POSTGRES_VARIABLE
 

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import yaml
 
 from common.errors import InputError
 from engine.cluster.executor import pool_size
+from pipeline.outermost import explain
 from pipeline.services.dagster_home import prepare_dagster_home
 
 POSTGRES = {"SCARFORGE_DAGSTER_POSTGRES": "postgresql+psycopg2://forge:secret@db/dagster"}
@@ -104,3 +106,23 @@ def test_the_settings_of_a_machine_with_gpus_count_as_untouched(tmp_path: Path, 
     monkeypatch.setattr("pipeline.services.dagster_home.pool_size", lambda _: 1)
     prepare_dagster_home(tmp_path, POSTGRES)
     assert storage_of(folder) == {"postgres": {"postgres_url": {"env": "SCARFORGE_DAGSTER_POSTGRES"}}}
+
+
+@pytest.mark.parametrize("content", [b"telemetry: {enabled: false", b"telemetry: {enabled: f\xe9lse}", b"- telemetry"])
+def test_settings_that_cannot_be_read_are_named_with_the_remedy(tmp_path: Path, content) -> None:
+    path = prepare_dagster_home(tmp_path, {}) / "dagster.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"dagster\.yaml: cannot be read \(.*\); correct it, or move it away"):
+        prepare_dagster_home(tmp_path, {})
+
+
+def test_settings_that_dagster_refuses_are_named_with_the_remedy(tmp_path: Path, monkeypatch) -> None:
+    home = prepare_dagster_home(tmp_path, {})
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    (home / "dagster.yaml").write_text("telemetri: {enabled: false}\n")
+    with pytest.raises(dg.DagsterInvalidConfigError) as refused:
+        dg.DagsterInstance.from_config(str(home))
+    line = explain(refused.value) or ""
+    assert line.startswith(f"{home}/dagster.yaml: ")
+    assert line.endswith("correct it, or move it away to have a new one written")
+    assert "\n" not in line
