@@ -85,23 +85,31 @@ def _check_format(file: h5py.File) -> None:
 
 
 def _write(path: Path, slices: PredictedSlices) -> None:
-    with h5py.File(path, "w", libver=("v110", "v110")) as file:
-        file.attrs["format"] = _FORMAT
-        file.attrs["digest"] = slices.slices_digest
-        for name in PLACE_COLUMNS[:2]:
-            file.create_dataset(name, data=slices.reference.places[name].tolist(), dtype=_TEXT, track_times=False)
-        indices = slices.reference.slice_index.astype(np.int32)
-        file.create_dataset("slice_index", data=indices, track_times=False)
-        for name, maps in (("reference", slices.reference.masks), ("prediction", slices.prediction)):
-            file.create_dataset(
-                name,
-                data=maps.astype(np.uint8),
-                chunks=(1, *maps.shape[1:]),
-                compression="gzip",
-                compression_opts=6,
-                track_times=False,
-            )
-        check_compressed(file[name] for name in ("reference", "prediction"))
+    # In memory first: on a full disk HDF5's own way there ends the process as it frees what it could not write.
+    with h5py.File(str(path), "w", libver=("v110", "v110"), driver="core", backing_store=False) as file:
+        _fill(file, slices)
+        file.flush()
+        content = file.id.get_file_image()
+    path.write_bytes(content)
+
+
+def _fill(file: h5py.File, slices: PredictedSlices) -> None:
+    file.attrs["format"] = _FORMAT
+    file.attrs["digest"] = slices.slices_digest
+    for name in PLACE_COLUMNS[:2]:
+        file.create_dataset(name, data=slices.reference.places[name].tolist(), dtype=_TEXT, track_times=False)
+    indices = slices.reference.slice_index.astype(np.int32)
+    file.create_dataset("slice_index", data=indices, track_times=False)
+    for name, maps in (("reference", slices.reference.masks), ("prediction", slices.prediction)):
+        file.create_dataset(
+            name,
+            data=maps.astype(np.uint8),
+            chunks=(1, *maps.shape[1:]),
+            compression="gzip",
+            compression_opts=6,
+            track_times=False,
+        )
+    check_compressed(file[name] for name in ("reference", "prediction"))
 
 
 class HeldOutPatients:

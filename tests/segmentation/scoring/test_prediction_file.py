@@ -1,3 +1,6 @@
+import errno
+import os
+
 import numpy as np
 import pytest
 
@@ -71,3 +74,18 @@ def test_slices_made_anew_leave_out_pictures_and_older_predictions_and_say_so(st
     assert set(cases[0].predictions) == {OTHER}
     assert any("its slices were made anew" in note for note in notes)
     assert any("1 of 2 scorings saw other slices" in note for note in notes)
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_file_that_was_there(store, tmp_path, monkeypatch):
+    path = tmp_path / "predictions.h5"
+    write_predictions(path, predicted(store))
+    before = path.read_bytes()
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(InputError, match=r"predictions\.h5: cannot be written \(No space left.*free disk space"):
+        write_predictions(path, predicted(store))
+    assert path.read_bytes() == before
+    assert [one.name for one in tmp_path.iterdir() if "partial" in one.name] == []
