@@ -30,7 +30,7 @@ from common.errors import InputError, is_out_of_memory, one_line, tells_no_memor
 
 WRONG_INPUT, OWN_FAULT = 2, 1
 _ENDS_WITHIN_S, _AGAIN_S = 9.0, 0.05
-_OF_DAGSTERS_SETTINGS = "Errors whilst loading dagster "
+_OF_DAGSTERS_SETTINGS = ("Errors whilst loading dagster ", "attempting to load the configurable class")
 _INTERRUPTIONS = ("InterruptedCommand", "KeyboardInterrupt", "DagsterExecutionInterruptedError")
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 _MOST_LETTERS = 400
@@ -90,7 +90,7 @@ def explain(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, UnicodeDecodeError):
         return f"a text is not UTF-8 ({error.reason} at byte {error.start}); save the file as UTF-8"
-    if _OF_DAGSTERS_SETTINGS in str(error):
+    if any(words in str(error) for words in _OF_DAGSTERS_SETTINGS):
         place = Path(os.environ.get("DAGSTER_HOME", ""), "dagster.yaml")
         return f"{place}: {one_line(error)}; correct it, or move it away to have a new one written"
     if isinstance(error, yaml.YAMLError):

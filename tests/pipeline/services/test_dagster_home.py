@@ -5,6 +5,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
+from dagster._check import CheckError
 
 from common.errors import InputError
 from engine.cluster.executor import pool_size
@@ -116,12 +117,16 @@ def test_settings_that_cannot_be_read_are_named_with_the_remedy(tmp_path: Path, 
         prepare_dagster_home(tmp_path, {})
 
 
-def test_settings_that_dagster_refuses_are_named_with_the_remedy(tmp_path: Path, monkeypatch) -> None:
+NO_SUCH_CLASS = "compute_logs: {module: dagster._core.storage.noop_compute_log_manager, class: Nothing}\n"
+
+
+@pytest.mark.parametrize("settings", ["telemetri: {enabled: false}\n", NO_SUCH_CLASS], ids=["name", "class"])
+def test_settings_that_dagster_refuses_are_named_with_the_remedy(tmp_path: Path, monkeypatch, settings) -> None:
     home = prepare_dagster_home(tmp_path, {})
     monkeypatch.setenv("DAGSTER_HOME", str(home))
-    (home / "dagster.yaml").write_text("telemetri: {enabled: false}\n")
-    with pytest.raises(dg.DagsterInvalidConfigError) as refused:
-        dg.DagsterInstance.from_config(str(home))
+    (home / "dagster.yaml").write_text(settings)
+    with pytest.raises((dg.DagsterInvalidConfigError, CheckError)) as refused:
+        _ = dg.DagsterInstance.from_config(str(home)).compute_log_manager
     line = explain(refused.value) or ""
     assert line.startswith(f"{home}/dagster.yaml: ")
     assert line.endswith("correct it, or move it away to have a new one written")
