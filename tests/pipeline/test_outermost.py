@@ -19,6 +19,11 @@ from common.errors import InputError
 from pipeline.outermost import explain, explain_told, run_command
 
 
+@pytest.fixture(autouse=True)
+def hook_of_pytest(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # put back behind a command in this process
+
+
 def fault(number, name="/data/x"):
     return OSError(number, os.strerror(number), name)
 
