@@ -359,11 +359,17 @@ def test_what_is_neither_file_nor_address_is_named(elsewhere, given):
 
 def test_without_a_model_predict_says_in_one_line_how_to_get_one(elsewhere, root, shipped, tmp_path, monkeypatch):
     monkeypatch.setenv("SCARFORGE_HOME", str(elsewhere))
-    study = fake_emidec.image_path(root, CASES[0])
-    with pytest.raises(
-        InputError, match=r"no model was named, and 'lge' is neither shipped nor added \(there is none\)"
-    ):
-        predict(elsewhere, [study], PredictOptions(None, tmp_path / "out"))
+    study, out = fake_emidec.image_path(root, CASES[0]), tmp_path / "out"
+    result = CliRunner().invoke(app, ["predict", str(study), "-o", str(out)])
+    assert (result.exit_code, out.exists()) == (1, False)
+    assert str(result.exception) == (
+        "no model was named, and 'lge' is neither shipped nor added (there is none); add one with "
+        "`scarforge models add FILE`, or give --model one that `scarforge models list` names"
+    )
+    (shipped / "cine_attention.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=r"'lge' is neither shipped nor added \(there are cine_attention\); add one"):
+        predict(elsewhere, [study], PredictOptions(None, out))
+    (shipped / "cine_attention.safetensors").unlink()
     with pytest.raises(InputError, match=r"model 'cine' is neither shipped nor added.*`scarforge models add FILE`"):
         find_model(elsewhere, "cine")
     result = CliRunner().invoke(app, ["models", "list"])
