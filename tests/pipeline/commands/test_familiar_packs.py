@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from common.errors import InputError
 from engine.workspace import Workspace, packs_of
 from imaging.studies.split import FoldSplit
 from pipeline.commands.models import Member, ModelName, other_contrasts, with_others
@@ -103,6 +104,27 @@ def test_most_networks_of_a_pack_decide(home):
 def test_seen_from_a_pack_of_cine_those_of_lesions_are_the_others(home):
     write_remembering(home, "lge", "emidec", -4.0)
     assert set(other_contrasts(home, "cine")) == {"lge", "other_lge"}
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("mean", np.zeros(5, np.float32)),
+        ("mean", np.full(6, np.nan, np.float32)),
+        ("scale", np.zeros(6, np.float32)),
+        ("covariance", np.ones((6, 6), np.float32)),
+        ("covariance", np.eye(3, dtype=np.float32)),
+        ("others", np.empty(0, np.float32)),
+    ],
+)
+def test_what_nothing_can_be_compared_with_is_refused_and_no_other_pack_suffers(home, part, value):
+    own = write_remembering(home, "lge", "emidec", -4.0)
+    foreign = packs_of(home) / "cine.safetensors"
+    opened = Pack.open(foreign)
+    write_pack(foreign, opened.manifest, {**opened._tensors, f"network_0.familiarity.contrast.{part}": value})
+    with pytest.raises(InputError, match=r"cine\.safetensors/network_0/.*: cannot be read \(.*get the pack again"):
+        read_familiarity(foreign / "network_0")
+    assert set(checked(home, own).distances) == {"contrast"}
 
 
 SPLIT = FoldSplit(0, ("Case_P000", "Case_P001", "Case_P002", "Case_P003"), ("Case_P004",), ("Case_P005",))
