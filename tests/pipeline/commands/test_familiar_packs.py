@@ -1,18 +1,20 @@
 """What packs remember of their trainings: completed when they are made, and compared with one another's."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from benchmarks import flags
 from common.errors import InputError
 from engine.workspace import Workspace, packs_of
 from imaging.studies.split import FoldSplit
 from pipeline.commands.models import Member, ModelName, other_contrasts, with_others
 from pipeline.commands.packing import Origin, _remembered
 from runtime.compute import choose_compute
-from runtime.pack import Pack, write_pack
+from runtime.pack import Pack, salted, write_pack
 from segmentation.prediction.familiarity import (
     FILE,
     Cloud,
@@ -180,3 +182,43 @@ def test_what_is_whole_stays_and_without_slices_nothing_is_completed(trained, tm
     assert set(remembered_of(folder, tmp_path).clouds) == {"features"}
     (folder / FILE).unlink()
     assert remembered_of(folder, tmp_path) is None
+
+
+def test_a_reslice_stands_across_the_stack_eight_millimetres_apart():
+    image = np.arange(3 * 4 * 50, dtype=np.float32).reshape(3, 4, 50)
+    found = flags.resliced(flags.Volume("A", "", image, (10.0, 1.5, 2.0)))
+    assert found.image.shape == (10, 3, 4)
+    assert found.spacing_mm == (8.0, 10.0, 1.5)
+    np.testing.assert_array_equal(found.image[5], image[:, :, 25])
+    np.testing.assert_array_equal(found.image[6], image[:, :, 29])
+    assert len(flags.resliced(flags.Volume("A", "", image[:, :, :20], (10.0, 1.5, 2.0))).image) == 5
+
+
+def test_only_patients_whom_no_other_pack_has_seen_count_as_unseen(tmp_path):
+    seen = [
+        {"what": "model", "source": "acdc", "seen": {0: [salted("s", "patient001")], 1: [salted("s", "patient002")]}}
+    ]
+    write_pack(tmp_path / "cine.safetensors", manifest(patients=seen), {})
+    judged = [flags.Judged(f"patient{number:03}", flagged=True, alone=False) for number in (1, 2, 3)]
+    packs = {"cine": tmp_path / "cine.safetensors"}
+    assert [one.case_id for one in flags.unseen(judged, "acdc", packs)] == ["patient003"]
+    assert flags.unseen(judged, "emidec", packs) == judged
+
+
+def test_flags_are_counted_with_and_without_the_packs_beside_and_refusals_apart(home, monkeypatch):
+    own = read_familiarity(write_remembering(home, "lge", "emidec", -4.0) / "network_0")
+    beside = with_others(own, other_contrasts(home, "emidec"))
+    features = [np.zeros((2, 8), np.float32)]
+
+    def predicted(image, spacing_mm, segmenter, localisers, region, remembered, source):
+        if source == "none":
+            raise InputError(f"{source}: no left ventricle was located")
+        study = SimpleNamespace(features=features, images=STUDY, drawn=LABELS)
+        check = check_familiarity(features, remembered, STUDY, LABELS)
+        return SimpleNamespace(prediction=study, familiarity=check, flags=(check.sentence,) if check.sentence else ())
+
+    monkeypatch.setattr(flags, "predict_checked", predicted)
+    model = SimpleNamespace(segmenter=None, localisers=(), region=None, familiarity=(beside,))
+    judged = [flags.judge(flags.Volume(name, "", STUDY, (8.0, 1.0, 1.0)), model) for name in ("A", "none")]
+    assert judged == [flags.Judged("A", flagged=True, alone=False), flags.Judged("none", flagged=None, alone=None)]
+    assert flags.row("cine", judged) == "| cine | 2 | 1 | 0 | 1 |"
