@@ -31,7 +31,7 @@ def segmenter(name: str) -> dg.AssetsDefinition:
         group_name=kind.training_set,
         kinds={"pytorch", "mlflow"},
         owners=OWNERS,
-        code_version="2",
+        code_version="3",
         pool="gpu",
         tags={"network": kind.network, "training_set": kind.training_set},
         check_specs=[check_spec("finite_losses", asset=name, blocking=True)],

@@ -163,6 +163,15 @@ class Settings(FrozenConfig):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _share_is_of_a_protocol_that_replaces(self) -> Self:
+        if self.mixing.protocol == "add" and self.synthetic_share != type(self).model_fields["synthetic_share"].default:
+            raise ValueError(
+                f"synthetic_share {self.synthetic_share:g} is a share of equal totals, and mixing.protocol add puts "
+                "synthetic slices beside all real ones: set mixing.synthetic_per_real, or mixing.protocol=replace"
+            )
+        return self
+
     @field_validator("seeds")
     @classmethod
     def _each_seed_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -337,13 +346,14 @@ def _validated(content: dict[str, Any]) -> Settings:
 
 def _fault(error: ErrorDetails) -> str:
     """Say what is wrong with one setting: an unknown key with those that exist, or a wrong value."""
-    field = ".".join(map(str, error["loc"])) or "as a whole"
+    field = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
         *path, last = map(str, error["loc"])
         return f"setting {field!r} does not exist; {suggest(last, _keys_below(path), path)}"
     given = "" if isinstance(error["input"], Mapping) else f", got {repr(error['input'])[:80]}"
     message = error["msg"].removeprefix("Value error, ")
-    return f"setting {field!r}: {message[:1].lower()}{message[1:]}{given}"
+    where = f"setting {field!r}" if field else "settings"
+    return f"{where}: {message[:1].lower()}{message[1:]}{given}"
 
 
 def _keys_below(path: Sequence[str]) -> list[str]:

@@ -4,7 +4,8 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,7 +28,7 @@ from segmentation.networks.table import NETWORKS
 if TYPE_CHECKING:  # both import torch
     from runtime.compute import Compute
     from segmentation.localiser.box_prediction import Localiser
-    from segmentation.prediction.familiarity import Familiarity
+    from segmentation.prediction.familiarity import Cloud, Familiarity
     from segmentation.prediction.post_processing import StepReason
     from segmentation.prediction.segmenter import Segmenter
 
@@ -199,6 +200,7 @@ def load_model(
     reasons = step_reasons(home, name, members) if post_processing else ()
     sure_lesions_only = any(reason.step == "unsure_lesions" and reason.applied for reason in reasons)
     segmenter = load_ensemble(places, compute, flips, post_processing, sure_lesions_only)
+    others = other_contrasts(home, segmenter.label_set.name)
     return LoadedModel(
         name=name,
         members=tuple(members),
@@ -206,11 +208,29 @@ def load_model(
         localisers=tuple(load_localiser(opened_model(place, "lv_localiser"), compute) for place in folders),
         localiser_name=localiser_name,
         region=_common_region(home, name, members),
-        familiarity=tuple(read_familiarity(place) for place in places),
+        familiarity=tuple(with_others(read_familiarity(place), others) for place in places),
         post_processing=reasons,
         calibration=said.calibration if said else None,
         intervals=said.intervals if said else {},
     )
+
+
+def other_contrasts(home: Path, label_set: str) -> "dict[str, Cloud]":
+    """Return how the training studies of each pack of another label set look; one that cannot be read tells nothing."""
+    from segmentation.prediction.familiarity import contrast_of_pack
+
+    found = {}
+    for name, path in named_packs(packs_of(home)).items():
+        with suppress(InputError):
+            pack = Pack.open(path)
+            if pack.manifest.label_set != label_set and (cloud := contrast_of_pack(pack)) is not None:
+                found[name] = cloud
+    return found
+
+
+def with_others(familiarity: "Familiarity | None", others: "Mapping[str, Cloud]") -> "Familiarity | None":
+    """Return what a network remembers beside what other models do."""
+    return None if familiarity is None else replace(familiarity, others=others)
 
 
 def opened_model(folder: Path, asset: str) -> Path:

@@ -14,12 +14,15 @@ from common.progress import say, track
 from engine.finished import Finished
 from engine.record import is_finished
 from engine.workspace import Workspace
+from imaging.studies.split import PARTS
 from pipeline.commands.models import (
     Member,
     ModelName,
     find_localisers,
     find_members,
+    other_contrasts,
     step_reasons,
+    with_others,
 )
 from pipeline.commands.output import records
 from runtime.model_card import ModelCard, read_model_json, render_pack_card
@@ -47,6 +50,9 @@ if TYPE_CHECKING:
 
     from runtime.compute import Compute
     from segmentation.prediction.calibration import HeldOut
+    from segmentation.prediction.familiarity import Familiarity
+
+    Remembered = Mapping[Path, Familiarity | None]  # by model folder
 
 SHIPPED_BYTES = 25_000_000  # what a pack that comes with ScarForge has at most
 
@@ -106,7 +112,8 @@ def pack_model(
     salt = hashlib.sha256("".join(map(_weights, origin.members)).encode()).hexdigest()[:16]
     networks = [_part(one, origin.name, salt) for one in origin.members]
     localisers = [_part(Member(one, _fold(one), 0), origin.runs_of(one), salt) for one in origin.localisers]
-    measured = measure(origin) if origin.workspace else Measured()
+    remembered = {one.folder: _remembered(origin, one) for one in origin.members}
+    measured = measure(origin, remembered) if origin.workspace else Measured()
     steps = step_reasons(home, origin.name, origin.members)
     manifest = Manifest(
         name=output.stem,
@@ -131,7 +138,7 @@ def pack_model(
     manifest = manifest.model_copy(
         update={"about": render_pack_card(manifest, _about(origin.name), [_external(folder) for folder in external])}
     )
-    written = write_pack(output, manifest, _tensors(origin))
+    written = write_pack(output, manifest, _tensors(origin, remembered))
     write_text(output.with_suffix(".md"), manifest.about)
     if (size := output.stat().st_size) > SHIPPED_BYTES:
         say(f"{output}: {size / 1e6:.1f} MB; packs that come with ScarForge have at most {SHIPPED_BYTES / 1e6:.0f} MB")
@@ -186,7 +193,25 @@ def _part(member: Member, trained: ModelName | Workspace, salt: str) -> Part:
     )
 
 
-def _tensors(origin: Origin) -> dict[str, Any]:
+def _remembered(origin: Origin, member: Member) -> "Familiarity | None":
+    """Return what a network remembers; where its training wrote less than a pack tells, from the slices beside it."""
+    from imaging.slices.store import SliceStore
+    from runtime.compute import choose_compute
+    from segmentation.prediction.familiarity import read_familiarity, remember
+
+    known = read_familiarity(member.folder)
+    if origin.workspace is None or (known is not None and known.is_whole):
+        return known
+    place = origin.workspace.place("real_slices", member.fold)
+    if known is None or not is_finished(place):
+        return known
+    with SliceStore.open(Finished.open(place, "real_slices").file("slices.h5"), verify=False) as real:
+        patients = {part: list(real.rows.loc[real.rows["part"] == part, "case_id"].unique()) for part in PARTS}
+        train, validation = patients["train"], patients["validation"]
+        return remember(member.folder, real, train, validation, choose_compute("cpu", "fp32"))
+
+
+def _tensors(origin: Origin, remembered: "Remembered") -> dict[str, Any]:
     from runtime.model_folder import read_weights
     from segmentation.prediction.familiarity import as_packed
 
@@ -197,7 +222,7 @@ def _tensors(origin: Origin) -> dict[str, Any]:
         weights = {name: halved(one.numpy()) for name, one in read_weights(folder).items()}
         tensors |= {f"{part}.weights.{name}": one for name, one in weights.items()}
         if part.startswith("network"):
-            tensors |= {f"{part}.familiarity.{name}": one for name, one in as_packed(folder).items()}
+            tensors |= {f"{part}.familiarity.{name}": one for name, one in as_packed(remembered[folder]).items()}
     return tensors
 
 
@@ -229,7 +254,7 @@ def _unknown(source: str) -> DataLicence:
     return DataLicence(name=source, licence="as the data's owner says", attribution="ask who trained it")
 
 
-def measure(origin: Origin) -> Measured:
+def measure(origin: Origin, remembered: "Remembered") -> Measured:
     """Measure every network on the test patients of its fold, whom it has not seen.
 
     Raises:
@@ -246,7 +271,11 @@ def measure(origin: Origin) -> Measured:
         say("the real slices are not all there: nothing is measured")
         return Measured()
     compute, kind = choose_compute("cpu", "fp32"), origin.name.kind
-    found = [_held_out(workspace, kind, one, compute) for one in track(origin.members, "measuring networks")]
+    others = other_contrasts(workspace.home, ModelCard.read(origin.members[0].folder).label_set)
+    found = [
+        _held_out(workspace, kind, one, with_others(remembered[one.folder], others), compute)
+        for one in track(origin.members, "measuring networks")
+    ]
     flags = [flag for one in found for flag in one.flags]
     return Measured(
         calibration=calibrate(
@@ -258,13 +287,14 @@ def measure(origin: Origin) -> Measured:
     )
 
 
-def _held_out(workspace: Workspace, kind: ModelKind, member: Member, compute: "Compute") -> "HeldOut":
+def _held_out(
+    workspace: Workspace, kind: ModelKind, member: Member, remembered: "Familiarity | None", compute: "Compute"
+) -> "HeldOut":
     from imaging.slices.part import PartSlices
     from imaging.slices.regions import read_regions
     from imaging.slices.store import SliceStore
     from imaging.studies.archive import StudyArchive
     from segmentation.prediction.calibration import measure_held_out
-    from segmentation.prediction.familiarity import read_familiarity
     from segmentation.prediction.segmenter import load_segmenter
     from segmentation.scoring.held_out import HeldOutPatients
     from segmentation.scoring.scores import ScoreIdentity
@@ -274,7 +304,7 @@ def _held_out(workspace: Workspace, kind: ModelKind, member: Member, compute: "C
     if model.record.behind.get(f"real_slices/fold_{member.fold}", real.record.data_version) != real.record.data_version:
         raise InputError(f"{place}: is not what {member.folder} was trained with; run this fold again")
     archive = StudyArchive.open(Finished.open(workspace.place("studies"), "studies").file("studies.h5"))
-    segmenter, remembered = load_segmenter(model.model(), compute), read_familiarity(member.folder)
+    segmenter = load_segmenter(model.model(), compute)
     with SliceStore.open(real.file("slices.h5"), verify=False) as store:
         patients = HeldOutPatients(archive, store, read_regions(real.file("regions.csv")))
         validation = PartSlices.of_part(store, "validation")

@@ -1,20 +1,23 @@
 """What a segmenter remembers of its training studies, so that it can say when a new one is unlike them.
 
-A study is described twice: by the network's pooled bottleneck features, averaged over its slices, and by the
-appearance of its windowed regions (detail at several scales; how bright and even healthy wall and cavity are), which
-networks trained with changes of contrast learn to overlook. Each description has a mean and a Ledoit-Wolf
-covariance over the training patients, and a new study has a Mahalanobis distance from it.
+A study is described twice. `features` are the network's pooled bottleneck features, averaged over its slices: they
+tell a heart in short axis from what is none. `contrast` tells the sequence: how fast detail fades from one scale to the
+next, and how bright healthy wall is, by itself and beside what surrounds it (an inversion nulls it). How bright blood
+is, and how even tissue looks, differ most between scanners, and are left out.
 
-The threshold is 1.1 times the 95th percentile of the distances of studies that a description does not rest on: each
-training patient from all the others, and the validation patients from all training patients.
+Each description has a mean and a Ledoit-Wolf covariance over the training patients, and a new study has a Mahalanobis
+distance from it. The threshold is 1.3 times the 95th percentile of the distances of studies that a description does not
+rest on: each training patient from all the others, and the validation patients from all training patients. That finds
+what is nothing like the training, and passes another hospital's scanner.
 
-A Mahalanobis distance from studies that are known, with a threshold from studies that it does not rest on.
-
-At the end of a training: describes the training and validation studies, for prediction to compare new ones with.
+Another sequence differs by less than scanners do, but always in the same way. So where models of other tissues are at
+hand, such as one of cine beside one of late enhancement, a study is also placed on the line from the model's own
+training to theirs (Fisher's discriminant of the two): beyond the middle, and beyond 99 of 100 of its own kind, it is
+unlike.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,7 +37,8 @@ from runtime.pack import Pack, packed
 from segmentation.prediction.plausibility import MEASURES, SeenRange, ventricle_measures
 from segmentation.prediction.segmenter import Segmenter, load_segmenter
 
-_PERCENTILE, _MARGIN = 95, 1.1
+_PERCENTILE, _MARGIN = 95, 1.3
+_ONE_IN_HUNDRED = 2.33  # standard deviations of the normal distribution, beyond which 1 in 100 lie
 _RIDGE = 0.01  # of unit variance: the covariance of a handful of studies may be singular all the same
 _STILL = 0.1  # a number that varies less than this share of the usual is scaled as if it varied so much
 
@@ -57,7 +61,7 @@ class Cloud:
 
     @property
     def threshold(self) -> float:
-        """The distance beyond which a study is unlike the known: 1.1 times the 95th percentile of the others'."""
+        """The distance beyond which a study is unlike the known: 1.3 times the 95th percentile of the others'."""
         return _MARGIN * float(np.percentile(self.others, _PERCENTILE))
 
     def distances(self, studies: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -65,6 +69,22 @@ class Cloud:
         scaled = (np.asarray(studies, np.float64) - self.mean) / self.scale
         solved = np.linalg.solve(self.covariance.astype(np.float64), scaled.T)
         return np.sqrt(np.einsum("nd,dn->n", scaled, solved))
+
+    @property
+    def full_covariance(self) -> NDArray[np.float64]:
+        """(D, D) of the numbers as they are."""
+        scale = self.scale.astype(np.float64)
+        return np.outer(scale, scale) * self.covariance
+
+    def towards(self, other: "Cloud", study: NDArray[np.floating]) -> "Distance":
+        """Return how far a study (D,) lies on the line from here to another cloud, and how far it may.
+
+        In standard deviations along the line, from this cloud's mean, with the mean of both covariances.
+        """
+        mean, apart = self.mean.astype(np.float64), other.mean - self.mean.astype(np.float64)
+        weights = np.linalg.solve((self.full_covariance + other.full_covariance) / 2, apart)
+        whole = max(float(np.sqrt(weights @ apart)), 1e-6)
+        return Distance(float((study - mean) @ weights) / whole, max(whole / 2, _ONE_IN_HUNDRED))
 
 
 def fit_cloud(training: NDArray[np.floating], patients: NDArray[np.str_], validation: NDArray[np.floating]) -> Cloud:
@@ -94,20 +114,41 @@ def _cloud(studies: NDArray[np.floating]) -> Cloud:
     return Cloud(mean, scale, covariance.astype(np.float32), np.empty(0, np.float32))
 
 
+def joined(clouds: Sequence[Cloud]) -> Cloud:
+    """Return the mean of the clouds of one model's networks."""
+    mean = np.mean([one.mean for one in clouds], axis=0)
+    covariance = np.mean([one.full_covariance for one in clouds], axis=0)
+    return Cloud(mean, np.ones_like(mean), covariance.astype(np.float32), np.empty(0, np.float32))
+
+
 FILE = "familiarity.safetensors"
 _PARTS = ("mean", "scale", "covariance", "others")
+CONTRAST = "contrast"  # the description that means the same in every model
+_DESCRIPTIONS = ("features", CONTRAST)
 _SCALES_PX = (1, 2, 4, 8)  # standard deviations of the smoothing
 _LEAST_DETAIL = 1e-3
-# Healthy myocardium and cavity are numbered alike in every label set.
-_HEALTHY, _CAVITY = int(Tissue.NORMAL_MYOCARDIUM), int(Tissue.CAVITY)
+_AROUND_PX = (3, 15)  # what surrounds the ventricle: further from it than the first, no further than the second
+_HEALTHY = int(Tissue.NORMAL_MYOCARDIUM)  # numbered alike in every label set
 
 
 @dataclass(frozen=True, eq=False)
 class Familiarity:
-    """What one network remembers: a cloud for each description, and the measures of the reference labels."""
+    """What one network remembers.
+
+    Attributes:
+        clouds: One for each description; older models lack some.
+        seen: The measures of the reference labels.
+        others: The contrast of models of other tissues, by name; known only where they are at hand.
+    """
 
     clouds: Mapping[str, Cloud]
     seen: SeenRange
+    others: Mapping[str, Cloud] = field(default_factory=dict)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every description is remembered."""
+        return set(self.clouds) == set(_DESCRIPTIONS)
 
 
 @dataclass(frozen=True)
@@ -145,13 +186,14 @@ def describe(
         images: (S, P, P), regions in [0, 1].
         labels: (S, P, P), where wall and cavity are.
     """
-    return {"features": features.mean(axis=0), "appearance": appearance(images, labels)}
+    return {"features": features.mean(axis=0), CONTRAST: contrast(images, labels)}
 
 
-def appearance(images: NDArray[np.float32], labels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return (8,): the strength of detail at four scales, and how bright and how even healthy wall and cavity are.
+def contrast(images: NDArray[np.float32], labels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return (6,): how detail fades over four scales, how bright healthy wall is, and beside what surrounds it.
 
-    The strength is the logarithm of the standard deviation of what smoothing removes.
+    Detail of a scale is the logarithm of the standard deviation of what smoothing removes; what surrounds the ventricle
+    lies 3 to 15 px from it. Of the wall's median: the share of the surroundings below it, and its distance from theirs.
 
     Args:
         images: (S, P, P), regions in [0, 1].
@@ -159,10 +201,21 @@ def appearance(images: NDArray[np.float32], labels: NDArray[np.uint8]) -> NDArra
     """
     smoothed = [images, *(ndimage.gaussian_filter(images, (0, sigma, sigma)) for sigma in _SCALES_PX)]
     detail = [np.log((fine - coarse).std() + _LEAST_DETAIL) for fine, coarse in pairwise(smoothed)]
-    inside = [images[labels == value] for value in (_HEALTHY, _CAVITY)]
-    brightness = [part.mean() if len(part) else np.median(images) for part in inside]
-    evenness = [part.std() if len(part) else 0.0 for part in inside]
-    return np.array([*detail, *brightness, *evenness], np.float32)
+    fading = [finer - coarser for finer, coarser in pairwise(detail)]
+    wall, around = _or_all(images, labels == _HEALTHY), _or_all(images, _around(labels))
+    middle = np.median(wall)
+    beside = [float((around < middle).mean()), float(middle - np.median(around))]
+    return np.array([*fading, wall.mean(), *beside], np.float32)
+
+
+def _or_all(images: NDArray[np.float32], chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
+    return images[chosen] if chosen.any() else images.ravel()
+
+
+def _around(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    near, far = _AROUND_PX
+    apart = np.stack([ndimage.distance_transform_cdt(plane == 0, metric="taxicab") for plane in labels])
+    return (apart > near) & (apart <= far)
 
 
 def check_familiarity(
@@ -182,9 +235,12 @@ def check_familiarity(
     pairs = [(one, own) for one, own in zip(features, remembered, strict=True) if own is not None]
     found: dict[str, list[tuple[float, float]]] = {}
     for one, own in pairs:
-        for name, description in describe(one, images, labels).items():
-            cloud = own.clouds[name]
-            found.setdefault(name, []).append((float(cloud.distances(description[None])[0]), cloud.threshold))
+        described = describe(one, images, labels)
+        for name, cloud in own.clouds.items():
+            found.setdefault(name, []).append((float(cloud.distances(described[name][None])[0]), cloud.threshold))
+        for name, other in own.others.items() if CONTRAST in own.clouds else ():
+            along = own.clouds[CONTRAST].towards(other, described[CONTRAST])
+            found.setdefault(f"{CONTRAST} towards {name}", []).append((along.distance, along.threshold))
     medians = {name: Distance(*np.median(values, axis=0).tolist()) for name, values in found.items()}
     return FamiliarityCheck(medians) if medians else None
 
@@ -202,6 +258,11 @@ def seen_range(remembered: Iterable[Familiarity | None]) -> SeenRange | None:
 
 def write_familiarity(folder: Path, familiarity: Familiarity) -> None:
     """Write `familiarity.safetensors` into a model folder."""
+    tensors = _tensors(familiarity)
+    write_atomically(folder / FILE, lambda part: save_file(tensors, part))
+
+
+def _tensors(familiarity: Familiarity) -> dict[str, NDArray[np.float32]]:
     tensors = {
         f"{name}/{part}": np.ascontiguousarray(getattr(cloud, part), np.float32)
         for name, cloud in familiarity.clouds.items()
@@ -210,11 +271,11 @@ def write_familiarity(folder: Path, familiarity: Familiarity) -> None:
     for side in ("lowest", "highest"):
         values: Mapping[str, float] = getattr(familiarity.seen, side)
         tensors[f"seen/{side}"] = np.array([values[name] for name in MEASURES], np.float32)
-    write_atomically(folder / FILE, lambda part: save_file(tensors, part))
+    return tensors
 
 
 def read_familiarity(folder: Path) -> Familiarity | None:
-    """Read what a model remembers; None for older models, which remember nothing.
+    """Read what a model remembers, as far as it is told by a description of today; None where it remembers nothing.
 
     Raises:
         InputError: The file is damaged.
@@ -226,7 +287,7 @@ def read_familiarity(folder: Path) -> Familiarity | None:
         tensors = _of_pack(pack, folder.name) if pack else load_file(path)
         if not tensors:
             return None
-        names = sorted({key.split("/")[0] for key in tensors} - {"seen"})
+        names = [name for name in _DESCRIPTIONS if f"{name}/mean" in tensors]
         clouds = {name: Cloud(*(tensors[f"{name}/{part}"] for part in _PARTS)) for name in names}
         sides = (dict(zip(MEASURES, tensors[f"seen/{side}"].tolist(), strict=True)) for side in ("lowest", "highest"))
         return Familiarity(clouds, SeenRange(*sides))
@@ -236,10 +297,18 @@ def read_familiarity(folder: Path) -> Familiarity | None:
         ) from error
 
 
-def as_packed(folder: Path) -> dict[str, NDArray[np.float32]]:
-    """Return what a model remembers under the names that a pack gives it; empty for older models."""
-    path = folder / FILE
-    return {name.replace("/", "."): one for name, one in load_file(path).items()} if path.exists() else {}
+def as_packed(familiarity: Familiarity | None) -> dict[str, NDArray[np.float32]]:
+    """Return what a model remembers under the names that a pack gives it."""
+    tensors = {} if familiarity is None else _tensors(familiarity)
+    return {name.replace("/", "."): one for name, one in tensors.items()}
+
+
+def contrast_of_pack(pack: Pack) -> Cloud | None:
+    """Return the contrast that a pack's networks remember; None where one remembers none."""
+    remembered = [read_familiarity(folder) for folder in pack.folders("network")]
+    clouds = [one.clouds.get(CONTRAST) if one else None for one in remembered]
+    known = [cloud for cloud in clouds if cloud is not None]
+    return joined(known) if len(known) == len(clouds) else None
 
 
 def _of_pack(pack: Pack, part: str) -> dict[str, NDArray[np.float32]]:
@@ -264,19 +333,27 @@ def remember_training(folder: Path, real: SliceStore, split: FoldSplit, compute:
     Returns:
         What was written; None where fewer than four patients cannot tell what is usual.
     """
-    if len(split.train) < _FEWEST:
+    familiarity = remember(folder, real, split.train, split.validation, compute)
+    if familiarity is not None:
+        write_familiarity(folder, familiarity)
+    return familiarity
+
+
+def remember(
+    folder: Path, real: SliceStore, train: Sequence[str], validation: Sequence[str], compute: Compute
+) -> Familiarity | None:
+    """Return what a finished model can remember of its training and validation patients; nothing is written."""
+    if len(train) < _FEWEST:
         return None
     segmenter = load_segmenter(folder, compute, flips=False)
-    training, validation = _keys(real, split.train), _keys(real, split.validation)
-    described = {key: _describe(segmenter, real, key) for key in (*training, *validation)}
-    patients = np.array([case_id for case_id, _ in training])
+    known, others = _keys(real, train), _keys(real, validation)
+    described = {key: _describe(segmenter, real, key) for key in (*known, *others)}
+    patients = np.array([case_id for case_id, _ in known])
     clouds = {
-        name: fit_cloud(_stack(described, training, name), patients, _stack(described, validation, name))
-        for name in described[training[0]]
+        name: fit_cloud(_stack(described, known, name), patients, _stack(described, others, name))
+        for name in _DESCRIPTIONS
     }
-    familiarity = Familiarity(clouds, _seen(real, training))
-    write_familiarity(folder, familiarity)
-    return familiarity
+    return Familiarity(clouds, _seen(real, known))
 
 
 def _keys(real: SliceStore, patients: Sequence[str]) -> list[Key]:
@@ -291,7 +368,8 @@ def _index(real: SliceStore, key: Key) -> NDArray[np.int64]:
 
 def _describe(segmenter: Segmenter, real: SliceStore, key: Key) -> dict[str, NDArray[np.float32]]:
     images = real.images(_index(real, key)).astype(np.float32)
-    return describe(segmenter.features(images), images, segmenter.labels(images))
+    probabilities, features = segmenter.probabilities_and_features(images)
+    return describe(features, images, probabilities.argmax(axis=1).astype(np.uint8))
 
 
 def _stack(described: dict[Key, dict[str, NDArray[np.float32]]], keys: Iterable[Key], name: str) -> NDArray[np.float32]:

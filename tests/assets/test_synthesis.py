@@ -177,8 +177,9 @@ def test_generator_and_simulator_paint_the_same():
     assert settings.simulator.hole_margin_px == settings.pix2pix.hole_margin_px == 1
     with pytest.raises(InputError, match=r"pix2pix.paint lesion and simulator.paint ventricle must be equal"):
         load_settings("quick", ["pix2pix.preset=repaint", "simulator.paint=ventricle"])
-    assert load_settings("quick").paints == "ventricle"
-    assert load_settings("quick", ["synthesis.method=transplant"]).paints == "lesion"
+    assert load_settings("quick").paints == "lesion"
+    assert load_settings("paper").paints == "ventricle"
+    assert load_settings("paper", ["synthesis.method=transplant"]).paints == "lesion"
     with pytest.raises(InputError, match=r"'synthesis.method'.*'pix2pix', 'transplant' or 'folder'"):
         load_settings("quick", ["synthesis.method=diffusion"])
     with pytest.raises(

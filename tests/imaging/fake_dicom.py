@@ -1,9 +1,10 @@
-"""Writes plain MR stacks as DICOM slices, a file each, with whatever oddity a test asks for."""
+"""Writes MR stacks as DICOM slices, a file each or frames of one file, with whatever oddity a test asks for."""
 
 from zlib import crc32
 
 import numpy as np
-from pydicom.uid import MRImageStorage
+from pydicom import Dataset, dcmread
+from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
 
 from tests.imaging import fake_sunnybrook as fake
 
@@ -38,3 +39,58 @@ def write_stack(folder, data=None, name="IM", step_mm=STEP_MM, origin=(0, 0, 0),
         changes = {key: value(number) if callable(value) else value for key, value in elements.items()}
         fake.write_dicom(path, pixels, {key: value for key, value in (header | changes).items() if value is not None})
     return files
+
+
+def write_enhanced(path, data, frames, along=ALONG, **elements):
+    """Write an enhanced MR object.
+
+    `frames` holds a mapping each: `place` (number along the normal) and, where told, `kind` (FrameType), `component`
+    (ComplexImageComponent), `trigger_ms`, `time` (TemporalPositionIndex), `slope`.
+    """
+    header = {
+        "SOPClassUID": EnhancedMRImageStorage,
+        "SOPInstanceUID": f"1.2.{crc32(str(path).encode())}",
+        "StudyInstanceUID": "1.2.3",
+        "SeriesInstanceUID": "1.2.3.4",
+        "Modality": "MR",
+        "PatientID": "P1",
+        "ImageType": ["ORIGINAL", "PRIMARY", "MIXED", "NONE"],
+        "NumberOfFrames": len(frames),
+        "SharedFunctionalGroupsSequence": [
+            item(
+                PixelMeasuresSequence=item(PixelSpacing=[1.5, 1.25], SliceThickness=8),
+                PlaneOrientationSequence=item(ImageOrientationPatient=along.ravel().tolist()),
+            )
+        ],
+        "PerFrameFunctionalGroupsSequence": [_of_a_frame(frame, along) for frame in frames],
+    }
+    fake.write_dicom(path, data[0], header | {key: value for key, value in elements.items() if value is not None})
+    dataset = dcmread(path)
+    dataset.PixelData = data.tobytes()
+    dataset.save_as(path)
+    return path
+
+
+def item(**elements):
+    """A dataset of these elements; datasets among them become sequences of one item."""
+    dataset = Dataset()
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, [value] if isinstance(value, Dataset) else value)
+    return dataset
+
+
+def _of_a_frame(frame, along):
+    position_mm = frame["place"] * STEP_MM * np.cross(*along)
+    kind = {"FrameType": frame.get("kind", ["ORIGINAL", "PRIMARY", "CARDIAC", "NONE"])}
+    content = {"TemporalPositionIndex": frame["time"]} if "time" in frame else {}
+    groups = {
+        "PlanePositionSequence": item(ImagePositionPatient=position_mm.round(6).tolist()),
+        "FrameContentSequence": item(**content),
+        "MRImageFrameTypeSequence": item(
+            **kind, **({"ComplexImageComponent": frame["component"]} if "component" in frame else {})
+        ),
+        "PixelValueTransformationSequence": item(RescaleSlope=frame.get("slope", 1), RescaleIntercept=0),
+    }
+    if "trigger_ms" in frame:
+        groups["CardiacSynchronizationSequence"] = item(NominalCardiacTriggerDelayTime=float(frame["trigger_ms"]))
+    return item(**groups)

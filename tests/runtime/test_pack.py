@@ -67,7 +67,7 @@ def test_the_same_content_gives_the_same_bytes(file, tmp_path):
 
 
 def test_the_sum_of_a_filter_survives_half_precision():
-    filters = np.random.default_rng(0).normal(0.1, 0.02, (3, 16, 3, 3)).astype(np.float32)
+    filters = np.random.default_rng(0).normal(0.1, 0.02, (64, 32, 3, 3)).astype(np.float32)
     half = halved(filters).astype(np.float32)
     np.testing.assert_allclose(half, filters, atol=2e-4)  # within two steps of half precision
     apart = np.abs(half.sum(axis=(1, 2, 3)) - filters.sum(axis=(1, 2, 3)))
@@ -77,9 +77,15 @@ def test_the_sum_of_a_filter_survives_half_precision():
 
 
 def test_what_half_precision_cannot_hold_stays():
-    assert halved(np.full((2, 2), 1e5, np.float32)).dtype == np.float32
-    assert halved(np.full((2, 2), 0.3, np.float32)).dtype == np.float16
-    assert halved(np.ones((2, 2), np.int64)).dtype == np.int64
+    assert halved(np.full((200, 100), 1e5, np.float32)).dtype == np.float32
+    assert halved(np.full((200, 100), 0.3, np.float32)).dtype == np.float16
+    assert halved(np.ones((200, 100), np.int64)).dtype == np.int64
+
+
+def test_filters_of_full_resolution_keep_their_precision():
+    small = np.random.default_rng(0).normal(size=(32, 32, 3, 3)).astype(np.float32)
+    assert halved(small) is small
+    assert halved(np.concatenate([small, small])).dtype == np.float16
 
 
 def test_every_bit_counts(file):

@@ -1,5 +1,7 @@
 """Parts the DICOM files of one folder into the series that each are one volume, or one cine.
 
+The frames of an enhanced object are slices as files are.
+
 What stands for a volume of its own: a study, a series in it (SeriesInstanceUID, SeriesNumber, SeriesDescription), and
 an ImageType in that, so that magnitude and phase never mix. Series of one place each (a breath-hold a slice) are one
 stack where description, kind and grid agree.
@@ -15,7 +17,7 @@ import numpy as np
 
 from common.errors import InputError
 from imaging.volumes.dicom.header import NotASliceError
-from imaging.volumes.dicom.slice_file import DicomSlice, read_dicom_slice
+from imaging.volumes.dicom.slice_file import DicomSlice, read_scanned_slices
 from imaging.volumes.dicom.volume import differences, slice_places
 
 _MOST_KINDS = 5  # in a message
@@ -67,10 +69,11 @@ def _read(files: Iterable[Path]) -> tuple[list[DicomSlice], list[NotASliceError]
     slices: list[DicomSlice] = []
     others: list[NotASliceError] = []
     for path in files:
-        try:
-            slices.append(read_dicom_slice(path, scanned=True))
-        except NotASliceError as error:
-            others.append(error)
+        for one in read_scanned_slices(path):
+            if isinstance(one, DicomSlice):
+                slices.append(one)
+            else:
+                others.append(one)
     return slices, others
 
 

@@ -9,9 +9,9 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,17 @@ def read_dataset(path: Path, **options: Any) -> FileDataset:
 
 @dataclass(frozen=True)
 class DicomHeader:
-    """The elements of a file by keyword; to be used inside `pydicom_on`, since pydicom decodes them when asked."""
+    """The elements of a file by keyword; to be used inside `pydicom_on`, since pydicom decodes them when asked.
+
+    Attributes:
+        path: The file.
+        dataset: Its elements.
+        frame: Of a frame of an enhanced object: its own elements, which go before those of the file.
+    """
 
     path: Path
     dataset: Dataset
+    frame: Mapping[str, Any] = field(default_factory=dict)
 
     def text(self, keyword: str) -> str:
         """Return a text, empty where it is absent."""
@@ -127,7 +134,7 @@ class DicomHeader:
 
     def _value(self, keyword: str) -> Any:
         try:
-            return self.dataset.get(keyword)
+            return self.frame[keyword] if keyword in self.frame else self.dataset.get(keyword)
         except _UNDECODABLE as error:
             raise InputError(
                 f"{self.path}: {keyword} cannot be decoded ({one_line(error)}); correct the header"
@@ -155,6 +162,17 @@ def pydicom_on(path: Path) -> Iterator[None]:
 
 
 _MULTI_FRAME = (EnhancedMRImageStorage, EnhancedMRColorImageStorage, LegacyConvertedEnhancedMRImageStorage)
+FUNCTIONAL_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+# An element of the functional groups (DICOM PS3.3 C.7.6.16.2 and C.8.13.5), and that of a single slice which says it.
+_OF_A_FRAME = {
+    **{name: name for name in ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "RescaleSlope")},
+    **{name: name for name in ("RescaleIntercept", "ImagePositionPatient", "ImageOrientationPatient")},
+    **{name: name for name in ("ComplexImageComponent", "TemporalPositionIndex")},
+    "FrameType": "ImageType",
+    "NominalCardiacTriggerDelayTime": "TriggerTime",
+    "EffectiveEchoTime": "EchoTime",
+    "InversionTimes": "InversionTime",
+}
 _SINGLE_FRAME = ("", MRImageStorage)  # some exports leave the class out
 _GREYSCALE = "MONOCHROME2"
 IMAGES_IN_MOSAIC = 0x0019100A  # Siemens' private NumberOfImagesInMosaic, which only mosaics carry
@@ -165,6 +183,12 @@ _PLAIN = re.compile(
     r"(M|P|R|I|CR|CI)(_\w+)?|MAG|MAGNITUDE|PHASE|PHASE MAP|REAL|IMAGINARY|PSIR|MAG[ _]?IR|MOCO|MEAN|IMAGE ADDITION|"
     r"CARDIAC|OTHER|NONE|ND|NORM|DIS2D|DIS3D"
 )
+# The same of a frame of an enhanced object (C.8.16.1.3 and C.8.13.3.1.1), whose fourth value tells how it was derived.
+_FLAVOUR = re.compile(
+    r"CARDIAC_GATED|CARDRESP_GATED|RESP_GATED|CINE|DYNAMIC|MOTION|PERFUSION|PRE_CONTRAST|POST_CONTRAST|REST|STRESS|"
+    r"STATIC|VOLUME|PARALLEL|NON_PARALLEL|REALTIME|PROTON_DENSITY|STIR|T1|T2"
+)
+_AS_ACQUIRED = ("", "NONE", "ADDITION", "MEAN")
 # Further values that make something else of a plain image.
 _REWORKED = re.compile(
     r"LOCALI[SZ]ER|SCOUT|MOSAIC|MPR|CSA MPR|CPR|MIP|MINIP|(MAX|MIN)[ _]?IP|PROJECTION IMAGE|"
@@ -191,6 +215,49 @@ def check_kind(header: DicomHeader) -> None:
     _check_greyscale(header)
 
 
+def is_enhanced(header: DicomHeader) -> bool:
+    """Tell whether a file is an enhanced MR object: many frames, each with its own place, time and kind."""
+    return header.storage_class() in _MULTI_FRAME
+
+
+def frames_of(header: DicomHeader) -> list[DicomHeader]:
+    """Return the header of each frame of an enhanced object, as if it were a slice of its own.
+
+    Where frames tell no trigger time, the index of their time stands as InstanceNumber of a cine of so many phases.
+
+    Raises:
+        InputError: It does not describe each frame that it announces.
+    """
+    shared, each = (header.dataset.get(name) or [] for name in FUNCTIONAL_GROUPS)
+    announced = header.whole_number("NumberOfFrames") or 1
+    if len(each) != announced:
+        raise InputError(
+            f"{header.path}: announces {announced} frames and describes {len(each)} of them; export it again"
+        )
+    common = _elements(shared)
+    frames = [common | _elements([groups]) for groups in each]
+    times = [one.get("TemporalPositionIndex") for one in frames]
+    told = all(times) and not all("TriggerTime" in one for one in frames)
+    phases = max(int(time) for time in times if time) if told else None
+    return [
+        replace(header, frame=one | {"InstanceNumber": time if told else number, "CardiacNumberOfImages": phases})
+        for number, (one, time) in enumerate(zip(frames, times, strict=True), start=1)
+    ]
+
+
+def _elements(groups: Iterable[Dataset]) -> dict[str, Any]:
+    """Return what functional groups say, under the names that a single slice gives it."""
+    macros = (macro.value[0] for group in groups for macro in group if macro.VR == "SQ" and macro.value)
+    found = {
+        name: value
+        for macro in macros
+        for keyword, name in _OF_A_FRAME.items()
+        if (value := macro.get(keyword)) not in (None, "")
+    }
+    kind, component = found.get("ImageType", ()), found.pop("ComplexImageComponent", None)
+    return found | {"ImageType": [*kind, component]} if kind and component else found
+
+
 def image_type(header: DicomHeader) -> tuple[str, ...]:
     """Return the values of ImageType in capitals, `ORIGINAL`, `PRIMARY`, `M` and so on."""
     return tuple(one_line(value).upper() if value.strip() else "" for value in header.texts("ImageType"))
@@ -202,6 +269,8 @@ def check_scanned(header: DicomHeader) -> None:
     origin, role, shows = (*values, "", "", "")[:3]
     known = origin in ("", "ORIGINAL", "DERIVED") and role in ("", "PRIMARY", "SECONDARY")
     plain = bool(_PLAIN.fullmatch(shows)) if shows else role != "SECONDARY"
+    if header.frame:
+        plain = (plain or bool(_FLAVOUR.fullmatch(shows))) and (*values, *[""] * 4)[3] in _AS_ACQUIRED
     if not known or not plain or any(_REWORKED.fullmatch(value) for value in values[2:]):
         what = f"ImageType {type_text(values)}"
         raise NotASliceError(
@@ -212,6 +281,15 @@ def check_scanned(header: DicomHeader) -> None:
 def type_text(values: tuple[str, ...]) -> str:
     """Return an ImageType as it is written in DICOM, for messages."""
     return one_line("\\".join(values) or "none")
+
+
+def multi_frame(header: DicomHeader) -> NotASliceError:
+    """Return the refusal of a file of several frames where a single slice is read."""
+    return NotASliceError(
+        f"{header.path}: is a multi-frame (enhanced) MR object; export it as one file a slice, "
+        "such as with dcm4che's emf2sf",
+        "multi-frame MR",
+    )
 
 
 def _check_class(header: DicomHeader) -> None:
@@ -230,12 +308,8 @@ def _check_class(header: DicomHeader) -> None:
 
 def _check_single(header: DicomHeader) -> None:
     path = header.path
-    if (header.whole_number("NumberOfFrames") or 1) != 1 or header.storage_class() in _MULTI_FRAME:
-        raise NotASliceError(
-            f"{path}: is a multi-frame (enhanced) MR object; export it as one file a slice, "
-            "such as with dcm4che's emf2sf",
-            "multi-frame MR",
-        )
+    if (header.whole_number("NumberOfFrames") or 1) != 1 and not is_enhanced(header):
+        raise multi_frame(header)
     if not header.number("Rows"):
         raise NotASliceError(f"{path}: holds no image; give the files of a cardiac MR series", "no image")
     if "MOSAIC" in image_type(header) or header.dataset.get(IMAGES_IN_MOSAIC) is not None:

@@ -72,7 +72,8 @@ def write_dicom_segmentation(
     path.parent.mkdir(parents=True, exist_ok=True)
     with pydicom_on(volume.slices[0].path):
         segmentation = highdicom.seg.Segmentation(
-            source_images=[dcmread(one.path) for one in volume.slices],
+            source_images=[dcmread(path) for path in dict.fromkeys(one.path for one in volume.slices)],
+            plane_positions=_positions(highdicom, volume),
             pixel_array=planes.astype(np.uint8),
             segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=_descriptions(highdicom, [tissue for _, tissue in present], algorithm),
@@ -86,6 +87,14 @@ def write_dicom_segmentation(
             device_serial_number="0",
         )
     segmentation.save_as(path)
+
+
+def _positions(highdicom: Any, volume: DicomVolume) -> list[Any] | None:
+    """Return where frames of an enhanced object lie, of which only some are segmented; None for files of their own."""
+    if all(one.frame is None for one in volume.slices):
+        return None
+    patient = highdicom.enum.CoordinateSystemNames.PATIENT
+    return [highdicom.PlanePositionSequence(patient, one.position_mm.tolist()) for one in volume.slices]
 
 
 def _descriptions(highdicom: Any, tissues: Sequence[str], algorithm: str) -> list[Any]:

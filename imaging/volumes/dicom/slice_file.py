@@ -1,4 +1,6 @@
-"""Reads one slice of an MR series from its DICOM file: what the header tells, and the pixels in scanner units.
+"""Reads the slices of an MR series from DICOM files: what the header tells, and the pixels in scanner units.
+
+A file holds one slice, or, as an enhanced object, one in each of its frames.
 
 Which slices belong together, and how they become a volume, is in `imaging.volumes.dicom.volume`.
 """
@@ -12,15 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import FileDataset
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from common.errors import InputError, one_line
 from imaging.volumes.dicom.header import (
+    FUNCTIONAL_GROUPS,
     IMAGES_IN_MOSAIC,
     DicomHeader,
+    NotASliceError,
     check_kind,
     check_scanned,
+    frames_of,
     image_type,
+    is_enhanced,
+    multi_frame,
     pydicom_on,
     read_dataset,
     type_text,
@@ -30,6 +38,7 @@ from imaging.volumes.nifti import MOST_VOXELS
 # Elements are read by name: a patient's name and birth date are never decoded.
 _TAGS: list[Any] = [
     IMAGES_IN_MOSAIC,
+    *FUNCTIONAL_GROUPS,
     *("SOPClassUID", "Modality", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns"),
     *("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "SpacingBetweenSlices", "SliceThickness"),
     *("InstanceNumber", "TriggerTime", "CardiacNumberOfImages", "SeriesInstanceUID", "PatientID", "StudyInstanceUID"),
@@ -81,6 +90,8 @@ class DicomSlice:
         inversion_ms: InversionTime.
         echo_ms: EchoTime.
         disagreements: Where the header contradicts what is taken from it, a phrase each.
+        frame: Which frame of an enhanced object it is, from 0; None for a file of its own.
+        rescale: Slope and intercept of that frame.
     """
 
     path: Path
@@ -104,6 +115,8 @@ class DicomSlice:
     inversion_ms: float | None = None
     echo_ms: float | None = None
     disagreements: tuple[str, ...] = ()
+    frame: int | None = None
+    rescale: tuple[float | None, float | None] = (None, None)
 
     @property
     def normal(self) -> NDArray[np.float64]:
@@ -126,10 +139,13 @@ class DicomSlice:
             InputError: They are missing, cut off, or compressed in a way that no installed decoder reads.
         """
         with pydicom_on(self.path):
-            dataset = read_dataset(self.path, specific_tags=list(_PIXEL_TAGS))
+            dataset = read_dataset(
+                self.path, stop_before_pixels=self.frame is not None, specific_tags=list(_PIXEL_TAGS)
+            )
             header = DicomHeader(self.path, dataset)
-            slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
-            stored = _decode(self.path, dataset)
+            own = header.number("RescaleSlope"), header.number("RescaleIntercept")
+            slope, intercept = own if self.frame is None else self.rescale
+            stored = _decode(self.path, dataset, self.frame)
             if "ModalityLUTSequence" in dataset:
                 raise InputError(f"{self.path}: its values need a look-up table (ModalityLUTSequence); export it plain")
             stored = _without_padding(stored, header)
@@ -141,47 +157,80 @@ class DicomSlice:
             return (stored * (1.0 if slope is None else slope) + (intercept or 0.0)).astype(np.float32)
 
 
-def read_dicom_slice(path: Path, scanned: bool = False) -> DicomSlice:
+def read_dicom_slice(path: Path) -> DicomSlice:
     """Read the header of a single-frame greyscale MR image; its pixels stay in the file until they are asked for.
-
-    Args:
-        path: The file.
-        scanned: Refuse localisers, projections, maps and what else ImageType names that is no slice as scanned.
 
     Raises:
         NotASliceError: The file is another kind of DICOM file.
         InputError: The file is unreadable, absurdly large or without geometry.
     """
     with pydicom_on(path):
-        header = DicomHeader(path, read_dataset(path, stop_before_pixels=True, specific_tags=list(_TAGS)))
-        check_kind(header)
-        if scanned:
-            check_scanned(header)
-        between_mm, slab_mm = header.number("SpacingBetweenSlices"), header.number("SliceThickness")
-        distance_mm = between_mm or slab_mm
-        return DicomSlice(
-            path=path,
-            shape=_shape(header),
-            pixel_mm=_pixel_mm(header),
-            position_mm=_position_mm(header),
-            directions=_directions(header),
-            thickness_mm=abs(distance_mm) if distance_mm else None,  # negative where a scanner counts downwards
-            instance=header.whole_number("InstanceNumber"),
-            trigger_ms=header.number("TriggerTime"),
-            phases=header.whole_number("CardiacNumberOfImages"),
-            series=header.text("SeriesInstanceUID"),
-            patient=header.text("PatientID"),
-            study=header.text("StudyInstanceUID"),
-            instance_uid=header.text("SOPInstanceUID"),
-            image_type=image_type(header),
-            series_number=_whole(header.number_aside("SeriesNumber")),
-            description=header.aside("SeriesDescription"),
-            between_mm=between_mm,
-            slab_mm=slab_mm,
-            inversion_ms=header.number_aside("InversionTime"),
-            echo_ms=header.number_aside("EchoTime"),
-            disagreements=(*_other_pixel_mm(header), *_other_directions(header)),
-        )
+        header = _header(path)
+        if is_enhanced(header):
+            raise multi_frame(header)
+        return _slice(header)
+
+
+def read_scanned_slices(path: Path) -> list[DicomSlice | NotASliceError]:
+    """Read the headers of a file's slices: one, or one for each frame of an enhanced object.
+
+    Localisers, projections, maps and what else ImageType names that is no slice as scanned stand as the reason why.
+
+    Raises:
+        InputError: The file is unreadable, absurdly large or without geometry.
+    """
+    with pydicom_on(path):
+        try:
+            header = _header(path)
+        except NotASliceError as error:
+            return [error]
+        if not is_enhanced(header):
+            return [_scanned(header)]
+        return [_scanned(frame, number) for number, frame in enumerate(frames_of(header))]
+
+
+def _header(path: Path) -> DicomHeader:
+    header = DicomHeader(path, read_dataset(path, stop_before_pixels=True, specific_tags=list(_TAGS)))
+    check_kind(header)
+    return header
+
+
+def _scanned(header: DicomHeader, frame: int | None = None) -> DicomSlice | NotASliceError:
+    try:
+        check_scanned(header)
+    except NotASliceError as error:
+        return error
+    return _slice(header, frame)
+
+
+def _slice(header: DicomHeader, frame: int | None = None) -> DicomSlice:
+    between_mm, slab_mm = header.number("SpacingBetweenSlices"), header.number("SliceThickness")
+    distance_mm, instance_uid = between_mm or slab_mm, header.text("SOPInstanceUID")
+    return DicomSlice(
+        path=header.path,
+        shape=_shape(header),
+        pixel_mm=_pixel_mm(header),
+        position_mm=_position_mm(header),
+        directions=_directions(header),
+        thickness_mm=abs(distance_mm) if distance_mm else None,  # negative where a scanner counts downwards
+        instance=header.whole_number("InstanceNumber"),
+        trigger_ms=header.number("TriggerTime"),
+        phases=header.whole_number("CardiacNumberOfImages"),
+        series=header.text("SeriesInstanceUID"),
+        patient=header.text("PatientID"),
+        study=header.text("StudyInstanceUID"),
+        instance_uid=instance_uid if frame is None or not instance_uid else f"{instance_uid}/{frame}",
+        image_type=image_type(header),
+        series_number=_whole(header.number_aside("SeriesNumber")),
+        description=header.aside("SeriesDescription"),
+        between_mm=between_mm,
+        slab_mm=slab_mm,
+        inversion_ms=header.number_aside("InversionTime"),
+        echo_ms=header.number_aside("EchoTime"),
+        disagreements=(*_other_pixel_mm(header), *_other_directions(header)),
+        frame=frame,
+        rescale=(header.number("RescaleSlope"), header.number("RescaleIntercept")),
+    )
 
 
 def _whole(number: float | None) -> int | None:
@@ -244,12 +293,15 @@ def _directions(header: DicomHeader) -> NDArray[np.float64]:
     return directions
 
 
-def _decode(path: Path, dataset: FileDataset) -> NDArray[Any]:
-    if "PixelData" not in dataset:
+def _decode(path: Path, dataset: FileDataset, frame: int | None) -> NDArray[Any]:
+    """Return the pixels of a file, or of one frame of it, of which no others are read."""
+    if frame is None and "PixelData" not in dataset:
         raise InputError(f"{path}: holds no pixel data; export it with its image")
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
+    if frame is not None and syntax == DeflatedExplicitVRLittleEndian:
+        raise InputError(f"{path}: is a deflated multi-frame object; export it uncompressed")
     try:
-        return dataset.pixel_array
+        return np.asarray(dataset.pixel_array if frame is None else pixel_array(path, index=frame))
     except (RuntimeError, NotImplementedError) as error:  # what pydicom raises without a decoder that succeeds
         raise InputError(
             f"{path}: its pixels are compressed ({one_line(syntax.name)}) and cannot be decoded here; "

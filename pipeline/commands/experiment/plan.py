@@ -271,7 +271,8 @@ def sweep_plan(
     """Return the plan that trains a segmenter at several shares of synthetic slices.
 
     Failed checks of synthetic slices are told and stop nothing, and no segmenter is trained on them alone unless the
-    overrides ask for it: whether they are of use is what the curve tells.
+    overrides ask for it: whether they are of use is what the curve tells. Synthetic slices replace real ones
+    (`mixing.protocol=replace`), so that every share has the same total.
 
     Args:
         source: Format of the studies.
@@ -286,7 +287,12 @@ def sweep_plan(
         overrides: `key=value` laid over the profile.
         scored_on: `test` or `validation`.
     """
-    own = ("quality.utility_steps=0", *overrides, *([] if slices is None else [f"training_slices={slices}"]))
+    own = (
+        "quality.utility_steps=0",
+        "mixing.protocol=replace",
+        *overrides,
+        *([] if slices is None else [f"training_slices={slices}"]),
+    )
     content = {
         "name": f"sweep_{network}_fold_{fold}",
         "source": source,

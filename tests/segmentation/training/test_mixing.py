@@ -83,10 +83,16 @@ def test_no_arm_sees_more_steps(protocol, arms, steps):
         assert trained[1].real_last_share == (0.4 if protocol == "synthetic_first" else 0)
 
 
-def test_by_default_both_arms_are_trained_as_the_profile_says():
-    settings = load_settings("demo")
+def test_the_source_s_protocol_trains_both_arms_as_the_profile_says():
+    settings = load_settings("paper")
     for name in ARMS:
         assert settings.training("halsr_net", name) == settings.halsr_net
+
+
+def test_a_share_of_equal_totals_is_refused_where_slices_are_added():
+    with pytest.raises(InputError, match=r"synthetic_share 0.3 .* set mixing.synthetic_per_real, or mixing.protocol=r"):
+        load_settings("quick", ["synthetic_share=0.3"])
+    assert load_settings("quick", ["synthetic_share=0.3", "mixing.protocol=replace"]).synthetic_slices == 900
 
 
 def test_only_synthetic_slices_take_the_weight(store, tmp_path):

@@ -21,7 +21,7 @@ name: screening
 source: emidec
 root: /data/emidec
 profile: quick
-set: [attention_res_unet.steps=600]
+set: [attention_res_unet.steps=600, mixing.protocol=replace]
 arms:
   real_only:
   replace: {set: [pix2pix.preset=repaint]}
@@ -87,7 +87,7 @@ def test_a_plan_that_is_written_down_is_read_again(tmp_path):
         ("name: x\nprofile: quik\narms: {a: {}}", "arm 'a': profile 'quik' does not exist"),
         ("name: x\narms: {a: {}, b: {}}", "arms 'a' and 'b' have the same settings"),
         (
-            "name: x\narms: {real: {}, b: {against: reel, set: [synthetic_share=0.3]}}",
+            "name: x\narms: {real: {}, b: {against: reel, set: [pix2pix.steps=3]}}",
             "'reel' is no other arm; choose real",
         ),
         ("name: x\narms: {a: {set: [seeds=3]}}", "'seeds=3' is for all arms: write seeds"),
