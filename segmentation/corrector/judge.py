@@ -104,7 +104,7 @@ def sureness(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
         np.sort(probabilities[:, tissue:].sum(axis=1), axis=None)[-area:].mean()
         for tissue, area in zip(LESIONS, _AREA_PX, strict=True)
     ]
-    return logit(np.array(means)) / 4
+    return (logit(np.array(means)) / 4).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def fit_judge(examples: Sequence[Example], config: JudgeConfig, seed: int) -> Le
         loss = _loss(network, [corrupted(examples[row], rng, config.corruption) for row in rows], config)
         optimiser.param_groups[0]["lr"] = config.learning_rate * _share_of_rate(step, config.steps)
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(network.parameters(), 2.0)
         optimiser.step()
         _follow(average, network, config.average_decay if step > config.steps / 3 else 0.8)
