@@ -154,8 +154,8 @@ def find_model(home: Path, text: str | None) -> ModelName:
     there = f"there are {some_of(packs)}" if packs else "there is none"
     which = f"no model was named, and {wanted!r}" if text is None else f"model {wanted!r}"
     raise InputError(
-        f"{which} is neither shipped nor added ({there}); add one with `scarforge models add FILE`, or name one of the "
-        f"workspace with --model {_SHAPE}"
+        f"{which} is neither shipped nor added ({there}); add one with `scarforge models add FILE`, or give --model "
+        "one that `scarforge models list` names"
     )
 
 

@@ -126,6 +126,7 @@ _PARTS = ("mean", "scale", "covariance", "others")
 CONTRAST = "contrast"  # the description that means the same in every model
 _DESCRIPTIONS = ("features", CONTRAST)
 _SCALES_PX = (1, 2, 4, 8)  # standard deviations of the smoothing
+_CONTRASTS = len(_SCALES_PX) - 1 + 3  # how detail fades, the wall, and the wall beside what surrounds it, twice
 _LEAST_DETAIL = 1e-3
 _AROUND_PX = (3, 15)  # what surrounds the ventricle: further from it than the first, no further than the second
 _HEALTHY = int(Tissue.NORMAL_MYOCARDIUM)  # numbered alike in every label set
@@ -287,23 +288,25 @@ def read_familiarity(folder: Path) -> Familiarity | None:
         tensors = _of_pack(pack, folder.name) if pack else load_file(path)
         if not tensors:
             return None
-        names = [name for name in _DESCRIPTIONS if f"{name}/mean" in tensors]
-        clouds = {name: _checked(Cloud(*(tensors[f"{name}/{part}"] for part in _PARTS))) for name in names}
+        clouds = {name: _read_cloud(tensors, name) for name in _DESCRIPTIONS if f"{name}/mean" in tensors}
         sides = (dict(zip(MEASURES, tensors[f"seen/{side}"].tolist(), strict=True)) for side in ("lowest", "highest"))
         return Familiarity(clouds, SeenRange(*sides))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise of_the_disk(path, error) or InputError(
-            f"{path}: cannot be read ({one_line(error)}); rematerialise the model asset"
-        ) from error
+        remedy = "get the pack again from where it comes from" if pack else "rematerialise the model asset"
+        raise of_the_disk(path, error) or InputError(f"{path}: cannot be read ({one_line(error)}); {remedy}") from error
 
 
-def _checked(cloud: Cloud) -> Cloud:
-    size = len(cloud.mean)
-    shapes = (cloud.mean.shape, cloud.scale.shape, cloud.covariance.shape)
-    if shapes != ((size,), (size,), (size, size)) or cloud.others.ndim != 1 or not len(cloud.others):
-        raise ValueError(f"its numbers have the shapes {shapes} and {cloud.others.shape}")
-    cloud.distances(np.zeros((1, size)))  # a covariance that cannot be inverted
-    return cloud
+def _read_cloud(tensors: Mapping[str, NDArray[np.float32]], name: str) -> Cloud:
+    """Return what was remembered of one description; raise `ValueError` where nothing can be compared with it."""
+    mean, scale, covariance, others = (tensors[f"{name}/{part}"] for part in _PARTS)
+    size = _CONTRASTS if name == CONTRAST else mean.size
+    if not (mean.shape == scale.shape == (size,) and covariance.shape == (size, size) and others.ndim == 1):
+        raise ValueError(f"{name} has the shapes {mean.shape}, {scale.shape}, {covariance.shape} and {others.shape}")
+    finite = all(np.isfinite(one).all() for one in (mean, scale, covariance, others))
+    if not (finite and others.size and scale.min() > 0):
+        raise ValueError(f"{name} is of numbers that no study gives")
+    np.linalg.cholesky(covariance.astype(np.float64))  # a ValueError where it is no covariance
+    return Cloud(mean, scale, covariance, others)
 
 
 def as_packed(familiarity: Familiarity | None) -> dict[str, NDArray[np.float32]]:

@@ -208,7 +208,8 @@ class PredictionRun:
         if self.options.as_nnunet:
             mark_own(output, ("dataset.json",))
             write_json(output / "dataset.json", dataset_json(self.model.segmenter.label_set, len(self.rows)))
-        page = render_page(self.parts, self.problems, self.facts, self.model.segmenter.label_set)
+        labels, calibration = self.model.segmenter.label_set, self.model.calibration
+        page = render_page(self.parts, self.problems, self.facts, labels, calibration)
         write_atomically(output / "index.html", lambda part: _write_text(part, page))
         flagged = [row for row in self.rows if row["flags"]]
         segmented = _count(len(self.rows), "study", "studies")

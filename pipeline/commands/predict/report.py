@@ -10,17 +10,35 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from common.pages.kit import Marked, Picture, Table, data_address, png_address, render, table
-from common.pages.words import ABSENT, count, listed, significant, upper_first, words
+from common.pages.kit import (
+    BLUE,
+    LINE,
+    MARKERS,
+    VERMILION,
+    Marked,
+    Picture,
+    Table,
+    data_address,
+    png_address,
+    render,
+    svg_picture,
+    svg_style,
+    table,
+    tidy,
+)
+from common.pages.words import ABSENT, count, listed, percent, significant, upper_first, words
 from imaging.labels import LabelSet
 from imaging.overlay import contact_sheet, outlines
 from imaging.studies.preparation import apply_window, intensity_window
 from imaging.volumes.new_studies import NewStudy
 from pipeline.commands.models import LoadedModel
+from runtime.pack import Calibration
 from segmentation.prediction.familiarity import FamiliarityCheck
 from segmentation.prediction.study import StudyPrediction, TissueUncertainty
 
@@ -214,7 +232,13 @@ class PagePart:
         }
 
 
-def render_page(parts: Sequence[PagePart], problems: Sequence[str], model: Mapping[str, Any], labels: LabelSet) -> str:
+def render_page(
+    parts: Sequence[PagePart],
+    problems: Sequence[str],
+    model: Mapping[str, Any],
+    labels: LabelSet,
+    calibration: Calibration | None = None,
+) -> str:
     """Return the page as text.
 
     Args:
@@ -222,6 +246,7 @@ def render_page(parts: Sequence[PagePart], problems: Sequence[str], model: Mappi
         problems: One line for each that was not.
         model: What `pipeline.commands.predict.report.model_facts` says.
         labels: Names and colours of the tissues.
+        calibration: Of the model's probabilities, where its pack tells it.
     """
     shown = [part for part in parts if part.slices]
     return render(
@@ -236,6 +261,7 @@ def render_page(parts: Sequence[PagePart], problems: Sequence[str], model: Mappi
         overview=_overview(parts) if len(parts) > 1 else None,
         volumes=[_volumes(part.told, labels) for part in shown],
         uncertainty=[_uncertainty(part.told) for part in shown],
+        reliability=reliability_picture(calibration) if calibration and calibration.after else None,
         groups={
             words(name): listed([words(labels.tissues[value]) for value in values])
             for name, values in labels.official_groups.items()
@@ -308,6 +334,43 @@ def _uncertainty(told: Told) -> Table:
         for tissue, value in told.uncertainty.items()
     ]
     return table(f"Uncertainty of {told.case_id}", ["tissue", "entropy", "spread, mL"], rows)
+
+
+def reliability_picture(said: Calibration) -> Picture:
+    """Draw how often the most probable class is right against how probable it is, before and after the temperature."""
+    with mpl.rc_context(svg_style()):
+        figure = Figure(figsize=(4.2, 3.9), layout="constrained")
+        axes = figure.subplots()
+        axes.plot((0, 1), (0, 1), "--", color=LINE, linewidth=1, label="as often as it says")
+        drawn = (("before", said.before, VERMILION, said.error_before), ("after", said.after, BLUE, said.error_after))
+        for (name, bins, colour, error), marker in zip(drawn, MARKERS[1::-1], strict=True):
+            points = [one.confidence for one in bins], [one.accuracy for one in bins]
+            label = f"{name}, error {_percent(error)}"
+            axes.plot(*points, f"{marker}-", color=colour, markersize=4, linewidth=1.4, label=label)
+        axes.set(
+            xlim=(0, 1),
+            ylim=(0, 1),
+            aspect="equal",
+            xlabel="probability of the most probable class",
+            ylabel="how often right",
+        )
+        axes.legend(loc="upper left")
+        tidy(axes)
+        return svg_picture(figure, "Reliability curve before and after the temperature", _caption(said))
+
+
+def _caption(said: Calibration) -> str:
+    errors = f"{_percent(said.error_before)} before, {_percent(said.error_after)} after"
+    return (
+        "The most probable class of a pixel: how probable, and how often right, in fifteen bins, on test patients whom "
+        "the network had not seen. Before: as the network gives it. After: its logarithm divided by the temperature "
+        f"{significant(said.temperature)}, as --probabilities writes it. Expected calibration error: {errors}. Pixels "
+        "that reference and prediction both leave to the background do not count."
+    )
+
+
+def _percent(share: float | None) -> str:
+    return ABSENT if share is None else percent(share)
 
 
 def _grey(image: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -35,12 +35,13 @@ from pipeline.commands.models import ModelName, find_model
 from pipeline.commands.packing import SHIPPED_BYTES, pack_model
 from pipeline.commands.packs import add_pack, card_of, listed_models, remove_pack
 from pipeline.commands.predict.predict import PredictOptions, predict
-from runtime.pack import SHIPPED, Calibration, Pack, VolumeInterval, write_pack
+from runtime.pack import SHIPPED, Bin, Calibration, Pack, VolumeInterval, write_pack
 from segmentation.prediction.familiarity import Distance, FamiliarityCheck
 from segmentation.training.start_weights import lineage, refuse_tested
 from tests.imaging import fake_emidec
 from tests.pipeline.sealed import seal
 from tests.pipeline.toy_models import REGION, CentralBox, nothing_odd, write_localiser, write_member
+from tests.runtime.test_pack import KEY, described, sealed
 
 ROOT = Path(__file__).parents[3]
 MODEL = "emidec/tiny/attention_res_unet/real_only"
@@ -233,8 +234,9 @@ def test_localisers_of_another_source_go_along_and_their_patients_count(home, tm
 
 def test_probabilities_are_tempered_and_volumes_have_intervals(pack, home, root, tmp_path):
     opened = Pack.open(pack)
+    bins = [Bin(confidence=0.6, accuracy=0.5, pixels=3), Bin(confidence=0.9, accuracy=0.95, pixels=5)]
     told = {
-        "calibration": Calibration(temperature=2.0),
+        "calibration": Calibration(temperature=2.0, error_before=0.125, error_after=0.0221, before=bins, after=bins),
         "intervals": {"cavity": VolumeInterval(half_width_ml=1000.0, coverage=0.9, volumes=3)},
     }
     tensors = dict(opened._tensors)
@@ -259,8 +261,15 @@ def test_probabilities_are_tempered_and_volumes_have_intervals(pack, home, root,
     assert content["model"]["temperature"] == 2.0
     row = pd.read_csv(places[calibrated] / "predictions.csv").loc[0]
     assert (row["cavity_ml_low"], row["cavity_ml_high"]) == (0, pytest.approx(volume + 1000))
-    assert "90 % interval, mL" in (places[calibrated] / "index.html").read_text()
-    assert "90 % interval" not in (places[pack] / "index.html").read_text()
+    page, without = ((places[path] / "index.html").read_text() for path in (calibrated, pack))
+    for text in (
+        "90 % interval, mL",
+        "can be trusted",
+        "divided by the temperature 2.00",
+        "error: 12.5 % before, 2.21 % after",
+    ):
+        assert text in page
+        assert text not in without
 
 
 def test_a_study_unlike_the_default_models_training_is_told_which_model_fits(pack, home, root, tmp_path, monkeypatch):
@@ -330,6 +339,56 @@ def test_a_pack_that_is_refused_leaves_nothing(pack, elsewhere, spoil):
     assert list(packs_of(elsewhere).iterdir()) == []
 
 
+HOSTILE = (
+    "a bit",
+    "cut short",
+    "another schema",
+    "a huge tensor",
+    "a tensor's name with slashes",
+    "a name with slashes",
+)
+
+
+@pytest.mark.parametrize("fault", HOSTILE)
+def test_a_hostile_pack_is_refused_by_name_wherever_one_is_read_and_nothing_is_written(root, tmp_path, fault):
+    path, out, home = tmp_path / "hostile.safetensors", tmp_path / "out", tmp_path / "home"
+    tiny = Workspace(home, "phantom", "tiny")
+    readers = {
+        "models add": lambda: add_pack(home, str(path)),
+        "models show": lambda: card_of(home, str(path)),
+        "predict": lambda: predict(home, [root], PredictOptions(str(path), out)),
+        "external-test": lambda: external_test(home, ExternalTestOptions((str(path),), "emidec", root, out)),
+        "run": lambda: check_before_run(load_settings("tiny", [f"attention_res_unet.start_from={path}"]), tiny),
+        "a notebook": lambda: scarforge.load_model(str(path), workspace=home, device="cpu"),
+    }
+    path.write_bytes(hostile_content(tmp_path, fault))
+    before = files_below(tmp_path)
+    for reader, read in readers.items():
+        with pytest.raises(InputError, match=r"hostile\.safetensors'?: "):
+            read()
+        assert files_below(tmp_path) == before, reader
+
+
+def files_below(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def hostile_content(folder, fault):
+    """A pack that is damaged, foreign, or made to harm; all but the first two fit their own digest."""
+    path = folder / "sealed.safetensors"
+    tensor = {"dtype": "F32", "shape": [10**9, 10**9], "data_offsets": [0, 4]}
+    header = {
+        "another schema": {"__metadata__": {KEY: json.dumps({"schema_version": 2})}},
+        "a huge tensor": described() | {"network_0.weights.a": tensor},
+        "a tensor's name with slashes": described() | {"../../../a": tensor | {"shape": [1]}},
+        "a name with slashes": described(name="../../escaped"),
+    }.get(fault, described())
+    sealed(path, header, b"\0" * 4)
+    content = path.read_bytes()
+    path.unlink()
+    return {"a bit": content.replace(b"tiny", b"tinx", 1), "cut short": content[:-3]}.get(fault, content)
+
+
 def test_what_lies_at_an_address_is_fetched_within_limits(pack, elsewhere, monkeypatch):
     digest = hashlib.sha256(pack.read_bytes()).hexdigest()
     handler = partial(SimpleHTTPRequestHandler, directory=str(pack.parent))
@@ -359,11 +418,17 @@ def test_what_is_neither_file_nor_address_is_named(elsewhere, given):
 
 def test_without_a_model_predict_says_in_one_line_how_to_get_one(elsewhere, root, shipped, tmp_path, monkeypatch):
     monkeypatch.setenv("SCARFORGE_HOME", str(elsewhere))
-    study = fake_emidec.image_path(root, CASES[0])
-    with pytest.raises(
-        InputError, match=r"no model was named, and 'lge' is neither shipped nor added \(there is none\)"
-    ):
-        predict(elsewhere, [study], PredictOptions(None, tmp_path / "out"))
+    study, out = fake_emidec.image_path(root, CASES[0]), tmp_path / "out"
+    result = CliRunner().invoke(app, ["predict", str(study), "-o", str(out)])
+    assert (result.exit_code, out.exists()) == (1, False)
+    assert str(result.exception) == (
+        "no model was named, and 'lge' is neither shipped nor added (there is none); add one with "
+        "`scarforge models add FILE`, or give --model one that `scarforge models list` names"
+    )
+    (shipped / "cine_attention.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=r"'lge' is neither shipped nor added \(there are cine_attention\); add one"):
+        predict(elsewhere, [study], PredictOptions(None, out))
+    (shipped / "cine_attention.safetensors").unlink()
     with pytest.raises(InputError, match=r"model 'cine' is neither shipped nor added.*`scarforge models add FILE`"):
         find_model(elsewhere, "cine")
     result = CliRunner().invoke(app, ["models", "list"])

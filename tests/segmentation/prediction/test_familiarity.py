@@ -46,8 +46,8 @@ def remembered(tmp_path, compute):
     return folder
 
 
-def write_patients(path, patients, each=4):
-    """A store of toy slices, `each` a patient."""
+def write_patients(path, patients, each=4, part="train"):
+    """A store of toy slices, `each` a patient; `part` may name one a slice."""
     images, masks = draw_slices(patients * each, 32)
     rows = pd.DataFrame({"case_id": np.repeat([f"Case_P{number:03}" for number in range(patients)], each)})
     rows = rows.assign(
@@ -57,7 +57,7 @@ def write_patients(path, patients, each=4):
         replica=0,
         origin="real",
         group="infarct",
-        part="train",
+        part=part,
     )
     with SliceStoreWriter(path, write_toy_store(path.with_name("toy.h5")).attributes) as writer:
         writer.append(images, masks, rows[list(ROW_COLUMNS)])
