@@ -273,7 +273,7 @@ def test_phantoms_of_one_name_are_the_same_only_if_they_are_drawn_alike(home, tm
     ("options", "message"),
     [
         ({"models": ("hospital/tiny/halsr_net/real_only",)}, "model hospital/tiny/halsr_net/real_only is not in the"),
-        ({"models": ("hospital",)}, "SOURCE/PROFILE/NETWORK/TRAINING_SET"),
+        ({"models": ("hospital",)}, "model 'hospital' is neither shipped nor added"),
         ({"models": (MODEL, MODEL)}, "is named twice; name it once"),
         ({"models": ()}, "give --model"),
         ({"source": "acme"}, "source 'acme' is unknown; choose one of"),

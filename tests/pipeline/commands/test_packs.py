@@ -49,6 +49,15 @@ CASES = fake_emidec.CASES[2:7]
 START = [{"source": "acdc", "profile": "quick", "fold": 0, "patients": ["patient001"], "weights": "0" * 64}]
 
 
+@pytest.fixture(autouse=True)
+def shipped(tmp_path, monkeypatch):
+    """An empty folder in the place of the packs that come with ScarForge."""
+    folder = tmp_path / "shipped"
+    folder.mkdir()
+    monkeypatch.setattr("runtime.pack.SHIPPED", folder)
+    return folder
+
+
 @pytest.fixture
 def root(tmp_path):
     return fake_emidec.write_root(tmp_path / "emidec", CASES)
@@ -289,15 +298,6 @@ def test_a_study_unlike_the_default_models_training_is_told_which_model_fits(pac
     (row,) = pd.read_csv(tmp_path / "out" / "predictions.csv").to_dict("records")
     assert "unlike the model's training studies" in row["flags"]
     assert "the model 'cine' fits this study; predict it with --model cine" in row["flags"]
-
-
-@pytest.fixture
-def shipped(tmp_path, monkeypatch):
-    folder = tmp_path / "shipped"
-    folder.mkdir()
-    for module in ("runtime.pack",):
-        monkeypatch.setattr(f"{module}.SHIPPED", folder)
-    return folder
 
 
 def test_shipped_added_and_own_models_are_listed_shown_and_removed(pack, home, shipped, tmp_path):
