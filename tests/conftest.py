@@ -2,16 +2,23 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 
 import hypothesis
 import pytest
+import torch
 
 from tests.mlflow_stores import empty_store, mlflow_server, prepared, silent_uri  # noqa: F401 # fixtures of several rooms
 
 # A deadline would time the machine, which other tests are busy on, too.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+# A job in the background of a script, or under `nohup`, has these ignored, and what a test starts inherits that.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 class _Faults(logging.Handler):
@@ -23,6 +30,12 @@ class _Faults(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.found.append(record)
+
+
+@pytest.fixture(autouse=True)
+def same_weights() -> None:
+    """A network that a test builds has the same weights each time, whatever ran before."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

@@ -54,7 +54,7 @@ time.sleep(600)
 def test_a_deaf_child_ends_with_the_process_that_started_it_however_that_ended(number):
     starter, line = started(STARTER, DEAF)
     child = psutil.Process(int(line))
-    with ended_at_last(starter, child), starter:
+    with starter, ended_at_last(starter, child):
         starter.send_signal(number)
         assert not psutil.wait_procs([child], ENDS_WITHIN_S)[1]
 
@@ -63,7 +63,7 @@ def test_a_child_whose_starter_was_gone_first_ends_too():
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     child, line = started(DEAF, str(gone.pid))
-    with ended_at_last(child), child:
+    with child, ended_at_last(child):
         assert line in ("ready", "")
         assert child.wait(ENDS_WITHIN_S) == -signal.SIGTERM
 
@@ -91,7 +91,7 @@ def test_a_step_that_multiprocessing_started_ends_with_its_run(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     run = subprocess.Popen([sys.executable, tmp_path / "run.py"], stdout=subprocess.PIPE, env=environment)
     step = psutil.Process(int(run.stdout.readline()))
-    with ended_at_last(run, step), run:
+    with run, ended_at_last(run, step):
         run.kill()
         assert not psutil.wait_procs([step], ENDS_WITHIN_S)[1]
 
@@ -137,7 +137,7 @@ own.main()
 
 def test_an_interrupted_training_that_does_not_come_to_its_end_is_ended_by_the_system():
     child, line = started(SLOW_TO_TIDY, str(os.getpid()))
-    with ended_at_last(child), child:
+    with child, ended_at_last(child):
         assert line == "ready"
         child.send_signal(signal.SIGINT)
         assert child.wait(ENDS_WITHIN_S) == -signal.SIGALRM
