@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import hypothesis
@@ -36,6 +37,22 @@ class _Faults(logging.Handler):
 def same_weights() -> None:
     """A network that a test builds has the same weights each time, whatever ran before."""
     torch.manual_seed(0)
+
+
+_ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """What a command that runs within a test does at a signal, such as ending the process, is over with the test."""
+    before = [(number, signal.getsignal(number)) for number in _ENDING]
+    hook, told_to = sys.unraisablehook, signal.set_wakeup_fd(-1)
+    yield
+    signal.set_wakeup_fd(told_to)
+    sys.unraisablehook = hook
+    for number, handler in before:
+        if handler is not None:  # of no Python
+            signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)
