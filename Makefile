@@ -22,7 +22,7 @@ demo: install ## the whole graph on the built-in phantom, fold 0
 	$(BIN)/scarforge run --source phantom --profile demo --fold 0
 
 test: install ## every test but those that need a browser or a cluster
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --max-worker-restart 0 --durations 10
 
 test-cluster: install ## a fold on a local Ray with PostgreSQL, kill and cancel, two-process DDP (apt-get install postgresql nginx openssl)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,cluster]"
