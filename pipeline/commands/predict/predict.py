@@ -224,9 +224,7 @@ class PredictionRun:
         output, told = self.options.output, {row["case_id"] for row in self.rows}
         there = {path.stem for place in (output, output / _FLAGGED) for path in place.glob("*.json") if _is_own(path)}
         if others := sorted(there - told - {"dataset"}):
-            say(
-                f"{output}: also holds {some_of(others)} of earlier runs, which predictions.csv and index.html leave out"
-            )
+            say(f"{output}: also holds {some_of(others)} of other runs, which predictions.csv and index.html leave out")
 
     def _frame(self, found: FoundStudy, volume: UnreadStudy) -> None:
         if volume.case_id != found.case_id and volume.case_id in self.names:

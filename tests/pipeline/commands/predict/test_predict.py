@@ -378,12 +378,12 @@ def test_a_result_is_not_replaced_by_that_of_another_study_of_its_name(
     capsys.readouterr()
     assert run(home, tmp_path / "out", second) == 2
     assert results_below(tmp_path / "out") == before
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("scarforge: ")]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("scarforge: ")]
     (place,) = [path for path in before if path.suffix == ".json"]
-    assert lines == [
+    assert line == (
         f"scarforge: {second}: its result would replace {place}, which was made from other images, of {first}; "
         "choose another --output, or rename the study"
-    ]
+    )
     monkeypatch.setattr("segmentation.prediction.plausibility.implausibilities", odd)
     assert run(home, tmp_path / "out", first) == status
     assert results_below(tmp_path / "out") == before
@@ -425,10 +425,10 @@ def test_a_file_of_somebody_else_in_the_place_of_a_result_stays(tmp_path, home, 
 def test_results_of_earlier_runs_that_table_and_page_leave_out_are_named(tmp_path, home, plausible, capsys):
     for name in "ab":
         assert run(home, tmp_path / "out", write_study(tmp_path / f"{name}.nii.gz")) == 0
-    said = f"{tmp_path / 'out'}: also holds a of earlier runs, which predictions.csv and index.html leave out"
+    said = f"{tmp_path / 'out'}: also holds a of other runs, which predictions.csv and index.html leave out"
     assert said in capsys.readouterr().err
     assert run(home, tmp_path / "out", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz") == 0
-    assert "earlier runs" not in capsys.readouterr().err
+    assert "other runs" not in capsys.readouterr().err
 
 
 def test_a_link_out_of_the_folder_is_one_line(tmp_path, home, capsys):
