@@ -302,7 +302,10 @@ class PredictionRun:
             warn(f"{predicted.case_id}: no DICOM segmentation, since the study is NIfTI")
             return
         labels = self.model.segmenter.label_set
-        write_dicom_segmentation(path, predicted.prediction.mask, volume, labels, self.facts["name"])
+        try:
+            write_dicom_segmentation(path, predicted.prediction.mask, volume, labels, self.facts["name"])
+        except InputError as error:  # the label map as NIfTI and all else stay
+            self._refuse(str(error))
 
     def tell_unread(self, given: Sequence[Path], found: Sequence[FoundStudy]) -> None:
         """Tell which files of the folders that were given look like images and are no studies; pictures never are."""

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import sys
+from types import ModuleType
 
 import nibabel
 import numpy as np
@@ -479,6 +480,18 @@ def test_a_dicom_segmentation_holds_the_label_map(tmp_path, home, plausible):
     assert segmentation.NumberOfFrames >= 1
     assert set(names) <= {"cavity", "normal myocardium", "infarct", "no-reflow"}
     assert segmentation.pixel_array.sum() == np.count_nonzero(labels)
+
+
+def test_a_study_that_allows_no_dicom_segmentation_keeps_its_other_results(
+    tmp_path, home, plausible, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "highdicom", ModuleType("highdicom"))
+    monkeypatch.setattr("segmentation.prediction.study.post_process", lambda drawn, *_: np.zeros_like(drawn))
+    fake_sunnybrook.write_case(tmp_path, "LGE", phases=(fake_sunnybrook.ED,))
+    assert run(home, tmp_path / "out", tmp_path / "LGE", dicom_seg=True) == 2
+    assert "the label map is empty, which DICOM cannot say; see the NIfTI file" in capsys.readouterr().err
+    assert (tmp_path / "out" / "dicom.nii.gz").is_file()
+    assert list(pd.read_csv(tmp_path / "out" / "predictions.csv")["case_id"]) == ["dicom"]
 
 
 def test_a_missing_model_names_what_there_is_and_the_command(tmp_path, home):
