@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from assets.parts.inputs import open_slices, open_split, open_studies
 from common.errors import InputError
 from common.files import mark_own, put_in_place, write_json
-from common.pages.words import count
 from common.progress import say
 from engine.forge import Forge
 from imaging.labels import LABEL_SETS
@@ -155,9 +154,7 @@ def _write(forge: Forge, fold: int, asset: str, folder: Path) -> None:
     told = {"source": forge.source, "profile": forge.profile, "fold": fold, "asset": asset, "cases": counts, **digests}
     write_json(partial / "scarforge.json", {**told, "scarforge": version("scarforge")})
     put_in_place(partial, folder)
-    say(
-        f"{folder}: {count(counts['train'], 'slice')} to train on, {counts['validation']} to validate, {count(counts['test'], 'study', 'studies')}"
-    )
+    say(f"{folder}: {counts['train']} slices to train on, {counts['validation']} to validate, {counts['test']} studies")
 
 
 def _partial(folder: Path) -> Path:

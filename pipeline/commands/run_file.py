@@ -159,7 +159,8 @@ class Found:
         """Yield what is told of the folder."""
         yield f"{self.root}: taken for {self.source} ({SOURCES[self.source].about})"
         patients, slices = self.studies["case_id"].nunique(), int(self.studies["slices"].sum())
-        yield f"{count(patients, 'patient')}, {count(len(self.studies), 'study', 'studies')}, {count(slices, 'slice')}; {self._ill()}"
+        studies = count(len(self.studies), "study", "studies")
+        yield f"{count(patients, 'patient')}, {studies}, {count(slices, 'slice')}; {self._ill()}"
         spans = (_span(self.studies[f"{axis}_mm"]) for axis in ("slice", "row", "column"))
         yield "spacing (slice, row, column): " + ", ".join(spans) + " mm"
         yield f"left out: {len(self.left_out) or 'none'}"
@@ -247,7 +248,7 @@ def _readings(name: str, given: SourceConfig) -> Iterator[tuple[SourceConfig, st
 def _cautions(found: Found) -> Iterator[str]:
     patients = found.studies["case_id"].nunique()
     if patients < FOLDS:
-        yield f"{count(patients, 'patient')} {'is' if patients == 1 else 'are'} too few: five folds need at least {FOLDS}"
+        yield f"{patients} patients are too few: five folds need at least {FOLDS}"
     labels = source_labels(found.source, found.config)
     if labels.has_lesions and not (found.studies["ml_infarct"] > 0).any():
         yield "no mask holds an infarct; where the masks are of cine, set settings.source.label_set to cine"
