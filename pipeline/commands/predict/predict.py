@@ -380,7 +380,7 @@ def _of_another_place(output: Path, case_id: str, path: Path) -> bool:
     return any(file.exists() and not _is_own(file) for file in _files_of(output, case_id))
 
 
-def _earlier_inputs(output: Path, case_id: str) -> dict[Path, Mapping[str, str]]:
+def _earlier_inputs(output: Path, case_id: str) -> dict[Path, dict[str, str]]:
     """Return what results of this name were made from, by their JSON; nothing of one that does not tell."""
     found = {}
     for path in (place / f"{case_id}.json" for place in (output, output / _FLAGGED)):
