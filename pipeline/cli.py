@@ -433,7 +433,9 @@ def replay_tracking() -> None:
 
     places = tracking_places(default_home().absolute(), os.environ)
     sent = replay(places)
-    print(f"sent {sent} runs to {shown(places.uri)}; {waiting_runs(places)} are still waiting")
+    print(
+        f"sent {sent} {'run' if sent == 1 else 'runs'} to {shown(places.uri)}; {waiting_runs(places)} are still waiting"
+    )
 
 
 for _command in app.registered_commands:  # in the list of commands, what each does is not cut

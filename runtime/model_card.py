@@ -208,17 +208,19 @@ _TERMS = (
 )
 
 
-def render_pack_card(said: Manifest, about: str, external: Sequence[str] = ()) -> str:
+def render_pack_card(said: Manifest, about: str, command: str, external: Sequence[str] = ()) -> str:
     """Return the card of a pack as Markdown.
 
     Args:
         said: The pack.
         about: A sentence about its kind of model.
+        command: What made it.
         external: What external tests gave, Markdown.
     """
     parts = [
         f"# {said.name}",
         f"{about} Packed by ScarForge {said.scarforge}: {_counted(said)}.",
+        f"```\n{command}\n```",
         "## Intended use",
         _INTENDED_USE,
         "## Data and licence",

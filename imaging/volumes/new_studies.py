@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import InputError, escaped
+from common.errors import InputError, escaped, some_of
 from common.files import Mark
 from imaging.sources.files import inside, nifti_stem
 from imaging.volumes.dicom.folder import DicomSeries, read_folder
@@ -162,7 +162,9 @@ def _volumes_of_series(found: FoundStudy, series: DicomSeries, phase: int | None
         return [UnreadStudy(case_id, found.path, tuple(one), series.notes) for one in phases.values()]
     numbers = list(phases) if phase is None else [phase - 1]
     if numbers[0] not in phases:
-        raise InputError(f"{found.path}: has no phase {phase}; choose one of 1 to {max(phases) + 1}")
+        raise InputError(
+            f"{found.path}: has no phase {phase}; choose one of {some_of(number + 1 for number in phases)}"
+        )
     return [UnreadStudy(f"{case_id}_frame{n + 1:02d}", found.path, tuple(phases[n]), series.notes) for n in numbers]
 
 

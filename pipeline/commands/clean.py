@@ -17,6 +17,7 @@ from pathlib import Path
 import dagster as dg
 
 from common.errors import InputError
+from common.pages.words import count
 from engine.locks import is_held
 from engine.tracking.run_folder import is_told
 from pipeline.services.dagster_home import prepare_dagster_home
@@ -112,7 +113,8 @@ def _told(folders: list[Leftover], runs: int, days: float, delete: bool) -> str:
     lines = [f"{one.size_bytes / 1e6:10.1f} MB  {one.folder}" for one in folders]
     verb, total = "deleted" if delete else "would be deleted", sum(one.size_bytes for one in folders) / 1e6
     lines.append(
-        f"{len(folders)} folders ({total:.1f} MB) and {runs} runs of Dagster, older than {days:g} days, {verb}"
+        f"{count(len(folders), 'folder')} ({total:.1f} MB) and {count(runs, 'run')} of Dagster, older than {days:g} "
+        f"{'day' if days == 1 else 'days'}, {verb}"
     )
     listed = ["Nothing was changed; --delete does it. No result is ever deleted."]
     return "\n".join(lines if delete else lines + listed)

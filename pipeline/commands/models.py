@@ -186,7 +186,7 @@ def load_model(
         InputError: There is no such model or localiser, or a folder is damaged.
     """
     from segmentation.localiser.box_prediction import load_localiser
-    from segmentation.prediction.familiarity import read_familiarity
+    from segmentation.prediction.familiarity import remembered_by
     from segmentation.prediction.segmenter import load_ensemble
 
     members = find_members(home, name, fold)
@@ -208,7 +208,10 @@ def load_model(
         localisers=tuple(load_localiser(opened_model(place, "lv_localiser"), compute) for place in folders),
         localiser_name=localiser_name,
         region=_common_region(home, name, members),
-        familiarity=tuple(with_others(read_familiarity(place), others) for place in places),
+        familiarity=tuple(
+            with_others(remembered_by(place, count), others)
+            for place, count in zip(places, segmenter.feature_counts(), strict=True)
+        ),
         post_processing=reasons,
         calibration=said.calibration if said else None,
         intervals=said.intervals if said else {},

@@ -135,9 +135,9 @@ def pack_model(
         results=[dict(row) for row in measured.results],
         flagged=measured.flagged,
     )
-    manifest = manifest.model_copy(
-        update={"about": render_pack_card(manifest, _about(origin.name), [_external(folder) for folder in external])}
-    )
+    command = _command(origin, output, localiser, localiser_folds, external)
+    card = render_pack_card(manifest, _about(origin.name), command, [_external(folder) for folder in external])
+    manifest = manifest.model_copy(update={"about": card})
     written = write_pack(output, manifest, _tensors(origin, remembered))
     write_text(output.with_suffix(".md"), manifest.about)
     if (size := output.stat().st_size) > SHIPPED_BYTES:
@@ -317,6 +317,19 @@ def _results(scores: "pd.DataFrame") -> list[dict[str, Any]]:
     from segmentation.comparison.arms import summarise
 
     return records(summarise(scores)[["rule", "tissue", "mean", "low", "high", "patients", "folds"]])
+
+
+def _command(
+    origin: Origin, output: Path, localiser: str | None, localiser_folds: Sequence[int], external: Sequence[Path]
+) -> str:
+    """Return the command that packs this model, in which no path of this machine stands."""
+    parts = [
+        f"scarforge models pack {origin.name if origin.workspace else 'DIR'} -o {output.name}",
+        *([f"--localiser {localiser}"] if localiser else []),
+        *(f"--localiser-fold {fold}" for fold in localiser_folds),
+        *("--external DIR" for _ in external),
+    ]
+    return " ".join(parts)
 
 
 def _about(name: ModelName) -> str:

@@ -116,11 +116,13 @@ def card_of(home: Path, text: str) -> str:
     """
     from pipeline.commands.models import find_members, find_model
     from runtime.model_card import ModelCard
-    from runtime.pack import SUFFIX, Pack
+    from runtime.pack import SHIPPED, SUFFIX, Pack
 
     name = find_model(home, text)
     if name.pack:
-        return Pack.open(name.pack).manifest.about
+        beside = name.pack.with_suffix(".md")
+        shipped = name.pack.parent == SHIPPED and beside.is_file()
+        return beside.read_text(encoding="utf-8") if shipped else Pack.open(name.pack).manifest.about
     lines = [f"# {name}", "", name.kind.about, "", "| fold | seed | validation Dice | weights |", "|---|---|---|---|"]
     for member in find_members(home, name):
         card = ModelCard.read(member.folder)

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from common.config import FrozenConfig, read_yaml_file
 from common.errors import InputError, some_of
 from common.files import write_text
+from common.pages.words import count
 from common.progress import say
 from engine.run_config import default_profile, overrides_of
 from engine.settings import FOLDS, Seed, load_settings, suggest
@@ -158,7 +159,8 @@ class Found:
         """Yield what is told of the folder."""
         yield f"{self.root}: taken for {self.source} ({SOURCES[self.source].about})"
         patients, slices = self.studies["case_id"].nunique(), int(self.studies["slices"].sum())
-        yield f"{patients} patients, {len(self.studies)} studies, {slices} slices; {self._ill()}"
+        studies = count(len(self.studies), "study", "studies")
+        yield f"{count(patients, 'patient')}, {studies}, {count(slices, 'slice')}; {self._ill()}"
         spans = (_span(self.studies[f"{axis}_mm"]) for axis in ("slice", "row", "column"))
         yield "spacing (slice, row, column): " + ", ".join(spans) + " mm"
         yield f"left out: {len(self.left_out) or 'none'}"

@@ -6,6 +6,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from common.pages.words import count
 from engine.finished import checked_file
 from imaging.overlay import contact_sheet
 from imaging.slices.balance import slice_categories
@@ -25,7 +26,7 @@ def show(file: Path, sheet: Path) -> None:
         cases = store.rows["case_id"].to_numpy(dtype=str)[index]
         images = store.images(index).astype(np.float32)
         contact_sheet(images, store.masks(index), store.label_set, columns=8, titles=list(cases)).save(sheet)
-        console.print(f"contact sheet of {len(index)} slices: {sheet}", highlight=False)
+        console.print(f"contact sheet of {count(len(index), 'slice')}: {sheet}", highlight=False)
 
 
 def _table(store: SliceStore) -> Table:

@@ -124,7 +124,8 @@ def joined(clouds: Sequence[Cloud]) -> Cloud:
 FILE = "familiarity.safetensors"
 _PARTS = ("mean", "scale", "covariance", "others")
 CONTRAST = "contrast"  # the description that means the same in every model
-_DESCRIPTIONS = ("features", CONTRAST)
+FEATURES = "features"
+_DESCRIPTIONS = (FEATURES, CONTRAST)
 _SCALES_PX = (1, 2, 4, 8)  # standard deviations of the smoothing
 _CONTRASTS = len(_SCALES_PX) - 1 + 3  # how detail fades, the wall, and the wall beside what surrounds it, twice
 _LEAST_DETAIL = 1e-3
@@ -187,7 +188,7 @@ def describe(
         images: (S, P, P), regions in [0, 1].
         labels: (S, P, P), where wall and cavity are.
     """
-    return {"features": features.mean(axis=0), CONTRAST: contrast(images, labels)}
+    return {FEATURES: features.mean(axis=0), CONTRAST: contrast(images, labels)}
 
 
 def contrast(images: NDArray[np.float32], labels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -307,6 +308,26 @@ def _read_cloud(tensors: Mapping[str, NDArray[np.float32]], name: str) -> Cloud:
         raise ValueError(f"{name} is of numbers that no study gives")
     np.linalg.cholesky(covariance.astype(np.float64))  # a ValueError where it is no covariance
     return Cloud(mean, scale, covariance, others)
+
+
+def remembered_by(folder: Path, feature_count: int) -> Familiarity | None:
+    """Read what a model remembers, see `read_familiarity`, and compare it with its network.
+
+    Args:
+        folder: Of the model.
+        feature_count: How many features the network gives.
+
+    Raises:
+        InputError: The file is damaged, or remembers features of another network.
+    """
+    known = read_familiarity(folder)
+    size = known.clouds[FEATURES].mean.size if known and FEATURES in known.clouds else feature_count
+    if size != feature_count:
+        remedy = "get the pack again from where it comes from" if packed(folder) else "rematerialise the model asset"
+        raise InputError(
+            f"{folder / FILE}: remembers {size} features of a study where the network gives {feature_count}; {remedy}"
+        )
+    return known
 
 
 def as_packed(familiarity: Familiarity | None) -> dict[str, NDArray[np.float32]]:

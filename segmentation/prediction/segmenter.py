@@ -20,6 +20,7 @@ from segmentation.prediction.post_processing import agreed_steps, post_process
 from segmentation.training.config import TrainConfig
 
 _BATCH = 32
+_BLANK_PX = 64  # side of an image that only tells the shape of features
 # No flip, rows, columns, both: dimensions of (N, C, H, W).
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
 
@@ -90,6 +91,12 @@ class Segmenter:
     def features(self, images: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return the first network's pooled bottleneck features (N, D) of images (N, H, W) in [0, 1]."""
         return self._of_first(images, self.networks[0].encode)
+
+    def feature_counts(self) -> list[int]:
+        """Return how many features (D) each network gives."""
+        blank = next(_batches(np.zeros((1, _BLANK_PX, _BLANK_PX), np.float32), self.compute))
+        with torch.inference_mode(), self.compute.fabric.autocast():
+            return [int(network.encode(blank).shape[1]) for network in self.networks]
 
     def stage_statistics(self, images: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return mean and standard deviation of each encoder stage (N, D); the first must be an Attention Res-UNet.

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from common.errors import InputError
-from common.files import mark_own, write_atomically, write_json
+from common.errors import InputError, some_of
+from common.files import Mark, mark_own, read_json, write_atomically, write_json
 from common.guard import guarded
+from common.pages.words import count
 from common.progress import say, track, warn
 from common.tables import write_csv
 from engine.workspace import packs_of
@@ -23,7 +24,7 @@ from imaging.slices.nnunet import FIRST_CHANNEL, dataset_json
 from imaging.sources.files import images_below, is_volume, not_among, unread_lines
 from imaging.volumes.dicom.segmentation import require_highdicom, write_dicom_segmentation
 from imaging.volumes.dicom.volume import DicomVolume
-from imaging.volumes.new_studies import FoundStudy, UnreadStudy, find_studies, volumes_of
+from imaging.volumes.new_studies import FoundStudy, NewStudy, UnreadStudy, find_studies, volumes_of
 from imaging.volumes.nifti import write_label_map, write_probability
 from pipeline.commands.models import LoadedModel, ModelName, find_model, load_model
 from pipeline.commands.output import check_folder
@@ -35,6 +36,7 @@ from pipeline.commands.predict.report import (
     as_json,
     as_row,
     entropy_sheet,
+    image_sha256,
     model_facts,
     overlay_sheet,
     place_picture,
@@ -119,7 +121,7 @@ def predict(home: Path, studies: Sequence[Path], options: PredictOptions) -> int
         require_highdicom()
     with device_of_command(home) as compute:
         model = load_model(home, name, options.fold, options.localiser, compute, options.flips, options.post_processing)
-        say(f"{name}: {_count(len(model.members), 'network')}, localiser {model.localiser_name}; {compute.description}")
+        say(f"{name}: {count(len(model.members), 'network')}, localiser {model.localiser_name}; {compute.description}")
         run = PredictionRun(
             model,
             options,
@@ -156,12 +158,12 @@ class OtherModels:
     compute: "Compute"
     loaded: dict[str, LoadedModel | None] = field(default_factory=dict)
 
-    def fitting(self, volume: UnreadStudy) -> str:
+    def fitting(self, study: NewStudy) -> str:
         """Return the first model that finds a study like its training and segments it plausibly; empty if none does."""
         for name, path in named_packs(packs_of(self.home)).items():
             if path != self.taken.pack and (model := self._model(name, path)) is not None:
                 with suppress(InputError):
-                    found = predict_volume(volume, model)
+                    found = predict_volume(study, model)
                     if found.familiarity is not None and not found.flags:
                         return name
         return ""
@@ -192,7 +194,7 @@ class PredictionRun:
 
     def study(self, found: FoundStudy) -> None:
         """Predict every volume of a study; what is wrong with one is a line, and the others go on."""
-        with guarded(found.path, partial(self._give_up, found.case_id)):
+        with guarded(found.path, partial(self._give_up, found.case_id, found.path)):
             for volume in volumes_of(found, self.options.phase):
                 self._frame(found, volume)
 
@@ -211,22 +213,36 @@ class PredictionRun:
         labels, calibration = self.model.segmenter.label_set, self.model.calibration
         page = render_page(self.parts, self.problems, self.facts, labels, calibration)
         write_atomically(output / "index.html", lambda part: _write_text(part, page))
+        self._tell_earlier()
         flagged = [row for row in self.rows if row["flags"]]
-        segmented = _count(len(self.rows), "study", "studies")
+        segmented = count(len(self.rows), "study", "studies")
         say(f"{segmented} segmented, {len(flagged)} of them flagged; {output}/index.html")
         return WITH_PROBLEMS if self.problems else WITH_FLAGS if flagged else FINE
+
+    def _tell_earlier(self) -> None:
+        """Name the results that other runs left in the same folder: the table and the page are of this run alone."""
+        output, told = self.options.output, {row["case_id"] for row in self.rows}
+        there = {path.stem for place in (output, output / _FLAGGED) for path in place.glob("*.json") if _is_own(path)}
+        if others := sorted(there - told - {"dataset"}):
+            say(f"{output}: also holds {some_of(others)} of other runs, which predictions.csv and index.html leave out")
 
     def _frame(self, found: FoundStudy, volume: UnreadStudy) -> None:
         if volume.case_id != found.case_id and volume.case_id in self.names:
             self._refuse(f"{volume.path}: another study is called {volume.case_id!r}; rename one of them")
             return
-        with guarded(volume.path, partial(self._give_up, volume.case_id)):
+        with guarded(volume.path, partial(self._give_up, volume.case_id, volume.path)):
             self._volume(volume)
 
     def _volume(self, volume: UnreadStudy) -> None:
-        predicted = replace(predict_volume(volume, self.model), apart=not self.options.as_nnunet)
+        study = volume.read()
+        if other := _of_another(self.options.output, study):
+            self._refuse(
+                f"{study.path}: its result would replace {other}; choose another --output, or rename the study"
+            )
+            return
+        predicted = replace(predict_volume(study, self.model), apart=not self.options.as_nnunet)
         unlike = predicted.familiarity is not None and predicted.familiarity.sentence
-        if unlike and self.others is not None and (other := self.others.fitting(volume)):
+        if unlike and self.others is not None and (other := self.others.fitting(study)):
             fits = f"the model {other!r} fits this study; predict it with --model {other}"
             predicted = replace(predicted, flags=(*predicted.flags, fits))
         for text in predicted.study.notes:
@@ -286,7 +302,10 @@ class PredictionRun:
             warn(f"{predicted.case_id}: no DICOM segmentation, since the study is NIfTI")
             return
         labels = self.model.segmenter.label_set
-        write_dicom_segmentation(path, predicted.prediction.mask, volume, labels, self.facts["name"])
+        try:
+            write_dicom_segmentation(path, predicted.prediction.mask, volume, labels, self.facts["name"])
+        except InputError as error:  # the label map as NIfTI and all else stay
+            self._refuse(str(error))
 
     def tell_unread(self, given: Sequence[Path], found: Sequence[FoundStudy]) -> None:
         """Tell which files of the folders that were given look like images and are no studies; pictures never are."""
@@ -308,22 +327,23 @@ class PredictionRun:
         self.problems.append(problem)
         warn(f"scarforge: {problem}")
 
-    def _give_up(self, case_id: str, problem: str) -> None:
+    def _give_up(self, case_id: str, path: Path, problem: str) -> None:
         """Tell why a study has no result, and leave none of it, neither half of one nor an earlier run's."""
         self._refuse(problem)
         with suppress(OSError):
-            _remove_earlier(self.options.output, case_id)
+            if not _of_another_place(self.options.output, case_id, path):
+                _remove_earlier(self.options.output, case_id)
 
 
-def predict_volume(volume: UnreadStudy, model: LoadedModel) -> Predicted:
-    """Read one volume, segment it, and compare it and its result with the training.
+def predict_volume(study: NewStudy, model: LoadedModel) -> Predicted:
+    """Segment one volume, and compare it and its result with the training.
 
     Raises:
-        InputError: It cannot be read, or there is no contrast or no ventricle to cut around.
+        InputError: There is no contrast or no ventricle to cut around.
     """
     from segmentation.prediction.study import interval_ml, predict_checked
 
-    study, segmenter = volume.read(), model.segmenter
+    segmenter = model.segmenter
     image, spacing_mm, source = study.volume.image, study.volume.spacing_mm, str(study.path)
     found = predict_checked(image, spacing_mm, segmenter, model.localisers, model.region, model.familiarity, source)
     intervals_ml = interval_ml(found.prediction.volumes_ml, model.intervals)
@@ -337,6 +357,41 @@ def _check_output(found: Sequence[FoundStudy], output: Path) -> None:
         for path in (study.path, *study.files):
             if path.resolve() in own:
                 raise InputError(f"{path}: would be overwritten by its own result; choose another folder than {output}")
+
+
+def _of_another(output: Path, study: NewStudy) -> str:
+    """Return what stands in the place of a study's result and was not made from this image; empty where nothing does.
+
+    A result of this study or of a copy of it, or what an interrupted run left of one, is free to be replaced.
+    """
+    told = _earlier_inputs(output, study.case_id)
+    for place, earlier in told.items():
+        if earlier["image_sha256"] != image_sha256(study):
+            return f"{place}, which was made from other images, of {earlier['path']}"
+    foreign = [path for path in _files_of(output, study.case_id) if path.exists() and not _is_own(path)]
+    return "" if told or not foreign else f"{foreign[0]}, which ScarForge did not write"
+
+
+def _of_another_place(output: Path, case_id: str, path: Path) -> bool:
+    """Whether a result of this name tells that it is of another file or folder, or is none of this program's."""
+    told = _earlier_inputs(output, case_id)
+    if told:
+        return any(earlier["path"] != str(path.absolute()) for earlier in told.values())
+    return any(file.exists() and not _is_own(file) for file in _files_of(output, case_id))
+
+
+def _earlier_inputs(output: Path, case_id: str) -> dict[Path, dict[str, str]]:
+    """Return what results of this name were made from, by their JSON; nothing of one that does not tell."""
+    found = {}
+    for path in (place / f"{case_id}.json" for place in (output, output / _FLAGGED)):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            told = read_json(path)["input"]
+            found[path] = {"path": str(told["path"]), "image_sha256": str(told["image_sha256"])}
+    return found
+
+
+def _is_own(path: Path) -> bool:
+    return Mark.of(path.parent).covers(path.name)
 
 
 def _remove_earlier(output: Path, case_id: str) -> None:
@@ -369,7 +424,3 @@ def _write_text(path: Path, text: str) -> None:
 
 def _write_bytes(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-
-
-def _count(number: int, one: str, several: str = "") -> str:
-    return f"{number} {one if number == 1 else several or one + 's'}"

@@ -39,6 +39,7 @@ from imaging.studies.preparation import apply_window, intensity_window
 from imaging.volumes.new_studies import NewStudy
 from pipeline.commands.models import LoadedModel
 from runtime.pack import Calibration
+from segmentation.evaluation.external_test import image_digest
 from segmentation.prediction.familiarity import FamiliarityCheck
 from segmentation.prediction.study import StudyPrediction, TissueUncertainty
 
@@ -96,12 +97,18 @@ def model_facts(model: LoadedModel, code_version: str) -> dict[str, Any]:
     }
 
 
+def image_sha256(study: NewStudy) -> str:
+    """Return a digest of a study's voxels, which tells it from another of the same name, in one place even."""
+    return image_digest(study.volume.image)
+
+
 def as_json(predicted: Predicted, model: Mapping[str, Any]) -> dict[str, Any]:
     """Return everything that is told of one study."""
     prediction, volume = predicted.prediction, predicted.study.volume
     return {
         "case_id": predicted.case_id,
         "study": str(predicted.study.path),
+        "input": {"path": str(predicted.study.path.absolute()), "image_sha256": image_sha256(predicted.study)},
         "label_map": str(predicted.folder / f"{predicted.case_id}.nii.gz"),
         "flags": list(predicted.flags),
         "warnings": list(predicted.study.notes),

@@ -75,8 +75,8 @@ def test_a_run_goes_unless_the_latest_state_of_an_asset_stands_on_it(home):
         first, of_fold_1, latest = (
             dg.materialize([pix2pix], instance=instance, partition_key=fold).run_id for fold in ("0", "1", "0")
         )
-    assert "and 1 runs" in clean(home, 0, delete=False)
-    assert "and 1 runs" in clean(home, 0, delete=True)
+    assert "and 1 run of Dagster" in clean(home, 0, delete=False)
+    assert "and 1 run of Dagster" in clean(home, 0, delete=True)
     with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
         assert {run.run_id for run in instance.get_runs()} == {of_fold_1, latest}
         assert first not in {run.run_id for run in instance.get_runs()}

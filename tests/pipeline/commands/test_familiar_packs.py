@@ -13,7 +13,10 @@ from engine.workspace import Workspace, packs_of
 from imaging.studies.split import FoldSplit
 from pipeline.commands.models import Member, ModelName, other_contrasts, with_others
 from pipeline.commands.packing import Origin, _remembered
+from pipeline.commands.packs import add_pack
 from runtime.compute import choose_compute
+from runtime.model_card import read_model_json
+from runtime.model_folder import read_weights
 from runtime.pack import Pack, salted, write_pack
 from segmentation.prediction.familiarity import (
     FILE,
@@ -27,7 +30,7 @@ from segmentation.prediction.familiarity import (
 )
 from segmentation.prediction.plausibility import MEASURES, SeenRange
 from tests.pipeline.sealed import seal
-from tests.pipeline.toy_models import write_member
+from tests.pipeline.toy_models import REGION, write_member
 from tests.runtime.test_pack import manifest
 from tests.segmentation.prediction.test_familiarity import ring, write_patients
 
@@ -106,6 +109,27 @@ def test_most_networks_of_a_pack_decide(home):
 def test_seen_from_a_pack_of_cine_those_of_lesions_are_the_others(home):
     write_remembering(home, "lge", "emidec", -4.0)
     assert set(other_contrasts(home, "cine")) == {"lge", "other_lge"}
+
+
+@pytest.mark.parametrize("size", [8, 7])
+def test_a_pack_that_remembers_features_of_another_network_is_refused_by_name(tmp_path, home, size):
+    cloud = Cloud(np.zeros(size, np.float32), np.ones(size, np.float32), np.eye(size, dtype=np.float32), np.ones(3))
+    folder = write_member(tmp_path / "trained", 0, 0)
+    weights = {f"network_0.weights.{name}": one.numpy() for name, one in read_weights(folder).items()}
+    remembered = as_packed(Familiarity({"features": cloud}, SEEN))
+    card = {"label_set": "emidec", "region": REGION.model_dump(mode="json")}
+    part = manifest().networks[0].model_copy(update={"config": read_model_json(folder, "config.json"), "card": card})
+    told = {f"network_0.familiarity.{name}": one for name, one in remembered.items()}
+    path = tmp_path / "odd.safetensors"
+    write_pack(path, manifest(name="odd", network="attention_res_unet", networks=[part]), weights | told)
+    if size == 8:  # as many as the toy network gives
+        assert add_pack(home, str(path))[0] == "odd"
+        return
+    with pytest.raises(
+        InputError, match=r"odd\.safetensors/network_0/.*: remembers 7 features .* network gives 8; get the"
+    ):
+        add_pack(home, str(path))
+    assert not (packs_of(home) / "odd.safetensors").exists()
 
 
 @pytest.mark.parametrize(

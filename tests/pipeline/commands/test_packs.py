@@ -122,6 +122,7 @@ def test_no_name_and_no_path_stands_in_a_pack_and_its_card_names_every_licence(p
     card = pack.with_suffix(".md").read_text()
     assert card == Pack.open(pack).manifest.about
     assert "EMIDEC: CC BY-NC-SA 4.0. Lalande et al." in card
+    assert f"```\nscarforge models pack {MODEL} -o lge.safetensors\n```" in card
     assert "ACDC: research use" in card  # the training started from a model of ACDC
     again = pack.with_name("again") / "lge.safetensors"
     pack_model(home, MODEL, again)
@@ -176,6 +177,7 @@ def test_a_model_folder_alone_and_an_arms_model_can_be_packed(home, tmp_path):
     manifest = pack_model(home, str(folder), tmp_path / "cine_attention.safetensors")
     assert (manifest.source, manifest.training_set, manifest.localisers) == ("acdc", "real_only", [])
     assert "Without a localiser: to start trainings from" in manifest.about
+    assert "\nscarforge models pack DIR -o cine_attention.safetensors\n" in manifest.about
     arm = home / "emidec" / "tiny" / "experiments" / "add" / "arms" / "real-all-1"
     arm.mkdir(parents=True)
     for name in ("attention_res_unet_real_only", "lv_localiser", "patient_split", "studies"):
@@ -184,6 +186,7 @@ def test_a_model_folder_alone_and_an_arms_model_can_be_packed(home, tmp_path):
     assert str(ModelName.parse(named)) == named
     manifest = pack_model(home, named, tmp_path / "arm.safetensors")
     assert (manifest.experiment, len(manifest.networks)) == ("add/arms/real-all-1", 2)
+    assert command_of(manifest) in manifest.about
 
 
 def cut_slices(home, fold):
@@ -232,7 +235,17 @@ def test_localisers_of_another_source_go_along_and_their_patients_count(home, tm
         split / "patient_split.json", [FoldSplit(f, ("patient001",), ("patient002",), ("patient003",)) for f in (0, 1)]
     )
     seal(split, "patient_split")
-    said = pack_model(home, MODEL, tmp_path / "lge.safetensors", "acdc/quick", localiser_folds=[1])
+    tested = tmp_path / "tested"
+    tested.mkdir()
+    said = {"source": "mscmr", "models": [{"scored": 4, "studies": 5, "flagged": 1}]}
+    (tested / "external_test.json").write_text(json.dumps(said))
+    (tested / "summary.csv").write_text("rule,metric,tissue,mean,low,high\npositive,dice,cavity,0.9,0.8,0.95\n")
+    said = pack_model(home, MODEL, tmp_path / "lge.safetensors", "acdc/quick", localiser_folds=[1], external=[tested])
+    assert "mscmr: 4 of 5 studies, 1 flagged." in said.about
+    command = (
+        f"scarforge models pack {MODEL} -o lge.safetensors --localiser acdc/quick --localiser-fold 1 --external DIR"
+    )
+    assert f"\n{command}\n" in said.about
     assert [(part.source, part.fold) for part in said.localisers] == [("acdc", 1)]
     assert [one.what for one in said.patients] == ["model", "localiser"]
     assert {one.name for one in said.data} == {"EMIDEC", "ACDC"}
@@ -441,12 +454,31 @@ def test_a_packs_file_is_named_like_its_model(home, tmp_path):
             pack_model(home, MODEL, tmp_path / name)
 
 
-def test_models_that_are_shipped_are_small_whole_and_carded():
+def command_of(manifest):
+    """The command that gives a pack what this one holds."""
+    own = (manifest.source, manifest.profile)
+    borrowed = [part for part in manifest.localisers if (part.source, part.profile) != own]
+    place = [*own, *(["experiments", manifest.experiment] if manifest.experiment else [])]
+    parts = ["/".join([*place, manifest.network, manifest.training_set]), "-o", f"{manifest.name}.safetensors"]
+    if borrowed:
+        parts += ["--localiser", f"{borrowed[0].source}/{borrowed[0].profile}"]
+        parts += [f"--localiser-fold {part.fold}" for part in borrowed]
+    external = [] if "None was made." in manifest.about else ["--external", "DIR"]
+    return " ".join(["scarforge models pack", *parts, *external])
+
+
+def test_models_that_are_shipped_are_small_whole_and_carded_with_the_command_that_packs_them(monkeypatch):
+    monkeypatch.setattr("runtime.pack.SHIPPED", SHIPPED)
+    assert list(SHIPPED.glob("*.safetensors"))
     for path in SHIPPED.glob("*.safetensors"):
         assert path.stat().st_size <= SHIPPED_BYTES
         manifest = Pack.open(path).manifest
         assert manifest.name == path.stem
-        assert path.with_suffix(".md").read_text(encoding="utf-8") == manifest.about
+        card = path.with_suffix(".md").read_text(encoding="utf-8")
+        shown = f"```\n{command_of(manifest)}\n```\n\n"
+        assert shown in card
+        assert manifest.about in (card, card.replace(shown, ""))
+        assert card_of(Path("nowhere"), path.stem) == card
         assert all(one.attribution for one in manifest.data)
 
 

@@ -5,11 +5,13 @@ import json
 import os
 import pickle
 import sys
+from types import ModuleType
 
 import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+from pydicom import dcmread
 
 from common.errors import InputError
 from imaging.labels import EMIDEC_LABELS
@@ -346,6 +348,90 @@ def test_a_study_is_never_overwritten_by_its_label_map(tmp_path, home):
     assert study.read_bytes() == before
 
 
+def results_below(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix in (".gz", ".json")}
+
+
+def two_patients(root, kind):
+    """Studies of two patients that are called alike."""
+    if kind == "NIfTI":
+        cases = ("Case_P002", "Case_P001")
+        return [write_study(root / name / "a.nii.gz", case) for name, case in zip("AB", cases, strict=True)]
+    for name in "AB":
+        fake_sunnybrook.write_case(root, name, phases=(fake_sunnybrook.ED,))
+    for path in (root / "B" / "dicom").iterdir():
+        content = dcmread(path)
+        fake_sunnybrook.edit(path, PixelData=content.pixel_array[::-1].tobytes())
+    return [root / name / "dicom" for name in "AB"]
+
+
+@pytest.mark.parametrize(("kind", "flagged"), [("NIfTI", True), ("DICOM", False)])
+def test_a_result_is_not_replaced_by_that_of_another_study_of_its_name(
+    tmp_path, home, monkeypatch, capsys, kind, flagged
+):
+    odd = no_heart if flagged else nothing_odd
+    monkeypatch.setattr("segmentation.prediction.plausibility.implausibilities", odd)
+    first, second = two_patients(tmp_path, kind)
+    status = run(home, tmp_path / "out", first)
+    before = results_below(tmp_path / "out")
+    assert (status, len(before)) == (3 if flagged else 0, 2)
+    monkeypatch.setattr("segmentation.prediction.plausibility.implausibilities", nothing_odd)
+    capsys.readouterr()
+    assert run(home, tmp_path / "out", second) == 2
+    assert results_below(tmp_path / "out") == before
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("scarforge: ")]
+    (place,) = [path for path in before if path.suffix == ".json"]
+    assert line == (
+        f"scarforge: {second}: its result would replace {place}, which was made from other images, of {first}; "
+        "choose another --output, or rename the study"
+    )
+    monkeypatch.setattr("segmentation.prediction.plausibility.implausibilities", odd)
+    assert run(home, tmp_path / "out", first) == status
+    assert results_below(tmp_path / "out") == before
+
+
+def test_another_study_at_the_same_path_is_told_apart_and_a_copy_is_the_same_study(tmp_path, home, plausible, capsys):
+    study, other = two_patients(tmp_path, "NIfTI")
+    assert run(home, tmp_path / "out", study) == 0
+    copy = tmp_path / "copied" / "a.nii.gz"
+    copy.parent.mkdir()
+    copy.write_bytes(study.read_bytes())
+    assert run(home, tmp_path / "out", copy) == 0
+    copy.write_bytes(other.read_bytes())  # as where patient after patient is mounted at one place
+    assert run(home, tmp_path / "out", copy) == 2
+    assert f"made from other images, of {copy};" in capsys.readouterr().err
+
+
+def test_an_unreadable_study_does_not_remove_the_result_of_another_of_its_name(tmp_path, home, plausible):
+    study, other = two_patients(tmp_path, "NIfTI")
+    assert run(home, tmp_path / "out", study) == 0
+    before = results_below(tmp_path / "out")
+    other.write_bytes(b"<html>")
+    assert run(home, tmp_path / "out", other) == 2
+    assert results_below(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_a_file_of_somebody_else_in_the_place_of_a_result_stays(tmp_path, home, plausible, capsys, readable):
+    study, own = write_study(tmp_path / "a.nii.gz"), tmp_path / "out" / "a.nii.gz"
+    write_nifti(own, label_map("Case_P002"))
+    drawn = own.read_bytes()
+    if not readable:
+        study.write_bytes(b"<html>")
+    assert run(home, tmp_path / "out", study) == 2
+    assert own.read_bytes() == drawn
+    assert (f"would replace {own}, which ScarForge did not write" in capsys.readouterr().err) == readable
+
+
+def test_results_of_earlier_runs_that_table_and_page_leave_out_are_named(tmp_path, home, plausible, capsys):
+    for name in "ab":
+        assert run(home, tmp_path / "out", write_study(tmp_path / f"{name}.nii.gz")) == 0
+    said = f"{tmp_path / 'out'}: also holds a of other runs, which predictions.csv and index.html leave out"
+    assert said in capsys.readouterr().err
+    assert run(home, tmp_path / "out", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz") == 0
+    assert "other runs" not in capsys.readouterr().err
+
+
 def test_a_link_out_of_the_folder_is_one_line(tmp_path, home, capsys):
     study = write_study(tmp_path / "elsewhere" / "a.nii.gz")
     (tmp_path / "in").mkdir()
@@ -394,6 +480,18 @@ def test_a_dicom_segmentation_holds_the_label_map(tmp_path, home, plausible):
     assert segmentation.NumberOfFrames >= 1
     assert set(names) <= {"cavity", "normal myocardium", "infarct", "no-reflow"}
     assert segmentation.pixel_array.sum() == np.count_nonzero(labels)
+
+
+def test_a_study_that_allows_no_dicom_segmentation_keeps_its_other_results(
+    tmp_path, home, plausible, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "highdicom", ModuleType("highdicom"))
+    monkeypatch.setattr("segmentation.prediction.study.post_process", lambda drawn, *_: np.zeros_like(drawn))
+    fake_sunnybrook.write_case(tmp_path, "LGE", phases=(fake_sunnybrook.ED,))
+    assert run(home, tmp_path / "out", tmp_path / "LGE", dicom_seg=True) == 2
+    assert "the label map is empty, which DICOM cannot say; see the NIfTI file" in capsys.readouterr().err
+    assert (tmp_path / "out" / "dicom.nii.gz").is_file()
+    assert list(pd.read_csv(tmp_path / "out" / "predictions.csv")["case_id"]) == ["dicom"]
 
 
 def test_a_missing_model_names_what_there_is_and_the_command(tmp_path, home):
