@@ -312,7 +312,7 @@ class Forge(dg.ConfigurableResource):
             folder: Of the result; None for a run without an asset's folder.
             parent: `key`, `name` and `stage` of the run that it is shown under.
         """
-        where = {"source": self.source, "profile": self.profile}
+        where = {"source": self.source}
         where |= {part: str(value) for part, value in (("fold", run.fold), ("seed", run.seed)) if value is not None}
         above = {} if parent is None else {PARENT_KEY_TAG: parent["key"]}
         kind = {part: tags[part] for part in ("stage", "network", "training_set") if part in tags}
@@ -322,7 +322,8 @@ class Forge(dg.ConfigurableResource):
             "folder": "" if folder is None else str(folder),
             "key": run.key,
             "name": name,
-            "tags": {**tags, **where, **above, "asset": run.asset},
+            # A tag alone: profiles that agree in what an asset depends on share its run, and parameters never change.
+            "tags": {**tags, **where, "profile": self.profile, **above, "asset": run.asset},
             "params": {**flatten(params), **kind, **where},
             "parent": dict(parent or {}),
             "dataset": f"{tags.get('training_set', 'data')} fold {run.fold}",

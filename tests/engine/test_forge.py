@@ -106,3 +106,13 @@ def test_names_in_the_environment_are_checked():
         forge_fields({"SCARFORGE_SOURCE": "acme"})
     with pytest.raises(InputError, match="profile 'huge' does not exist"):
         forge_fields({"SCARFORGE_PROFILE": "huge"})
+
+
+def test_a_run_that_two_profiles_share_tells_the_profile_as_a_tag_alone(tmp_path):
+    def told(profile):
+        forge = Forge(source="emidec", profile=profile, home=str(tmp_path))
+        return forge.told(RunIdentity("studies", None, 0, "key"), "studies", {"stage": "studies"}, {"a": 1})
+
+    quick, paper = told("quick"), told("paper")
+    assert quick["params"] == paper["params"] == {"a": 1, "stage": "studies", "source": "emidec", "seed": "0"}
+    assert (quick["tags"]["profile"], paper["tags"]["profile"]) == ("quick", "paper")
