@@ -201,6 +201,7 @@ class SliceStoreWriter:
         self._count = 0
         self._partial = self.path.with_name(f".{self.path.name}.partial")
         self._file: h5py.File | None = None
+        self._datasets: dict[str, h5py.Dataset] = {}
         self._lock = -1
         self._failure: InputError | None = None
 
@@ -267,7 +268,7 @@ class SliceStoreWriter:
 
     def _create(self, file: h5py.File, name: str, dtype: type) -> None:
         size = self.attributes.region_px
-        file.create_dataset(
+        self._datasets[name] = file.create_dataset(
             name,
             shape=(0, size, size),
             maxshape=(None, size, size),
@@ -298,7 +299,7 @@ class SliceStoreWriter:
     def _write(self, name: str, values: NDArray[Any]) -> None:
         assert self._file is not None, "use the writer as a context manager"
         with self._writing():
-            dataset = self._file[name]
+            dataset = self._datasets[name]
             dataset.resize(self._count + len(values), axis=0)
             dataset[self._count :] = values
             dataset.flush()
@@ -318,6 +319,7 @@ class SliceStoreWriter:
             for name, text in texts.items():
                 self._file.attrs.create(name, text.encode(), dtype=_fixed_text(text.encode()))
             self._file.attrs["schema_version"] = SCHEMA_VERSION
+            self._datasets.clear()
             self._file.flush()
         file, self._file = self._file, None
         file.close()
@@ -338,10 +340,11 @@ class SliceStoreWriter:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Tell what fails in one line, here and at the end. What is written must be flushed within the block.
+        """Tell what fails in one line, here and at the end.
 
-        HDF5 writes late, also as a dataset is freed, where Python prints an error and forgets it. (Written through a
-        file of Python's, as an archive is, a store would have another layout.)
+        HDF5 writes late, also as a dataset is freed, where Python prints an error and forgets it: what is written is
+        flushed within the block. Written through a file of Python's, as an archive is, a store would have another
+        layout.
         """
         try:
             yield
@@ -354,14 +357,15 @@ class SliceStoreWriter:
         """Let go nowhere what HDF5 holds still: it would fail again as it is freed."""
         if not self._file:
             return
-        nowhere = os.memfd_create("discarded") if hasattr(os, "memfd_create") else os.open(os.devnull, os.O_RDWR)
+        nowhere = os.open(os.devnull, os.O_RDWR)
         os.dup2(nowhere, self._file.id.get_vfd_handle(), inheritable=False)
         os.close(nowhere)
 
     def _discard(self) -> None:
         try:
             self._divert()
-            with suppress(OSError, RuntimeError):  # not every system lets it be closed there
+            self._datasets.clear()
+            with suppress(OSError, RuntimeError):  # it cannot set the size there
                 if self._file is not None:
                     self._file.close()
         finally:
