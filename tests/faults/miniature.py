@@ -4,6 +4,8 @@ What differs from the command: networks are trained in the command's own process
 output of its steps, and a fault that passes is tried again at once instead of after ten seconds.
 """
 
+import gc
+import importlib
 import json
 import os
 import shutil
@@ -12,7 +14,8 @@ import sqlite3
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -235,9 +238,16 @@ def restore(snapshot: Path, home: Path) -> Path:
     return home
 
 
-def prepare_process() -> None:
+def prepare_process(modules: Iterable[str] = ()) -> None:
+    """Import here what each command would import; `modules` are those that an earlier one had at last."""
     torch.set_num_threads(1)
     import mlflow
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
     import pipeline.definitions  # noqa: F401
+
+    for name in modules:
+        with suppress(ImportError):  # a name that another module made up as it was imported
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # a child that looks through these objects would copy their memory

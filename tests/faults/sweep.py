@@ -42,6 +42,7 @@ from tests.faults.plan import (
 )
 
 MADE_WITH = {"champions": "champion"}  # what lies beside the assets' folders
+MODULES = "modules.json"  # those of a command in the undisturbed fold
 RUN_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|[0-9a-f]{12,32}")
 SIGNALS = ("SIGHUP", "SIGINT", "SIGTERM")
 FAILING = ("open", "write", "fsync", "rename", "mkdir", "memory")
@@ -102,6 +103,7 @@ class Sweep:
                 shutil.rmtree(place, ignore_errors=True)
             write_text(kept, json.dumps(self._run_undisturbed()))
         self.calls, self.whole, self.steps = json.loads(kept.read_text())
+        miniature.prepare_process(json.loads((work / MODULES).read_text()))
 
     def _run_undisturbed(self) -> list[dict[str, Any]]:
         self.fold.new_home(self.home)
@@ -113,6 +115,7 @@ class Sweep:
             if name not in [known for known, _ in counts]:
                 counts.append((name, self.plan.counts()))
                 self.notes.write_text(json.dumps(counts))
+                (self.work / MODULES).write_text(json.dumps(sorted(sys.modules)))
             if not name.endswith(TRAINED):
                 shutil.copytree(self.home, self.work / "before" / name, symlinks=True)
             self.plan.armed = 1
