@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -200,6 +201,7 @@ class SliceStoreWriter:
         self._count = 0
         self._partial = self.path.with_name(f".{self.path.name}.partial")
         self._file: h5py.File | None = None
+        self._datasets: dict[str, h5py.Dataset] = {}
         self._lock = -1
         self._failure: InputError | None = None
 
@@ -212,13 +214,14 @@ class SliceStoreWriter:
         except OSError as error:
             raise self._unwritable(error) from error
         try:
-            self._file = h5py.File(self._partial, "w", libver=_LIBVER, locking=False)
-            self._create("images", np.float16)
-            for name in ("masks", *(EXTRA_PREFIX + name for name in self._extras)):
-                self._create(name, np.uint8)
-        except OSError as error:
+            with self._writing():
+                self._file = h5py.File(self._partial, "w", libver=_LIBVER, locking=False)
+                self._create(self._file, "images", np.float16)
+                for name in ("masks", *(EXTRA_PREFIX + name for name in self._extras)):
+                    self._create(self._file, name, np.uint8)
+        except InputError:
             self._discard()
-            raise self._unwritable(error) from error
+            raise
         return self
 
     def append(
@@ -263,10 +266,9 @@ class SliceStoreWriter:
         finally:
             self._discard()
 
-    def _create(self, name: str, dtype: type) -> None:
+    def _create(self, file: h5py.File, name: str, dtype: type) -> None:
         size = self.attributes.region_px
-        assert self._file is not None
-        self._file.create_dataset(
+        self._datasets[name] = file.create_dataset(
             name,
             shape=(0, size, size),
             maxshape=(None, size, size),
@@ -296,13 +298,11 @@ class SliceStoreWriter:
 
     def _write(self, name: str, values: NDArray[Any]) -> None:
         assert self._file is not None, "use the writer as a context manager"
-        try:
-            dataset = self._file[name]
+        with self._writing():
+            dataset = self._datasets[name]
             dataset.resize(self._count + len(values), axis=0)
             dataset[self._count :] = values
-        except (OSError, RuntimeError) as error:
-            self._failure = self._unwritable(error)
-            raise self._failure from error
+            dataset.flush()
         self._digest.update(name, values)
 
     def _finish(self) -> None:
@@ -311,34 +311,63 @@ class SliceStoreWriter:
             raise self._failure
         if not self._count:
             raise InputError(f"{self.path}: no slices were appended; an empty store is of no use to anyone")
-        self._write_rows(pd.concat(self._rows, ignore_index=True))
-        attributes = self.attributes.as_dict()
-        texts = {name: canonical_json(value) for name, value in attributes.items()}
-        texts |= {"format": FORMAT, "digest": self._digest.result(attributes)}
-        for name, text in texts.items():
-            self._file.attrs.create(name, text.encode(), dtype=_fixed_text(text.encode()))
-        self._file.attrs["schema_version"] = SCHEMA_VERSION
-        self._file.close()
+        with self._writing():
+            self._write_rows(self._file, pd.concat(self._rows, ignore_index=True))
+            attributes = self.attributes.as_dict()
+            texts = {name: canonical_json(value) for name, value in attributes.items()}
+            texts |= {"format": FORMAT, "digest": self._digest.result(attributes)}
+            for name, text in texts.items():
+                self._file.attrs.create(name, text.encode(), dtype=_fixed_text(text.encode()))
+            self._file.attrs["schema_version"] = SCHEMA_VERSION
+            self._datasets.clear()
+            self._file.flush()
+        file, self._file = self._file, None
+        file.close()
         put_in_place(self._partial, self.path)
 
-    def _write_rows(self, rows: pd.DataFrame) -> None:
-        assert self._file is not None
+    def _write_rows(self, file: h5py.File, rows: pd.DataFrame) -> None:
         for name in TEXT_COLUMNS:
             encoded = [value.encode() for value in rows[name]]
             text = _fixed_text(*encoded)
-            self._file.create_dataset(name, data=np.array(encoded, dtype=text), dtype=text, track_times=False)
+            column = file.create_dataset(name, data=np.array(encoded, dtype=text), dtype=text, track_times=False)
+            column.flush()
             self._digest.update_text(name, rows[name])
         for name in NUMBER_COLUMNS:
             values = rows[name].to_numpy(np.int32)
-            self._file.create_dataset(name, data=values, track_times=False)
+            column = file.create_dataset(name, data=values, track_times=False)
+            column.flush()
             self._digest.update(name, values)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Tell what fails in one line, here and at the end.
+
+        HDF5 writes late, also as a dataset is freed, where Python prints an error and forgets it: what is written is
+        flushed within the block. Written through a file of Python's, as an archive is, a store would have another
+        layout.
+        """
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            self._failure = self._unwritable(error)
+            self._divert()
+            raise self._failure from error
+
+    def _divert(self) -> None:
+        """Let go nowhere what HDF5 holds still: it would fail again as it is freed."""
+        if not self._file:
+            return
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, self._file.id.get_vfd_handle(), inheritable=False)
+        os.close(nowhere)
 
     def _discard(self) -> None:
         try:
-            if self._file is not None:
-                self._file.close()
-        except (OSError, RuntimeError):  # a full disk fails here a second time; the file goes away below
-            pass
+            self._divert()
+            self._datasets.clear()
+            with suppress(OSError, RuntimeError):  # it cannot set the size there
+                if self._file is not None:
+                    self._file.close()
         finally:
             self._partial.unlink(missing_ok=True)
             os.close(self._lock)

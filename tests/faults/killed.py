@@ -1,6 +1,6 @@
 """The real command, with its training processes, is ended again and again until it has made a whole fold.
 
-    python -m tests.faults.killed --work /tmp/killed
+    python -m tests.faults.killed --work /tmp/killed            again with --go-on where it was stopped
 
 Each time it is ended at another moment: as a stage begins, between the end of a training and its sealing, while results
 are published. Nothing of it may outlive it, nothing may be trained twice, and the files have to be those of a fold
@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import psutil
 
+from common.files import read_json, write_json
 from tests.faults import miniature
 from tests.faults.sweep import _differing
 
@@ -50,8 +52,14 @@ def start(home: Path, studies: Path, said: Path) -> psutil.Popen:
     """Start the command with a group of its own, as a shell does."""
     environment = os.environ | {"SCARFORGE_HOME": str(home), "OMP_NUM_THREADS": "1"}
     with said.open("w") as file:
-        line = command(home, studies)
-        return psutil.Popen(line, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        return psutil.Popen(
+            command(home, studies),
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=miniature.default_signals,
+        )
 
 
 def end_at(process: psutil.Popen, home: Path, pattern: str, number: signal.Signals, wait_s: float) -> list[str] | None:
@@ -74,42 +82,63 @@ def end_at(process: psutil.Popen, home: Path, pattern: str, number: signal.Signa
     return wrong + ([] if status == wanted else [f"ended with {status}, not {wanted}"])
 
 
-def main() -> None:
-    """Run it, and end with 1 where something is wrong."""
+def try_moment(home: Path, studies: Path, said: Path, pattern: str, sent: signal.Signals, wait_s: float) -> list[str]:
+    """Run the command until it is ended at one moment; return how it ended, and what was wrong."""
+    process = start(home, studies, said)
+    try:
+        found = end_at(process, home, pattern, sent, wait_s)
+    finally:
+        for one in (*process.children(recursive=True), process) if process.is_running() else ():
+            one.kill()
+    if found is None and process.returncode:
+        found = [f"ended by itself with {process.returncode}"]
+    missed = "missed, " if found is None else ""
+    traced = ["a traceback"] if "Traceback" in said.read_text(errors="replace") else []
+    return [f"{missed}status {process.returncode}", *(found or []), *traced]
+
+
+def finish(home: Path, studies: Path, said: Path, whole: dict[str, dict[str, str]]) -> list[str]:
+    """Run the command to its end; return what differs from a fold that nobody disturbed."""
+    process = start(home, studies, said)
+    ended = [f"ended with {process.returncode}"] if process.wait(PATIENCE_S) else []
+    left = [f"left: {name}" for name in miniature.leftovers(home)]
+    found = miniature.results(home)
+    return ended + left + ([] if found == whole else [f"other bytes: {_differing(found, whole)}"])
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--undisturbed", type=Path, help="what `tests.faults.sweep --work` has kept")
-    parser.add_argument("--first", type=int, default=0, help="number of the first moment")
-    options = parser.parse_args()
-    work, chance, wrong = options.work or Path(tempfile.mkdtemp(prefix="scarforge_killed_")), random.Random(0), []
-    home, studies = work / "home", miniature.write_studies(work / "studies")
-    chance.seed(options.seed)
-    for number, (moment, pattern) in enumerate(list(MOMENTS.items())[options.first :]):
-        sent, said = SIGNALS[(number + options.seed) % len(SIGNALS)], work / f"said_{number}"
-        process = start(home, studies, said)
-        found = end_at(process, home, pattern, sent, chance.choice((0, 0.05, 0.3, 1)))
-        told = said.read_text(errors="replace")
-        if found is None and process.returncode:
-            found = [f"ended by itself with {process.returncode}"]
-        missed = found is None
-        found = (found or []) + (["a traceback"] if "Traceback" in told else [])
-        wrong += found
-        ended = f"{'missed, ' if missed else ''}status {process.returncode}"
-        print(f"{moment}, {sent.name}: {ended}, {found or 'nothing wrong'}", flush=True)
-        if found:
-            print(told, flush=True)
-    process = start(home, studies, work / "said_last")
-    if process.wait(PATIENCE_S):
-        wrong.append(f"at last: ended with {process.returncode}")
-        print((work / "said_last").read_text(errors="replace"))
-    wrong += [f"left: {name}" for name in miniature.leftovers(home)]
-    if options.undisturbed:
-        whole = json.loads(options.undisturbed.read_text())[1]
-        if (found := miniature.results(home)) != whole:
-            wrong.append(f"other bytes: {_differing(found, whole)}")
-    print(f"at last: status {process.returncode}, {wrong or 'nothing wrong'}")
-    sys.exit(bool(wrong))
+    parser.add_argument("--undisturbed", type=Path, help="what `tests.faults.sweep --work` has kept; default: made")
+    parser.add_argument("--go-on", action="store_true", help="keep the workspace and the moments of an earlier run")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run it, and end with 1 where something is wrong."""
+    options = _arguments()
+    work = options.work or Path(tempfile.mkdtemp(prefix="scarforge_killed_"))
+    home, studies, noted = work / "home", miniature.write_studies(work / "studies"), work / "moments.json"
+    if not options.go_on:
+        shutil.rmtree(home, ignore_errors=True)
+        noted.unlink(missing_ok=True)
+    given = options.undisturbed
+    whole = json.loads(given.read_text())[1] if given else miniature.undisturbed(work, studies)
+    tried = read_json(noted) if noted.exists() else {}
+    for number, (moment, pattern) in enumerate(MOMENTS.items()):
+        sent, chance = SIGNALS[(number + options.seed) % len(SIGNALS)], random.Random(f"{options.seed}/{number}")
+        if moment not in tried:
+            said = work / f"said_{number}"
+            tried[moment] = try_moment(home, studies, said, pattern, sent, chance.choice((0, 0.05, 0.3, 1)))
+            write_json(noted, tried)
+            if tried[moment][1:]:
+                print(said.read_text(errors="replace"), flush=True)
+        ended, *wrong = tried[moment]
+        print(f"{moment}, {sent.name}: {ended}, {wrong or 'nothing wrong'}", flush=True)
+    wrong = finish(home, studies, work / "said_last", whole)
+    print(f"at last: {wrong or 'nothing wrong'}")
+    sys.exit(bool(wrong or any(one[1:] for one in tried.values())))
 
 
 if __name__ == "__main__":

@@ -4,14 +4,18 @@ What differs from the command: networks are trained in the command's own process
 output of its steps, and a fault that passes is tried again at once instead of after ten seconds.
 """
 
+import gc
+import importlib
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +26,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 import engine.transient
 import pipeline.commands.run as run_command_module
 from assets.parts import training_run
+from common.files import read_json, write_json
 from engine.forge import Forge
 from engine.record import RECORD, file_digests, read_record
 from engine.tracking.tracker import Tracker
@@ -105,6 +110,7 @@ def run(
 
 def _in_child(said, steps, at_stage, command):
     os.setsid()
+    default_signals()
     out = os.open(said, os.O_WRONLY | os.O_APPEND)
     os.dup2(out, 1), os.dup2(out, 2)
     sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8", closefd=False)
@@ -120,6 +126,27 @@ def _in_child(said, steps, at_stage, command):
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def default_signals() -> None:
+    """Heed each signal as a command at a terminal does, whoever started this: `nohup` and `&` have some ignored."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def undisturbed(work: Path, studies: Path) -> dict[str, dict[str, str]]:
+    """Return the digests of the whole fold made in one go in `work`, where they are kept and found again."""
+    kept = work / "undisturbed_results.json"
+    if not kept.exists():
+        prepare_process()
+        home = work / "undisturbed"
+        shutil.rmtree(home, ignore_errors=True)
+        ended = run(new_home(home), studies)
+        assert ended.status == 0, ended.said
+        write_json(kept, results(home))
+        shutil.rmtree(home)
+    return read_json(kept)
 
 
 def _fold(home, studies, at_stage, assets, fold):
@@ -211,9 +238,16 @@ def restore(snapshot: Path, home: Path) -> Path:
     return home
 
 
-def prepare_process() -> None:
+def prepare_process(modules: Iterable[str] = ()) -> None:
+    """Import here what each command would import; `modules` are those that an earlier one had at last."""
     torch.set_num_threads(1)
     import mlflow
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
     import pipeline.definitions  # noqa: F401
+
+    for name in modules:
+        with suppress(ImportError):  # a name that another module made up as it was imported
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # a child that looks through these objects would copy their memory

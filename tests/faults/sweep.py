@@ -26,6 +26,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from common.files import write_text
 from tests.faults.plan import (
     BIG_ALLOCATION,
     END,
@@ -41,6 +42,7 @@ from tests.faults.plan import (
 )
 
 MADE_WITH = {"champions": "champion"}  # what lies beside the assets' folders
+MODULES = "modules.json"  # those of a command in the undisturbed fold
 RUN_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|[0-9a-f]{12,32}")
 SIGNALS = ("SIGHUP", "SIGINT", "SIGTERM")
 FAILING = ("open", "write", "fsync", "rename", "mkdir", "memory")
@@ -97,8 +99,11 @@ class Sweep:
         self.assets = up_to(until)
         self.notes, kept = work / "stages.json", work / "undisturbed.json"
         if not kept.exists():
-            kept.write_text(json.dumps(self._run_undisturbed()))
+            for place in (self.home, work / "before"):  # of a run that was stopped before it was whole
+                shutil.rmtree(place, ignore_errors=True)
+            write_text(kept, json.dumps(self._run_undisturbed()))
         self.calls, self.whole, self.steps = json.loads(kept.read_text())
+        miniature.prepare_process(json.loads((work / MODULES).read_text()))
 
     def _run_undisturbed(self) -> list[dict[str, Any]]:
         self.fold.new_home(self.home)
@@ -110,6 +115,7 @@ class Sweep:
             if name not in [known for known, _ in counts]:
                 counts.append((name, self.plan.counts()))
                 self.notes.write_text(json.dumps(counts))
+                (self.work / MODULES).write_text(json.dumps(sorted(sys.modules)))
             if not name.endswith(TRAINED):
                 shutil.copytree(self.home, self.work / "before" / name, symlinks=True)
             self.plan.armed = 1
@@ -364,7 +370,7 @@ def main() -> None:
     options, began = _arguments(), time.monotonic()
     sweep = Sweep(Path(os.environ["SCARFORGE_FAULTS_IN"]), options.until)
     print(f"undisturbed: {time.monotonic() - began:.0f} s, calls: {_calls(sweep.calls)}", flush=True)
-    found = json.loads(options.found.read_text()) if options.go_on else []
+    found = json.loads(options.found.read_text()) if options.go_on and options.found.exists() else []
     right = {_place(one): one for one in (Sample(**one) for one in found) if not one.wrong}
     done = []
     options.found.parent.mkdir(parents=True, exist_ok=True)
@@ -381,7 +387,7 @@ def main() -> None:
             print(f"{what}: {sample.status}, {spent}", flush=True)
         if sample.wrong:
             print("\n".join([f"WRONG {what}", *sample.wrong]), flush=True)
-        options.found.write_text(json.dumps([asdict(one) for one in done], indent=1))
+        write_text(options.found, json.dumps([asdict(one) for one in done], indent=1))
     print(table(done))
     if options.docs:
         write_docs(options.docs, done)

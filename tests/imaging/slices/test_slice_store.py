@@ -3,6 +3,7 @@ import multiprocessing
 import pickle
 import resource
 import signal
+import sys
 
 import h5py
 import numpy as np
@@ -248,6 +249,41 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path):
     assert "cannot be written" in message
     assert "free disk space" in message
     assert "\n" not in message
+    assert left_behind(tmp_path) == []
+
+
+def fail_one_write(path, pipe, number):
+    """Write batches, of which one meets a disk that is full for as long as that takes; send what was told."""
+    told = []
+    sys.unraisablehook = lambda ignored: told.append(f"printed: {ignored.exc_value}")
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    (_, hard), writer = resource.getrlimit(resource.RLIMIT_FSIZE), SliceStoreWriter(path, ATTRIBUTES)
+    try:
+        with writer:
+            for start in range(0, COUNT, 25):
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1 if start == 25 * number else hard, hard))
+                try:
+                    writer.append(IMAGES[:25], MASKS[:25], rows(25, first=start))
+                except InputError as error:
+                    told.append(str(error))
+    except InputError as error:
+        told.append(str(error))
+    del writer
+    pipe.send(told)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_write_that_fails_once_is_told_and_leaves_nothing(tmp_path, number):
+    """Masks are written late, as HDF5 frees their dataset; the store never takes the place of a whole one."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=fail_one_write, args=(tmp_path / "slices.h5", theirs, number))
+    process.start()
+    theirs.close()
+    told = ours.recv()
+    process.join()
+    assert process.exitcode == 0
+    assert [line.partition("(")[0] for line in told] == [f"{tmp_path / 'slices.h5'}: cannot be written "] * 2
     assert left_behind(tmp_path) == []
 
 
