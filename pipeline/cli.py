@@ -428,14 +428,13 @@ def show_store(
 @track_commands.command("replay")
 def replay_tracking() -> None:
     """Send the runs that MLflow lacks: those of a time when it was away, or all that a new store lacks."""
+    from common.pages.words import count
     from engine.tracking.publish import replay, waiting_runs
     from engine.tracking.store import shown, tracking_places
 
     places = tracking_places(default_home().absolute(), os.environ)
     sent = replay(places)
-    print(
-        f"sent {sent} {'run' if sent == 1 else 'runs'} to {shown(places.uri)}; {waiting_runs(places)} are still waiting"
-    )
+    print(f"sent {count(sent, 'run')} to {shown(places.uri)}; {waiting_runs(places)} are still waiting")
 
 
 for _command in app.registered_commands:  # in the list of commands, what each does is not cut
