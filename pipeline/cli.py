@@ -433,9 +433,7 @@ def replay_tracking() -> None:
 
     places = tracking_places(default_home().absolute(), os.environ)
     sent = replay(places)
-    print(
-        f"sent {sent} {'run' if sent == 1 else 'runs'} to {shown(places.uri)}; {waiting_runs(places)} are still waiting"
-    )
+    print(f"sent {sent} run{'s' * (sent != 1)} to {shown(places.uri)}; {waiting_runs(places)} are still waiting")
 
 
 for _command in app.registered_commands:  # in the list of commands, what each does is not cut
