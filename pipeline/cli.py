@@ -433,8 +433,7 @@ def replay_tracking() -> None:
     from engine.tracking.store import shown, tracking_places
 
     places = tracking_places(default_home().absolute(), os.environ)
-    sent = replay(places)
-    print(f"sent {count(sent, 'run')} to {shown(places.uri)}; {waiting_runs(places)} are still waiting")
+    print(f"sent {count(replay(places), 'run')} to {shown(places.uri)}; {waiting_runs(places)} are still waiting")
 
 
 for _command in app.registered_commands:  # in the list of commands, what each does is not cut
