@@ -27,6 +27,7 @@ from typing import NoReturn
 import yaml
 
 from common.errors import InputError, is_out_of_memory, one_line, tells_no_memory
+from engine.workspace import home_of
 
 WRONG_INPUT, OWN_FAULT = 2, 1
 _ENDS_WITHIN_S, _AGAIN_S = 9.0, 0.05
@@ -144,7 +145,7 @@ def _explain_database(error: BaseException) -> str:
     if "locked" in words or "busy" in words:
         return f"a database is in use by another process ({words}); wait for it, or end it, and run this again"
     if "readonly" in words or "unable to open" in words:
-        return f"a database cannot be opened or written ({words}); check the rights and the space of SCARFORGE_HOME"
+        return _explain_unopened(words)
     if "full" in words:
         return f"{words}: {_REMEDIES[errno.ENOSPC]}"
     if "disk i/o" in words.lower():
@@ -155,6 +156,13 @@ def _explain_database(error: BaseException) -> str:
             "results stay, but Dagster's list of what ran starts anew"
         )
     return f"a database of the workspace cannot be used ({words}); restore it from a backup, or use another workspace"
+
+
+def _explain_unopened(words: str) -> str:
+    home = home_of(os.environ)
+    read_only = home.exists() and os.statvfs(home).f_flag & os.ST_RDONLY
+    remedy = _REMEDIES[errno.EROFS] if read_only else "check the rights and the space of SCARFORGE_HOME"
+    return f"{home}: a database cannot be opened or written ({words}); {remedy}"
 
 
 def _damaged_databases() -> list[str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import sqlite3
 import stat
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from pipeline.outermost import WRONG_INPUT
+from pipeline.services.dagster_home import prepare_dagster_home
 from tests.imaging.fake_emidec import label_map, write_nifti
 from tests.imaging.slow_blocks import PATIENCE_S
 from tests.pipeline.real_runs import is_training
@@ -178,6 +180,41 @@ def test_a_run_on_a_full_disk_is_one_line_that_names_the_file_and_leaves_no_half
     assert errors.startswith(f"scarforge: {place}: cannot be written (No space left on device); free disk space")
     assert errors.count("\n") == 1
     assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file() and path.name != ".scarforge"]
+
+
+READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
+
+
+def can_mount_read_only(folder):
+    """Root writes whatever the rights say: the disk itself has to refuse."""
+    line = ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh", str(folder), "test", "!", "-w", str(folder)]
+    return shutil.which("unshare") is not None and subprocess.run(line, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "told"),
+    [
+        (
+            ("run", "--profile", "tiny"),
+            WRONG_INPUT,
+            "SCARFORGE_HOME {home}: cannot be written (Read-only file system);",
+        ),
+        (("clean",), WRONG_INPUT, "{home}"),
+        (("models", "list"), 0, ""),
+        (("scores", "--source", "phantom", "--profile", "tiny"), WRONG_INPUT, "no fold of phantom/tiny has scores in"),
+    ],
+)
+def test_a_read_only_workspace_is_read_and_named_where_it_is_to_be_written(started, tmp_path, line, status, told):
+    home = tmp_path / "home"
+    prepare_dagster_home(home)
+    if not can_mount_read_only(home):
+        pytest.skip("nothing can be mounted read-only here")
+    mounted = ("unshare", "--mount", "sh", "-c", READ_ONLY, "sh", str(home))
+    found, _, errors = ended(started, *mounted, SCARFORGE, *line)
+    assert found == status, errors
+    assert errors.startswith(f"scarforge: {told.format(home=home)}" if told else "")
+    assert errors.count("\n") == bool(told)
+    assert "give another place" in errors or line[0] != "run"
 
 
 def test_a_number_for_a_group_of_settings_is_one_line(started):
