@@ -115,7 +115,7 @@ def _in_child(said, steps, at_stage, command):
     os.dup2(out, 1), os.dup2(out, 2)
     sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", closefd=False)
-    _trains_here(steps, at_stage)
+    train_here(steps, at_stage)
     engine.transient.FIRST_WAIT_S = 0.01
     status = 99
     try:
@@ -162,7 +162,9 @@ def _fold(home, studies, at_stage, assets, fold):
     run_command_module.run_fold("emidec", studies, "tiny", fold, home, SETTINGS)
 
 
-def _trains_here(steps, at_stage):
+def train_here(steps: Path, at_stage: Callable[[str], None]) -> None:
+    """Have each network trained in the process that wants it; `steps` notes its steps."""
+
     def train(_, task):
         (Path(task.folder) / ERROR_FILE).unlink(missing_ok=True)
         asset = Path(task.folder).relative_to(os.environ["SCARFORGE_HOME"]).parts[2]
