@@ -241,8 +241,16 @@ def _first_failure(result: "ExecutionResult", home: Path) -> str:
             told = cause.message.strip().removeprefix(_OUR_ERROR) if cause else "failed without a message"
             return f"{event.step_key}: {explain_told(told, home)}"
         if event.is_failure and event.message:
-            return event.message
+            return _told_outside_of_steps(event, home) or event.message
     return _failed_checks(result) or "the run failed without an error of a stage; look at it in the UI (make ui)"
+
+
+def _told_outside_of_steps(event: dg.DagsterEvent, home: Path) -> str:
+    """Return what made a run fail between its steps, such as a database of Dagster's that cannot be opened."""
+    error = event.job_failure_data.error if event.event_type is dg.DagsterEventType.RUN_FAILURE else None
+    while error and error.cause:
+        error = error.cause
+    return explain_told(error.message.removeprefix(_OUR_ERROR), home).splitlines()[0] if error else ""
 
 
 def _failed_checks(result: "ExecutionResult") -> str:

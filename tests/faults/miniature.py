@@ -157,6 +157,7 @@ def _fold(home, studies, at_stage, assets, fold):
         return produce(self, context, asset, *arguments, **options)
 
     Forge.produce = told
+    os.environ["SCARFORGE_HOME"] = str(home)  # the command line takes the workspace from there
     run_command_module.execute = partial(run_command_module.execute, assets=assets)
     at_stage(START)
     run_command_module.run_fold("emidec", studies, "tiny", fold, home, SETTINGS)

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import dagster as dg
 import pytest
+from dagster._core.events import JobFailureData
+from dagster._utils.error import SerializableErrorInfo
 
 from common.errors import InputError
 from engine.tracking import publish
@@ -36,6 +38,10 @@ def test_the_stage_and_its_words():
 @pytest.mark.parametrize(
     ("error", "line"),
     [
+        (
+            sqlite3.OperationalError("unable to open database file"),
+            f"pix2pix: {HOME}: a database cannot be opened or written (unable to open database file); check the rights",
+        ),
         (sqlite3.OperationalError("disk I/O error"), "disk I/O error); check the disk, and run this again"),
         (sqlite3.OperationalError("database or disk is full"), "the disk is full; free some space"),
         (OSError(errno.EIO, os.strerror(errno.EIO), "/data/x.h5"), "/data/x.h5: Input/output error; check the disk"),
@@ -50,6 +56,20 @@ def test_a_stage_that_met_a_fault_of_the_surroundings_names_place_and_remedy(err
     assert line in said
     if isinstance(error, sqlite3.Error):
         assert str(HOME) in said
+
+
+def test_a_database_that_fails_between_two_stages_is_told_with_place_and_remedy():
+    """Dagster wraps what it meets outside of any stage in an error of its own, and only says that the run failed."""
+    cause = SerializableErrorInfo("sqlite3.OperationalError: unable to open database file\n", [], "OperationalError")
+    error = SerializableErrorInfo("(sqlite3.OperationalError) [SQL: INSERT]\n", [], "OperationalError", cause)
+    failed = dg.DagsterEvent(
+        dg.DagsterEventType.RUN_FAILURE.value, "all", event_specific_data=JobFailureData(error), message="It failed."
+    )
+    ended = SimpleNamespace(all_events=[failed], get_asset_check_evaluations=list)
+    assert _first_failure(ended, HOME) == (
+        f"{HOME}: a database cannot be opened or written (unable to open database file); check the rights and the "
+        "space of SCARFORGE_HOME"
+    )
 
 
 def test_memory_that_ran_out_below_another_error_is_told_as_such():
