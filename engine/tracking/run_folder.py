@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from common.files import CHECKPOINT, move, parsed_json, read_json, write_json
+from common.files import CHECKPOINT, move, parsed_json, read_sealed, write_sealed
 from common.tables import read_csv
 from engine.workspace import ARTIFACTS
 from runtime.report import TIME
@@ -101,13 +101,13 @@ class RunFolder:
     def notes(self) -> RunNotes | None:
         """Read what is said of the run, None where nothing can be read."""
         try:
-            return RunNotes(**read_json(self.own / "run.json"))
+            return RunNotes(**read_sealed(self.own / "run.json"))
         except (OSError, ValueError, TypeError):
             return None
 
     def write(self, notes: RunNotes) -> None:
         """Write what is said of the run."""
-        write_json(self.own / "run.json", asdict(notes))
+        write_sealed(self.own / "run.json", asdict(notes))
 
     def course(self) -> list[Row]:
         """Return the values of every step: those of the training, and those of the machine."""
@@ -122,14 +122,14 @@ class RunFolder:
     def sent(self) -> Sent | None:
         """Return what MLflow has, None where it has nothing."""
         try:
-            return Sent(**read_json(self.own / "sent.json"))
+            return Sent(**read_sealed(self.own / "sent.json"))
         except (OSError, ValueError, TypeError):
             return None
 
     def note_sent(self, sent: Sent) -> None:
         """Write down what MLflow has, unless the folder was moved meanwhile."""
         if self.own.is_dir():
-            write_json(self.own / "sent.json", asdict(sent))
+            write_sealed(self.own / "sent.json", asdict(sent))
 
     def is_sent(self) -> bool:
         """Tell whether MLflow has all that is told here."""

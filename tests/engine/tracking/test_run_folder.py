@@ -1,5 +1,6 @@
 """The run's folder by itself: what it says of a run, whose run it is, and that no run is lost with a folder."""
 
+import json
 import os
 import signal
 import subprocess
@@ -113,6 +114,20 @@ def test_the_runs_of_a_workspace_are_found_also_in_hidden_folders_the_earliest_f
     (tmp_path / "half" / OWN).mkdir(parents=True)
     (tmp_path / "half" / OWN / "run.json").write_text('{"key": "h')
     assert [run.folder.name for run in run_folders(tmp_path)] == ["x", ".fold_0.abc.partial"]
+
+
+def test_a_bit_that_flips_in_what_is_told_of_a_run_tells_nothing(tmp_path: Path) -> None:
+    """`FINHSHED` is no status, and a name of another letter would be believed; earlier versions wrote no digest."""
+    run = RunFolder(tmp_path)
+    run.write(RunNotes("k", "a run", {}, {}, {}, 1, 2, "FINISHED"))
+    file = run.own / "run.json"
+    told = file.read_bytes()
+    file.write_bytes(told.replace(b"FINISHED", b"FINHSHED"))
+    assert run.notes() is None
+    file.write_text(json.dumps({key: value for key, value in json.loads(told).items() if "sha256" not in key}))
+    notes = run.notes()
+    assert notes is not None
+    assert notes.status == "FINISHED"
 
 
 def test_a_folder_that_mlflow_lacks_is_kept_beside_and_goes_when_it_has_been_told(tmp_path: Path) -> None:

@@ -254,7 +254,7 @@ def test_a_full_disk_stops_no_training(start: Start, caplog: pytest.LogCaptureFi
         raise OSError(errno.ENOSPC, "No space left on device")
 
     tracker = start()
-    monkeypatch.setattr("engine.tracking.run_folder.write_json", full)
+    monkeypatch.setattr("engine.tracking.run_folder.write_sealed", full)
     monkeypatch.setattr(RunFolder, "note_system", full)
     tracker.progress(1)
     tracker.final({"dice": 1.0})
