@@ -114,7 +114,7 @@ def explain_told(told: str, home: Path) -> str:
     """
     kind, _, words = told.strip().partition(": ")
     if kind.startswith(("sqlite3.", "sqlalchemy.")):
-        told_of = _explain_database(Exception(words))
+        told_of = _explain_database(Exception(words), home)
         return told_of if told_of.startswith(str(home)) else f"{home}: {told_of}"
     if kind.endswith("MemoryError") or (kind == RuntimeError.__name__ and tells_no_memory(words)):
         return _REMEDIES[errno.ENOMEM]
@@ -140,12 +140,12 @@ def _explain_system(error: OSError) -> str | None:
     return f"{place}{error.strerror or _first_line(error)}; check the disk or the connection, and run this again"
 
 
-def _explain_database(error: BaseException) -> str:
+def _explain_database(error: BaseException, home: Path | None = None) -> str:
     words = _first_line(getattr(error, "orig", None) or error)
     if "locked" in words or "busy" in words:
         return f"a database is in use by another process ({words}); wait for it, or end it, and run this again"
     if "readonly" in words or "unable to open" in words:
-        return _explain_unopened(words)
+        return _explain_unopened(words, home or home_of(os.environ))
     if "full" in words:
         return f"{words}: {_REMEDIES[errno.ENOSPC]}"
     if "disk i/o" in words.lower():
@@ -158,8 +158,7 @@ def _explain_database(error: BaseException) -> str:
     return f"a database of the workspace cannot be used ({words}); restore it from a backup, or use another workspace"
 
 
-def _explain_unopened(words: str) -> str:
-    home = home_of(os.environ)
+def _explain_unopened(words: str, home: Path) -> str:
     read_only = home.exists() and os.statvfs(home).f_flag & os.ST_RDONLY
     remedy = _REMEDIES[errno.EROFS] if read_only else "check the rights and the space of SCARFORGE_HOME"
     return f"{home}: a database cannot be opened or written ({words}); {remedy}"
