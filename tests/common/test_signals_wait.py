@@ -18,13 +18,9 @@ from tests.imaging import fake_emidec
 
 @pytest.fixture(autouse=True)
 def handlers_of_python():
-    """Whatever handlers other tests have left."""
-    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    """Whatever handlers this process began with; `own_signals` puts them back."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    yield
-    for number, handler in before:
-        signal.signal(number, handler)
 
 
 def test_the_first_signal_comes_when_the_block_is_over_and_its_handler_is_back():

@@ -19,11 +19,6 @@ from common.errors import InputError
 from pipeline.outermost import explain, explain_told, run_command
 
 
-@pytest.fixture(autouse=True)
-def hook_of_pytest(monkeypatch):
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # put back behind a command in this process
-
-
 def fault(number, name="/data/x"):
     return OSError(number, os.strerror(number), name)
 
@@ -76,6 +71,16 @@ def test_the_database_of_dagster_that_is_damaged_is_named_with_its_remedy(tmp_pa
     assert explain(sqlite3.DatabaseError("database disk image is malformed")).startswith(line)
     told = explain_told("sqlite3.DatabaseError: database disk image is malformed", tmp_path)
     assert told.startswith(line)
+
+
+def test_a_database_that_cannot_be_opened_is_laid_to_the_workspace_that_was_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCARFORGE_HOME", str(tmp_path / "of the environment"))
+    told = explain_told("sqlite3.OperationalError: unable to open database file", tmp_path / "given")
+    assert told.startswith(f"{tmp_path / 'given'}: a database cannot be opened or written (unable to open database")
+    assert "of the environment" not in told
+    assert explain(sqlite3.OperationalError("unable to open database file")).startswith(
+        f"{tmp_path / 'of the environment'}: a database cannot be opened"
+    )
 
 
 def test_a_database_behind_sqlalchemy_is_explained_alike():

@@ -22,7 +22,7 @@ from tests.pipeline.real_runs import is_training
 
 ROOT = Path(__file__).parents[2]
 SCARFORGE = Path(sys.executable).with_name("scarforge")
-ENDS_WITHIN_S = 30.0  # ten where nobody else wants the processor
+ENDS_WITHIN_S = 10.0
 # Of ours, of a library, and of Python's own that a process needs before anything else.
 FOREIGN = ("pipeline/__init__.py", "imaging/__init__.py", "gql.py", "yaml.py", "socket.py")
 

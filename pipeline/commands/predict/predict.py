@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from common.errors import InputError, some_of
-from common.files import Mark, mark_own, read_json, write_atomically, write_json
+from common.files import mark_own, read_json, without_own, write_atomically, write_json
 from common.guard import guarded
 from common.pages.words import count
 from common.progress import say, track, warn
@@ -222,8 +222,8 @@ class PredictionRun:
     def _tell_earlier(self) -> None:
         """Name the results that other runs left in the same folder: the table and the page are of this run alone."""
         output, told = self.options.output, {row["case_id"] for row in self.rows}
-        there = {path.stem for place in (output, output / _FLAGGED) for path in place.glob("*.json") if _is_own(path)}
-        if others := sorted(there - told - {"dataset"}):
+        there = {path for place in (output, output / _FLAGGED) for path in place.glob("*.json")}
+        if others := sorted({path.stem for path in there - set(without_own(there))} - told - {"dataset"}):
             say(f"{output}: also holds {some_of(others)} of other runs, which predictions.csv and index.html leave out")
 
     def _frame(self, found: FoundStudy, volume: UnreadStudy) -> None:
@@ -368,8 +368,8 @@ def _of_another(output: Path, study: NewStudy) -> str:
     for place, earlier in told.items():
         if earlier["image_sha256"] != image_sha256(study):
             return f"{place}, which was made from other images, of {earlier['path']}"
-    foreign = [path for path in _files_of(output, study.case_id) if path.exists() and not _is_own(path)]
-    return "" if told or not foreign else f"{foreign[0]}, which ScarForge did not write"
+    foreign = None if told else _foreign(output, study.case_id)
+    return f"{foreign}, which ScarForge did not write" if foreign else ""
 
 
 def _of_another_place(output: Path, case_id: str, path: Path) -> bool:
@@ -377,7 +377,7 @@ def _of_another_place(output: Path, case_id: str, path: Path) -> bool:
     told = _earlier_inputs(output, case_id)
     if told:
         return any(earlier["path"] != str(path.absolute()) for earlier in told.values())
-    return any(file.exists() and not _is_own(file) for file in _files_of(output, case_id))
+    return _foreign(output, case_id) is not None
 
 
 def _earlier_inputs(output: Path, case_id: str) -> dict[Path, dict[str, str]]:
@@ -390,8 +390,9 @@ def _earlier_inputs(output: Path, case_id: str) -> dict[Path, dict[str, str]]:
     return found
 
 
-def _is_own(path: Path) -> bool:
-    return Mark.of(path.parent).covers(path.name)
+def _foreign(output: Path, case_id: str) -> Path | None:
+    """Return the first file in the place of a study's results that is none of this program's."""
+    return next(without_own(path for path in _files_of(output, case_id) if path.exists()), None)
 
 
 def _remove_earlier(output: Path, case_id: str) -> None:
