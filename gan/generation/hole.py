@@ -62,7 +62,7 @@ def ventricle_hole(masks: NDArray[np.integer], margin_px: int | NDArray[np.integ
             f"cannot widen masks of shape {np.shape(masks)} by {margin_px} px; "
             f"give masks (N, H, W) and margins of 0 to {_FAR - 1}"
         )
-    return (ventricle_distance(masks) <= margins[:, None, None]).astype(np.uint8)
+    return (ventricle_distance(masks) <= margins.astype(np.uint8)[:, None, None]).astype(np.uint8)
 
 
 def ventricle_distance(masks: NDArray[np.integer]) -> NDArray[np.uint8]:

@@ -67,7 +67,7 @@ def end_at(process: psutil.Popen, home: Path, pattern: str, number: signal.Signa
     until = time.monotonic() + PATIENCE_S
     there = set(miniature.base(home).glob(pattern))
     while process.poll() is None and time.monotonic() < until and not set(miniature.base(home).glob(pattern)) - there:
-        time.sleep(0.005)
+        time.sleep(0.001)
     if process.poll() is not None:
         return None
     time.sleep(wait_s)
