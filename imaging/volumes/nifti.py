@@ -232,6 +232,8 @@ def _opened(path: Path) -> tuple[Any, Any]:
     file = _nibabel.load(path)
     if not isinstance(file, _nibabel.Nifti1Image):  # NIfTI-2 is one too; CIFTI is not
         raise ImageFileError(f"it holds a {type(file).__name__}")
+    if type(file.header) is not type(header):
+        raise ImageFileError("the size of its header and the type in it are of different versions of NIfTI")
     _check_size(file.shape)
     check_meaning(header, path)
     return header, file
