@@ -1,6 +1,7 @@
 """Finds and reads studies that have no labels yet: NIfTI volumes, and folders of DICOM slices."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from imaging.volumes.nifti import NiftiVolume, read_nifti
 
 _DICOM_SUFFIXES = (".dcm", ".ima")
 _DICOM_MAGIC, _DICOM_MAGIC_AT = b"DICM", 128
+_MOST_LABELS = 10  # different values; images hold hundreds
+_SOME_VOXELS = 10_000  # looked at first
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class UnreadStudy:
         """Read and check the volume.
 
         Raises:
-            InputError: It is unreadable, or has no contrast, or values that are not finite.
+            InputError: It is unreadable, a label map, or has no contrast, or values that are not finite.
         """
         if self.problem:
             raise InputError(self.problem)
@@ -103,8 +106,8 @@ def _besides(error: InputError, notes: Sequence[str]) -> str:
 def find_studies(given: Sequence[Path]) -> list[FoundStudy]:
     """Return the studies among files and folders, folders searched to any depth, in the order of names.
 
-    In folders, what this program wrote is passed over; a file that is named is taken, whoever wrote it. What is given
-    twice, or below a folder that is given too, is one study.
+    In folders, what this program wrote is passed over, and so are label maps that are called as an image is; a file
+    that is named is taken, whoever wrote it. What is given twice, or below a folder that is given too, is one study.
 
     Raises:
         InputError: A path does not exist or holds no study, or two studies have the same name.
@@ -112,7 +115,7 @@ def find_studies(given: Sequence[Path]) -> list[FoundStudy]:
     once: dict[Path, FoundStudy] = {}
     for study in (study for path in given for study in _studies_at(path)):
         once.setdefault(study.path.absolute(), study)
-    found = _named_apart(list(once.values()))
+    found = _without_label_maps(_named_apart(list(once.values())))
     names: dict[str, FoundStudy] = {}
     for study in found:
         other = names.setdefault(study.case_id, study)
@@ -122,6 +125,23 @@ def find_studies(given: Sequence[Path]) -> list[FoundStudy]:
                 "the one to be segmented"
             )
     return found
+
+
+def _without_label_maps(found: Sequence[FoundStudy]) -> list[FoundStudy]:
+    """Leave out the label maps in searched folders that another study is called as; both stay where all are such."""
+    times = Counter(study.case_id for study in found)
+    maps = {study.path for study in found if times[study.case_id] > 1 and _is_label_map(study)}
+    named_by_images = {study.case_id for study in found if study.path not in maps}
+    return [study for study in found if study.path not in maps or study.case_id not in named_by_images]
+
+
+def _is_label_map(study: FoundStudy) -> bool:
+    if study.files or study.path == study.root:
+        return False
+    try:
+        return len(_few_values(read_nifti(study.path).data)) > 1
+    except InputError:
+        return False  # told where it is read
 
 
 def volumes_of(found: FoundStudy, phase: int | None = None) -> list[UnreadStudy]:
@@ -262,3 +282,15 @@ def _check_image(image: NDArray[np.float32], path: Path) -> None:
         raise InputError(f"{path}: {bad} of {image.size} voxels are NaN or infinite; export it again")
     if image.min() == image.max():
         raise InputError(f"{path}: every voxel is {image.flat[0]:g}; export it again")
+    if values := _few_values(image):
+        known = some_of((f"{value:g}" for value in values), _MOST_LABELS)
+        raise InputError(f"{path}: all voxels are one of {known}: a label map and no image; give the image")
+
+
+def _few_values(image: NDArray[np.floating]) -> list[float]:
+    """Return the values of an image that has no more than a label map; none of another."""
+    flat = image.ravel()
+    for step in (max(1, flat.size // _SOME_VOXELS), 1):
+        if len(values := np.unique(flat[::step])) > _MOST_LABELS:
+            return []
+    return [float(value) for value in values]

@@ -21,7 +21,7 @@ from common.tables import write_csv
 from engine.workspace import packs_of
 from imaging.labels import LABEL_SETS
 from imaging.slices.nnunet import FIRST_CHANNEL, dataset_json
-from imaging.sources.files import images_below, is_volume, not_among, unread_lines
+from imaging.sources.files import images_below, is_volume, nifti_stem, not_among, unread_lines
 from imaging.volumes.dicom.segmentation import require_highdicom, write_dicom_segmentation
 from imaging.volumes.dicom.volume import DicomVolume
 from imaging.volumes.new_studies import FoundStudy, NewStudy, UnreadStudy, find_studies, volumes_of
@@ -316,7 +316,11 @@ class PredictionRun:
             for path in images_below(given)
             if unread(path) and path.parent.name not in _PICTURES and not path.resolve().is_relative_to(output)
         ]
-        for problem in unread_lines(filter(is_volume, others), "save it as .nii.gz, or move it elsewhere"):
+        beside = [path for path in others if nifti_stem(path) in {study.case_id for study in found}]
+        if beside:
+            warn(f"scarforge: label maps called as their images are left out: {some_of(beside)}")
+        volumes = [path for path in others if is_volume(path) and path not in beside]
+        for problem in unread_lines(volumes, "save it as .nii.gz, or move it elsewhere"):
             self._refuse(problem)
         pictures = (path for path in others if not is_volume(path))
         for line in unread_lines(pictures, "only NIfTI and DICOM are segmented"):

@@ -24,7 +24,15 @@ from pipeline.commands.predict.predict import PredictOptions, predict
 from pipeline.outermost import InterruptedCommand
 from segmentation.prediction.post_processing import STEPS
 from tests.imaging import fake_sunnybrook
-from tests.imaging.fake_emidec import SPACING_MM, image_of, label_map, write_nifti
+from tests.imaging.fake_emidec import (
+    SPACING_MM,
+    image_of,
+    image_path,
+    label_map,
+    mask_path,
+    write_case,
+    write_nifti,
+)
 from tests.pipeline.toy_models import CentralBox, nothing_odd, write_localiser, write_member
 
 MODEL = "emidec/tiny/attention_res_unet/real_only"
@@ -300,6 +308,24 @@ def test_two_studies_of_one_name_are_both_named(tmp_path, home):
     with pytest.raises(InputError, match=rf"{first} and {second} are both called 'a'"):
         run(home, tmp_path / "out", tmp_path / "one", second)
     assert not (tmp_path / "out").exists()
+
+
+def test_label_maps_beside_images_of_the_same_name_are_left_out_with_a_word(tmp_path, home, plausible, capsys):
+    """As EMIDEC lays them out: `Images/Case_P002.nii.gz` and `Contours/Case_P002.nii.gz`."""
+    write_case(tmp_path / "emidec", "Case_P002")
+    assert run(home, tmp_path / "out", tmp_path / "emidec") == 0
+    told = json.loads((tmp_path / "out" / "Case_P002.json").read_text())
+    assert told["input"]["path"] == str(image_path(tmp_path / "emidec", "Case_P002"))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("scarforge: ")]
+    assert f"left out: {mask_path(tmp_path / 'emidec', 'Case_P002')}" in line
+
+
+def test_a_label_map_is_not_segmented(tmp_path, home, capsys):
+    write_case(tmp_path / "emidec", "Case_P002")
+    mask = mask_path(tmp_path / "emidec", "Case_P002")
+    assert run(home, tmp_path / "out", mask) == 2
+    assert f"{mask}: all voxels are one of 0, 1, 2, 3, 4: a label map and no image; give" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
 
 
 def test_names_beyond_ascii_work(tmp_path, home, plausible):
