@@ -1,5 +1,6 @@
 """Reads PNG and TIFF as grey values of 8, 16 or 32 bits, or as colours, without changing a number."""
 
+import errno
 import struct
 import warnings
 import zlib
@@ -87,8 +88,8 @@ def read_pixels(path: Path) -> NDArray[Any]:
             with Image.open(path, formats=_FORMATS) as image:
                 return _pages(path, image)
     except _UNREADABLE as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the file system's, not the format's
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # the file system's; EINVAL is a place in the file that cannot be
         raise InputError(f"{path}: not a readable PNG or TIFF ({one_line(error)}); export it again") from error
 
 
