@@ -146,13 +146,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nights", type=int, default=30)
     parser.add_argument("--until", default="training_set_real_only", help="the last stage; empty for the whole fold")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no night after this many")
     options = parser.parse_args()
     if options.nights < WARM + 2:
         parser.error(f"--nights {options.nights} tells no growth; give at least {WARM + 2}")
     if os.environ.get("SCARFORGE_NIGHTLY_PROFILE") != "tiny":
         start_anew()
-    began, home = time.monotonic(), Path(os.environ["SCARFORGE_HOME"])
+    home = Path(os.environ["SCARFORGE_HOME"])
     work, studies = home.parent, Path(os.environ["SCARFORGE_ROOT"])
     miniature.write_studies(studies)
     miniature.new_home(home)
@@ -162,8 +161,6 @@ def main() -> None:
     print("| night | " + " | ".join(field.name for field in fields(Night)) + " |", flush=True)
     with dg.DagsterInstance.get() as instance:
         for number in range(options.nights):
-            if time.monotonic() - began > options.seconds:
-                break
             change_studies(studies, number)
             start = time.monotonic()
             carry_out(instance, number, options.until)

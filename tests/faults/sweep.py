@@ -222,7 +222,8 @@ class Sweep:
 
         first = self.fold.run(self.home, self.studies, at_stage, [asset])
         self.plan.armed = 0
-        sample.struck = self.plan.path.decode(errors="replace").replace(str(self.home), "") if self.plan.struck else ""
+        place = self.plan.path.decode(errors="replace").removeprefix(str(self.home))
+        sample.struck = (place or "/") if self.plan.struck else ""
         sample.status, sample.said = first.status, first.last
         sample.wrong = self._wrong_at_first(sample, first)
         again = self.fold.run(self.home, self.studies, assets=[asset])
