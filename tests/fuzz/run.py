@@ -149,7 +149,7 @@ def by_coverage(name: str, inputs: int, seconds: float, seed: int, kept: Path) -
     import atheris
 
     with atheris.instrument_imports(
-        include=["imaging", "runtime", "common", "engine", "segmentation", "nibabel", "pydicom"]
+        include=["imaging", "runtime", "common", "engine", "segmentation", "nibabel", "pydicom", "PIL"]
     ):
         target = TARGETS[name]
         for write in target.seeds:

@@ -136,6 +136,18 @@ def _write_picture(path, mode="L"):
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).convert(mode).save(path)
 
 
+def _png_summed(content):
+    """Bring the checksums of a PNG's chunks to their content."""
+    changed, at = bytearray(content), 8
+    while at + 12 <= len(changed):
+        end = at + 8 + int.from_bytes(changed[at : at + 4], "big")
+        if end + 4 > len(changed):
+            break
+        changed[end : end + 4] = zlib.crc32(changed[at + 4 : end]).to_bytes(4, "big")
+        at = end + 4
+    return bytes(changed)
+
+
 def _write_pages(path):
     from PIL import Image
 
@@ -438,7 +450,7 @@ TARGETS = {
     "dicom_deflated": Target("x.dcm", _dicom, (_write_deflated,), _inflated, _deflated),
     "mat5": Target("x.mat", _mat, (_write_mat5,), slow=True),
     "mat73": Target("x.mat", _mat, (_write_mat73,)),
-    "png": Target("x.png", _picture, (_write_picture, lambda path: _write_picture(path, "P"))),
+    "png": Target("x.png", _picture, (_write_picture, lambda path: _write_picture(path, "P")), sealed=_png_summed),
     "tiff": Target("x.tif", _picture, (_write_pages,)),
     "store": Target("slices.h5", _store, (_write_store,)),
     "archive": Target("studies.h5", _archive, (_write_archive,), sealed=_with_checksum),
