@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
@@ -156,6 +156,37 @@ def usable_cores() -> int:
 def worker_processes(configured: int) -> int:
     """Return the configured number of worker processes, or one a usable core where it is 0."""
     return configured or usable_cores()
+
+
+_INTERRUPTIONS = ("InterruptedCommand", "KeyboardInterrupt", "DagsterExecutionInterruptedError")
+_AGAIN_S = 0.05
+_lost = threading.Event()
+
+
+def send_again_where_lost(number: signal.Signals) -> None:
+    """Send this process a signal where Python drops an interruption: in a callback as an object is freed.
+
+    Its handler asks `was_lost`, to tell such a signal from one that a person sends a second time.
+    """
+
+    def heed(ignored: "sys.UnraisableHookArgs") -> None:
+        if type(ignored.exc_value).__name__ not in _INTERRUPTIONS:
+            sys.__unraisablehook__(ignored)
+            return
+        _lost.set()
+        again = threading.Timer(_AGAIN_S, os.kill, (os.getpid(), number))
+        again.daemon = True
+        with suppress(RuntimeError):  # Python ends as it is
+            again.start()
+
+    sys.unraisablehook = heed
+
+
+def was_lost() -> bool:
+    """Tell, once, whether Python has dropped an interruption."""
+    lost = _lost.is_set()
+    _lost.clear()
+    return lost
 
 
 _EVERY_S = 0.2

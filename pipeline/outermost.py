@@ -20,19 +20,19 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
 
 import yaml
 
 from common.errors import InputError, is_out_of_memory, one_line, tells_no_memory
+from common.processes import send_again_where_lost, was_lost
 from engine.workspace import home_of
 
 WRONG_INPUT, OWN_FAULT = 2, 1
-_ENDS_WITHIN_S, _AGAIN_S = 9.0, 0.05
+_ENDS_WITHIN_S = 9.0
 _OF_DAGSTERS_SETTINGS = ("Errors whilst loading dagster ", "attempting to load the configurable class")
-_INTERRUPTIONS = ("InterruptedCommand", "KeyboardInterrupt", "DagsterExecutionInterruptedError")
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 _MOST_LETTERS = 400
 _NUMBER, _NAMED = re.compile(r"\[Errno (\d+)\]"), re.compile(r": '([^']+)'")  # as Python words an error of the system
@@ -61,7 +61,8 @@ def run_command(command: Callable[[], object]) -> NoReturn:
     `yaml.py` or a `pipeline/` of its own.
     """
     os.environ["PYTHONSAFEPATH"] = "1"
-    received, sys.unraisablehook = _SignalWatch(), _heed_what_is_lost
+    received = _SignalWatch()
+    send_again_where_lost(signal.SIGTERM)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without a letter gets a question mark for it
@@ -244,9 +245,6 @@ def _hang_up(terminals: list[int]) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-_lost = threading.Event()
-
-
 def _interrupt(*_: object) -> None:
     for number in _INTERRUPTS:  # once is enough: a second one would break off the tidying up
         signal.signal(number, _interrupt_if_lost)
@@ -254,18 +252,5 @@ def _interrupt(*_: object) -> None:
 
 
 def _interrupt_if_lost(*_: object) -> None:
-    if _lost.is_set():
-        _lost.clear()
+    if was_lost():
         raise InterruptedCommand
-
-
-def _heed_what_is_lost(ignored: "sys.UnraisableHookArgs") -> None:
-    """Interrupt the command once more where Python drops an interruption: in a callback as an object is freed."""
-    if type(ignored.exc_value).__name__ not in _INTERRUPTIONS:
-        sys.__unraisablehook__(ignored)
-        return
-    _lost.set()
-    again = threading.Timer(_AGAIN_S, os.kill, (os.getpid(), signal.SIGTERM))
-    again.daemon = True
-    with suppress(RuntimeError):  # Python ends as it is
-        again.start()

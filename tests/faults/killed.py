@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -27,6 +28,7 @@ from tests.faults.sweep import _differing
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 PATIENCE_S, GONE_S = 1800.0, 30.0
+TRIES, MISSED = 3, "missed, "
 MOMENTS = {
     "studies are being written": ".studies.*.partial/.studies.h5.*",
     "the localiser trains": "lv_localiser/.fold_0.*.partial/checkpoint/last.pt",
@@ -36,9 +38,9 @@ MOMENTS = {
     "Pix2Pix is trained": "pix2pix/.fold_0.*.partial/training_result.json",
     "a segmenter's model is sent": "attention_res_unet_real_only/fold_0/.seed_0.*.partial/training_result.json",
     "a segmenter's folder is sealed": "halsr_net_real_only/fold_0/.seed_0.*.partial/record.json",
-    "scores are written": "attention_res_unet_real_plus_gan_scores/fold_0/.seed_0.*.partial/scores.csv",
+    "scores are being made": "attention_res_unet_real_plus_gan_scores/fold_0/.seed_0.*.partial",
     "champions are crowned": "champions/fold_0/*.json",
-    "the comparison is written": ".comparison.*.partial/differences.csv",
+    "the comparison is being made": ".comparison.*.partial",
 }
 
 
@@ -92,9 +94,25 @@ def try_moment(home: Path, studies: Path, said: Path, pattern: str, sent: signal
             one.kill()
     if found is None and process.returncode:
         found = [f"ended by itself with {process.returncode}"]
-    missed = "missed, " if found is None else ""
+    missed = MISSED if found is None else ""
     traced = ["a traceback"] if "Traceback" in said.read_text(errors="replace") else []
     return [f"{missed}status {process.returncode}", *(found or []), *traced]
+
+
+def try_until_met(home: Path, *moment: Any) -> list[str]:
+    """Try a moment up to `TRIES` times, each from the workspace as it was: a command that ended has none left."""
+    before = home.with_name("before")
+    shutil.rmtree(before, ignore_errors=True)
+    if home.exists():
+        shutil.copytree(home, before, symlinks=True)
+    for _ in range(TRIES):
+        told = try_moment(home, *moment)
+        if not told[0].startswith(MISSED):
+            break
+        shutil.rmtree(home)
+        if before.exists():
+            shutil.copytree(before, home, symlinks=True)
+    return told
 
 
 def finish(home: Path, studies: Path, said: Path, whole: dict[str, dict[str, str]]) -> list[str]:
@@ -130,7 +148,7 @@ def main() -> None:
         sent, chance = SIGNALS[(number + options.seed) % len(SIGNALS)], random.Random(f"{options.seed}/{number}")
         if moment not in tried:
             said = work / f"said_{number}"
-            tried[moment] = try_moment(home, studies, said, pattern, sent, chance.choice((0, 0.05, 0.3, 1)))
+            tried[moment] = try_until_met(home, studies, said, pattern, sent, chance.choice((0, 0.05, 0.3, 1)))
             write_json(noted, tried)
             if tried[moment][1:]:
                 print(said.read_text(errors="replace"), flush=True)

@@ -143,6 +143,27 @@ def test_an_interrupted_training_that_does_not_come_to_its_end_is_ended_by_the_s
         assert child.wait(ENDS_WITHIN_S) == -signal.SIGALRM
 
 
+# A training whose interruption Python drops, since a callback runs just then as an object is freed.
+DROPPED = """
+import os, signal, sys, time, types, weakref
+from engine.worker import __main__ as own
+class Held: pass
+def train():
+    held = Held()
+    told = weakref.ref(held, lambda _: (os.kill(os.getpid(), signal.SIGINT), time.sleep(0.2)))
+    del held
+    time.sleep(600)
+sys.modules["engine.worker.process"] = types.SimpleNamespace(main=train)
+own.main()
+"""
+
+
+def test_an_interruption_that_python_drops_ends_the_training_all_the_same():
+    line = [sys.executable, "-c", DROPPED, str(os.getpid())]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGINT, "")
+
+
 # A training that is over, whose process is interrupted while Python puts the libraries away.
 INTERRUPTED_WHILE_IT_ENDS = """
 import atexit, os, signal, sys, time, types
