@@ -111,7 +111,10 @@ class ChampionBook:
         path = self.folder / _BEGUN
         if not path.exists():
             write_sealed(path, {"begun": _now()})
-        return str(self._json(path)["begun"])
+        try:
+            return str(self._json(path)["begun"])
+        except KeyError as error:
+            raise self._unreadable(path, error) from error
 
     def champion(self, kind: "ModelKind") -> Champion | None:
         """Return the champion of a kind, None where there is none yet.
@@ -158,10 +161,9 @@ class ChampionBook:
 
     def _json(self, path: Path) -> dict[str, Any]:
         try:
-            content: dict[str, Any] = read_sealed(path)
-        except (OSError, ValueError) as error:
+            return dict(read_sealed(path))
+        except (OSError, ValueError, TypeError) as error:
             raise self._unreadable(path, error) from error
-        return content
 
     def _unreadable(self, path: Path, error: Exception) -> InputError:
         return of_the_disk(path, error) or InputError(

@@ -25,7 +25,17 @@ from typing import Any, Protocol
 from filelock import FileLock
 
 from common.errors import InputError, one_line
-from common.files import CHECKPOINT, free_name, move, put_in_place, read_json, read_sealed, unwritable, write_sealed
+from common.files import (
+    CHECKPOINT,
+    UNFIT,
+    free_name,
+    move,
+    put_in_place,
+    read_json,
+    read_sealed,
+    unwritable,
+    write_sealed,
+)
 from engine.locks import held
 from engine.outcome import Outcome
 from engine.tracking.run_folder import OWN, discard
@@ -280,7 +290,7 @@ def is_of_present_format(place: Path) -> bool:
     """Tell whether this version can use a folder's result: False where an earlier ScarForge finished it."""
     try:
         return bool(read_json(place / RECORD).get("format", 1) == FORMAT)
-    except (*_NO_FILE, ValueError, AttributeError):  # none, or damaged: nothing tells who made it
+    except (*_NO_FILE, *UNFIT):  # none, or damaged: nothing tells who made it
         return True
 
 
@@ -315,12 +325,7 @@ def read_record(place: Path, asset: str) -> Record:
         )
     except FileNotFoundError as error:
         raise InputError(f"{place}: no finished result; materialise the asset {asset!r} first") from error
-    except (
-        *_NO_FILE,
-        ValueError,
-        KeyError,
-        TypeError,
-    ) as error:  # none of the disk's, which says nothing of the content
+    except (*_NO_FILE, *UNFIT) as error:  # none of the disk's, which says nothing of the content
         raise InputError(f"{path}: cannot be read ({one_line(error)}); rematerialise the asset {asset!r}") from error
 
 

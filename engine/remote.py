@@ -28,6 +28,7 @@ from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
 from common.errors import InputError, some_of
+from common.files import UNFIT
 from engine.record import RECORD, file_digest, file_digests, recorded_files, replace_folder, swap_lock
 
 
@@ -51,7 +52,7 @@ class Seal:
             values = json.loads(content or b"")
             files = {str(name): str(digest) for name, digest in values["files"].items()}
             return cls(content or b"", files, values.get("cache_key", ""), values.get("attempt", ""))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except UNFIT:
             return None
 
     @property

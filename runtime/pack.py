@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from common.errors import InputError, some_of
-from common.files import write_atomically
+from common.files import UNFIT, write_atomically
 
 SCHEMA = 1
 SUFFIX = ".safetensors"
@@ -393,7 +393,7 @@ def _check_tensors(path: Path, announced: Mapping[str, Any]) -> None:
         try:
             (first, last), bytes_each = one["data_offsets"], _BYTES[one["dtype"]]
             whole = last - first == bytes_each * math.prod(one["shape"])
-        except (KeyError, TypeError, ValueError) as error:
+        except UNFIT as error:
             raise _refusal(path, f"its tensor {name} is not described ({error!r})") from error
         if not whole:
             raise _refusal(path, f"its tensor {name} announces {one['shape']} numbers in {last - first} bytes")

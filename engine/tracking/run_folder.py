@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from common.files import CHECKPOINT, move, parsed_json, read_sealed, write_sealed
+from common.files import CHECKPOINT, UNFIT, move, parsed_json, read_sealed, write_sealed
 from common.tables import read_csv
 from engine.workspace import ARTIFACTS
 from runtime.report import TIME
@@ -102,7 +102,7 @@ class RunFolder:
         """Read what is said of the run, None where nothing can be read."""
         try:
             return RunNotes(**read_sealed(self.own / "run.json"))
-        except (OSError, ValueError, TypeError):
+        except (OSError, *UNFIT):
             return None
 
     def write(self, notes: RunNotes) -> None:
@@ -123,7 +123,7 @@ class RunFolder:
         """Return what MLflow has, None where it has nothing."""
         try:
             return Sent(**read_sealed(self.own / "sent.json"))
-        except (OSError, ValueError, TypeError):
+        except (OSError, *UNFIT):
             return None
 
     def note_sent(self, sent: Sent) -> None:
@@ -175,7 +175,7 @@ def metric_name(name: str) -> str:
 def _system(path: Path) -> Iterator[Row]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     for line in filter(None, lines):
-        with contextlib.suppress(ValueError, TypeError):
+        with contextlib.suppress(*UNFIT):
             yield Row(**parsed_json(line))
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from common.errors import InputError, one_line
-from common.files import of_the_disk, read_json, write_text
+from common.files import UNFIT, of_the_disk, read_json, write_text
 from common.seeds import derive_seed, random_generator
 from imaging.labels import PATIENT_GROUPS
 
@@ -117,7 +117,7 @@ def read_split(path: Path, fold: int) -> FoldSplit:
     try:
         content = read_json(path)
         splits = {int(entry["fold"]): _from_json(entry) for entry in content["folds"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *UNFIT) as error:
         raise of_the_disk(path, error) or InputError(
             f"{path}: not a readable split ({one_line(repr(error))}); {_REMEDY}"
         ) from error

@@ -21,7 +21,7 @@ import yaml
 from dagster._core.storage.tags import GRPC_INFO_TAG, HIDDEN_TAG_PREFIX
 
 from common.errors import InputError, one_line
-from common.files import write_text
+from common.files import UNFIT, write_text
 from engine.cluster.executor import pool_size
 from engine.workspace import addressable, mark_home
 
@@ -210,7 +210,7 @@ def _command_is_gone(run: dg.DagsterRun) -> bool:
         if told["boot"] != here["boot"]:
             return True
         return bool(told["container"] == here["container"] and _start(int(told["pid"])) != told["start"])
-    except (ValueError, KeyError, TypeError):  # no such tag, or of an older version
+    except UNFIT:  # no such tag, or of an older version
         return False
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from common.errors import InputError, some_of
-from common.files import mark_own, read_json, without_own, write_atomically, write_json
+from common.files import UNFIT, mark_own, read_json, without_own, write_atomically, write_json
 from common.guard import guarded
 from common.pages.words import count
 from common.progress import say, track, warn
@@ -388,7 +388,7 @@ def _earlier_inputs(output: Path, case_id: str) -> dict[Path, dict[str, str]]:
     """Return what results of this name were made from, by their JSON; nothing of one that does not tell."""
     found = {}
     for path in (place / f"{case_id}.json" for place in (output, output / _FLAGGED)):
-        with suppress(OSError, ValueError, KeyError, TypeError):
+        with suppress(OSError, *UNFIT):
             told = read_json(path)["input"]
             found[path] = {"path": str(told["path"]), "image_sha256": str(told["image_sha256"])}
     return found
