@@ -185,24 +185,24 @@ def to_labels(
 
 
 def numbering_note(mask: NDArray[np.uint8], source: str) -> tuple[str, ...]:
-    """Return a sentence where label values (S, H, W) look like another numbering: a cavity that no myocardium encloses.
+    """Return a sentence where label values (S, H, W) look like another numbering, see `odd_cavity`."""
+    what = odd_cavity(mask)
+    return (f"{source}: {what}; look whether its numbers mean other tissues, which no score would tell",) * bool(what)
+
+
+def odd_cavity(mask: NDArray[np.uint8]) -> str:
+    """Return what is odd about the cavity of label values (S, H, W): none, or one that no myocardium encloses.
 
     ACDC's and M&Ms' right ventricle, or a left one that is called infarct, would pass as tissues of another set.
     """
     cavity = mask == CineTissue.CAVITY
     if not cavity.any():
-        if len(mask) == 1:  # beyond the apex of the cavity
-            return ()
-        what = "no voxel is cavity (1)"
-    else:
-        padded = np.pad(cavity, ((0, 0), (1, 1), (1, 1)))
-        beside = padded[:, :-2, 1:-1] | padded[:, 2:, 1:-1] | padded[:, 1:-1, :-2] | padded[:, 1:-1, 2:]
-        rim = mask[beside & ~cavity]
-        open_share = np.count_nonzero(rim == 0) / max(len(rim), 1)
-        if open_share <= _MOST_OPEN:
-            return ()
-        what = f"{open_share:.0%} of the rim of the cavity (1) is background"
-    return (f"{source}: {what}; look whether its numbers mean other tissues, which no score would tell",)
+        return "" if len(mask) == 1 else "no voxel is cavity (1)"  # one slice may lie beyond the apex of the cavity
+    padded = np.pad(cavity, ((0, 0), (1, 1), (1, 1)))
+    beside = padded[:, :-2, 1:-1] | padded[:, 2:, 1:-1] | padded[:, 1:-1, :-2] | padded[:, 1:-1, 2:]
+    rim = mask[beside & ~cavity]
+    open_share = np.count_nonzero(rim == 0) / max(len(rim), 1)
+    return f"{open_share:.0%} of the rim of the cavity (1) is background" if open_share > _MOST_OPEN else ""
 
 
 def _whole(mask: NDArray[Any], source: str) -> NDArray[np.int64]:

@@ -4,7 +4,6 @@ Tables of an evaluation's summary for a console: one model's with all columns, s
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +126,7 @@ def evaluate(reference: Path, prediction: Path, form: str, output: Path, as_json
     write_scores(output / "scores.csv", evaluation.scores)
     write_scores(output / "patients.csv", patient_table(evaluation))
     write_scores(output / "summary.csv", summary)
-    for note in chain.from_iterable(evaluation.notes.values()):
+    for note in evaluation.warnings:
         warn(f"warning: {note}")
     for problem in evaluation.problems:
         warn(f"scarforge: {problem}")
@@ -140,8 +139,7 @@ def evaluate(reference: Path, prediction: Path, form: str, output: Path, as_json
 
 def _as_json(evaluation: Evaluation, summary: pd.DataFrame) -> dict[str, Any]:
     told = {"studies": evaluation.studies, "scored": evaluation.scored, "problems": list(evaluation.problems)}
-    notes = list(chain.from_iterable(evaluation.notes.values()))
-    return told | {"notes": notes, "summary": records(summary)}
+    return told | {"notes": evaluation.warnings, "summary": records(summary)}
 
 
 def _print(evaluation: Evaluation, summary: pd.DataFrame, output: Path) -> None:

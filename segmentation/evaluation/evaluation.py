@@ -11,6 +11,7 @@ Summarises an evaluation: means with intervals over patients, and one wide row a
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,14 @@ from imaging.labels import CineTissue
 from imaging.studies.study import PHASES, name_phases
 from imaging.volumes.nifti import NiftiVolume
 from segmentation.comparison.statistics import Contributions, Estimate, estimate_score
+from segmentation.evaluation.cautions import (
+    Caution,
+    Numbering,
+    StudyFacts,
+    cautions,
+    study_facts,
+    with_owners,
+)
 from segmentation.evaluation.label_maps import (
     PREDICTION,
     REFERENCE,
@@ -88,6 +97,9 @@ class Evaluation:
         studies: Number of studies (patients and frames) in the reference folder.
         scored: How many of them were scored.
         notes: What the files say differently in two places, by patient, which is scored all the same.
+        cautions: What makes the label maps suspect, which are scored all the same.
+        facts: What these were told from, of every reference that could be read.
+        renumbered: Whether a problem tells that the predictions are numbered otherwise.
     """
 
     scores: pd.DataFrame
@@ -97,6 +109,18 @@ class Evaluation:
     studies: int
     scored: int
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    cautions: tuple[Caution, ...] = ()
+    facts: tuple[StudyFacts, ...] = ()
+    renumbered: bool = False
+
+    @property
+    def warnings(self) -> list[str]:
+        """All notes and cautions, a line each."""
+        return [*chain.from_iterable(self.notes.values()), *(caution.line for caution in self.cautions)]
+
+    def warnings_of(self, case_id: str) -> list[str]:
+        """The lines that concern a patient."""
+        return [*self.notes.get(case_id, ()), *(line for line, patients in self.cautions if case_id in patients)]
 
 
 def evaluate_folders(reference: Path, prediction: Path, form: LabelFormat, predicted_only: bool = False) -> Evaluation:
@@ -133,6 +157,7 @@ def evaluate_folders(reference: Path, prediction: Path, form: LabelFormat, predi
         reader.refuse(volume.case_id, f"prediction of {reason}")
 
     scores = score_table(volumes, ScoreIdentity(), form.labels, refuse)
+    facts, numbering = with_owners(reader.facts, volumes), Numbering.of_format(form)
     return Evaluation(
         scores=scores,
         yardstick=score_table(blank, ScoreIdentity(network=ALL_BACKGROUND), form.labels, lambda *_: None),
@@ -141,6 +166,9 @@ def evaluate_folders(reference: Path, prediction: Path, form: LabelFormat, predi
         studies=reader.studies,
         scored=len(volumes) - len(failed),
         notes=reader.notes,
+        cautions=tuple(cautions(facts, numbering, reader.renumbered)),
+        facts=tuple(facts),
+        renumbered=reader.renumbered,
     )
 
 
@@ -170,6 +198,8 @@ class _Reader:
     unscored: dict[str, str] = field(default_factory=dict)
     known: list[tuple[str, str, LabelMap]] = field(default_factory=list)
     numbers: NumberConfusion = field(default_factory=NumberConfusion)
+    facts: list[StudyFacts] = field(default_factory=list)
+    renumbered: bool = False
 
     @property
     def studies(self) -> int:
@@ -186,12 +216,14 @@ class _Reader:
             for path in self.predictions.files[case_id].values():
                 self.problems.append(f"{path}: the reference folder has no {case_id}; remove it, or add the reference")
         if permuted := self.numbers.permuted():
+            self.renumbered = True
             told = ", ".join(f"{ours} lies on the references' {theirs}" for ours, theirs in permuted.items())
             self.problems.append(
                 f"the predictions seem to be numbered otherwise: their {told}; renumber them as format "
                 f"{self.form.name} does ({self.form.numbering})"
             )
         if self.form.without_cavity and without_cavity and all(without_cavity):
+            self.renumbered = True
             self.problems.append(f"{self.form.without_cavity} ({self.form.numbering})")
 
     def _patient(self, case_id: str, files: Mapping[str, Path]) -> Iterator[ScoredVolume]:
@@ -208,6 +240,7 @@ class _Reader:
             found: list[LabelMap] = []
             with guarded(predicted.get(names[frame], case_id), partial(self.refuse, case_id)):
                 found.append(self._prediction(case_id, names[frame], predicted, volumes[frame]))
+            self.facts.append(study_facts(case_id, names[frame], labels, found, self.form))
             for each in found:
                 self._note(case_id, each.notes)
                 self.numbers.count(labels.numbers, each.numbers)
@@ -302,8 +335,8 @@ def summarise_evaluation(evaluation: Evaluation) -> pd.DataFrame:
 def patient_table(evaluation: Evaluation) -> pd.DataFrame:
     """Return one row a patient: `case_id`, `problem`, `warnings`, then `metric/rule/tissue` and for cine `…/frame`.
 
-    Slices are averaged. `warnings` are what the files say differently in two places; they change no score. A patient
-    of whom nothing could be scored has empty cells and a problem.
+    Slices are averaged. `warnings` are what the files say differently in two places, and what makes them suspect; they
+    change no score. A patient of whom nothing could be scored has empty cells and a problem.
     """
     scores = patient_rows(evaluation.scores)
     names = scores["metric"] + "/" + scores["rule"] + "/" + scores["tissue"]
@@ -314,7 +347,7 @@ def patient_table(evaluation: Evaluation) -> pd.DataFrame:
     everyone = sorted(set(patient_rows(evaluation.yardstick)["case_id"]) | set(evaluation.unscored))
     wide = wide.reindex(everyone).rename_axis(index="case_id", columns=None).reset_index()
     wide.insert(1, "problem", [evaluation.unscored.get(case_id, "") for case_id in wide["case_id"]])
-    wide.insert(2, "warnings", [" | ".join(evaluation.notes.get(case_id, ())) for case_id in wide["case_id"]])
+    wide.insert(2, "warnings", [" | ".join(evaluation.warnings_of(case_id)) for case_id in wide["case_id"]])
     return wide
 
 

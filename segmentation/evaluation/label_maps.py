@@ -1,5 +1,7 @@
 """Reads a reference's and a prediction's label map into one arrangement, or says why they do not belong together.
 
+Whether a prediction that fits its reference poorly would fit far better mirrored, turned or reversed.
+
 Finds the label maps in a folder: EMIDEC's or ACDC's layout, or flat files named for their patients.
 
 emidec: `Case_P001/Contours/Case_P001.nii.gz`, or flat `Case_P001.nii.gz`; predictions may also be
@@ -11,6 +13,7 @@ that has no such file), or flat `patient001_frame01.nii.gz`, `patient001_01.nii.
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -20,6 +23,7 @@ from numpy.typing import NDArray
 
 from common.errors import InputError, some_of
 from common.guard import guarded
+from imaging.dice import dice
 from imaging.labels import CINE_LABELS, EMIDEC_LABELS, LabelSet, distinct_values, to_labels
 from imaging.sources.acdc import LABELS as ACDC_NUMBERS
 from imaging.sources.files import composed, images_below, inside, source_folder, unread_lines
@@ -322,3 +326,85 @@ def _check_grid(
 
 def _mm(spacing_mm: tuple[float, ...]) -> str:
     return " x ".join(f"{value:g}" for value in spacing_mm) + " mm"
+
+
+ENOUGH = 50  # voxels, below which an overlap says nothing
+FITS = 0.6  # agreement of what is told to fit better, at least
+_GOOD = 0.9  # agreement beyond which nothing fits far better
+_FAR_BETTER = 0.1  # in agreement, than as it lies and than moved upon its reference
+_TURNS = {  # by whether rows and columns are exchanged, and then by the steps along both
+    (False, 1, 1): "",
+    (False, -1, 1): "mirrored top to bottom",
+    (False, 1, -1): "mirrored left to right",
+    (False, -1, -1): "turned by 180 degrees",
+    (True, 1, 1): "with rows and columns exchanged",
+    (True, -1, 1): "turned by 90 degrees",
+    (True, 1, -1): "turned by 270 degrees",
+    (True, -1, -1): "with rows and columns exchanged and turned by 180 degrees",
+}
+_REVERSED = "with its slices in the other order"
+
+Coordinates = tuple[NDArray[np.intp], ...]  # slice, row and column of each voxel of a reference
+
+
+Mask = NDArray[np.integer]
+
+
+class BetterFit(NamedTuple):
+    """Where a prediction fits far better than where it lies."""
+
+    where: str
+    agreement: float
+    own: float
+
+
+def better_turned(reference: Mask, prediction: Mask) -> BetterFit | None:
+    """Return how a prediction (S, H, W) fits its reference far better: mirrored, turned, or with its slices reversed.
+
+    All labels are judged together, since the whole ventricle is nearly round. A prediction that is merely moved fits
+    no better turned than moved back.
+    """
+    at = np.nonzero(reference)
+    if min(np.count_nonzero(prediction), len(at[0])) < ENOUGH or (own := agreement(reference, prediction, at)) > _GOOD:
+        return None
+    own = max(own, agreement_moved_back(reference, prediction, at))
+    fits = [
+        BetterFit(words, agreement(reference, turned, at), own)
+        for words, turned in _arrangements(prediction)
+        if turned.shape == reference.shape
+    ]
+    best = max(fits, key=lambda fit: fit.agreement)
+    return best if best.agreement >= max(FITS, own + _FAR_BETTER) else None
+
+
+def _arrangements(mask: Mask) -> Iterator[tuple[str, Mask]]:
+    """Yield the other arrangements of a label map (S, H, W), by what was done to it."""
+    for slices, in_plane in product((1, -1) if len(mask) > 1 else (1,), _TURNS):
+        exchanged, rows, columns = in_plane
+        turned = mask[::slices].swapaxes(1, 2) if exchanged else mask[::slices]
+        words = " and ".join(filter(None, (_TURNS[in_plane], _REVERSED if slices < 0 else "")))
+        if words:
+            yield words, turned[:, ::rows, ::columns]
+
+
+def agreement(reference: Mask, prediction: Mask, at: Coordinates) -> float:
+    """Return the Dice of all labels together, 0 to 1: twice the voxels that agree by the sum of both foregrounds.
+
+    Args:
+        reference: (S, H, W).
+        prediction: (S, H, W).
+        at: Where the reference is not background.
+    """
+    equal = np.count_nonzero(reference[at] == prediction[at])
+    return float(dice(equal, len(at[0]), np.count_nonzero(prediction)))
+
+
+def agreement_moved_back(reference: Mask, prediction: Mask, at: Coordinates) -> float:
+    """Return the agreement after the prediction was moved in the plane, its centre upon the reference's."""
+    drawn = np.nonzero(prediction)
+    shift = [round(float(drawn[axis].mean()) - float(at[axis].mean())) for axis in (1, 2)]
+    moved = [at[axis] + pixels for axis, pixels in zip((1, 2), shift, strict=True)]
+    inside = np.logical_and.reduce([(m >= 0) & (m < n) for m, n in zip(moved, prediction.shape[1:], strict=True)])
+    found = prediction[at[0][inside], moved[0][inside], moved[1][inside]]
+    equal = np.count_nonzero(reference[at][inside] == found)
+    return float(dice(equal, len(at[0]), len(drawn[0])))
