@@ -1,6 +1,7 @@
 """Figures: a prediction beside its reference, and two tables of scores beside each other."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from imaging.labels import LABEL_SETS
 from imaging.studies.study import Study
 from scarforge.models import Prediction, checked_spacing
 from segmentation.comparison.arms import compare_two
+from segmentation.evaluation.cautions import Numbering, cautions, volume_facts
 from segmentation.evaluation.evaluation import evaluate_folders
 from segmentation.evaluation.label_maps import LABEL_FORMATS
 from segmentation.scoring.scores import ScoredVolume, ScoreIdentity, score_table
@@ -42,6 +44,9 @@ def evaluate(
 
     Raises:
         InputError: Numbers, shapes or label values do not fit each other, or a file cannot be read.
+
+    Warns:
+        UserWarning: What makes label maps suspect, as another numbering; they are scored all the same.
     """
     if isinstance(reference, str | os.PathLike) or isinstance(prediction, str | os.PathLike):
         return _score_folders(reference, prediction, labels)
@@ -60,7 +65,12 @@ def evaluate(
         _volume(number, one, found, spacing_mm)
         for number, (one, found) in enumerate(zip(references, predictions, strict=True), 1)
     ]
-    return score_table(volumes, ScoreIdentity(), LABEL_SETS[names.pop()])
+    label_set = LABEL_SETS[names.pop()]
+    scores = score_table(volumes, ScoreIdentity(), label_set)
+    judged = [volume for volume in volumes if volume.prediction is not volume.reference]  # one array is meant so
+    for caution in cautions(volume_facts(judged, label_set), Numbering.of(label_set)):
+        warnings.warn(caution.line, stacklevel=2)
+    return scores
 
 
 def compare(first: pd.DataFrame, second: pd.DataFrame, names: tuple[str, str] = ("first", "second")) -> pd.DataFrame:
@@ -102,4 +112,6 @@ def _score_folders(reference: Any, prediction: Any, form: str) -> pd.DataFrame:
     found = evaluate_folders(Path(reference), Path(prediction), LABEL_FORMATS[form])
     if found.problems:
         raise InputError(found.problems[0])
+    for line in found.warnings:
+        warnings.warn(line, stacklevel=3)
     return found.scores

@@ -180,12 +180,23 @@ class ExternalTestRun:
         for name, table in tables.by_name().items():
             _write_or_remove(options.output / f"{name}.csv", table)
         own = [self._facts_of(*pair, each) for pair, each in zip(self.pairs, evaluations, strict=True)]
-        warnings = [note for notes in self.references.notes.values() for note in notes]
+        warnings = [note for notes in self.references.notes.values() for note in notes] + self._cautions(evaluations)
         content = {**facts, "label_set": self.references.labels.name, "warnings": warnings, "models": own}
         write_json(options.output / "external_test.json", content)
         self._print(tables, evaluations, options.output)
         problems = any(evaluation.problems for evaluation in evaluations)
         return WITH_PROBLEMS if problems else WITH_FLAGS if any(tested.flagged for tested in models) else FINE
+
+    def _cautions(self, evaluations: Sequence[Evaluation]) -> list[str]:
+        """Tell what makes label maps suspect and return the lines: of references once, of predictions by model."""
+        lines = dict.fromkeys(
+            f"{self._prefix(tested) if caution.of_predictions else ''}{caution.line}"
+            for (_, tested), evaluation in zip(self.pairs, evaluations, strict=True)
+            for caution in evaluation.cautions
+        )
+        for line in lines:
+            warn(f"warning: {line}")
+        return list(lines)
 
     def _print(self, tables: ExternalTables, evaluations: Sequence[Evaluation], output: Path) -> None:
         models = [tested for _, tested in self.pairs]

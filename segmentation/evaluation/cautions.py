@@ -67,10 +67,11 @@ class Numbering(NamedTuple):
 
 
 class Caution(NamedTuple):
-    """One line, and the patients whom it concerns."""
+    """One line, the patients whom it concerns, and whether it is the predictions' alone."""
 
     line: str
     patients: tuple[str, ...]
+    of_predictions: bool = False
 
 
 class MapFacts(NamedTuple):
@@ -221,8 +222,8 @@ def _owner(
     best = max(fits, key=fits.__getitem__, default=key)
     if fits.get(best, 0.0) < max(FITS, own + _EXCHANGED):
         return None
-    own = max(own, agreement_moved_back(maps[key].reference, prediction, at[key]))
-    return BetterFit(" ".join(best).strip(), fits[best], own) if fits[best] >= own + _EXCHANGED else None
+    moved_back = agreement_moved_back(maps[key].reference, prediction, at[key])
+    return BetterFit(" ".join(best).strip(), fits[best], own) if fits[best] >= moved_back + _EXCHANGED else None
 
 
 def cautions(facts: Sequence[StudyFacts], numbering: Numbering, renumbered: bool = False) -> list[Caution]:
@@ -248,7 +249,8 @@ def prediction_cautions(facts: Sequence[StudyFacts], numbering: Numbering, renum
     if not renumbered:
         found += _other_numbers(known, numbering) or _few_numbers(known, numbering)
     found += [*_turned(known), *_exchanged(known), *_same_predictions(known)]
-    return [*found, *_phases(known, "prediction", lambda one: one.prediction)]
+    found += _phases(known, "prediction", lambda one: one.prediction)
+    return [caution._replace(of_predictions=True) for caution in found]
 
 
 def equal_in_all(models: Mapping[str, Sequence[StudyFacts]]) -> list[str]:
@@ -305,7 +307,7 @@ def _copies(facts: Sequence[StudyFacts]) -> Iterator[Caution]:
     if drawn and all(one.prediction and one.prediction.digest == one.reference.digest for one in drawn):
         yield _caution(
             drawn,
-            f"the predictions are the references: {_counted(len(drawn))} equal in every voxel; give the predictions",
+            f"the predictions are the references, {_counted(len(drawn))} equal in every voxel; give what a model drew",
         )
 
 

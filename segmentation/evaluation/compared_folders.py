@@ -35,6 +35,13 @@ from segmentation.comparison.statistics import (
     collect_contributions,
     patients_in_two_folds,
 )
+from segmentation.evaluation.cautions import (
+    Numbering,
+    StudyFacts,
+    equal_in_all,
+    prediction_cautions,
+    reference_cautions,
+)
 from segmentation.evaluation.evaluation import evaluate_folders
 from segmentation.evaluation.label_maps import REFERENCE, LabelFormat, find_label_maps
 from segmentation.scoring.scores import patient_rows
@@ -78,7 +85,7 @@ class FolderComparison:
         comparison: Of the patients that all folders have.
         scores: Of every folder as it is, its name in `training_set`.
         problems: One line for each thing that is wrong, and whose it is.
-        notes: What the files say differently in two places.
+        notes: What the files say differently in two places, and what makes them suspect.
         patients: How many were paired.
         of_patients: How many the reference has.
     """
@@ -117,11 +124,12 @@ def compare_folders(reference: Path, predictions: Mapping[str, Path], form: Labe
     kinds = next(iter(parts.values()))[0].kinds
     missing = [line for model in models if (line := model.left_out(everyone))]
     worded = replace(found, differences=_worded(found.differences, kinds))
+    suspect = _cautions(models, Numbering.of_format(form))
     return FolderComparison(
-        comparison=replace(worded, notes=(*missing, *_notes(worded.differences, kinds))),
+        comparison=replace(worded, notes=(*missing, *suspect, *_notes(worded.differences, kinds))),
         scores=pd.concat([model.scores for model in models], ignore_index=True),
         problems=tuple(line for model in models for line in model.problems),
-        notes=tuple(dict.fromkeys(note for model in models for note in model.notes)),
+        notes=tuple(dict.fromkeys([*(note for model in models for note in model.notes), *suspect])),
         patients=len(common),
         of_patients=len(everyone),
     )
@@ -224,6 +232,8 @@ class _Model:
     complete: set[str]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
+    facts: Mapping[str, tuple[StudyFacts, ...]]
+    renumbered: bool
 
     def left_out(self, everyone: set[str]) -> str:
         """Say whom this folder lacks, nothing where it lacks nobody."""
@@ -255,7 +265,26 @@ def _score(name: str, parts: Sequence[Part], reference: Path, form: LabelFormat,
         complete=set.intersection(*of_seeds.values()),
         problems=tuple(dict.fromkeys(problems)),
         notes=tuple(note for one in found.values() for notes in one.notes.values() for note in notes),
+        facts={part.within(""): one.facts for part, one in found.items()},
+        renumbered=any(one.renumbered for one in found.values()),
     )
+
+
+def _cautions(models: Sequence[_Model], numbering: Numbering) -> list[str]:
+    """Return what is suspect: the references once, each model's predictions, and trainings that are one and the same.
+
+    A patient's name tells the training, as `seed_0/Case_P001`.
+    """
+    references = {one.study: one for model in models for facts in model.facts.values() for one in facts}
+    found = [caution.line for caution in reference_cautions(list(references.values()), numbering)]
+    for model in models:
+        facts = [replace(one, part=part) for part, of_part in model.facts.items() for one in of_part]
+        own = prediction_cautions(facts, numbering, model.renumbered)
+        found += [f"{model.name}: {caution.line}" for caution in own]
+    return [
+        *found,
+        *equal_in_all({model.name + part: facts for model in models for part, facts in model.facts.items()}),
+    ]
 
 
 def _identified(scores: pd.DataFrame, name: str, part: Part) -> pd.DataFrame:

@@ -120,7 +120,7 @@ class Evaluation:
 
     def warnings_of(self, case_id: str) -> list[str]:
         """The lines that concern a patient."""
-        return [*self.notes.get(case_id, ()), *(line for line, patients in self.cautions if case_id in patients)]
+        return [*self.notes.get(case_id, ()), *(one.line for one in self.cautions if case_id in one.patients)]
 
 
 def evaluate_folders(reference: Path, prediction: Path, form: LabelFormat, predicted_only: bool = False) -> Evaluation:

@@ -29,6 +29,7 @@ from imaging.studies.preparation import Box, reference_box, resample_image, resa
 from imaging.studies.study import RejectedStudy, Study
 from runtime.pack import stands_as
 from segmentation.comparison.arms import FIRST_AND_SECOND, compare_two
+from segmentation.evaluation.cautions import Numbering, cautions, volume_facts
 from segmentation.evaluation.evaluation import Evaluation, patient_table, summarise_evaluation
 from segmentation.scoring.scores import ScoredVolume, ScoreIdentity, score_table
 from segmentation.scoring.yardsticks import ALL_BACKGROUND
@@ -196,6 +197,7 @@ def evaluate_tested(references: References, tested: ModelUnderTest) -> Evaluatio
         studies=studies,
         scored=len(volumes) - (len(problems) - before),
         notes=references.notes,
+        cautions=tuple(cautions(volume_facts(volumes, references.labels), Numbering.of(references.labels))),
     )
 
 

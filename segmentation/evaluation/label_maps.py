@@ -342,7 +342,7 @@ _TURNS = {  # by whether rows and columns are exchanged, and then by the steps a
     (True, 1, -1): "turned by 270 degrees",
     (True, -1, -1): "with rows and columns exchanged and turned by 180 degrees",
 }
-_REVERSED = "with its slices in the other order"
+_REVERSED = "with the slices in the other order"
 
 Coordinates = tuple[NDArray[np.intp], ...]  # slice, row and column of each voxel of a reference
 
@@ -365,16 +365,17 @@ def better_turned(reference: Mask, prediction: Mask) -> BetterFit | None:
     no better turned than moved back.
     """
     at = np.nonzero(reference)
-    if min(np.count_nonzero(prediction), len(at[0])) < ENOUGH or (own := agreement(reference, prediction, at)) > _GOOD:
+    enough = len(at[0]) >= ENOUGH and np.count_nonzero(prediction) >= ENOUGH
+    if not enough or (own := agreement(reference, prediction, at)) > _GOOD:
         return None
-    own = max(own, agreement_moved_back(reference, prediction, at))
     fits = [
         BetterFit(words, agreement(reference, turned, at), own)
         for words, turned in _arrangements(prediction)
         if turned.shape == reference.shape
     ]
     best = max(fits, key=lambda fit: fit.agreement)
-    return best if best.agreement >= max(FITS, own + _FAR_BETTER) else None
+    moved_back = agreement_moved_back(reference, prediction, at)
+    return best if best.agreement >= max(FITS, max(own, moved_back) + _FAR_BETTER) else None
 
 
 def _arrangements(mask: Mask) -> Iterator[tuple[str, Mask]]:
