@@ -6,10 +6,13 @@ before it, which `read_csv` takes away again; every other table is written as pa
 
 import csv
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+
+from common.errors import InputError
 
 _FORMULA = r"(?:[=@\t\r]|[+-](?!$|[\d\s.,:%eE+-]*$))"  # a sign before a number, or alone, is harmless
 _WRITTEN_WITH_CARE = re.compile(rf"'*{_FORMULA}")
@@ -31,9 +34,20 @@ def read_csv(path: Path, **options: Any) -> pd.DataFrame:
     Args:
         path: The file.
         options: Those of `pandas.read_csv`.
+
+    Raises:
+        InputError: Its columns are separated by semicolons.
     """
     table: pd.DataFrame = pd.read_csv(path, **options)
+    refuse_semicolons(path, table.columns)
     return _changed(table, _READ_WITH_CARE, lambda text: text[1:])
+
+
+def refuse_semicolons(path: Path, columns: Iterable[object]) -> None:
+    """Raise `InputError` where the heading of a table is one column: a spreadsheet of some countries wrote it."""
+    heading = list(columns)
+    if len(heading) == 1 and ";" in str(heading[0]):
+        raise InputError(f"{path}: is separated by semicolons; save it with commas")
 
 
 def _changed(table: pd.DataFrame, pattern: re.Pattern[str], change: Any) -> pd.DataFrame:

@@ -214,7 +214,11 @@ def _whole(mask: NDArray[Any], source: str) -> NDArray[np.int64]:
     whole = np.rint(mask)
     off = int(np.count_nonzero((np.abs(mask - whole) > _ROUNDING) | (np.abs(whole) > _LARGEST)))
     if off:
-        raise InputError(f"{source}: {off} voxels are not whole label values; save the mask without interpolation")
+        unit = bool(mask.min() >= 0 and mask.max() <= 1)
+        hint = " (all are 0 to 1: it looks like probabilities or an image)" * unit
+        raise InputError(
+            f"{source}: {off} voxels are not whole label values{hint}; save the mask without interpolation"
+        )
     return whole.astype(np.int64)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import InputError, some_of
+from common.tables import refuse_semicolons
 from imaging.labels import LabelSet, patient_group, to_labels
 from imaging.sources.files import find_file, listed, nifti_stem, read_text
 from imaging.studies.study import Study
@@ -138,7 +139,7 @@ def read_clinical_table(path: Path) -> Mapping[str, dict[str, str]]:
     """Read a CSV with one row a patient, by its column `case_id`; `Case P001` and `Case_P001` are one patient.
 
     Raises:
-        InputError: The file is unreadable or has no column `case_id`.
+        InputError: The file is unreadable, is separated by semicolons or has no column `case_id`.
     """
     try:
         rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
@@ -146,6 +147,7 @@ def read_clinical_table(path: Path) -> Mapping[str, dict[str, str]]:
         raise InputError(f"{path}: not a readable CSV ({error}); save it as UTF-8, or remove it") from error
     if not rows:
         return {}
+    refuse_semicolons(path, rows[0])
     if "case_id" not in rows[0]:
         raise InputError(f"{path}: has no column 'case_id' but {some_of(rows[0])}; name the column of patients so")
     return {row["case_id"].replace(" ", "_"): _named(row) for row in rows if row["case_id"]}

@@ -47,6 +47,7 @@ from segmentation.evaluation.label_maps import REFERENCE, LabelFormat, find_labe
 from segmentation.scoring.scores import patient_rows
 
 _PART = re.compile(r"(fold|seed)_([0-9]+)")
+_NEARLY_PART = re.compile(r"(fold|seed)s?[ _.-]?([0-9]+)", re.IGNORECASE)
 _FEWEST = 2  # models
 _PREDICTIONS = "predictions"  # stands for the network that somebody else trained
 _ONE_EACH = (
@@ -155,11 +156,13 @@ def _below(part: Part) -> Iterator[Part]:
         for path in part.folder.iterdir()
         if path.is_dir() and (match := _PART.fullmatch(path.name))
     )
+    loose = [path.name for _, path in nifti_files(part.folder, own=True)]
+    if inner or not loose:
+        _refuse_other_names(part.folder)
     if not inner:
         yield part
         return
     kinds = {kind for kind, _, _ in inner}
-    loose = [path.name for _, path in nifti_files(part.folder, own=True)]
     if loose or len(kinds) > 1 or kinds & set(part.kinds):
         others = some_of([*loose, *(path.name for _, _, path in inner)])
         raise InputError(
@@ -170,6 +173,14 @@ def _below(part: Part) -> Iterator[Part]:
         raise InputError(f"{part.folder}: names a number twice ({inner[0][2].name} ...); remove one of them")
     for kind, number, path in inner:
         yield from _below(part._replace(folder=path, **{kind: number}))
+
+
+def _refuse_other_names(folder: Path) -> None:
+    """Raise `InputError` where sub-folders that mean folds or seeds are called otherwise."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not _PART.fullmatch(path.name))
+    if nearly := [name for name in names if _NEARLY_PART.fullmatch(name)]:
+        kind = nearly[0][:4].lower()
+        raise InputError(f"{folder}: sub-folders are called {some_of(nearly)}; call them {kind}_0, {kind}_1 ...")
 
 
 def shared_parts(parts: Mapping[str, Sequence[Part]]) -> dict[str, list[Part]]:

@@ -239,7 +239,9 @@ class _Reader:
             self._note(case_id, labels.notes)
             found: list[LabelMap] = []
             with guarded(predicted.get(names[frame], case_id), partial(self.refuse, case_id)):
-                found.append(self._prediction(case_id, names[frame], predicted, volumes[frame]))
+                if names[frame] not in predicted:
+                    raise InputError(self._missing(case_id, names[frame], files[frame]))
+                found.append(read_prediction(predicted[names[frame]], self.form, volumes[frame]))
             self.facts.append(study_facts(case_id, names[frame], labels, found, self.form))
             for each in found:
                 self._note(case_id, each.notes)
@@ -269,10 +271,9 @@ class _Reader:
                 self.problems.append(f"{path}: the reference of {case_id} has no frame {name} ({there}); rename it")
         return found
 
-    def _prediction(self, case_id: str, name: str, predicted: Mapping[str, Path], reference: NiftiVolume) -> LabelMap:
-        if name not in predicted:
-            raise InputError(f"{f'{case_id} {name}'.strip()}: its prediction is missing; add it")
-        return read_prediction(predicted[name], self.form, reference)
+    def _missing(self, case_id: str, name: str, reference: Path) -> str:
+        study = f"{case_id} {name}".strip()
+        return self.predictions.missing(study, case_id, reference, self.references.files)
 
     def _note(self, case_id: str, notes: tuple[str, ...]) -> None:
         if notes:

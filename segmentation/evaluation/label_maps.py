@@ -60,6 +60,7 @@ class LabelFormat(NamedTuple):
 
 
 _ENDINGS = ("_seg", "_pred", "_label", "_mask")  # of predictions
+_FOREIGN = re.compile(r"(_0000|_gt|_seg|_pred|_label|_mask|_prediction|_segmentation)+$")  # the first is nnU-Net's
 _FRAME = re.compile(r"(?P<case>.+)_(?:(?P<phase>ED|ES)|(?:frame)?(?P<number>[0-9]+))(?P<truth>_gt)?")
 
 
@@ -92,6 +93,15 @@ class LabelFolder:
         """Return the same without patients who are not among `known`."""
         return replace(self, files={case_id: frames for case_id, frames in self.files.items() if case_id in known})
 
+    def missing(self, study: str, case_id: str, reference: Path, known: Collection[str]) -> str:
+        """Return that a study's file is missing, and what is called nearly so among patients who are not `known`."""
+        stem = reference.name.split(".nii")[0].removesuffix("_gt")
+        asked = {_plain(case_id), _plain(stem)}
+        others = [path for name, frames in self.files.items() if name not in known for path in frames.values()]
+        near = next((path for path in others if _plain(path.name.split(".nii")[0]) in asked), None)
+        remedy = f"rename {near} to {stem}.nii.gz if it is that" if near else "add it"
+        return f"{study}: its prediction is missing; {remedy}"
+
     def name_as(self, known: Collection[str]) -> None:
         """Name each patient as `known` does where an ending such as `_seg`, or how Unicode is composed, differs."""
         by_form = {composed(name): name for name in known}
@@ -99,6 +109,10 @@ class LabelFolder:
             other = by_form.get(composed(case_id)) or by_form.get(composed(_without_ending(case_id)))
             if other is not None and other not in self.files:
                 self.files[other] = self.files.pop(case_id)
+
+
+def _plain(name: str) -> str:
+    return _FOREIGN.sub("", composed(name).casefold())
 
 
 def find_label_maps(root: Path, form: LabelFormat, what: str) -> LabelFolder:
@@ -331,7 +345,7 @@ def _mm(spacing_mm: tuple[float, ...]) -> str:
 ENOUGH = 50  # voxels, below which an overlap says nothing
 FITS = 0.6  # agreement of what is told to fit better, at least
 _GOOD = 0.9  # agreement beyond which nothing fits far better
-_FAR_BETTER = 0.1  # in agreement, than as it lies and than moved upon its reference
+_FAR_BETTER = 0.6  # of what disagrees as it lies, and moved upon its reference, is left at most
 _TURNS = {  # by whether rows and columns are exchanged, and then by the steps along both
     (False, 1, 1): "",
     (False, -1, 1): "mirrored top to bottom",
@@ -375,7 +389,8 @@ def better_turned(reference: Mask, prediction: Mask) -> BetterFit | None:
     ]
     best = max(fits, key=lambda fit: fit.agreement)
     moved_back = agreement_moved_back(reference, prediction, at)
-    return best if best.agreement >= max(FITS, max(own, moved_back) + _FAR_BETTER) else None
+    fits_far_better = 1 - best.agreement <= _FAR_BETTER * (1 - max(own, moved_back))
+    return best if fits_far_better and best.agreement >= FITS else None
 
 
 def _arrangements(mask: Mask) -> Iterator[tuple[str, Mask]]:
