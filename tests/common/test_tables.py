@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from common.errors import InputError
 from common.tables import read_csv, write_csv
 
 FORMULAS = ["=cmd|' /C calc'!A0", "@SUM(A1)", "+cmd", "-cmd|x", "\t=1+1", "\r=1", "'=already", "''-quoted", "=1", "-=x"]
@@ -31,6 +32,13 @@ def test_every_other_table_is_written_as_pandas_does(tmp_path):
     table.to_csv(tmp_path / "plain.csv", index=False)
     assert (tmp_path / "table.csv").read_bytes() == (tmp_path / "plain.csv").read_bytes()
     assert read["case_id"].tolist() == HARMLESS
+
+
+def test_a_table_separated_by_semicolons_is_called_so(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("case_id;value\nP001;1\n")
+    with pytest.raises(InputError, match=r"table.csv: is separated by semicolons; save it with commas"):
+        read_csv(path)
 
 
 def test_a_table_without_rows(tmp_path):

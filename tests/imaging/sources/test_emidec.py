@@ -112,6 +112,13 @@ def test_what_is_told_about_a_patient_comes_from_text_and_table(tmp_path):
     assert only(tmp_path).clinical == {"killip_max": "2", "gap_between_slices": "10 mm", "sex": "M"}
 
 
+def test_a_clinical_table_separated_by_semicolons_is_called_so(tmp_path, caplog):
+    fake_emidec.write_case(tmp_path, "Case_P002")
+    (tmp_path / "clinical.csv").write_text("case_id;myocardium_ml\nCase_P002;120\n", encoding="utf-8")
+    assert isinstance(only(tmp_path), Study)
+    assert "clinical.csv: is separated by semicolons; save it with commas" in caplog.text
+
+
 def test_a_clinical_table_without_patients_costs_no_study(tmp_path, caplog):
     fake_emidec.write_case(tmp_path, "Case_P002")
     (tmp_path / "clinical.csv").write_bytes(b"patient;age\n\xff;3\n")

@@ -1,5 +1,7 @@
 """Folders of label maps beside one reference: the figures of `comparison`, honest words, and who is missing."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -130,6 +132,32 @@ def test_a_patient_that_one_folder_lacks_is_named_and_in_no_comparison(tmp_path,
     assert set(found["summary"].query("rule == 'official' and tissue == 'myocardium'")["patients"]) == {11}
 
 
+def test_arms_and_seeds_that_drew_the_same_are_told_on_the_terminal_and_the_page(tmp_path, capsys):
+    write_arms(tmp_path, ("real_only",), seeds=(0,))
+    for copy in ("real_only/seed_1", "copy/seed_0", "copy/seed_1"):
+        shutil.copytree(tmp_path / "real_only" / "seed_0", tmp_path / copy)
+    assert run(tmp_path, "real_only", "copy")[0] == 0
+    line = (
+        "the predictions of real_only/seed_0, real_only/seed_1, copy/seed_0 and copy/seed_1 (all 12 label maps) are "
+        "equal in every voxel"
+    )
+    assert capsys.readouterr().err.count(f"warning: {line}") == 1
+    for page in ("comparison.md", "report.html"):
+        assert line in (tmp_path / "out" / page).read_text()
+
+
+def test_what_is_suspect_is_told_once_a_model_with_the_training_and_sound_arms_have_no_line(tmp_path, capsys):
+    write_arms(tmp_path, seeds=(0, 1))
+    run(tmp_path, *WRONG)
+    assert "warning" not in capsys.readouterr().err
+    for seed in (0, 1):
+        mask = drawn("Case_P001", "real_only", seed)
+        write_nifti(tmp_path / "real_only" / f"seed_{seed}" / "Case_P001.nii.gz", 0 * mask)
+    run(tmp_path, *WRONG)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert line.startswith("warning: real_only: 2 of 24 predictions (seed_0/Case_P001, seed_1/Case_P001) are empty")
+
+
 def test_a_patient_in_no_fold_is_missing(tmp_path, capsys):
     write_arms(tmp_path, folds=(0, 1))
     (tmp_path / "real_only" / "fold_0" / "Case_N001.nii.gz").unlink()
@@ -170,9 +198,32 @@ def in_two_folds(root):
         write_nifti(root / arm / "fold_1" / "Case_N001.nii.gz", label_map("Case_N001"))
 
 
+def seeds_called_otherwise(root):
+    write_arms(root, seeds=(0, 1))
+    (root / "real_only" / "seed_0").rename(root / "real_only" / "Seed1")
+    (root / "real_only" / "seed_1").rename(root / "real_only" / "seed2")
+
+
+def one_seed_called_otherwise(root):
+    write_arms(root, seeds=(0, 1))
+    (root / "real_only" / "seed_1").rename(root / "real_only" / "Seed_1")
+
+
 @pytest.mark.parametrize(
     ("prepare", "folders", "names", "message"),
     [
+        (
+            seeds_called_otherwise,
+            tuple(WRONG),
+            (),
+            "real_only: sub-folders are called Seed1, seed2; call them seed_0, seed",
+        ),
+        (
+            one_seed_called_otherwise,
+            tuple(WRONG),
+            (),
+            "real_only: sub-folders are called Seed_1; call them seed_0, seed_1",
+        ),
         (nested_otherwise, tuple(WRONG), (), "not arranged alike"),
         (other_seeds, tuple(WRONG), (), "share no seed (real_only: 0; real_plus_gan: 1)"),
         (loose, tuple(WRONG), (), "holds Case_P001.nii.gz, seed_0; give label maps alone"),

@@ -1,6 +1,7 @@
 """Two folders of label maps in, tables and a status out; a file that cannot be scored is one line."""
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -110,6 +111,45 @@ def test_patients_have_a_row_each(folders):
     assert patients.loc["Case_P001", "dice/official/myocardium"] == pytest.approx(dice(folders, "Case_P001"))
     assert np.isnan(patients.loc["Case_N001", "dice/positive/infarct"])
     assert patients["problem"].isna().all()
+
+
+def test_what_is_suspect_is_told_on_the_terminal_in_the_json_and_beside_the_patients(folders, capsys):
+    for case_id in CASES[:2]:
+        write_nifti(folders / "flat" / f"{case_id}.nii.gz", 0 * label_map(case_id))
+    status = evaluate(folders / "reference", folders / "flat", "emidec", folders / "out", as_json=True)
+    told = capsys.readouterr()
+    line = (
+        f"2 of 12 predictions ({', '.join(sorted(CASES[:2]))}) are empty, their references are not; look whether they "
+        "were saved whole"
+    )
+    assert (status, told.err) == (0, f"warning: {line}\n")
+    assert json.loads(told.out)["notes"] == [line]
+    patients = pd.read_csv(folders / "out" / "patients.csv", keep_default_na=False).set_index("case_id")
+    assert patients["warnings"].to_dict() == {name: line if name in CASES[:2] else "" for name in CASES}
+
+
+def test_sound_folders_have_no_warning(folders, capsys):
+    run(folders)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["case_p002", "Case_P002_0000", "CASE_P002_seg", "Case_P002_prediction"])
+def test_a_file_of_nearly_the_right_name_is_named(folders, capsys, name):
+    (folders / "flat" / "Case_P002.nii.gz").rename(folders / "flat" / f"{name}.nii.gz")
+    run(folders)
+    near = folders / "flat" / f"{name}.nii.gz"
+    expected = f"Case_P002: its prediction is missing; rename {near} to Case_P002.nii.gz if it is that"
+    assert expected in capsys.readouterr().err
+
+
+def test_probabilities_are_called_so_and_a_resampled_mask_is_not(folders, capsys):
+    write_nifti(folders / "flat" / "Case_P001.nii.gz", label_map("Case_P001") * np.float32(0.2))
+    write_nifti(folders / "flat" / "Case_P002.nii.gz", label_map("Case_P002") * np.float32(0.9))
+    run(folders)
+    first, second = [line for line in capsys.readouterr().err.splitlines() if "not whole label values" in line]
+    assert "Case_P001" in first
+    assert "it looks like probabilities or an image" in first
+    assert "looks like" not in second
 
 
 def test_a_missing_prediction_is_named_counted_and_in_no_score(folders, capsys):

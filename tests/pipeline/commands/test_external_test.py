@@ -121,6 +121,17 @@ def test_cutting_around_the_reference_needs_no_localiser_and_changes_the_maps(ho
     assert not around_box["mean"].equals(around_reference["mean"])
 
 
+def test_a_patient_under_two_names_is_told_once_for_two_models(home, root, capsys):
+    write_member(home, 1, 0, source="hospital", training_set="real_plus_gan")
+    copy = shutil.copytree(root / CASES[0], root / "Case_P901")
+    for path in [path for path in copy.rglob("*") if CASES[0] in path.name]:
+        path.rename(path.with_name(path.name.replace(CASES[0], "Case_P901")))
+    run(home, root, MODEL, WITH_GAN)
+    line = f"the references of {CASES[0]} and Case_P901 are equal in every voxel and count as several; keep one of them"
+    assert capsys.readouterr().err.count(f"warning: {line}") == 1
+    assert line in json.loads((root.parent / "out" / "external_test.json").read_text())["warnings"]
+
+
 def test_two_models_stand_side_by_side_with_their_difference(home, root, capsys):
     write_member(home, 1, 0, source="hospital", training_set="real_plus_gan")
     run(home, root, MODEL, WITH_GAN)

@@ -73,6 +73,18 @@ def test_a_study_that_was_not_segmented_is_named_counted_and_in_no_score():
     assert set(patients["training_set"]) == {"real_only"}
 
 
+def test_references_that_are_turned_are_told_beside_their_patients_and_sound_ones_are_not():
+    references, one = model_that_moves(1)
+    assert evaluate_tested(references, one).cautions == ()
+    turned = ModelUnderTest(one.identity, one.label_set)
+    for item in map(study, CASES):
+        turned.add(item, item.mask[:, ::-1].copy(), ())
+    (caution,) = evaluate_tested(references, turned).cautions
+    assert caution.line.startswith("predictions fit their references far better mirrored top to bottom in 9 of 9")
+    patients = tabulate([turned], [evaluate_tested(references, turned)]).patients
+    assert set(patients["warnings"]) == {caution.line}
+
+
 def test_a_study_that_comes_twice_counts_once():
     references = References(EMIDEC_LABELS)
     assert references.add(study("Case_P001"))
