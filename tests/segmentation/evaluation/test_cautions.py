@@ -137,8 +137,8 @@ def test_numbers_exchanged_in_some_patients_are_told_with_these():
     ],
 )
 def test_a_turned_prediction_is_told_with_the_turn_that_undoes_it(turn, words):
-    (caution,) = told(of_first(3, lambda mask: turn(moved(mask)).copy()))
-    assert f"far better {words} in 3 of 10 (P1, P2, P3; Dice of all labels 0." in caution.line
+    (caution,) = told(of_first(3, lambda mask: turn(mask).copy()))
+    assert f"far better {words} in 3 of 10 (P1, P2, P3; Dice of all labels 1.00 for 0." in caution.line
     assert caution.patients == ("P1", "P2", "P3")
 
 

@@ -74,13 +74,14 @@ def test_a_study_that_was_not_segmented_is_named_counted_and_in_no_score():
 
 
 def test_references_that_are_turned_are_told_beside_their_patients_and_sound_ones_are_not():
-    references, one = model_that_moves(1)
+    cases = CASES[:8]  # the ninth is drawn as another
+    references, one = model_that_moves(1, cases)
     assert evaluate_tested(references, one).cautions == ()
     turned = ModelUnderTest(one.identity, one.label_set)
-    for item in map(study, CASES):
+    for item in map(study, cases):
         turned.add(item, item.mask[:, ::-1].copy(), ())
     (caution,) = evaluate_tested(references, turned).cautions
-    assert caution.line.startswith("predictions fit their references far better mirrored top to bottom in 9 of 9")
+    assert caution.line.startswith("predictions fit their references far better mirrored top to bottom in 8 of 8")
     patients = tabulate([turned], [evaluate_tested(references, turned)]).patients
     assert set(patients["warnings"]) == {caution.line}
 
