@@ -71,8 +71,9 @@ def ring(slices=6, side=64, radius=(8, 14), centre=(32, 32)):
     return np.repeat(plane[None], slices, axis=0)
 
 
-def oddities(regions, boxes=(BOX,), seen=None):
-    return " ".join(implausibilities(regions, boxes, EMIDEC_LABELS, seen))
+def oddities(regions, boxes=(BOX,), seen=None, spacing_mm=(10.0, 1.0, 1.0), mask=None):
+    mask = np.pad(regions, ((0, 0), (8, 8), (8, 8))) if mask is None else mask  # far from the image's edge
+    return " ".join(implausibilities(regions, boxes, EMIDEC_LABELS, seen, mask, spacing_mm))
 
 
 def test_distances_are_those_of_the_normal_distribution():

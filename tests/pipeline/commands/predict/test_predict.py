@@ -52,7 +52,7 @@ PATIENT_AND_STUDY = {
 }
 
 
-def no_heart(regions, boxes, labels, seen):
+def no_heart(*_):
     return ["no heart at all"]
 
 
