@@ -38,7 +38,7 @@ def dataset_warnings(
         labels: Of every mask.
         region: How regions will be cut.
         rejected: How many studies were left out.
-        notes: What files say differently in two places.
+        notes: What files say differently in two places, and what no scanner gives.
     """
     left_out = [f"{_count(rejected, 'study', 'studies')} of the source could not be used; the reasons are below."]
     findings = (
@@ -61,7 +61,7 @@ def dataset_warnings(
 
 def _contradictions(notes: Sequence[str]) -> list[str]:
     rest = len(notes) - _NAMED
-    return [*notes[:_NAMED], *([f"{rest} more files say one thing in two ways."] if rest > 0 else [])]
+    return [*notes[:_NAMED], *([f"{rest} more notes of this kind are left out."] if rest > 0 else [])]
 
 
 def same_contents(studies: Iterable[tuple[str, str, str]]) -> Iterator[str]:
