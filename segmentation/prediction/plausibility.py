@@ -175,7 +175,7 @@ def _cut_off(drawn: NDArray[np.bool_], pixel_mm: tuple[float, ...]) -> str:
     near = np.zeros(len(drawn), np.bool_)
     for axis, side_mm in enumerate(pixel_mm, 1):
         strip = int(_NEAR_EDGE_MM / side_mm) + 1  # pixels that begin within the distance
-        occupied = drawn.any(axis=3 - axis)  # (S, H) or (S, W)
+        occupied = np.asarray(drawn.any(axis=3 - axis))  # (S, H) or (S, W)
         near |= occupied[:, :strip].any(axis=1) | occupied[:, -strip:].any(axis=1)
     count = int(np.count_nonzero(near))
     if count <= _MOST_NEAR_EDGE * len(drawn):
