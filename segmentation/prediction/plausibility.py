@@ -27,7 +27,9 @@ _MOST_OPEN = 0.3  # of the cavity's rim that is background
 _MOST_AT_BORDER = 0.5  # of the slices with ventricle, whose ventricle touches the region's border
 _LEAST_BARE_MM2 = 100  # of cavity in a slice without myocardium
 _FEWEST_IN_LENGTH = 5  # slices with ventricle, fewer of which are part of a heart
-_LENGTH_MM = (35.0, 160.0)  # of a human ventricle in short axis; reference masks of 173 studies show 50 to 110
+# Of a human ventricle, slices times distance. Reference masks of five slices or more show: EMIDEC 50 to 100 (62
+# studies), ACDC 60 to 110 at ED and 55 to 110 at ES (46 each), MS-CMRSeg 70 to 80 (5), Sunnybrook 90 (1).
+_LENGTH_MM = (35.0, 160.0)
 _NEAR_EDGE_MM = 3.0  # of the image: networks stop a pixel short of where it cuts a ventricle
 _MOST_NEAR_EDGE = 0.5  # of the slices with ventricle, whose ventricle comes so near
 _MOST_APART_MM = 25.0  # between the boxes of the folds' localisers
