@@ -11,7 +11,7 @@ import resource
 
 import pandas as pd
 
-from benchmarks.own_process import in_own_process
+from benchmarks.measuring import in_own_process
 from benchmarks.thread_waiting import step_ms
 from runtime.compute import keep_freed_memory
 from segmentation.networks.table import NETWORKS

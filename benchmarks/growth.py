@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 from benchmarks import training as own
+from benchmarks.measuring import in_own_process
 from benchmarks.networks import count_flops
-from benchmarks.own_process import in_own_process
 from runtime.compute import choose_compute
 from segmentation.networks.table import build_network
 from tests.segmentation.toy_slices import write_store

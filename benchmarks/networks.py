@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import training as own
-from benchmarks.own_process import in_own_process
+from benchmarks.measuring import in_own_process
 from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 from runtime import operations

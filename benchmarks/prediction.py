@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from scipy.ndimage import zoom
 
-from benchmarks.shares import call_shares, told
+from benchmarks.measuring import call_shares, told
 from engine.settings import load_settings
 from imaging.phantom import PhantomConfig, read_phantom
 from imaging.slices.regions import RegionConfig

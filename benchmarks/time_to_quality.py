@@ -38,8 +38,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import training as own
 from benchmarks.acceptance_bench import reference_slices
+from benchmarks.measuring import operator_shares, told
 from benchmarks.networks import PEERS, count_flops_as_written
-from benchmarks.shares import operator_shares, told
 from engine.settings import Settings, load_settings
 from imaging.augmentation.varied import write_augmented_slices
 from imaging.slices.part import PartSlices

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.own_process import in_own_process
+from benchmarks.measuring import in_own_process
 from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 from runtime.compute import choose_compute, keep_freed_memory

@@ -11,6 +11,9 @@ _LONGEST = 120  # characters of a foreign text in a message
 _LONGEST_BEGIN, _LONGEST_END = 2000, 1000  # of a message, whose end is the remedy
 _LONGEST_LINE = 3500
 
+# What taking values out of JSON raises where it is none, or holds something else than was written.
+UNFIT = (ValueError, LookupError, TypeError, AttributeError)
+
 
 class InputError(Exception):
     """Input that cannot be used: the message is one line that names the thing, the values and the next step."""

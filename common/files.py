@@ -34,8 +34,6 @@ _AT_REST_NS = 2_000_000_000
 _known_digests: dict[tuple[int, ...], str] = {}
 _CHUNK = 1_000_000
 _TIMEOUT_S = 30
-# What taking values out of JSON raises where it is none, or holds something else than was written.
-UNFIT = (ValueError, LookupError, TypeError, AttributeError)
 CHECKPOINT = "checkpoint"  # the folder, in that of a model, of what its training needs to be continued
 
 

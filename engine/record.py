@@ -24,18 +24,8 @@ from typing import Any, Protocol
 
 from filelock import FileLock
 
-from common.errors import InputError, one_line
-from common.files import (
-    CHECKPOINT,
-    UNFIT,
-    free_name,
-    move,
-    put_in_place,
-    read_json,
-    read_sealed,
-    unwritable,
-    write_sealed,
-)
+from common.errors import UNFIT, InputError, one_line
+from common.files import CHECKPOINT, free_name, move, put_in_place, read_json, read_sealed, unwritable, write_sealed
 from engine.locks import held
 from engine.outcome import Outcome
 from engine.tracking.run_folder import OWN, discard

@@ -27,8 +27,7 @@ import fsspec
 from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
-from common.errors import InputError, some_of
-from common.files import UNFIT
+from common.errors import UNFIT, InputError, some_of
 from engine.record import RECORD, file_digest, file_digests, recorded_files, replace_folder, swap_lock
 
 

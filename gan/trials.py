@@ -16,12 +16,11 @@ from pydantic import ValidationError
 
 from common.errors import InputError
 from gan.networks.features import inception_score
-from gan.quality.adherence import areas
 from gan.quality.fidelity import local_texture, peak_signal_to_noise, structural_similarity_of
 from gan.quality.realism import Extractor, frechet_distance, kernel_distance
 from gan.quality.slices import Images, PairDistance, Segment, inside_ventricle
 from gan.training.config import HOLE_FIELDS, PRESETS, Pix2PixConfig
-from imaging.dice import dice
+from imaging.dice import areas, dice
 from imaging.labels import LabelSet
 from imaging.slices.part import PartSlices
 

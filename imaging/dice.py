@@ -25,3 +25,8 @@ def dice(shared: Any, reference: Any, prediction: Any, empty: float = 1.0) -> ND
     """Return 2 |A ∩ B| / (|A| + |B|) of numbers or arrays, and `empty` where both sides are."""
     numerator, denominator = dice_terms(*map(np.asarray, (shared, reference, prediction)))
     return np.where(denominator > 0, numerator / np.maximum(denominator, 1), empty)
+
+
+def areas(reference: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
+    """Return each slice's shared pixels (N,), those of the reference (N,) and those of the prediction (N,)."""
+    return [held.sum(axis=(1, 2), dtype=np.float64) for held in (reference & prediction, reference, prediction)]

@@ -23,8 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from common.errors import InputError, some_of
-from common.files import UNFIT, write_atomically
+from common.errors import UNFIT, InputError, some_of
+from common.files import write_atomically
 
 SCHEMA = 1
 SUFFIX = ".safetensors"

@@ -28,7 +28,8 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from common.files import CHECKPOINT, UNFIT, move, parsed_json, read_sealed, write_sealed
+from common.errors import UNFIT
+from common.files import CHECKPOINT, move, parsed_json, read_sealed, write_sealed
 from common.tables import read_csv
 from engine.workspace import ARTIFACTS
 from runtime.report import TIME

@@ -17,7 +17,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from gan.quality.adherence import areas
 from gan.quality.copies import (
     CopySearch,
     Nearest,
@@ -29,7 +28,7 @@ from gan.quality.copies import (
     wall_appearance,
 )
 from gan.quality.slices import Segment
-from imaging.dice import dice
+from imaging.dice import areas, dice
 from imaging.labels import Tissue
 from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStoreWriter, StoreAttributes

@@ -14,7 +14,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from gan.quality.adherence import adherence, utility
 from gan.quality.copies import (
     CopySearch,
     Nearest,
@@ -43,7 +42,8 @@ from gan.quality.slices import Features, Images, PairDistance, Segment, Vectors,
 from gan.quality.table import COLUMNS, Cases, Figure, Row, as_table, over_halves, ratio_of_sums
 from gan.quality.two_sample import STEPS, two_sample_test
 from gan.quality.variety import Draw, feature_distance, measure_variety, variety_rows
-from imaging.labels import Tissue
+from imaging.dice import areas, dice_terms
+from imaging.labels import LabelSet, Tissue
 from imaging.slices.part import PartSlices
 from imaging.slices.store import SliceStore
 
@@ -164,6 +164,39 @@ def _adherence(sets: Mapping[str, PartSlices], instruments: Instruments, store: 
     if instruments.segment_from_synthetic is not None:
         rows += utility(sets["real"], segment, instruments.segment_from_synthetic, labels, seed)
     return rows
+
+
+def adherence(
+    subject: str, slices: PartSlices, segment: Segment, labels: LabelSet, seed: int, measure: str = "adherence"
+) -> list[Row]:
+    """Return the Dice of each tissue over all slices between the mask and what a segmenter finds.
+
+    A tissue that is absent from both has no row.
+    """
+    found = segment(slices.images)
+    rows = []
+    for value, tissue in labels.foreground:
+        numerator, denominator = dice_terms(*areas(slices.masks == value, found == value))
+        if denominator.any():
+            figure = over_halves(ratio_of_sums(numerator, denominator, empty=1.0), seed, slices.case_ids)
+            rows.append(Row(f"{measure}/{tissue}", "ventricle", subject, figure, len(slices)))
+    return rows
+
+
+def utility(validation: PartSlices, real: Segment, synthetic: Segment, labels: LabelSet, seed: int) -> list[Row]:
+    """Compare a segmenter trained on synthetic slices only with one trained on real slices only.
+
+    Both are tested on the same real slices of validation patients. `ratio` is synthetic over real.
+    """
+    rows = adherence("synthetic", validation, synthetic, labels, seed, "utility")
+    own = {row.measure: row.figure.value for row in rows}
+    judged = adherence("real", validation, real, labels, seed, "utility")
+    ratios = [
+        Row(row.measure, row.region, "ratio", Figure(own[row.measure] / row.figure.value), row.images)
+        for row in judged
+        if row.measure in own and row.figure.value > 0
+    ]
+    return [*rows, *judged, *ratios]
 
 
 def _told_apart(

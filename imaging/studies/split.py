@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from common.errors import InputError, one_line
-from common.files import UNFIT, of_the_disk, read_json, write_text
+from common.errors import UNFIT, InputError, one_line
+from common.files import of_the_disk, read_json, write_text
 from common.seeds import derive_seed, random_generator
 from imaging.labels import PATIENT_GROUPS
 

@@ -20,8 +20,8 @@ import psutil
 import yaml
 from dagster._core.storage.tags import GRPC_INFO_TAG, HIDDEN_TAG_PREFIX
 
-from common.errors import InputError, one_line
-from common.files import UNFIT, write_text
+from common.errors import UNFIT, InputError, one_line
+from common.files import write_text
 from engine.cluster.executor import pool_size
 from engine.workspace import addressable, mark_home
 

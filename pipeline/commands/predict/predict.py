@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from common.errors import InputError, some_of
-from common.files import UNFIT, mark_own, read_json, without_own, write_atomically, write_json
+from common.errors import UNFIT, InputError, some_of
+from common.files import mark_own, read_json, without_own, write_atomically, write_json
 from common.guard import guarded
 from common.pages.words import count
 from common.progress import say, track, warn

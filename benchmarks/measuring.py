@@ -1,18 +1,34 @@
-"""What share of the time each operator takes, and which is the largest that is no convolution.
+"""How benchmarks measure: each contestant in a process of its own, and what share of the time each operator takes.
+
+Of its own, so that none finds memory or threads as another left them.
 
 An operator's time is its own, without that of the operators it calls: of PyTorch's operators by its profiler, with
 their backward passes, on a GPU the time of their kernels; of everything else that Python calls by `cProfile`.
 """
 
 import cProfile
+import multiprocessing
 import pstats
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
+
 _CONVOLUTIONS = ("conv", "mkldnn_", "cudnn", "xmma", "implicit_gemm")
+
+
+def in_own_process(
+    function: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs
+) -> Result:
+    """Return what a function of a module returns when a new process calls it."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments, **named).result()
 
 
 def operator_shares(step: Callable[[], object], times: int) -> dict[str, float]:
