@@ -1,7 +1,7 @@
 """What a reader of the dataset should be warned about: one sentence each, with the studies it is about."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -38,13 +38,13 @@ def dataset_warnings(
         labels: Of every mask.
         region: How regions will be cut.
         rejected: How many studies were left out.
-        notes: What files say differently in two places.
+        notes: What files say differently in two places, and what no scanner gives.
     """
     left_out = [f"{_count(rejected, 'study', 'studies')} of the source could not be used; the reasons are below."]
     findings = (
         left_out if rejected else [],
         _contradictions(notes),
-        _duplicates(facts),
+        same_contents((f.name, f.image_digest, f.mask_digest) for f in facts),
         _unusable_regions(facts),
         _borders(facts),
         _region_size(facts, region),
@@ -61,18 +61,20 @@ def dataset_warnings(
 
 def _contradictions(notes: Sequence[str]) -> list[str]:
     rest = len(notes) - _NAMED
-    return [*notes[:_NAMED], *([f"{rest} more files say one thing in two ways."] if rest > 0 else [])]
+    return [*notes[:_NAMED], *([f"{rest} more notes of this kind are left out."] if rest > 0 else [])]
 
 
-def _duplicates(facts: Facts) -> Iterator[str]:
-    contents: tuple[tuple[str, Callable[[StudyFacts], str]], ...] = (
-        ("image", lambda f: f.image_digest),
-        ("label map", lambda f: f.mask_digest),
-    )
-    for what, digest in contents:
+def same_contents(studies: Iterable[tuple[str, str, str]]) -> Iterator[str]:
+    """Yield a sentence where images or label maps are the same under several names.
+
+    Args:
+        studies: Name, digest of the image and digest of the label map of each.
+    """
+    named, *digests = zip(*studies, strict=True)
+    for what, each in zip(("image", "label map"), digests, strict=True):
         names = defaultdict(list)
-        for f in facts:
-            names[digest(f)].append(f.name)
+        for name, digest in zip(named, each, strict=True):
+            names[digest].append(name)
         same = [" = ".join(twins) for twins in names.values() if len(twins) > 1]
         if same:
             yield f"The same {what}, voxel for voxel, has several names; keep one of each: {_listed(same)}."

@@ -119,8 +119,8 @@ def study_facts(study: PreparedStudy, labels: LabelSet, region: RegionConfig) ->
         windowed_counts=windowed,
         saturated=_saturated_share(crop_region(study.image, centre, region.size_px)[:, inside]),
         no_contrast=no_contrast,
-        image_digest=_digest(study.image),
-        mask_digest=_digest(study.native_mask),
+        image_digest=digest_of(study.image),
+        mask_digest=digest_of(study.native_mask),
     )
 
 
@@ -179,7 +179,8 @@ def _saturated_share(pixels: NDArray[np.float32]) -> float:
     return float((pixels >= tail[densest] - width).mean())
 
 
-def _digest(values: NDArray[Any]) -> str:
+def digest_of(values: NDArray[Any]) -> str:
+    """Return a SHA-256 of an array's type, shape and content."""
     digest = hashlib.sha256(f"{values.dtype.str}{values.shape}".encode())
     digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()

@@ -3,7 +3,9 @@
 A reader yields `Study` or `RejectedStudy`: one bad study never stops the others.
 """
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -11,14 +13,16 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import InputError, escaped
+from common.errors import InputError, escaped, some_of
 from common.guard import guarded
+from common.pages.words import listed
 from imaging.labels import LABEL_SETS, PATIENT_GROUPS, LabelSet, numbering_note
 
 # Beyond these a header is in other units (0.14 for 1.4 mm is centimetres) or damaged: cardiac pixels are 0.5 to 3 mm,
 # slices 3 to 20 mm apart.
 _PLAUSIBLE_PIXEL_MM = (0.2, 10.0)
 _PLAUSIBLE_SLICE_MM = (0.1, 50.0)
+_NAMED = 5  # slices that are the same, before the others are counted
 _DONOR_SEPARATOR = ";"  # between the patients in a store's `donor_ids`
 
 Result = TypeVar("Result")
@@ -60,7 +64,7 @@ class Study:
         label_set: Name of the label set.
         path: Where it was read, for messages.
         clinical: What the source tells about the patient, in its own words; often empty.
-        notes: A sentence for each thing that the files say differently in two places.
+        notes: A sentence for each thing that the files say differently in two places, or that a stack cannot hold.
     """
 
     case_id: str
@@ -97,7 +101,8 @@ def read_or_reject(case_id: str, path: Path, read: Callable[[], Study]) -> Study
     def read_and_check() -> Study:
         study = read()
         check_study(study)
-        return replace(study, notes=(*study.notes, *numbering_note(study.mask, study.path)))
+        faults = (f"{study.path}: {fault}" for fault in stack_faults(study.image))
+        return replace(study, notes=(*study.notes, *numbering_note(study.mask, study.path), *faults))
 
     return attempt(case_id, path, read_and_check)
 
@@ -128,6 +133,37 @@ def check_study(study: Study) -> None:
     _check_arrays(study)
     labels.check(study.mask, study.path)
     _check_myocardium(study, labels)
+
+
+def stack_faults(image: NDArray[np.float32]) -> list[str]:
+    """Return what no scanner gives in a stack (S, H, W) of slices, a sentence each: repeated ones, blank ones between.
+
+    Blank slices at both ends are padding, and pass.
+    """
+    return [*_repeated(image), *_blank_between(image)]
+
+
+def blank_slices(image: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Tell which slices of (S, H, W) hold one value only."""
+    return np.asarray(image.min(axis=(1, 2)) == image.max(axis=(1, 2)))
+
+
+def _repeated(image: NDArray[np.float32]) -> Iterator[str]:
+    places: dict[bytes, list[str]] = defaultdict(list)
+    for place in np.flatnonzero(~blank_slices(image)):
+        places[hashlib.sha256(np.ascontiguousarray(image[place]).data).digest()].append(str(place + 1))
+    same = [listed(twins) if len(twins) <= _NAMED else some_of(twins) for twins in places.values() if len(twins) > 1]
+    if same:
+        yield f"slices {some_of(same, between='; ')} are the same, voxel for voxel; export the study again"
+
+
+def _blank_between(image: NDArray[np.float32]) -> Iterator[str]:
+    blank = blank_slices(image)
+    drawn = np.flatnonzero(~blank)
+    between = [str(place + 1) for place in np.flatnonzero(blank) if len(drawn) and drawn[0] < place < drawn[-1]]
+    if between:
+        what, is_blank = ("slice", "is blank") if len(between) == 1 else ("slices", "are blank")
+        yield f"{what} {some_of(between)} of {len(image)} {is_blank}; export the study again"
 
 
 def check_geometry(spacing_mm: tuple[float, ...], affine: NDArray[np.float64], source: str) -> None:

@@ -49,16 +49,18 @@ class NewStudy:
             where a series holds several phases.
         path: The file or the folder.
         volume: The image with its geometry, arranged as (S, H, W).
+        twin: That another study has the same voxels; empty where none is known.
     """
 
     case_id: str
     path: Path
     volume: NiftiVolume | DicomVolume
+    twin: str = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """A sentence for each thing that the files say differently in two places, or that was decided about them."""
-        return self.volume.notes
+        return (*self.volume.notes, self.twin) if self.twin else self.volume.notes
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from common.pages.words import count
 from common.progress import say
 from engine.run_config import default_profile, overrides_of
 from engine.settings import FOLDS, Seed, load_settings, suggest
+from imaging.dataset_card.cautions import same_contents
+from imaging.dataset_card.facts import digest_of, study_name
 from imaging.labels import LABEL_SETS
 from imaging.phantom import PhantomConfig
 from imaging.sources.config import SourceConfig
@@ -205,8 +207,9 @@ def look_into(root: Path, source: str | None = None, overrides: Sequence[str] = 
         summary = write_studies(path, items, source_labels(name, config), name, minimum_patients=1)
         archive = StudyArchive.open(path)
         studies, read_notes = archive.table(), tuple(archive.notes())
+        twins = tuple(_twins(archive))
     found = Found(name, root.absolute(), config, studies, tuple(each.reason for each in summary.rejected))
-    return replace(found, notes=(*notes, *read_notes[:_MOST_TOLD], *_cautions(found)))
+    return replace(found, notes=(*notes, *read_notes[:_MOST_TOLD], *twins, *_cautions(found)))
 
 
 def _recognised(root: Path, given: SourceConfig) -> tuple[str, SourceConfig, tuple[str, ...]]:
@@ -243,6 +246,11 @@ def _readings(name: str, given: SourceConfig) -> Iterator[tuple[SourceConfig, st
         for label_set in others:
             note = f"the masks fit label set {label_set!r} and no other; see settings.source"
             yield given.model_copy(update={"label_set": label_set, "spacing_mm": spacing}), note
+
+
+def _twins(archive: StudyArchive) -> Iterator[str]:
+    studies = ((study_name(*key), archive.load(*key)) for key in archive.keys())  # noqa: SIM118 # no mapping
+    return same_contents((name, digest_of(one.image), digest_of(one.native_mask)) for name, one in studies)
 
 
 def _cautions(found: Found) -> Iterator[str]:

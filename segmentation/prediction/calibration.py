@@ -179,13 +179,14 @@ def measure_held_out(
     probabilities, features = segmenter.probabilities_and_features(patients.images())
     drawn = probabilities.argmax(axis=1).astype(np.uint8)
     slices, flags = patients.slices, []
-    for _, _, at in slices.stacks():
+    cases = list(patients.cases(drawn))
+    for (_, _, at), case in zip(slices.stacks(), cases, strict=True):
         images = slices.images[at].astype(np.float32)
         check = check_familiarity([features[at]], [remembered], images, drawn[at])
-        odd = implausibilities(drawn[at], (), patients.labels, seen_range([remembered]))
+        seen = seen_range([remembered])
+        odd = implausibilities(drawn[at], (), patients.labels, seen, case.prediction, case.spacing_mm)
         flags.append(bool(odd or (check and check.sentence)))
     rows: list[dict[str, Any]] = []
-    cases = list(patients.cases(drawn))
     for case in cases:
         maps = (case.prediction.astype(np.uint8), case.reference.astype(np.uint8))
         predicted, reference = (tissue_volumes_ml(one, case.spacing_mm, patients.labels) for one in maps)

@@ -19,6 +19,7 @@ from common.errors import InputError
 from imaging.labels import LabelSet
 from imaging.slices.regions import RegionConfig, study_regions
 from imaging.studies.preparation import Box, paste_region, resample_image, restore_mask, restore_probabilities
+from imaging.studies.study import stack_faults
 from runtime.pack import VolumeInterval
 from segmentation.prediction import plausibility
 from segmentation.prediction.familiarity import Familiarity, FamiliarityCheck, check_familiarity, seen_range
@@ -303,6 +304,7 @@ def predict_checked(
     """
     found = predict_study(image, spacing_mm, segmenter, localisers, region, source)
     check = check_familiarity(found.features, remembered, found.images, found.drawn)  # as remembered: not corrected
-    odd = plausibility.implausibilities(found.regions, found.boxes, segmenter.label_set, seen_range(remembered))
+    seen = seen_range(remembered)
+    odd = plausibility.implausibilities(found.regions, found.boxes, segmenter.label_set, seen, found.mask, spacing_mm)
     unlike = [check.sentence] if check and check.sentence else []
-    return CheckedPrediction(found, check, (*unlike, *odd))
+    return CheckedPrediction(found, check, (*stack_faults(image), *unlike, *odd))

@@ -191,6 +191,7 @@ class PredictionRun:
     rows: list[dict[str, Any]] = field(default_factory=list)
     parts: list[PagePart] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    seen: dict[str, str] = field(default_factory=dict)  # names by the digest of their voxels
 
     def study(self, found: FoundStudy) -> None:
         """Predict every volume of a study; what is wrong with one is a line, and the others go on."""
@@ -240,6 +241,7 @@ class PredictionRun:
                 f"{study.path}: its result would replace {other}; choose another --output, or rename the study"
             )
             return
+        study = self._told_of_its_twin(study)
         predicted = replace(predict_volume(study, self.model), apart=not self.options.as_nnunet)
         unlike = predicted.familiarity is not None and predicted.familiarity.sentence
         if unlike and self.others is not None and (other := self.others.fitting(study)):
@@ -257,6 +259,13 @@ class PredictionRun:
         in_full = alike < MOST_IN_FULL
         labels = self.model.segmenter.label_set
         self.parts.append(PagePart.of(predicted, pictures, labels) if in_full else PagePart(Told.of(predicted)))
+
+    def _told_of_its_twin(self, study: NewStudy) -> NewStudy:
+        """Return a study with a note where this run has met the same voxels under another name."""
+        first = self.seen.setdefault(image_sha256(study), study.case_id)
+        if first == study.case_id:
+            return study
+        return replace(study, twin=f"has the same voxels as {first}")
 
     @contextmanager
     def _whole_or_none(self, case_id: str) -> Iterator[None]:

@@ -39,6 +39,18 @@ def test_a_folder_is_told_with_its_patients_spacing_and_what_is_left_out(root):
     assert "2 patients are too few: five folds need at least 5" in told
 
 
+def test_a_patient_under_two_names_is_told(tmp_path, root):
+    assert "voxel for voxel" not in "".join(look_into(root).lines())
+    image = fake_emidec.image_of(fake_emidec.label_map("Case_P001"))
+    for name in ("Case_P001", "Case_P007"):
+        fake_emidec.write_case(tmp_path, name, image, fake_emidec.label_map("Case_P001"))
+    told = list(look_into(tmp_path).lines())
+    for what in ("image", "label map"):
+        assert (
+            f"note: The same {what}, voxel for voxel, has several names; keep one of each: Case_P001 = Case_P007."
+        ) in told
+
+
 def test_what_is_written_is_what_is_run(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["init", str(root)])

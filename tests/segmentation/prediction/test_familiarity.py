@@ -71,8 +71,9 @@ def ring(slices=6, side=64, radius=(8, 14), centre=(32, 32)):
     return np.repeat(plane[None], slices, axis=0)
 
 
-def oddities(regions, boxes=(BOX,), seen=None):
-    return " ".join(implausibilities(regions, boxes, EMIDEC_LABELS, seen))
+def oddities(regions, boxes=(BOX,), seen=None, spacing_mm=(10.0, 1.0, 1.0), mask=None):
+    mask = np.pad(regions, ((0, 0), (8, 8), (8, 8))) if mask is None else mask  # far from the image's edge
+    return " ".join(implausibilities(regions, boxes, EMIDEC_LABELS, seen, mask, spacing_mm))
 
 
 def test_distances_are_those_of_the_normal_distribution():
@@ -249,6 +250,47 @@ def test_an_open_cavity_is_measured():
 
 def test_a_ventricle_at_the_region_s_border_is_said():
     assert "touches the border of the region in 6 of 6 slices" in oddities(ring(centre=(5, 32)))
+
+
+@pytest.mark.parametrize(
+    ("slices", "slice_mm", "said"), [(7, 1.3, "9 mm long (7 slices of 1.3 mm)"), (7, 45, "315 mm")]
+)
+def test_a_length_that_no_heart_has_is_said(slices, slice_mm, said):
+    text = oddities(ring(slices), spacing_mm=(slice_mm, 1.0, 1.0))
+    assert f"the ventricle is {said}" in text
+    assert "a heart's is 35 to 160 mm: correct the slice distance, volumes depend on it" in text
+
+
+@pytest.mark.parametrize(("slices", "slice_mm"), [(4, 5.0), (5, 8.0), (12, 10.0), (100, 1.0), (7, 13.0), (15, 5.0)])
+def test_few_slices_and_thin_ones_are_no_odd_length(slices, slice_mm):
+    assert oddities(ring(slices), spacing_mm=(slice_mm, 1.0, 1.0)) == ""
+
+
+def test_a_slice_of_cavity_without_myocardium_is_said():
+    bare = ring(15)
+    bare[3][bare[3] == 2] = 0
+    assert oddities(bare) == (
+        "slice 4 (193 mm²) of 15 has cavity and no myocardium; look whether its image is blank or damaged"
+    )
+    small = ring(15)
+    small[14] = ring(1, radius=(5, 5))[0]  # 81 mm², as references draw at the apex
+    assert oddities(small) == ""
+
+
+def test_a_ventricle_at_the_image_s_edge_is_said():
+    for half in (ring()[:, :, 32:], ring()[:, :, :32], ring()[:, 32:], ring()[:, :32]):
+        assert "comes within 3 mm of the image's edge in 6 of 6 slices" in oddities(ring(), mask=half)
+    beside = ring()[:, :, 17:]  # two columns beside the ventricle
+    assert "image's edge" in oddities(ring(), mask=beside, spacing_mm=(10.0, 2.0, 1.0))
+    assert "image's edge" not in oddities(ring(), mask=beside, spacing_mm=(10.0, 1.0, 2.0))
+
+
+def test_a_whole_ventricle_in_a_narrow_image_is_not_cut():
+    narrow = ring()[:, 14:50, 14:50]  # 4 mm beside it
+    assert oddities(ring(), mask=narrow) == ""
+    tapering = ring()
+    tapering[3:] = ring(3, radius=(4, 8))
+    assert oddities(tapering, mask=tapering[:, 18:46, 18:46]) == ""  # touched by its largest slices alone
 
 
 def test_localisers_that_disagree_are_said():

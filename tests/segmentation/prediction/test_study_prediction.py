@@ -21,6 +21,7 @@ from segmentation.prediction.segmenter import Segmenter
 from segmentation.prediction.study import (
     lesion_shares_percent,
     median_box,
+    predict_checked,
     predict_study,
     relative_entropy,
     tissue_volumes_ml,
@@ -210,3 +211,25 @@ def test_entropy_is_one_where_all_classes_are_equally_likely_and_zero_where_one_
 def test_a_region_without_contrast_names_the_study(segmenter):
     with pytest.raises(InputError, match="a study, region around"):
         predict(segmenter, np.full((2, 40, 40), 7, np.float32))
+
+
+def flags_of(segmenter, image):
+    return predict_checked(image, SPACING_MM, segmenter, (LOCALISER,), REGION, [None], "a study").flags
+
+
+def test_slices_that_no_scanner_gives_flag_the_study(segmenter):
+    image, _ = drawn()
+    assert not [flag for flag in flags_of(segmenter, image) if "export" in flag]
+    doubled, holed = np.insert(image, 1, image[0], axis=0), image.copy()
+    holed[1] = 0
+    assert "slices 1 and 2 are the same, voxel for voxel; export the study again" in flags_of(segmenter, doubled)
+    assert "slice 2 of 3 is blank; export the study again" in flags_of(segmenter, holed)
+
+
+def test_the_study_s_own_grid_and_spacing_are_looked_at(segmenter, monkeypatch):
+    given = []
+    monkeypatch.setattr("segmentation.prediction.plausibility.implausibilities", lambda *all_of: given.append(all_of))
+    with pytest.raises(TypeError):  # nothing is returned in place of sentences
+        flags_of(segmenter, drawn()[0])
+    *_, mask, spacing_mm = given[0]
+    assert (mask.shape, spacing_mm) == (drawn()[1].shape, SPACING_MM)

@@ -52,7 +52,7 @@ PATIENT_AND_STUDY = {
 }
 
 
-def no_heart(regions, boxes, labels, seen):
+def no_heart(*_):
     return ["no heart at all"]
 
 
@@ -414,6 +414,23 @@ def test_a_result_is_not_replaced_by_that_of_another_study_of_its_name(
     monkeypatch.setattr("segmentation.prediction.plausibility.implausibilities", odd)
     assert run(home, tmp_path / "out", first) == status
     assert results_below(tmp_path / "out") == before
+
+
+def test_the_same_voxels_under_two_names_are_one_warning_and_no_flag(tmp_path, home, plausible, capsys):
+    first, other = write_study(tmp_path / "in" / "A.nii.gz"), write_study(tmp_path / "in" / "B.nii.gz", "Case_P001")
+    (tmp_path / "in" / "C.nii.gz").write_bytes(first.read_bytes())
+    assert run(home, tmp_path / "out", tmp_path / "in") == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert warnings == ["warning: C: has the same voxels as A"]
+    told = {name: json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in "ABC"}
+    assert {name: one["warnings"] for name, one in told.items()} == {
+        "A": [],
+        "B": [],
+        "C": ["has the same voxels as A"],
+    }
+    assert not [name for name, one in told.items() if one["flags"]]
+    assert run(home, tmp_path / "out", first, other) == 0  # of a run of its own nothing is said
+    assert "same voxels" not in capsys.readouterr().err
 
 
 def test_another_study_at_the_same_path_is_told_apart_and_a_copy_is_the_same_study(tmp_path, home, plausible, capsys):
