@@ -172,8 +172,8 @@ def volume_facts(volumes: Iterable[ScoredVolume], labels: LabelSet) -> list[Stud
 def numbers_apart(reference: Mask, prediction: Mask, numbering: Numbering) -> dict[int, int]:
     """Return the reference's number by the prediction's where these surely mean the same, but are not the same.
 
-    Sure is: the cavity's or the myocardium's own number overlaps it by a Dice below 0.1, and another by 0.5 or more;
-    else nothing is told. A lesion drawn as wall is a mistake like others.
+    Sure is: the cavity's or the myocardium's own number overlaps it by a Dice below 0.1, and another by 0.5 or more,
+    and so it is for a second number; else nothing is told. One tissue drawn as another is a mistake like others.
     """
     size = int(max(reference.max(initial=0), prediction.max(initial=0))) + 1
     pairs = reference.ravel().astype(np.intp) * size + prediction.ravel()
@@ -188,7 +188,8 @@ def numbers_apart(reference: Mask, prediction: Mask, numbering: Numbering) -> di
     ]
     if not {numbering.cavity, numbering.wall} & set(theirs):
         return {}
-    return {int(overlap[number].argmax()): number for number in theirs}
+    found = {int(overlap[number].argmax()): number for number in theirs}
+    return found if len(found) > 1 else {}
 
 
 def with_owners(facts: Sequence[StudyFacts], volumes: Iterable[ScoredVolume]) -> list[StudyFacts]:
