@@ -1,9 +1,7 @@
 """What the dataset card keeps of one study: small numbers, taken while its arrays are in memory."""
 
-import hashlib
 from dataclasses import dataclass
 from math import ceil, sqrt
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +10,7 @@ from common.errors import InputError
 from imaging.labels import LabelSet
 from imaging.slices.regions import RegionConfig, study_regions
 from imaging.studies.preparation import Box, PreparedStudy, crop_region, reference_box
+from imaging.studies.study import digest_of
 
 IMAGE_BINS = 512
 WINDOWED_BINS = 64
@@ -177,10 +176,3 @@ def _saturated_share(pixels: NDArray[np.float32]) -> float:
     if within[densest] < _PLATEAU_SHARE * len(tail):
         return 0.0
     return float((pixels >= tail[densest] - width).mean())
-
-
-def digest_of(values: NDArray[Any]) -> str:
-    """Return a SHA-256 of an array's type, shape and content."""
-    digest = hashlib.sha256(f"{values.dtype.str}{values.shape}".encode())
-    digest.update(np.ascontiguousarray(values).data)
-    return digest.hexdigest()

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,6 +135,13 @@ def check_study(study: Study) -> None:
     _check_myocardium(study, labels)
 
 
+def digest_of(values: NDArray[Any]) -> str:
+    """Return a SHA-256 of an array's type, shape and content."""
+    digest = hashlib.sha256(f"{values.dtype.str}{values.shape}".encode())
+    digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
+
+
 def stack_faults(image: NDArray[np.float32]) -> list[str]:
     """Return what no scanner gives in a stack (S, H, W) of slices, a sentence each: repeated ones, blank ones between.
 
@@ -149,9 +156,9 @@ def blank_slices(image: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def _repeated(image: NDArray[np.float32]) -> Iterator[str]:
-    places: dict[bytes, list[str]] = defaultdict(list)
+    places: dict[str, list[str]] = defaultdict(list)
     for place in np.flatnonzero(~blank_slices(image)):
-        places[hashlib.sha256(np.ascontiguousarray(image[place]).data).digest()].append(str(place + 1))
+        places[digest_of(image[place])].append(str(place + 1))
     same = [listed(twins) if len(twins) <= _NAMED else some_of(twins) for twins in places.values() if len(twins) > 1]
     if same:
         yield f"slices {some_of(same, between='; ')} are the same, voxel for voxel; export the study again"

@@ -20,14 +20,14 @@ from common.progress import say
 from engine.run_config import default_profile, overrides_of
 from engine.settings import FOLDS, Seed, load_settings, suggest
 from imaging.dataset_card.cautions import same_contents
-from imaging.dataset_card.facts import digest_of, study_name
+from imaging.dataset_card.facts import study_name
 from imaging.labels import LABEL_SETS
 from imaging.phantom import PhantomConfig
 from imaging.sources.config import SourceConfig
 from imaging.sources.table import SOURCES, read_source, reads_folder, source_labels, source_root
 from imaging.studies.archive import StudyArchive
 from imaging.studies.archive_writer import write_studies
-from imaging.studies.study import Study
+from imaging.studies.study import Study, digest_of
 
 RUN_FILE = "scarforge.yaml"
 ALL: Literal["all"] = "all"

@@ -13,10 +13,11 @@ from engine.workspace import Workspace
 from imaging.sources.table import reads_folder
 from imaging.studies.archive import StudyArchive
 from imaging.studies.split import read_split
+from imaging.studies.study import digest_of
 from pipeline.commands.models import LoadedModel, find_localisers, find_members, find_model
 from runtime.model_card import ModelCard
 from runtime.pack import KnownPatients, Manifest, Pack, is_pack_name, salted
-from segmentation.evaluation.external_test import SeenPatients, image_digest
+from segmentation.evaluation.external_test import SeenPatients
 
 SPLIT = "patient_split"
 
@@ -222,5 +223,5 @@ def _digests(archive_path: Path, names: Container[str] | None = None) -> dict[st
     found: dict[str, list[str]] = {}
     for case_id, frame in archive.keys():  # noqa: SIM118 # no mapping
         if names is None or case_id in names:
-            found.setdefault(case_id, []).append(image_digest(archive.load(case_id, frame).image))
+            found.setdefault(case_id, []).append(digest_of(archive.load(case_id, frame).image))
     return found

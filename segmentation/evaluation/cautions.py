@@ -7,7 +7,6 @@ What does not live here: what keeps a study out of the scores (`label_maps`), an
 all patients (`evaluation.NumberConfusion`).
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -17,7 +16,7 @@ import numpy as np
 from common.errors import some_of
 from imaging.dice import dice
 from imaging.labels import CineTissue, LabelSet, distinct_values, odd_cavity
-from imaging.studies.study import PHASES
+from imaging.studies.study import PHASES, digest_of
 from segmentation.evaluation.label_maps import (
     ENOUGH,
     FITS,
@@ -84,10 +83,8 @@ class MapFacts(NamedTuple):
     @classmethod
     def of(cls, mask: Mask, numbers: Mask, spacing_mm: tuple[float, float, float]) -> "MapFacts":
         """Return the facts of label values and of the numbers in the file, both (S, H, W)."""
-        digest = hashlib.sha256(f"{numbers.shape}".encode())
-        digest.update(np.ascontiguousarray(numbers).data)
         cavity_ml = np.count_nonzero(mask == CineTissue.CAVITY) * np.prod(spacing_mm) / 1000
-        return cls(digest.hexdigest() if numbers.any() else "", tuple(distinct_values(numbers)), float(cavity_ml))
+        return cls(digest_of(numbers) if numbers.any() else "", tuple(distinct_values(numbers)), float(cavity_ml))
 
 
 @dataclass(frozen=True)
@@ -228,7 +225,7 @@ def _owner(
 
 
 def cautions(facts: Sequence[StudyFacts], numbering: Numbering, renumbered: bool = False) -> list[Caution]:
-    """Return what is suspect about references and predictions, see below."""
+    """Return what `reference_cautions` and `prediction_cautions` find suspect."""
     return [*reference_cautions(facts, numbering), *prediction_cautions(facts, numbering, renumbered)]
 
 

@@ -14,7 +14,6 @@ within one source: `patient001` of two hospitals are two people. The image tells
 Patients that chose a checkpoint (validation) were seen, too.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -26,7 +25,7 @@ from common.errors import InputError, some_of
 from common.pages.words import words
 from imaging.labels import LABEL_SETS, LabelSet
 from imaging.studies.preparation import Box, reference_box, resample_image, resample_mask
-from imaging.studies.study import RejectedStudy, Study
+from imaging.studies.study import RejectedStudy, Study, digest_of
 from runtime.pack import stands_as
 from segmentation.comparison.arms import FIRST_AND_SECOND, compare_two
 from segmentation.evaluation.cautions import Numbering, cautions, volume_facts
@@ -267,7 +266,7 @@ class SeenPatients:
         what: It, for messages.
         source: Where its patients are from.
         names: Of its training and validation patients.
-        images: Their digests, from `image_digest`; None where the workspace keeps no images of them.
+        images: Digests of their images (S, H1, W1) on the 1 mm grid; None where the workspace keeps no images of them.
         unseen: Patients that one fold alone has not seen, by fold.
         identified: Whether names of the source stand for patients; drawn ones are called alike whatever is drawn.
         salt: Of a pack, where names and images are salted hashes; None where they are themselves.
@@ -297,14 +296,7 @@ class Candidate:
     @classmethod
     def of(cls, study: Study) -> "Candidate":
         """Return what tells a study from others."""
-        return cls(study.case_id, image_digest(resample_image(study.image, study.spacing_mm)))
-
-
-def image_digest(prepared: NDArray[np.float32]) -> str:
-    """Return a SHA-256 over an image (S, H1, W1) on the 1 mm grid."""
-    digest = hashlib.sha256(f"{prepared.dtype.str}{prepared.shape}".encode())
-    digest.update(np.ascontiguousarray(prepared).data)
-    return digest.hexdigest()
+        return cls(study.case_id, digest_of(resample_image(study.image, study.spacing_mm)))
 
 
 def refuse_seen(candidates: Sequence[Candidate], source: str, seen: Iterable[SeenPatients]) -> None:

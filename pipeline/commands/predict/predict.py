@@ -325,10 +325,10 @@ class PredictionRun:
             for path in images_below(given)
             if unread(path) and path.parent.name not in _PICTURES and not path.resolve().is_relative_to(output)
         ]
-        beside = [path for path in others if nifti_stem(path) in {study.case_id for study in found}]
+        beside = [path for path in others if nifti_stem(path) in self.names]
         if beside:
             warn(f"scarforge: label maps called as their images are left out: {some_of(beside)}")
-        volumes = [path for path in others if is_volume(path) and path not in beside]
+        volumes = [path for path in others if is_volume(path) and nifti_stem(path) not in self.names]
         for problem in unread_lines(volumes, "save it as .nii.gz, or move it elsewhere"):
             self._refuse(problem)
         pictures = (path for path in others if not is_volume(path))

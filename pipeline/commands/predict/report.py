@@ -36,10 +36,10 @@ from common.pages.words import ABSENT, count, listed, percent, significant, uppe
 from imaging.labels import LabelSet
 from imaging.overlay import contact_sheet, outlines
 from imaging.studies.preparation import apply_window, intensity_window
+from imaging.studies.study import digest_of
 from imaging.volumes.new_studies import NewStudy
 from pipeline.commands.models import LoadedModel
 from runtime.pack import Calibration
-from segmentation.evaluation.external_test import image_digest
 from segmentation.prediction.familiarity import FamiliarityCheck
 from segmentation.prediction.study import StudyPrediction, TissueUncertainty
 
@@ -99,7 +99,7 @@ def model_facts(model: LoadedModel, code_version: str) -> dict[str, Any]:
 
 def image_sha256(study: NewStudy) -> str:
     """Return a digest of a study's voxels, which tells it from another of the same name, in one place even."""
-    return image_digest(study.volume.image)
+    return digest_of(study.volume.image)
 
 
 def as_json(predicted: Predicted, model: Mapping[str, Any]) -> dict[str, Any]:

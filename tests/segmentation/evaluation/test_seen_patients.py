@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from imaging.studies.study import Study
-from segmentation.evaluation.external_test import Candidate, SeenPatients, image_digest, refuse_seen
+from imaging.studies.study import Study, digest_of
+from segmentation.evaluation.external_test import Candidate, SeenPatients, refuse_seen
 
 MINE, OTHER = Candidate("P1", "image one"), Candidate("P2", "image two")
 
@@ -66,4 +66,4 @@ def test_the_image_tells_whatever_the_study_is_called():
         for name, pixels in (("a", image), ("b", image.copy()), ("c", image[:, ::-1]))
     ]
     digests = [Candidate.of(study).image for study in studies]
-    assert digests[0] == digests[1] == image_digest(image) != digests[2]
+    assert digests[0] == digests[1] == digest_of(image) != digests[2]
